@@ -1,0 +1,136 @@
+# Every habit of the project is one target. PYTHON is the interpreter of an environment in which the extras are
+# installed: pip install -e '.[test,lint,types]'.
+PYTHON ?= $(if $(wildcard .venv/bin/python),.venv/bin/python,python3)
+CC ?= cc
+FUZZ_SECONDS ?= 60
+BENCH_JSON ?= bench/results/latest.json
+LOAD_ARGS ?=
+PYTEST_ARGS ?=
+
+RUFF = $(PYTHON) -m ruff
+MYPY = $(PYTHON) -m mypy
+PYTEST = $(PYTHON) -m pytest $(PYTEST_ARGS)
+# cython-lint calls pycodestyle by its name.
+ifneq ($(dir $(PYTHON)),./)
+export PATH := $(abspath $(dir $(PYTHON))):$(PATH)
+endif
+CYTHON_SOURCES = fastsmtp/*.pyx fastsmtp/*.pxd
+
+# A module that a running process has mapped must not be written over: each mode is built in a folder of its own,
+# and the result is moved into place, so that such a process keeps the file it has. A compiled module hides the .py
+# beside it, so one whose source is compiled no longer (neither a .pyx nor a .pxd is there) is removed.
+define compile
+	$(PYTHON) setup.py -q build_ext --build-lib build/lib-$(1) --build-temp build/temp-$(1)
+	for built in build/lib-$(1)/fastsmtp/*.so fastsmtp/*.so; do \
+		file=$${built##*/}; source=fastsmtp/$${file%%.*}; \
+		if [ ! -e "$$source.pyx" ] && [ ! -e "$$source.pxd" ]; then rm -f "$$built"; \
+		elif [ "$$built" != "fastsmtp/$$file" ]; then \
+			cp "$$built" "$$built.new" && mv -f "$$built.new" "fastsmtp/$$file" || exit 1; \
+		fi; \
+	done
+endef
+
+.PHONY: help build debug sanitize test cov fuzz lint format types stubs check bench load docs dist clean
+
+help:
+	@echo "build debug sanitize - test cov fuzz - lint types stubs - check - bench load docs dist clean"
+
+build:
+	$(call compile,release)
+
+debug: export FASTSMTP_DEBUG = 1
+debug:
+	$(call compile,debug)
+
+# What builds packages is left out: a compiler under ASan's runtime tells us nothing about our own code.
+sanitize:
+	$(MAKE) sanitized-modules
+	status=0; \
+	LD_PRELOAD="$$($(CC) -print-file-name=libasan.so) $$($(CC) -print-file-name=libubsan.so)" \
+	PYTHONMALLOC=malloc ASAN_OPTIONS=detect_leaks=0:allocator_may_return_null=1 \
+	UBSAN_OPTIONS=print_stacktrace=1 \
+	$(PYTEST) -p no:cacheprovider -m "not slow and not nightly" || status=$$?; \
+	$(MAKE) build && exit $$status
+
+.PHONY: sanitized-modules
+sanitized-modules: export FASTSMTP_SANITIZE = 1
+sanitized-modules:
+	$(call compile,sanitize)
+
+test:
+	$(PYTEST)
+
+cov:
+	$(MAKE) traced-modules
+	status=0; \
+	$(PYTHON) -m coverage run -m pytest $(PYTEST_ARGS) -m "not slow and not nightly" || status=$$?; \
+	$(PYTHON) -m coverage report && $(PYTHON) -m coverage html -q -d build/coverage || status=$$?; \
+	rm -f fastsmtp/*.c; \
+	$(MAKE) build && exit $$status
+
+.PHONY: traced-modules
+traced-modules: export FASTSMTP_COVERAGE = 1
+traced-modules:
+	$(call compile,coverage)
+
+# By Atheris (the extra `fuzz`) with modules that clang has instrumented where both are there, else on random inputs
+# with those of `make build`. What is found, and what is kept, lies in tests/fuzz/work.
+fuzz: build
+	if $(PYTHON) -c "import atheris" 2>/dev/null && command -v clang >/dev/null; then \
+		$(MAKE) instrumented-package && \
+		$(PYTHON) tests/fuzz/run.py --seconds $(FUZZ_SECONDS) --modules build/lib-fuzz; \
+	else \
+		$(PYTHON) tests/fuzz/run.py --seconds $(FUZZ_SECONDS); \
+	fi
+
+# The package lies whole in a folder of its own, so that nothing else ever loads these modules.
+.PHONY: instrumented-package
+instrumented-package: export FASTSMTP_SANITIZE = address,undefined,fuzzer-no-link
+instrumented-package: export CC = clang
+instrumented-package:
+	rm -f build/lib-fuzz/fastsmtp/*.p*
+	$(PYTHON) setup.py -q build --build-lib build/lib-fuzz --build-temp build/temp-fuzz
+
+lint:
+	$(RUFF) check .
+	$(RUFF) format --check .
+	$(PYTHON) -m cython_lint.cython_lint $(CYTHON_SOURCES)
+	$(PYTHON) -m codespell_lib
+
+format:
+	$(RUFF) check --fix .
+	$(RUFF) format .
+
+types:
+	$(MYPY)
+
+stubs:
+	$(PYTHON) -m mypy.stubtest fastsmtp._parser fastsmtp._grammar
+
+check: lint types stubs test
+
+bench: build
+	@mkdir -p $(dir $(BENCH_JSON))
+	$(PYTHON) -m pytest bench $(PYTEST_ARGS) -o 'python_files=bench_*.py test_*.py' \
+		--benchmark-only --benchmark-json=$(BENCH_JSON)
+
+# End to end beside Postfix's smtp-sink; LOAD_ARGS="--profile keep --rounds 9".
+load: build
+	$(PYTHON) bench/load/run.py $(LOAD_ARGS)
+
+# Pages that are made from the source, then the site once there is one, then the examples.
+docs:
+	$(PYTHON) docs/make_options.py
+	[ ! -e docs/conf.py ] || $(PYTHON) -m sphinx -W -q -b html docs build/site
+	[ ! -e tests/test_examples.py ] || $(PYTEST) -q tests/test_examples.py
+
+# `build` without a target makes the sdist first, and the wheel from it.
+dist:
+	rm -rf dist
+	$(PYTHON) -m build
+	FASTSMTP_DIST=dist $(PYTEST) tests/test_package.py
+
+clean:
+	rm -rf build dist wheelhouse *.egg-info .mypy_cache .ruff_cache .pytest_cache .hypothesis
+	rm -f fastsmtp/*.so fastsmtp/*.c fastsmtp/*.html .coverage
+	find . -name __pycache__ -not -path './.venv/*' -prune -exec rm -rf {} +

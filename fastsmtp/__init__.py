@@ -1,0 +1,22 @@
+"""fastsmtp: an SMTP and LMTP server engine. Hooks in Python, framing and parsing in compiled
+code.
+"""
+
+from fastsmtp._grammar import Address, AddressDSN
+from fastsmtp.errors import MessageAborted, SMTPError
+from fastsmtp.server import SMTPServer
+from fastsmtp.session import DeliverBy, Envelope, EnvelopeDSN, Session
+from fastsmtp.stream import DataStream
+
+__all__ = [
+    "Address",
+    "AddressDSN",
+    "DataStream",
+    "DeliverBy",
+    "Envelope",
+    "EnvelopeDSN",
+    "MessageAborted",
+    "SMTPError",
+    "SMTPServer",
+    "Session",
+]

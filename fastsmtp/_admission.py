@@ -1,0 +1,45 @@
+"""Between a connection and its server: what the one asks of the other, and how it is counted."""
+
+from __future__ import annotations
+
+import ipaddress
+from typing import TYPE_CHECKING, Protocol
+
+from fastsmtp._lookup import ReverseLookup
+from fastsmtp._service import Service
+from fastsmtp.replies import Reply
+
+if TYPE_CHECKING:
+    from fastsmtp._connection import Connection
+
+__all__ = ["Server", "host_key"]
+
+
+class Server(Protocol):
+    """What a connection asks of its server."""
+
+    service: Service
+    lookup: ReverseLookup | None
+
+    def admit(self, connection: Connection, address: str, is_unix: bool) -> Reply | None:
+        """Register a connection; the reply says why it is one too many."""
+
+    def connected(self, connection: Connection) -> None:
+        """The client is about to be greeted: event `connect`."""
+
+    def report(self, error: BaseException, remote_address: str, stage: str) -> None:
+        """Something of ours or of a hook has failed: event `error`."""
+
+    def finished(self, connection: Connection) -> None:
+        """The connection and all its hooks have ended."""
+
+
+def host_key(address: str) -> str:
+    """What `max_clients_per_host` counts: an IPv4 address, or an IPv6 /64."""
+    try:
+        parsed = ipaddress.ip_address(address)
+    except ValueError:
+        return address
+    if parsed.version == 4:
+        return address
+    return str(ipaddress.ip_network((parsed, 64), strict=False))

@@ -1,0 +1,428 @@
+"""The connection: an asyncio protocol between a transport and a dialogue.
+
+In: reads, end of file, loss, room to write. Out: one write per read, pauses, and the end in three
+steps. It keeps one timer, armed lazily: deadlines move with every command, the timer only looks at
+them when it fires.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import socket
+import time
+from collections.abc import Callable, Coroutine
+from contextlib import suppress
+from math import inf
+from typing import Any, Final, cast
+
+from fastsmtp._admission import Server
+from fastsmtp._dialogue import Dialogue
+from fastsmtp._hooks import Answer
+from fastsmtp._log import logger
+from fastsmtp._networks import peer_address
+from fastsmtp._prelude import Prelude
+from fastsmtp._tasks import HookTasks, warn_of_stall
+from fastsmtp._writing import WriteWatch
+from fastsmtp.session import Session
+
+__all__ = ["Connection"]
+
+WRITE_HIGH_WATER: Final = 64 * 1024  # octets that the client has not taken before the pump stops
+WRITE_LOW_WATER: Final = 16 * 1024
+LINGER: Final = 5.0  # seconds from our last reply to the client's FIN
+MANY_COMMANDS: Final = 64  # octets of a read whose replies may come near the high-water mark
+GRACE_TURNS: Final = 8  # loop turns that a deadline waits while there is still input to read
+
+
+class Connection:
+    """One client. It is the host of its dialogue."""
+
+    def __init__(
+        self,
+        server: Server,
+        loop: asyncio.AbstractEventLoop,
+        now: Callable[[], float] = time.monotonic,
+    ) -> None:
+        self._server = server
+        self._loop = loop
+        self._now = now
+        service = server.service
+        self.session = Session(lmtp=service.options.lmtp, secure=service.options.secured)
+        self._dialogue = Dialogue(service, self.session, self, now())
+        self._transport: asyncio.Transport = cast("asyncio.Transport", None)
+        self._counted_address = ""
+        self._started = False  # the hook on_connect was reached, so on_close is due
+        self._refused = False
+        self._prelude: Prelude | None = None
+        self._reading = True
+        self._reads = 0
+        self._eof = False
+        self._lost = False
+        self._ended = False
+        self._close_at = inf
+        self._tasks: HookTasks | None = None
+        self._cancel_at = inf
+        self._timer: asyncio.TimerHandle | None = None
+        self._timer_at = inf
+        self._grace = 0
+        self._watch = cast("WriteWatch", None)
+
+    # The transport's calls.
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        """Take the addresses, then a place among the server's connections."""
+        self._transport = cast("asyncio.Transport", transport)
+        self._watch = WriteWatch(self._transport, self._server.service.options.write_timeout)
+        session = self.session
+        sock = transport.get_extra_info("socket")
+        unix = sock is not None and sock.family == getattr(socket, "AF_UNIX", None)
+        session.remote_address, session.remote_port = peer_address(
+            transport.get_extra_info("peername")
+        )
+        session.local_address, session.local_port = peer_address(
+            transport.get_extra_info("sockname")
+        )
+        self._counted_address = "" if unix else session.remote_address
+        self._transport.set_write_buffer_limits(high=WRITE_HIGH_WATER, low=WRITE_LOW_WATER)
+        refusal = self._server.admit(self, session.remote_address, unix)
+        if refusal is not None:
+            self._refused = True
+            self._write(refusal.wire, self._now())
+            self._close()
+            return
+        self._prepare()
+
+    def data_received(self, data: bytes) -> None:
+        """Feed the dialogue; what it has to say goes out in one write."""
+        dialogue = self._dialogue
+        self._reads += 1
+        if self._refused or dialogue.closing:
+            return  # lingering: read and dropped
+        now = self._now()
+        if len(data) > MANY_COMMANDS:
+            dialogue.unsent = self._transport.get_write_buffer_size()
+        try:
+            dialogue.receive(data, now)
+        finally:
+            self._after(now)
+
+    def eof_received(self) -> bool:
+        """The client sends no more; it may still be reading (RFC 5321 §3.8)."""
+        self._eof = True
+        self._reads += 1
+        if self._refused or self._dialogue.closing:
+            self._close()
+        elif self._started:
+            now = self._now()
+            try:
+                self._dialogue.receive_eof(now)
+            finally:
+                self._after(now)
+        elif not self._dialogue.parser.buffered:
+            self._transport.abort()  # nothing was said, and nothing will be
+        return True
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        """The connection is gone; hooks that are at work may still end."""
+        if self._lost:
+            return
+        self._lost = True
+        self._watch.check_at = self._close_at = inf
+        self._cancel_prelude()
+        if exc is not None:
+            logger.debug("%s: %s", self.session.id, exc)
+        now = self._now()
+        try:
+            self._dialogue.disconnect(now)
+        finally:
+            if self._tasks:
+                # Hooks of a client that is gone have this long, then they are cancelled.
+                self._cancel_at = now + self._server.service.options.data_hook_timeout
+            self._end_if_done()
+
+    def pause_writing(self) -> None:
+        """The client does not take our replies: neither reading nor execution goes on."""
+        self._dialogue.blocked = True
+
+    def resume_writing(self) -> None:
+        """The client has taken enough."""
+        self._dialogue.blocked = False
+        self.wake()
+
+    # The dialogue's calls.
+
+    def start_task(self, coroutine: Coroutine[Any, Any, Any], answer: Answer) -> None:
+        """Run the coroutine of a hook."""
+        if self._tasks is None:
+            self._tasks = HookTasks(self._loop, self._now, self._end_if_done)
+        self._tasks.start(coroutine, answer)
+
+    def cancel_task(self, answer: Answer) -> None:
+        """Cancel the coroutine of `answer`, if it has one."""
+        if self._tasks is not None:
+            self._tasks.cancel(answer)
+            if self._tasks.abandon_at < self._timer_at:
+                self._arm(self._tasks.abandon_at)
+
+    def wake(self) -> None:
+        """Something has changed outside of a read."""
+        if self._loop.is_closed():
+            raise RuntimeError("the event loop of this connection is closed")
+        now = self._now()
+        if not self._lost:
+            self._dialogue.unsent = self._transport.get_write_buffer_size()
+        try:
+            self._dialogue.advance(now)
+        finally:
+            self._after(now)
+
+    def connected(self) -> None:
+        """The client is about to be greeted."""
+        self._server.connected(self)
+
+    def report(self, error: BaseException, stage: str) -> None:
+        """A hook has failed."""
+        self._server.report(error, self.session.remote_address, stage)
+
+    def wall_time(self) -> float:
+        """Seconds since the epoch."""
+        return time.time()
+
+    # The server's calls.
+
+    def shut_down(self) -> None:
+        """The server is closing; RFC 5321 §3.8 asks for a 421."""
+        if self._refused or self._lost or self._dialogue.closing:
+            return
+        now = self._now()
+        self._dialogue.shut_down(now)
+        self._after(now)
+
+    @property
+    def counted_address(self) -> str:
+        """The address that counts for `max_clients_per_host`; "" for UNIX sockets."""
+        return self._counted_address
+
+    def abort(self, reason: str = "shutdown") -> None:
+        """Cut the connection now. Open bodies are aborted, by which their hooks end."""
+        self._dialogue.content.abort(reason)
+        if not self._lost:
+            self._transport.abort()
+
+    def give_up(self) -> None:
+        """Cancel the hooks that are still at work, and wait for no answer any more."""
+        self._dialogue.give_up()
+        if self._tasks is not None:
+            self._tasks.cancel_all()
+        self._end_if_done()
+
+    # Before the greeting.
+
+    def _prepare(self) -> None:
+        address = self.session.remote_address
+        self.session.client_hostname = f"[{address}]" if address else "localhost"
+        delay = self._server.service.options.greet_delay
+        self._prelude = Prelude(self._prepared)
+        self._prelude.begin(self._loop, self._server.lookup, address, delay)
+
+    def _prepared(self, name: str | None) -> None:
+        self._prelude = None
+        if name is not None:
+            self.session.client_hostname = name
+        self._start()
+
+    def _cancel_prelude(self) -> None:
+        if self._prelude is not None:
+            self._prelude.cancel()
+            self._prelude = None
+
+    def _start(self) -> None:
+        self._started = True
+        dialogue = self._dialogue
+        dialogue.client_hostname = self.session.client_hostname
+        dialogue.remote_address = self.session.remote_address
+        now = self._now()
+        try:
+            dialogue.start(now)
+            if self._eof:
+                dialogue.receive_eof(now)
+        finally:
+            self._after(now)
+
+    # Output, flow and the end.
+
+    def _after(self, began: float) -> None:
+        """Look at what the dialogue wants now. began: when it was entered."""
+        dialogue = self._dialogue
+        now = self._now()
+        warn_of_stall(now - began)
+        octets = dialogue.take_output(now)
+        if octets and not self._lost:
+            self._write(octets, now)
+        if self._lost:
+            self._end_if_done()
+            return
+        if not dialogue.settled() or not self._reading:
+            if dialogue.closing:
+                self._close()
+                return
+            if dialogue.wants_input is not self._reading:
+                self._set_reading(not self._reading)
+            if dialogue.more and not dialogue.blocked:
+                self._loop.call_soon(self._continue)
+        deadline = dialogue.clock.deadline
+        if deadline < self._timer_at:
+            self._arm(deadline)
+
+    def _continue(self) -> None:
+        if self._dialogue.more and not self._lost:
+            self.wake()
+
+    def _set_reading(self, reading: bool) -> None:
+        self._reading = reading
+        if self._transport.is_closing():
+            return
+        if reading:
+            self._transport.resume_reading()
+        else:
+            self._transport.pause_reading()
+
+    def _write(self, octets: bytes, now: float) -> None:
+        watch = self._watch
+        watch.write(octets, now)
+        if watch.check_at < self._timer_at:
+            self._arm(watch.check_at)
+
+    def _close(self) -> None:
+        """Reply flushed, then FIN, then up to LINGER for the client's FIN, then abort.
+
+        Closing at once with input unread would have the kernel send a reset, and the client lose
+        our last reply.
+        """
+        transport = self._transport
+        if self._close_at == inf:
+            self._close_at = self._now() + LINGER
+            self._cancel_prelude()
+            self._dialogue.clock.stop()
+            if not self._reading:
+                self._set_reading(True)
+            if not self._eof and not transport.is_closing():
+                with suppress(OSError, RuntimeError, NotImplementedError):
+                    transport.write_eof()
+            if self._close_at < self._timer_at:
+                self._arm(self._close_at)
+        if self._eof:
+            transport.close()
+
+    def _end_if_done(self) -> None:
+        if not self._lost or self._ended:
+            return
+        if self._dialogue.finished and not self._tasks:
+            self._end()
+        else:
+            self._rearm()
+
+    def _end(self) -> None:
+        """All hooks have ended: `on_close`, and out."""
+        self._ended = True
+        if self._timer is not None:
+            self._timer.cancel()
+        self._timer = None
+        self._timer_at = -inf  # nothing is armed any more
+        self._cancel_at = inf
+        hook = self._server.service.hooks.on_close
+        if not self._started or hook is None:
+            self._release()
+            return
+        self._started = False
+        try:
+            result = hook(self.session)
+        except (Exception, asyncio.CancelledError):  # foreign code
+            logger.error("%s: on_close failed", self.session.id, exc_info=True)
+            result = None
+        if asyncio.iscoroutine(result):
+            self._loop.create_task(result).add_done_callback(self._on_close_done)
+        else:
+            self._release()
+
+    def _on_close_done(self, task: asyncio.Task[Any]) -> None:
+        error = asyncio.CancelledError() if task.cancelled() else task.exception()
+        if error is not None:
+            logger.error("%s: on_close failed", self.session.id, exc_info=error)
+        self._release()
+
+    def _release(self) -> None:
+        """Break the circles, so that nothing of this connection waits for the collector."""
+        self._tasks = None
+        self._dialogue.release()
+        self._server.finished(self)
+
+    # The timer.
+
+    def _arm(self, deadline: float) -> None:
+        if deadline == inf or self._ended:
+            return
+        if self._timer is not None:
+            self._timer.cancel()
+        self._timer_at = deadline
+        self._timer = self._loop.call_later(max(0.0, deadline - self._now()), self._on_timer)
+
+    def _on_timer(self) -> None:
+        self._timer = None
+        self._timer_at = inf
+        now = self._now()
+        if self._tasks is not None and now >= self._tasks.abandon_at:
+            count = self._tasks.abandon_overdue()
+            logger.error("%s: %d hooks do not end, and are left behind", self.session.id, count)
+            self._end_if_done()
+        if self._tasks is not None and now >= self._cancel_at:
+            self._cancel_at = inf
+            self._tasks.cancel_all()
+        if self._watch.is_stalled(now):
+            logger.debug("%s: the client takes no output", self.session.id)
+            self._transport.abort()
+        if now >= self._close_at and not self._lost:
+            if self._transport.get_write_buffer_size() == 0 or self._transport.is_closing():
+                self._transport.abort()
+            else:
+                self._close_at = now + LINGER
+        if now >= self._dialogue.clock.deadline:
+            self._grace = 0
+            self._yield_to_sockets()
+        self._rearm()
+
+    def _rearm(self) -> None:
+        self._arm(
+            min(
+                self._dialogue.clock.deadline if not self._grace else inf,
+                self._watch.check_at,
+                self._close_at,
+                self._cancel_at,
+                inf if self._tasks is None else self._tasks.abandon_at,
+            )
+        )
+
+    def _yield_to_sockets(self) -> None:
+        """A process that was stopped, or a loop that was held, must not cost clients who sent in
+        time.
+
+        Two turns: the first callback may come before the sockets of its turn are read, the second
+        comes after.
+        """
+        self._grace += 1
+        self._loop.call_soon(lambda: self._loop.call_soon(self._expire, self._reads))
+
+    def _expire(self, reads: int) -> None:
+        now = self._now()
+        if self._ended or now < self._dialogue.clock.deadline:
+            self._grace = 0
+            self._rearm()
+        elif reads != self._reads and self._grace < GRACE_TURNS:
+            self._yield_to_sockets()
+        else:
+            self._grace = 0
+            try:
+                self._dialogue.expire(now)
+            finally:
+                self._after(now)
+                self._rearm()

@@ -1,0 +1,429 @@
+"""Message content: from DATA or BDAT to the final reply.
+
+DATA and BDAT are one path: octets come from the parser, go to the stream, and the reply is written
+when both are there, the true end and the hook's answer. A failed chunk is remembered until LAST,
+RSET or a greeting command. RFC 5321 §4.1.1.4, RFC 3030 §2, RFC 2033 §4.2, RFC 1870 §6.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Final
+
+from fastsmtp import replies
+from fastsmtp._answers import Stage, acceptance, rejection
+from fastsmtp._exchange import Exchange
+from fastsmtp._grammar import parse_bdat_argument
+from fastsmtp._hooks import WAITING, Answer
+from fastsmtp._log import logger
+from fastsmtp._state import State
+from fastsmtp.errors import MessageAborted
+from fastsmtp.replies import Reply
+from fastsmtp.stream import HIGH_WATER, DataStream
+
+__all__ = ["Content", "handle_data"]
+
+MAX_CHUNK: Final = 2**63 - 1
+
+
+class Message:
+    """One message on its way in. It outlives its connection while the hook is at work."""
+
+    __slots__ = (
+        "answer",
+        "at_end",
+        "by_chunks",
+        "last",
+        "recipients",
+        "reject_bare",
+        "stream",
+        "utf8",
+    )
+
+    def __init__(self, stream: DataStream, answer: Answer, recipients: int) -> None:
+        self.stream = stream
+        self.answer = answer
+        self.recipients = recipients
+        self.utf8 = False
+        self.reject_bare = True
+        self.by_chunks = False
+        self.last = True  # what is being received is the end of the message
+        self.at_end = False
+
+
+class Content:
+    """The content side of one dialogue."""
+
+    __slots__ = ("_chunk", "_dialogue", "_failure", "_skipped", "message")
+
+    def __init__(self, dialogue: Exchange) -> None:
+        self._dialogue = dialogue
+        self.message: Message | None = None
+        # The chunk whose octets are being taken: (size, last, refusal).
+        self._chunk: tuple[int, bool, Reply | None] | None = None
+        self._failure: Reply | None = None
+        self._skipped = 0
+
+    def reset(self) -> None:
+        """The transaction has ended: nothing of it is left."""
+        self.message = None
+        self._chunk = None
+        self._failure = None
+
+    def let_go(self) -> None:
+        """The dialogue is over; its fields are still read by a consumer that has not ended."""
+        self._dialogue.content = None  # type: ignore[assignment]  # breaks the circle
+
+    def forget_skipped(self) -> None:
+        """MAIL: octets of refused chunks are counted from here."""
+        self._skipped = 0
+
+    # Framing.
+
+    def begin_data(self) -> None:
+        """DATA was accepted: queue the 354 and call the hook."""
+        dialogue = self._dialogue
+        message = self._begin()
+        dialogue.parser.expect_mail_data()
+        dialogue.state = State.IN_MAIL_DATA
+        dialogue.reply(replies.START_MAIL_INPUT)
+        self._call_hook(message)
+
+    def begin_chunk(self, argument: bytes, refusal: Reply | None) -> None:
+        """BDAT: take or skip its octets; the reply comes behind them (RFC 3030 §2)."""
+        dialogue = self._dialogue
+        parsed = parse_bdat_argument(argument)
+        if parsed is None:
+            dialogue.reply_and_close(replies.BDAT_SYNTAX)
+            return
+        size, last = parsed
+        bound = dialogue.service.drop_limit
+        if size > MAX_CHUNK or (bound and size > bound):
+            dialogue.reply_and_close(dialogue.service.too_large)
+            return
+        if refusal is None:
+            refusal = self._refusal()
+        self._chunk = (size, last, refusal)
+        if refusal is not None:
+            self._skipped += size
+            if bound and self._skipped > bound:
+                dialogue.reply(replies.TOO_MUCH_DATA)
+                return
+            dialogue.begin_receiving()
+            dialogue.parser.skip_octets(size)
+            return
+        message = self.message
+        if message is None:
+            message = self._begin()
+            message.by_chunks = True
+            dialogue.state = State.IN_BDAT
+            dialogue.parser.expect_chunk(size, last)
+            message.last = last
+            self._call_hook(message)
+        else:
+            message.last = last
+            dialogue.begin_receiving()
+            dialogue.parser.expect_chunk(size, last)
+
+    def _refusal(self) -> Reply | None:
+        """Why a chunk that comes in the right state is refused all the same."""
+        if self._dialogue.state == State.BDAT_FAILED:
+            return self._failure
+        if self._dialogue.hooks.on_data is None:
+            return replies.LOCAL_ERROR
+        return None
+
+    def _begin(self) -> Message:
+        dialogue = self._dialogue
+        policy = dialogue.newline_policy()
+        dialogue.parser.begin_message(
+            dialogue.service.options.size, dialogue.service.drop_limit, policy == "normalize"
+        )
+        transaction = dialogue.transaction
+        answer = dialogue.make_answer(hook_answered)
+        message = Message(DataStream(self._room), answer, transaction.accepted)
+        message.reject_bare = policy == "reject"
+        message.utf8 = transaction.smtp_utf8
+        self.message = message
+        dialogue.clock.begin_body()
+        dialogue.begin_receiving()
+        return message
+
+    def _call_hook(self, message: Message) -> None:
+        self._dialogue.call(self._dialogue.hooks.on_data, message.answer, message.stream)
+        if message.answer.state != WAITING and not message.at_end:
+            self._discard(message)
+
+    # Octets.
+
+    def piece(self, octets: bytes) -> None:
+        """Hand a piece of the body to the consumer."""
+        message = self.message
+        if message is None or message.answer.state != WAITING:
+            return
+        stream = message.stream
+        try:
+            stream.feed(octets)
+        except Exception as error:  # the consumer's on_chunk is foreign code
+            self._consumer_failed(message, error)
+            return
+        if self._dialogue.parser.size_exceeded:
+            self._end_stream(message)
+        if message.answer.state != WAITING:
+            self._discard(message)
+        elif stream.buffered > HIGH_WATER and not self._dialogue.clock.lagging:
+            self._dialogue.clock.begin_lag()
+
+    def notice_size(self) -> None:
+        """The crossing of `size` may fall between two pieces: end the stream as soon as it is
+        known.
+        """
+        message = self.message
+        if message is not None and not message.stream.finished:
+            self._end_stream(message)
+
+    def end_of_data(self) -> None:
+        """The dot line, or the last octet of the LAST chunk."""
+        message = self.message
+        self._dialogue.end_receiving()
+        if message is None:
+            return
+        message.at_end = True
+        self._end_stream(message)
+        if message.answer.state != WAITING:
+            self.conclude()
+        else:
+            self._dialogue.wait(message.answer, self._dialogue.service.options.data_hook_timeout)
+
+    def end_of_chunk(self) -> None:
+        """All octets of a chunk are there, taken or skipped."""
+        dialogue = self._dialogue
+        assert self._chunk is not None
+        size, last, refusal = self._chunk
+        if refusal is not None:
+            self._chunk = None
+            dialogue.end_receiving()
+            self._chunk_refused(refusal, last)
+        elif last or dialogue.parser.size_exceeded:
+            self.end_of_data()
+        else:
+            self._chunk = None
+            dialogue.end_receiving()
+            if size == 0 and dialogue.counters.strike_junk():
+                dialogue.reply(replies.TOO_MANY_JUNK)
+                return
+            dialogue.reply(replies.CHUNK_RECEIVED.formatted(size))
+        dialogue.stop_if_asked()
+
+    def _chunk_refused(self, refusal: Reply, last: bool) -> None:
+        dialogue = self._dialogue
+        in_transaction = dialogue.state in (
+            State.MAIL_GIVEN,
+            State.RCPT_GIVEN,
+            State.BDAT_FAILED,
+        )
+        if not in_transaction or refusal is replies.NOT_IMPLEMENTED:
+            dialogue.reply(refusal)
+            return
+        count = dialogue.transaction.accepted if last and dialogue.service.options.lmtp else 1
+        dialogue.reply_group([refusal] * max(1, count))
+        if last:
+            dialogue.end_transaction()
+        else:
+            self._fail(refusal)
+
+    def _fail(self, reply: Reply) -> None:
+        """The message has failed before LAST; further chunks get the same reply."""
+        self.message = None
+        self._failure = reply
+        if self._dialogue.state != State.CLOSING:
+            self._dialogue.state = State.BDAT_FAILED
+
+    # The stream.
+
+    def _room(self) -> None:
+        """The consumer has caught up."""
+        if self._dialogue.clock.lagging:
+            self._dialogue.end_lag()
+
+    def _discard(self, message: Message) -> None:
+        """The hook has answered before the end: the rest is read, checked and dropped."""
+        self._dialogue.parser.discard_body()
+        self._guarded(message, message.stream.drop)
+        self._room()
+
+    def _end_stream(self, message: Message) -> None:
+        stream, parser = message.stream, self._dialogue.parser
+        stream.size_exceeded = parser.size_exceeded
+        stream.bare_newline = parser.bare_newline
+        stream.has_nul = parser.has_nul
+        stream.has_8bit = parser.has_8bit
+        stream.longest_line = parser.longest_line
+        if stream.finished:
+            return
+        if message.at_end and message.reject_bare and parser.bare_newline:
+            # No hook may keep a message that its sender is told was refused.
+            if not parser.size_exceeded:
+                self._abort_stream(message, "bare_newline")
+                return
+        self._guarded(message, stream.end)
+
+    def _guarded(self, message: Message, tell: Callable[[], None]) -> None:
+        """Tell the consumer an end; its `on_end` is foreign code."""
+        try:
+            tell()
+        except Exception as error:
+            message.answer.fail(error)
+
+    def _abort_stream(self, message: Message, reason: str) -> None:
+        try:
+            message.stream.abort(reason)
+        except Exception as error:  # as above
+            message.answer.fail(error)
+
+    def _consumer_failed(self, message: Message, error: Exception) -> None:
+        message.answer.fail(error)
+        self._dialogue.parser.discard_body()
+        self._abort_stream(message, "hook_failed")
+        self._room()
+
+    def abort(self, reason: str) -> None:
+        """There will be no true end: the consumer is told. A message that is complete stays so."""
+        message = self.message
+        if message is not None and not message.at_end:
+            self._abort_stream(message, reason)
+
+    def hook_timed_out(self) -> None:
+        """`data_hook_timeout`: the answer is 451, at the true end."""
+        message = self.message
+        assert message is not None
+        self._dialogue.report(TimeoutError("on_data gave no answer in time"))
+        self._abort_stream(message, "hook_timeout")
+        if message.answer.state == WAITING:
+            message.answer.expire()
+            message.answer.failed = True
+            self._dialogue.host.cancel_task(message.answer)
+        if message.at_end:
+            self.conclude()
+        else:
+            self._dialogue.parser.discard_body()
+            message.stream.drop()
+            self._room()
+
+    # The verdict.
+
+    def answered(self, answer: Answer) -> None:
+        """The hook has answered, later than inside its call."""
+        message = self.message
+        if message is None or message.answer is not answer:
+            return
+        if message.at_end:
+            self.conclude()
+        else:
+            self._discard(message)
+
+    def conclude(self) -> None:
+        """True end and answer are there: write the final reply or replies."""
+        message, dialogue = self.message, self._dialogue
+        assert message is not None
+        # What the hook has not taken by now it will not take: nothing of it may hold up the client.
+        self._guarded(message, message.stream.drop)
+        self._room()
+        replies_due = self._verdict(message)
+        if message.by_chunks and not message.last:
+            failure = replies_due[0]
+            self._chunk = None
+            dialogue.reply(failure)
+            dialogue.count_transaction()
+            self._fail(failure)
+        else:
+            dialogue.reply_group(replies_due)
+            dialogue.message_done(bool([reply for reply in replies_due if reply.code < 400]))
+        message.answer.forget()
+        dialogue.stop_if_asked()
+
+    def _verdict(self, message: Message) -> list[Reply]:
+        """The first that applies: own rejection, size, bare newline, failure, acceptance."""
+        dialogue = self._dialogue
+        parser = dialogue.parser
+        lmtp = dialogue.service.options.lmtp
+        overruled = None
+        if parser.size_exceeded:
+            overruled = dialogue.service.too_large
+        elif message.reject_bare and parser.bare_newline:
+            overruled = replies.BARE_NEWLINE
+        count = message.recipients if lmtp and message.last else 1
+        result = message.answer.result
+        failed = message.answer.failed
+        if message.answer.error is None and not failed and lmtp and isinstance(result, list):
+            if message.last:
+                return self._lmtp_verdicts(message, result, overruled)
+            result = None
+        reply = None
+        error = message.answer.error
+        if error is not None and not failed and not isinstance(error, MessageAborted):
+            reply = self._rejected(message, error)
+            failed = reply is None
+        elif isinstance(error, MessageAborted):
+            failed = True
+        if reply is None:
+            reply = overruled
+        if reply is None and not failed:
+            default = replies.MESSAGE_ACCEPTED if lmtp else replies.MESSAGE_QUEUED
+            reply = acceptance(
+                result, default, enhanced=dialogue.service.enhanced, utf8=message.utf8
+            )
+            if reply is None:
+                dialogue.report(TypeError(f"on_data answered with {type(result)}"))
+        return [replies.LOCAL_ERROR if reply is None else reply] * count
+
+    def _rejected(self, message: Message, error: BaseException) -> Reply | None:
+        service = self._dialogue.service
+        return rejection(
+            error,
+            Stage.LMTP_MESSAGE if service.options.lmtp else Stage.MESSAGE,
+            replies.MESSAGE_REJECTED,
+            enhanced=service.enhanced,
+            utf8=message.utf8,
+        )
+
+    def _lmtp_verdicts(
+        self, message: Message, results: list[object], overruled: Reply | None
+    ) -> list[Reply]:
+        """One reply per accepted RCPT, in order (RFC 2033 §4.2)."""
+        if len(results) != message.recipients:
+            logger.error(
+                "on_data answered for %d of %d recipients", len(results), message.recipients
+            )
+        verdicts: list[Reply] = []
+        for result in results[: message.recipients]:
+            reply: Reply | None = None
+            if isinstance(result, Exception):
+                reply = self._rejected(message, result)
+            elif overruled is None:
+                reply = acceptance(
+                    result,
+                    replies.MESSAGE_ACCEPTED,
+                    enhanced=self._dialogue.service.enhanced,
+                    utf8=message.utf8,
+                )
+            verdicts.append(reply or overruled or replies.LOCAL_ERROR)
+        missing = message.recipients - len(verdicts)
+        return verdicts + [overruled or replies.LOCAL_ERROR] * missing
+
+
+def hook_answered(dialogue: Exchange, answer: Answer) -> None:
+    """`on_data` has answered, later than inside its call."""
+    dialogue.content.answered(answer)
+
+
+def handle_data(dialogue: Exchange, argument: bytes) -> None:
+    """DATA: RFC 5321 §4.1.1.4."""
+    if dialogue.transaction.binary:
+        dialogue.reply(replies.BINARYMIME_NEEDS_BDAT)
+    elif argument:
+        dialogue.reply(replies.DATA_SYNTAX)
+    elif dialogue.hooks.on_data is None:
+        dialogue.reply(replies.LOCAL_ERROR)
+    else:
+        dialogue.content.begin_data()

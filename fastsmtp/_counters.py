@@ -1,0 +1,55 @@
+"""Counters of one connection: what is counted, the limit of each, and what takes a count back.
+
+A strike returns True when it is one too many; its 421 then stands in place of the reply. None of
+them is cleared by RSET, a greeting command or STARTTLS. RFC 5321 §7.8.
+"""
+
+from __future__ import annotations
+
+from fastsmtp.options import Options
+
+__all__ = ["Counters"]
+
+
+class Counters:
+    """Strikes since the connection began, or since the last accepted message."""
+
+    __slots__ = ("_options", "errors", "junk", "messages", "unauthenticated", "unrecognized")
+
+    def __init__(self, options: Options) -> None:
+        self._options = options
+        self.unrecognized = 0
+        self.unauthenticated = 0
+        self.errors = 0
+        self.junk = 0
+        self.messages = 0
+
+    def strike_unrecognized(self) -> bool:
+        """An unknown or disabled verb."""
+        self.unrecognized += 1
+        return self.unrecognized >= self._options.max_unrecognized_commands > 0
+
+    def strike_unauthenticated(self) -> bool:
+        """A line while authentication is required and missing."""
+        self.unauthenticated += 1
+        return self.unauthenticated >= self._options.max_allowed_unauthenticated_commands > 0
+
+    def strike_error(self) -> bool:
+        """A reply of 4xx or 5xx."""
+        self.errors += 1
+        return self.errors >= self._options.max_errors > 0
+
+    def strike_junk(self) -> bool:
+        """A command that brings no message nearer."""
+        self.junk += 1
+        return self.junk >= self._options.max_junk_commands > 0
+
+    def message_accepted(self) -> None:
+        """A client that delivers mail starts anew."""
+        self.messages += 1
+        self.unrecognized = self.errors = self.junk = 0
+
+    @property
+    def too_many_messages(self) -> bool:
+        """`max_messages` were accepted already."""
+        return self.messages >= self._options.max_messages > 0

@@ -1,0 +1,283 @@
+"""The SMTP and LMTP rules: event in, hook called, reply out.
+
+In: octets and the time, from the connection. Out: octets to write, a deadline, and the wish to
+close. It knows no socket, no event loop and no clock, and nothing that a peer sends makes it raise.
+RFC 5321, RFC 2033.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Coroutine
+from typing import TYPE_CHECKING, Any, Final
+
+from fastsmtp import replies
+from fastsmtp._content import Content
+from fastsmtp._dispatch import answer_fault, is_answered, watch_mask
+from fastsmtp._exchange import Exchange
+from fastsmtp._hooks import WAITING, Answer, Host
+from fastsmtp._log import logger
+from fastsmtp._parser import END_OF_DATA, Command, Fault
+from fastsmtp._state import State
+from fastsmtp._verbs import connect
+from fastsmtp.session import Session
+
+if TYPE_CHECKING:
+    from fastsmtp._service import Service
+
+__all__ = ["Dialogue"]
+
+COMMANDS_PER_TURN: Final = 512  # commands of one connection before others have their turn
+OUT_HIGH_WATER: Final = 64 * 1024  # octets of replies before they have to be written
+
+_OPENING: Final = int(State.OPENING)
+
+
+class Nobody:
+    """The host of a dialogue that is over: who still calls has nobody to talk to."""
+
+    def start_task(self, coroutine: Coroutine[Any, Any, Any], answer: Answer) -> None:
+        """Nothing is run any more."""
+        coroutine.close()
+
+    def cancel_task(self, answer: Answer) -> None:
+        """Nothing is at work."""
+
+    def wake(self) -> None:
+        """Nothing is to be done."""
+
+    def connected(self) -> None:
+        """Nobody is greeted."""
+
+    def report(self, error: BaseException, stage: str) -> None:
+        """What fails now has no client, and no server to tell: it goes to the log."""
+        logger.error("failure after the end of a connection", exc_info=error)
+
+    def wall_time(self) -> float:
+        """No date is said to anybody."""
+        return 0.0
+
+
+NOBODY: Final = Nobody()
+
+
+class Dialogue(Exchange):
+    """The dialogue of one connection, from the hook `on_connect` to the last reply."""
+
+    def __init__(self, service: Service, session: Session, host: Host, now: float) -> None:
+        super().__init__(service, session, host, now)
+        self.blocked = False  # the client does not take our replies
+        self.unsent = 0  # octets of earlier replies that it has not taken
+        self._eof = False
+        self._rows = service.rows
+        self.watch = watch_mask(self)
+        self.content = Content(self)
+
+    # For the connection.
+
+    @property
+    def opening(self) -> bool:
+        """Our greeting is still to come."""
+        return self.state == _OPENING
+
+    @property
+    def wants_input(self) -> bool:
+        """Another read may be taken; False bounds what one connection holds."""
+        return not (
+            self.more
+            or self.blocked
+            or self.clock.lagging
+            or (self.halted and self.parser.buffered > 0)
+        )
+
+    def settled(self) -> bool:
+        """The usual case after a read: nothing holds the dialogue up, it waits for the client."""
+        return not (self.halted or self.more or self.blocked or self.clock.lagging)
+
+    @property
+    def finished(self) -> bool:
+        """The client is gone, and no complete message waits for its hook's answer."""
+        message = self.content.message
+        return self.lost and not (
+            message is not None and message.at_end and message.answer.state == WAITING
+        )
+
+    def start(self, now: float) -> None:
+        """All that comes before the dialogue is done: call `on_connect`, then greet."""
+        self.clock.now = now
+        self._run(lambda: connect(self))
+
+    def receive(self, octets: bytes, now: float) -> None:
+        """Take what has been read and work through it as far as it goes."""
+        self.clock.now = now
+        self.parser.feed(octets)
+        if self.state == _OPENING and self.options.greet_delay and octets:
+            self.reply(self.service.early_talker)
+            return
+        self._run(None)
+
+    def receive_eof(self, now: float) -> None:
+        """The client sends no more; what is complete is still answered (RFC 5321 §3.8)."""
+        self._eof = True
+        self.advance(now)
+
+    def advance(self, now: float) -> None:
+        """Go on with what is there: a late answer, input that was left, room for output."""
+        self.clock.now = now
+        late, self.late = self.late, None
+        if self.caught_up:
+            self.caught_up = False
+            self.clock.end_lag(self.parser.payload_octets)
+        if late is None:
+            self._run(None)
+        else:
+            self._run(lambda: self._take_late(late))
+
+    def expire(self, now: float) -> None:
+        """The deadline has passed."""
+        self.clock.now = now
+        self._run(self._expire)
+
+    def shut_down(self, now: float) -> None:
+        """The server is closing: 421 now if the client waits for nothing, else behind its reply."""
+        self.clock.now = now
+        self.stopping = True
+        if self.state == _OPENING:
+            self._give_up_waiting()
+            self.reply(self.service.closing_at_greeting)
+        else:
+            self.stop_if_asked()
+
+    def disconnect(self, now: float, reason: str = "disconnected") -> None:
+        """The connection is gone: tell the consumer, cancel what nobody waits for any more."""
+        self.clock.now = now
+        self.lost = True
+        self.busy = True
+        try:
+            self.content.abort(reason)
+            self.close()
+            message = self.content.message
+            if message is None or self.waiting is not message.answer:
+                self._give_up_waiting()
+            else:
+                self.clock.await_answer(self.options.data_hook_timeout)
+        finally:
+            self.busy = False
+
+    def give_up(self) -> None:
+        """Wait no longer for the answer to a message of a client that is gone."""
+        message = self.content.message
+        if self.lost and message is not None:
+            message.answer.expire()
+
+    def release(self) -> None:
+        """The connection and its hooks have ended: let go of what refers back to this object."""
+        self.content.reset()
+        self.waiting = self.late = None
+        self.host = NOBODY
+        self.content.let_go()
+
+    def take_output(self, now: float) -> bytes:
+        """Return what is to be written now; the command deadline runs from here."""
+        out = self.out
+        if not out:
+            return b""
+        self.clock.now = now
+        octets = out[0] if len(out) == 1 else b"".join(out)
+        out.clear()
+        self.out_octets = 0
+        if not self.halted:
+            self.clock.await_command()
+        return octets
+
+    # The pump.
+
+    def _run(self, first: Callable[[], None] | None) -> None:
+        self.busy = True
+        try:
+            if first is not None:
+                first()
+            self.more = False
+            if not self.halted and not self.blocked:
+                self._pump()
+            if self.clock.receiving:
+                self.clock.received(self.parser.payload_octets)
+                if self.parser.size_exceeded:
+                    self.content.notice_size()
+            if self._eof and self.settled():
+                self.content.abort("disconnected")
+                self.close()
+        finally:
+            self.busy = False
+
+    def _pump(self) -> None:
+        parser = self.parser
+        rows = self._rows
+        budget = COMMANDS_PER_TURN
+        # A consumer that lags stops the pump too: what one read has brought waits here, not there.
+        while not (self.halted or self.clock.lagging):
+            if budget == 0 or self.out_octets + self.unsent > OUT_HIGH_WATER:
+                self.more = True
+                return
+            event = parser.next_event()
+            if event is None:
+                return
+            if type(event) is Command:
+                budget -= 1
+                command = event
+                handler, refusals, flags = rows[command.verb]
+                if flags & self.watch and is_answered(self, command, refusals, flags):
+                    continue
+                refusal = refusals[self.state]
+                if refusal is None:
+                    handler(self, command.argument)
+                else:
+                    self.reply(refusal)
+                if self.stopping:
+                    self.stop_if_asked()
+            elif type(event) is bytes:
+                self.content.piece(event)
+            elif event is END_OF_DATA:
+                self.content.end_of_data()
+            elif type(event) is Fault:
+                answer_fault(self, event)
+            else:
+                self.content.end_of_chunk()
+
+    def _take_late(self, answer: Answer) -> None:
+        if answer is self.waiting:
+            self.waiting = None
+            self.halted = self.closing
+        if not self.closing:
+            answer.then(self, answer)
+            self.stop_if_asked()
+        message = self.content.message
+        if self.closing or message is None or message.answer is not answer:
+            answer.forget()
+
+    def _give_up_waiting(self) -> None:
+        """The answer that is waited for will have no effect."""
+        answer, self.waiting = self.waiting, None
+        if answer is not None:
+            answer.expire()
+            self.host.cancel_task(answer)
+
+    def _expire(self) -> None:
+        answer, self.waiting = self.waiting, None
+        content = self.content
+        if answer is None:
+            if self.clock.lagging:
+                content.hook_timed_out()
+            else:
+                content.abort("timeout")
+                self.reply(replies.TIMEOUT)
+            return
+        self.halted = self.closing
+        if content.message is not None and content.message.answer is answer:
+            content.hook_timed_out()
+            return
+        self.report(TimeoutError("a hook gave no answer in time"))
+        answer.expire()
+        answer.failed = True
+        self.host.cancel_task(answer)
+        answer.then(self, answer)
+        self.stop_if_asked()

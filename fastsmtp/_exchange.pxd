@@ -1,0 +1,48 @@
+"""Fields of the exchange by how long they live, and the calls that C makes."""
+
+from fastsmtp._clock cimport Clock
+from fastsmtp._counters cimport Counters
+from fastsmtp._hooks cimport Answer, Hooks
+from fastsmtp._parser cimport Parser
+from fastsmtp._state cimport Transaction
+from fastsmtp.replies cimport Reply
+
+
+cdef class Exchange:
+    # connection
+    cdef public object service, options, session, host
+    cdef public Hooks hooks
+    cdef public str client_hostname, remote_address
+    cdef public Clock clock
+    cdef public Parser parser
+    cdef public Counters counters
+    cdef public object content
+    cdef public bint busy, stopping, lost, halted, more, first_line, caught_up
+    cdef public int watch
+    cdef public Answer waiting, late
+    cdef public list out
+    cdef public Py_ssize_t out_octets
+    cdef public bint _enhanced
+    cdef public unsigned long _thread
+    cdef public Py_ssize_t _transactions
+    # greeting
+    cdef public int state
+    cdef public bint extended
+    # transaction
+    cdef public Transaction transaction
+
+    cpdef reply(self, Reply reply)
+    cpdef reply_group(self, list group)
+    cpdef reply_and_close(self, Reply reply)
+    cpdef close(self)
+    cpdef Answer make_answer(self, then)
+    cpdef ask(self, hook, subject, then)
+    cpdef wait(self, Answer answer, double timeout)
+    cpdef stop_if_asked(self)
+    cpdef begin_receiving(self)
+    cpdef end_receiving(self)
+    cpdef newline_policy(self)
+    cpdef message_done(self, bint accepted)
+    cpdef count_transaction(self)
+    cpdef end_transaction(self)
+    cpdef forget_transaction(self)

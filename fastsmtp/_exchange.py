@@ -1,0 +1,280 @@
+"""The state of one dialogue, its door, and its waiting: what the handlers of verbs work on.
+
+In: replies and questions to hooks, from the handlers. Out: octets in a queue, calls of hooks, a
+state that only `_dialogue` drives. Every reply leaves through `reply`. RFC 5321 §3.3, §4.2.
+"""
+
+from __future__ import annotations
+
+from asyncio import CancelledError
+from collections.abc import Callable
+from threading import get_ident
+from typing import TYPE_CHECKING, Any, Final
+
+from fastsmtp import replies
+from fastsmtp._clock import Clock
+from fastsmtp._counters import Counters
+from fastsmtp._hooks import WAITING, Answer, Host
+from fastsmtp._log import logger
+from fastsmtp._parser import Parser
+from fastsmtp._state import State, Transaction
+from fastsmtp.replies import Reply
+from fastsmtp.session import Session
+
+if TYPE_CHECKING:
+    from fastsmtp._content import Content
+    from fastsmtp._service import Service
+
+__all__ = ["Exchange"]
+
+type_then = Callable[["Exchange", Answer], None]
+
+# Plain ints: these are compared for every command.
+_CONNECTED: Final = int(State.CONNECTED)
+_GREETED: Final = int(State.GREETED)
+_OPENING: Final = int(State.OPENING)
+_CLOSING: Final = int(State.CLOSING)
+_WAITING: Final = WAITING
+
+
+class Exchange:
+    """Fields by how long they live, replies, and the questions to hooks."""
+
+    content: Content
+
+    def __init__(self, service: Service, session: Session, host: Host, now: float) -> None:
+        # connection
+        self.service = service
+        self.options = service.options
+        self.hooks = service.hooks
+        self.session = session
+        self.host = host
+        self.client_hostname = session.client_hostname
+        self.remote_address = session.remote_address
+        self.clock = Clock(service.options, now)
+        self.parser = Parser(service.options.max_command_length)
+        self.counters = Counters(service.options)
+        # Inside a call of the connection: an answer is picked up when the hook returns.
+        self.busy = False
+        self.stopping = False
+        self.lost = False
+        self.halted = True  # the pump may not go on: a hook is at work, or the end has come
+        self.more = False  # input is left for the next turn of the loop
+        self.first_line = True
+        self.watch = 0
+        self.waiting: Answer | None = None
+        self.late: Answer | None = None
+        self.caught_up = False  # the consumer has; told when the time is known
+        self.out: list[bytes] = []
+        self.out_octets = 0
+        self._enhanced = service.enhanced
+        self._thread = get_ident()
+        self._transactions = 1
+        # greeting
+        self.state: int = _OPENING
+        self.extended = False
+        # transaction
+        self.transaction = Transaction()
+
+    @property
+    def closing(self) -> bool:
+        """Nothing more is read or executed; what is to be written ends the connection."""
+        return self.state == _CLOSING
+
+    # The door: every reply leaves here.
+
+    def reply(self, reply: Reply) -> None:
+        """Queue one reply, or the 421 that takes its place."""
+        if reply.code >= 400:
+            reply = self._refused(reply)
+        octets = reply.wire if self._enhanced else reply.plain
+        self.out.append(octets)
+        self.out_octets += len(octets)
+        if reply.code == 421:
+            self.close()
+
+    def reply_group(self, group: list[Reply]) -> None:
+        """Queue the final replies of one message, which count as one error (RFC 2033 §4.2)."""
+        if len(group) == 1:
+            self.reply(group[0])
+            return
+        refused = [reply for reply in group if reply.code >= 400]
+        if [reply for reply in refused if self._counts(reply)] and self.counters.strike_error():
+            self.reply(replies.TOO_MANY_ERRORS)
+            return
+        if refused:
+            self._note(refused[-1])
+        closes = False
+        for reply in group:
+            octets = reply.wire if self._enhanced else reply.plain
+            self.out.append(octets)
+            self.out_octets += len(octets)
+            closes = closes or reply.code == 421
+        if closes:
+            self.close()
+
+    def reply_and_close(self, reply: Reply) -> None:
+        """Queue the last reply of this connection."""
+        self.reply(reply)
+        self.close()
+
+    def _refused(self, reply: Reply) -> Reply:
+        """Count an error, which may turn it into the last one."""
+        if self._counts(reply) and self.counters.strike_error():
+            reply = replies.TOO_MANY_ERRORS
+        self._note(reply)
+        return reply
+
+    def _counts(self, reply: Reply) -> bool:
+        """Whether this error is the client's: not ours, and not that there are many recipients."""
+        return reply.code not in (421, 452) and reply is not replies.LOCAL_ERROR
+
+    def _note(self, reply: Reply) -> None:
+        octets = reply.wire if self._enhanced else reply.plain
+        self.session.error = octets.decode()[:-2].replace("\r\n", " ")
+        if logger.shows_debug:
+            logger.debug("%s: %s", self.session.id, self.session.error)
+
+    def close(self) -> None:
+        """Nothing is executed any more; the connection closes behind what is queued."""
+        self.state = _CLOSING
+        self.halted = True
+        self.more = False
+        self.clock.stop()
+        self.parser.clear()
+        self.content.abort("disconnected")
+
+    # Waiting.
+
+    def make_answer(self, then: type_then) -> Answer:
+        """Return the `callback` for one call of one hook."""
+        return Answer(self, then, self._thread)
+
+    def ask(self, hook: Any, subject: object, then: type_then) -> None:
+        """Call a hook of one argument beside session and callback, and go on when it has
+        answered.
+        """
+        answer = Answer(self, then, self._thread)
+        try:
+            hook(subject, self.session, answer)
+        except BaseException as error:
+            self._raised(answer, error)
+        if answer.state == _WAITING:
+            self.wait(answer, self.options.hook_timeout)
+        else:
+            then(self, answer)
+            answer.forget()
+
+    def ask_without_subject(self, hook: Any, then: type_then) -> None:
+        """Call a hook that takes session and callback only, and go on when it has answered."""
+        answer = Answer(self, then, self._thread)
+        self.call(hook, answer)
+        if answer.state == _WAITING:
+            self.wait(answer, self.options.hook_timeout)
+        else:
+            then(self, answer)
+            answer.forget()
+
+    def call(self, hook: Any, answer: Answer, *arguments: object) -> None:
+        """Call a hook; what it raises becomes its answer."""
+        try:
+            hook(*arguments, self.session, answer)
+        except BaseException as error:
+            self._raised(answer, error)
+
+    def _raised(self, answer: Answer, error: BaseException) -> None:
+        """A hook, which is foreign code, has raised."""
+        answer.fail(error)
+        if not isinstance(error, (Exception, CancelledError)):
+            self.close()  # the process is to end: this connection too, and cleanly
+            raise error
+
+    def wait(self, answer: Answer, timeout: float) -> None:
+        """Go no further before `answer` is there; `timeout` in seconds."""
+        self.waiting = answer
+        self.halted = True
+        self.clock.await_answer(timeout)
+
+    def wake(self, answer: Answer) -> None:
+        """A hook has answered outside of its call."""
+        self.late = answer
+        self.host.wake()
+
+    def report(self, error: BaseException) -> None:
+        """A hook has failed: the log or the event `error` is told, never the client."""
+        self.host.report(error, State(self.state).name.lower())
+
+    def stop_if_asked(self) -> None:
+        """While the server is closing: 421 as soon as no reply, body or chunk is under way."""
+        if (
+            self.stopping
+            and self.waiting is None
+            and not self.clock.receiving
+            and self.content.message is None
+            and not self.closing
+        ):
+            self.reply(replies.SHUTTING_DOWN)
+
+    def begin_receiving(self) -> None:
+        """Octets of a body or chunk are due."""
+        self.clock.begin_receiving(self.parser.payload_octets)
+
+    def end_receiving(self) -> None:
+        """The body or chunk is complete."""
+        self.clock.end_receiving(self.parser.payload_octets)
+
+    def end_lag(self) -> None:
+        """The consumer has caught up: the client is read again."""
+        if self.busy:
+            self.clock.end_lag(self.parser.payload_octets)
+        elif not self.lost:
+            self.caught_up = True
+            self.host.wake()
+
+    # The course of things.
+
+    def greet(self) -> None:
+        """Greet the client: from now on it may speak."""
+        self.state = _CONNECTED
+        self.halted = False
+        self.host.connected()
+        self.reply(self.service.greeting)
+
+    def greeted(self, verb: str, name: str) -> None:
+        """An accepted HELO, EHLO or LHLO, which acts as RSET."""
+        self.end_transaction()
+        self.extended = verb != "HELO"
+        self.session.opening_command = verb
+        self.session.host_name_appears_as = name
+
+    def newline_policy(self) -> str:
+        """What to do with a bare CR or LF in this message."""
+        options = self.options
+        if self.transaction.binary or options.bare_newline_exclusions.match(self.remote_address):
+            return "accept"
+        return options.bare_newline
+
+    def message_done(self, accepted: bool) -> None:
+        """The final reply to a message is queued."""
+        if accepted:
+            self.counters.message_accepted()
+        self.count_transaction()
+        self.end_transaction()
+
+    def count_transaction(self) -> None:
+        """One more message has had its final reply."""
+        self._transactions += 1
+        self.session.transaction = self._transactions
+
+    def end_transaction(self) -> None:
+        """Nothing of the transaction is left; an open body is aborted."""
+        self.content.abort("reset")
+        self.forget_transaction()
+        if self.state != _CLOSING:
+            self.state = _GREETED
+
+    def forget_transaction(self) -> None:
+        """A new transaction object, and an envelope that is made when somebody looks."""
+        self.transaction = Transaction()
+        self.session.forget_envelope()
+        self.content.reset()

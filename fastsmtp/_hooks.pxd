@@ -1,0 +1,13 @@
+cdef class Answer:
+    cdef public object owner, then, error, result
+    cdef public unsigned long thread
+    cdef public int state
+    cdef public bint failed, needs_call
+    cpdef fail(self, error)
+    cpdef expire(self)
+    cpdef forget(self)
+
+
+cdef class Hooks:
+    cdef public object on_connect, on_secure, on_auth, on_scram, on_mail_from, on_rcpt_to
+    cdef public object on_data, on_close

@@ -1,0 +1,221 @@
+"""Finds each hook's style once, when it is set, and gives all of them one internal form.
+
+The internal form is the callback style itself: `hook(*arguments, answer)`. A plain function is
+called as it is, so the fast path has nothing in between; a coroutine function is wrapped once, and
+its Task is started by the owner.
+"""
+
+from __future__ import annotations
+
+import functools
+import inspect
+from asyncio import CancelledError
+from collections.abc import Callable, Coroutine
+from threading import get_ident
+from typing import Any, Final, Protocol
+
+from fastsmtp.errors import MessageAborted, SMTPError
+
+__all__ = ["HOOK_ARGUMENTS", "Answer", "Hooks", "Host"]
+
+# Hook -> names of its arguments; all but on_close take the trailing callback.
+HOOK_ARGUMENTS: Final[dict[str, tuple[str, ...]]] = {
+    "on_connect": ("session", "callback"),
+    "on_secure": ("socket", "session", "callback"),
+    "on_auth": ("auth", "session", "callback"),
+    "on_scram": ("username", "session", "callback"),
+    "on_mail_from": ("address", "session", "callback"),
+    "on_rcpt_to": ("address", "session", "callback"),
+    "on_data": ("stream", "session", "callback"),
+    "on_close": ("session",),
+}
+_NEEDS: Final = {"on_secure": "TLS", "on_auth": "AUTH", "on_scram": "AUTH"}
+
+type_hook = Callable[..., Any]
+
+WAITING: Final = 0
+ANSWERED: Final = 1
+EXPIRED: Final = 2
+
+
+class Host(Protocol):
+    """What a dialogue asks of its connection."""
+
+    def start_task(self, coroutine: Coroutine[Any, Any, Any], answer: Answer) -> None:
+        """Run a coroutine; `answer.settle` is told how it ended."""
+
+    def cancel_task(self, answer: Answer) -> None:
+        """Cancel the coroutine of `answer`, if it has one."""
+
+    def wake(self) -> None:
+        """Something has changed outside of `receive`: advance, then look at output, deadline
+        and flow.
+        """
+
+    def connected(self) -> None:
+        """The client is about to be greeted."""
+
+    def report(self, error: BaseException, stage: str) -> None:
+        """A hook has failed."""
+
+    def wall_time(self) -> float:
+        """Seconds since the epoch, for FUTURERELEASE only."""
+
+
+class Answer:
+    """The `callback` of one call of one hook: `callback()` accepts, `callback(error)` rejects.
+
+    The first answer counts; a second call raises RuntimeError, and so does a call from another
+    thread. A call that comes after the hook's clock has run out or the client has left does
+    nothing.
+
+    owner: the dialogue that asked. then: what it does with the answer, called as `then(owner,
+    answer)`.
+    """
+
+    __slots__ = ("error", "failed", "needs_call", "owner", "result", "state", "then", "thread")
+
+    def __init__(self, owner: Any, then: Callable[[Any, Answer], None], thread: int) -> None:
+        self.owner = owner
+        self.then = then
+        self.thread = thread
+        self.state = WAITING
+        self.error: BaseException | None = None
+        self.result: Any = None
+        self.failed = False
+        self.needs_call = False
+
+    def __call__(self, error: BaseException | None = None, result: Any = None) -> None:
+        if get_ident() != self.thread:
+            raise RuntimeError("callback was called from another thread than its event loop's")
+        if self.state != WAITING:
+            if self.state == ANSWERED:
+                raise RuntimeError("callback was called a second time")
+            return
+        self.state = ANSWERED
+        self.error = error
+        self.result = result
+        if error is not None and not isinstance(error, Exception):
+            self.failed = True
+            self.owner.report(TypeError(f"callback takes an exception, got {type(error)}"))
+        if not self.owner.busy:
+            self.owner.wake(self)
+
+    def fail(self, error: BaseException) -> None:
+        """The hook raised: SMTPError rejects, a MessageAborted passes through, the rest is a
+        failure.
+        """
+        if self.state != WAITING:
+            if self.state == ANSWERED and not isinstance(error, (MessageAborted, CancelledError)):
+                self.owner.report(error)
+            return
+        self.state = ANSWERED
+        if isinstance(error, (SMTPError, MessageAborted)):
+            self.error = error
+        else:
+            self.failed = True
+            self.owner.report(error)
+        if not self.owner.busy:
+            self.owner.wake(self)
+
+    def forget(self) -> None:
+        """The answer has had its effect. What was raised holds frames that may hold this object."""
+        self.error = self.result = None
+
+    def expire(self) -> None:
+        """From now on an answer has no effect."""
+        self.state = EXPIRED
+
+    def settle(self, error: BaseException | None, result: Any) -> None:
+        """The coroutine of this hook has ended."""
+        if isinstance(error, (KeyboardInterrupt, SystemExit)):
+            self.owner.close()  # the process is to end: this connection too, and cleanly
+            self.fail(error)
+        elif error is not None:
+            self.fail(error)
+        elif self.state == WAITING:
+            if self.needs_call:
+                self.fail(RuntimeError("the hook ended without having called callback"))
+            else:
+                self(None, result)
+
+
+def _takes(signature: inspect.Signature, count: int) -> bool:
+    try:
+        signature.bind(*[None] * count)
+    except TypeError:
+        return False
+    return True
+
+
+def _is_coroutine_function(function: type_hook) -> bool:
+    while isinstance(function, functools.partial):
+        function = function.func
+    return inspect.iscoroutinefunction(function) or inspect.iscoroutinefunction(
+        getattr(function, "__call__", None)  # noqa: B004 - an object with an async __call__
+    )
+
+
+def _with_task(function: type_hook, with_callback: bool) -> type_hook:
+    """Wrap a coroutine function to the internal form."""
+
+    def hook(*arguments: Any) -> None:
+        answer: Answer = arguments[-1]
+        if with_callback:
+            answer.needs_call = True
+            answer.owner.host.start_task(function(*arguments), answer)
+        else:
+            answer.owner.host.start_task(function(*arguments[:-1]), answer)
+
+    return hook
+
+
+def _resolved(name: str, function: type_hook) -> type_hook:
+    """Return the internal form of `function`; raises TypeError when it cannot be hook `name`."""
+    names = HOOK_ARGUMENTS[name]
+    if not callable(function):
+        raise TypeError(f"{name} must be callable, got {function!r}")
+    try:
+        signature = inspect.signature(function)
+    except ValueError:  # a builtin without a signature: taken at its word
+        return function
+    count = len(names)
+    is_coroutine = _is_coroutine_function(function)
+    if name == "on_close":
+        if _takes(signature, count):
+            return function
+    elif is_coroutine:
+        with_callback = _takes(signature, count)
+        if with_callback and _takes(signature, count - 1):
+            with_callback = "callback" in signature.parameters
+        if with_callback or _takes(signature, count - 1):
+            return _with_task(function, with_callback)
+    elif _takes(signature, count):
+        return function
+    wanted = ", ".join(names)
+    also = f", or be a coroutine function that takes ({', '.join(names[:-1])})" * (count > 1)
+    raise TypeError(f"{name} must take ({wanted}){also}; got {signature}")
+
+
+class Hooks:
+    """The hooks of one server in their internal form, None where none is set."""
+
+    __slots__ = tuple(HOOK_ARGUMENTS)
+
+    def __init__(self) -> None:
+        self.on_connect: type_hook | None = None
+        self.on_secure: type_hook | None = None
+        self.on_auth: type_hook | None = None
+        self.on_scram: type_hook | None = None
+        self.on_mail_from: type_hook | None = None
+        self.on_rcpt_to: type_hook | None = None
+        self.on_data: type_hook | None = None
+        self.on_close: type_hook | None = None
+
+    def set(self, name: str, function: type_hook | None) -> None:
+        """Set hook `name`; None takes it away. Raises TypeError when `function` cannot be that
+        hook.
+        """
+        if function is not None and name in _NEEDS:
+            raise ValueError(f"{name} needs {_NEEDS[name]}, which is not available in this version")
+        setattr(self, name, None if function is None else _resolved(name, function))

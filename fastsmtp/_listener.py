@@ -1,0 +1,175 @@
+"""Listening sockets: bound once, watched, made again when they die.
+
+In: a host and port, a path, or a socket. Out: an open listener whose socket has the options that
+accepted connections inherit. Accept errors never reach a protocol, so the listener is looked at
+once a second.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import errno
+import os
+import socket
+import stat
+from collections.abc import Callable
+from contextlib import suppress
+from typing import Any, Final
+
+from fastsmtp._log import logger
+
+__all__ = ["Listener", "bind_tcp", "bind_unix"]
+
+BACKLOG: Final = 1024
+KEEPALIVE_IDLE: Final = 120  # seconds before the kernel asks whether a silent peer is still there
+USER_TIMEOUT: Final = 60_000  # milliseconds that sent octets may stay unacknowledged
+
+# A name may stand for addresses of a family that this machine does not have.
+_NOT_HERE: Final = (errno.EADDRNOTAVAIL, errno.EAFNOSUPPORT)
+
+
+def _set_options(sock: socket.socket) -> None:
+    """Set what accepted sockets inherit: one call per listener instead of one per connection."""
+    wanted = [
+        (socket.SOL_SOCKET, "SO_KEEPALIVE", 1),
+        (socket.IPPROTO_TCP, "TCP_NODELAY", 1),
+        (socket.IPPROTO_TCP, "TCP_KEEPIDLE", KEEPALIVE_IDLE),
+        (socket.IPPROTO_TCP, "TCP_USER_TIMEOUT", USER_TIMEOUT),
+        # The server speaks first.
+        (socket.IPPROTO_TCP, "TCP_DEFER_ACCEPT", 0),
+    ]
+    for level, name, value in wanted:
+        option = getattr(socket, name, None)
+        if option is not None:
+            with suppress(OSError):
+                sock.setsockopt(level, option, value)
+
+
+async def bind_tcp(host: str | None, port: int) -> list[socket.socket]:
+    """Return bound sockets, one per address that `host` stands for. Raises OSError."""
+    infos = await asyncio.get_running_loop().getaddrinfo(
+        host or None, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE
+    )
+    sockets: list[socket.socket] = []
+    missing: OSError | None = None
+    try:
+        for family, kind, protocol, _, address in dict.fromkeys(infos):
+            try:
+                sock = socket.socket(family, kind, protocol)
+            except OSError as error:
+                missing = error
+                continue
+            sockets.append(sock)
+            if os.name == "posix":
+                sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+            if family == socket.AF_INET6:
+                sock.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 1)
+            try:
+                sock.bind(address)
+            except OSError as error:
+                if error.errno not in _NOT_HERE:
+                    raise
+                missing = error
+                sockets.pop().close()
+        if not sockets:
+            raise missing or OSError(f"{host} has no address")
+    except BaseException:
+        for sock in sockets:
+            sock.close()
+        raise
+    return sockets
+
+
+def bind_unix(path: str) -> socket.socket:
+    """Return a socket bound to `path`; a socket file that nobody listens on any more is replaced.
+
+    Raises OSError: the path is in use, is no socket, or cannot be made.
+    """
+    with suppress(FileNotFoundError):
+        if stat.S_ISSOCK(os.stat(path).st_mode):
+            with socket.socket(socket.AF_UNIX) as probe:
+                try:
+                    probe.connect(path)
+                except ConnectionRefusedError:
+                    os.unlink(path)
+    sock = socket.socket(socket.AF_UNIX)
+    try:
+        sock.bind(path)
+    except BaseException:
+        sock.close()
+        raise
+    return sock
+
+
+def _is_listening(sock: socket.socket) -> bool:
+    try:
+        return bool(sock.getsockopt(socket.SOL_SOCKET, socket.SO_ACCEPTCONN))
+    except OSError:
+        return False
+
+
+class Listener:
+    """One listening socket and the loop's server on it. path: set for UNIX sockets, removed on
+    close.
+    """
+
+    def __init__(self, sock: socket.socket, path: str | None = None) -> None:
+        self._sock = sock
+        self._path = path
+        self._server: asyncio.Server | None = None
+        sock.setblocking(False)
+        if sock.family != getattr(socket, "AF_UNIX", None):
+            _set_options(sock)
+        self.address: tuple[str, int] | str = self._name()
+
+    def _name(self) -> tuple[str, int] | str:
+        name = self._sock.getsockname()
+        return name if isinstance(name, str) else (name[0], name[1])
+
+    async def open(self, factory: Callable[[], Any]) -> None:
+        """Begin to accept. Raises OSError."""
+        loop = asyncio.get_running_loop()
+        if self._sock.family == getattr(socket, "AF_UNIX", None):
+            create = loop.create_unix_server
+        else:
+            create = loop.create_server  # type: ignore[assignment]  # called with what both take
+        # asyncio's own loop takes `backlog` connections a turn, and out of descriptors it fails and
+        # logs as many times: one a turn there, and the queue of the kernel set behind its back.
+        is_own = isinstance(loop, asyncio.BaseEventLoop)
+        self._server = await create(factory, sock=self._sock, backlog=1 if is_own else BACKLOG)
+        if is_own:
+            self._sock.listen(BACKLOG)
+
+    @property
+    def is_alive(self) -> bool:
+        """The socket still listens."""
+        return _is_listening(self._sock)
+
+    async def revive(self, factory: Callable[[], Any]) -> None:
+        """Bind the same address again and go on. Raises OSError."""
+        logger.error("the listening socket on %s has died and is made again", self.address)
+        family = self._sock.family
+        self._close_server()
+        if isinstance(self.address, str):
+            sock = bind_unix(self.address)
+        else:
+            sock = (await bind_tcp(self.address[0], self.address[1]))[0]
+            if family != sock.family:
+                raise OSError(f"{self.address} cannot be bound again")
+            _set_options(sock)
+        sock.setblocking(False)
+        self._sock = sock
+        await self.open(factory)
+
+    def close(self) -> None:
+        """Stop accepting."""
+        self._close_server()
+        if self._path is not None:
+            with suppress(OSError):
+                os.unlink(self._path)
+
+    def _close_server(self) -> None:
+        if self._server is not None:
+            self._server.close()
+            self._server = None
+        self._sock.close()

@@ -1,0 +1,470 @@
+"""Framing: octets in; command lines, mail data and BDAT chunks out.
+
+In: `feed()` takes what a read has brought; `begin_message()`, `expect_*()` and `skip_octets()` say
+between two pulls what the next octets are. Out: `next_event()`, one event per call, until it
+answers None. What a line means is not known here, and neither are replies.
+
+Never: an exception for what a peer sends, an event that points into our buffer, a result that
+depends on how the octets were cut into reads (except where a body is cut into pieces). Held at
+most: one command or AUTH line, and what was fed and not yet asked for.
+
+RFC 5321 §2.3.7, §2.3.8, §4.1.1.4, §4.5.2; RFC 3030 §2; RFC 4954 §4. The scanners: `_scan.h`.
+"""
+
+cimport cython
+from cpython.bytes cimport PyBytes_AS_STRING, PyBytes_FromStringAndSize, PyBytes_GET_SIZE
+from libc.stdint cimport INT64_MAX
+from libc.string cimport memcpy
+
+from enum import IntEnum
+
+
+cdef extern from "Python.h":
+    # as they are, with the references left to us: a buffer is filled before it becomes an object
+    PyObject *new_bytes "PyBytes_FromStringAndSize"(const char *octets, Py_ssize_t n) except NULL
+    int resize_bytes "_PyBytes_Resize"(PyObject **octets, Py_ssize_t n) except -1
+    char *bytes_octets "PyBytes_AS_STRING"(PyObject *octets)
+    void Py_DECREF(PyObject *octets)
+
+
+cdef enum:
+    MAX_AUTH_LINE = 12288 + 2  # RFC 4954 §4, and CR LF
+    ENDLESS = 16  # lines longer than so many times their limit: nobody there speaks SMTP
+    MIN_COMMAND_LENGTH = 8  # `AUTH␠` must fit, it decides which limit holds
+    MAX_COMMAND_LENGTH = 1 << 26
+    MAX_WORD = 128  # of an unknown verb, for the log
+    NORMALIZE_SLICE = 4096  # octets that are changed for one piece while normalising
+    CLEAN_SLICE = 12288  # octets before them that need no change
+
+
+class Verb(IntEnum):
+    """The verb of a command line (RFC 5321 §4.1.1 and extensions); HTTP is any HTTP method."""
+
+    UNKNOWN = 0
+    HELO = 1
+    EHLO = 2
+    LHLO = 3
+    MAIL = 4
+    RCPT = 5
+    DATA = 6
+    BDAT = 7
+    RSET = 8
+    NOOP = 9
+    VRFY = 10
+    HELP = 11
+    QUIT = 12
+    AUTH = 13
+    STARTTLS = 14
+    XCLIENT = 15
+    XFORWARD = 16
+    EXPN = 17
+    SEND = 18
+    SOML = 19
+    SAML = 20
+    TURN = 21
+    ETRN = 22
+    PROXY = 23
+    HTTP = 24
+
+
+class FaultKind(IntEnum):
+    """What was wrong with the octets; all but three end the parser for good."""
+
+    LINE_TOO_LONG = 1
+    LINE_ENDLESS = 2
+    BARE_LF = 3
+    CONTROL_CHARACTER = 4
+    FOREIGN_PROTOCOL = 5
+    TOO_MUCH_DATA = 6
+    AUTH_LINE_TOO_LONG = 7
+
+
+@cython.final
+@cython.freelist(16)
+cdef class Command:
+    """Command()\n--\n\nA command line in good form; made by Parser only."""
+
+    def __init__(self):
+        raise TypeError(f"{type(self).__name__} objects are made by a Parser")
+
+    def __repr__(self):
+        word = f" {self.word!r}" if self.word else ""
+        # what stands behind AUTH may be a password: no repr, no log, no traceback shows it
+        argument = b"..." if self.verb == VERB_AUTH else self.argument[:MAX_WORD]
+        return f"<Command {Verb(self.verb).name}{word} {argument!r}>"
+
+
+@cython.final
+@cython.freelist(4)
+cdef class Fault:
+    """Fault()\n--\n\nOctets that are not what they should be; made by Parser only."""
+
+    def __init__(self):
+        raise TypeError(f"{type(self).__name__} objects are made by a Parser")
+
+    def __repr__(self):
+        return f"<Fault {FaultKind(self.kind).name}>"
+
+
+@cython.final
+cdef class Signal:
+    """Signal()\n--\n\nAn end that was reached: END_OF_DATA or END_OF_CHUNK."""
+
+    def __init__(self):
+        raise TypeError(f"{type(self).__name__} has two objects, END_OF_DATA and END_OF_CHUNK")
+
+    def __repr__(self):
+        return self._name
+
+
+cdef Signal make_signal(str name):
+    cdef Signal signal = Signal.__new__(Signal)
+    signal._name = name
+    return signal
+
+
+cdef Signal end_of_data = make_signal("END_OF_DATA")
+cdef Signal end_of_chunk = make_signal("END_OF_CHUNK")
+END_OF_DATA = end_of_data
+END_OF_CHUNK = end_of_chunk
+
+
+@cython.final
+cdef class Parser:
+    """Parser(max_command_length=2048)\n--\n\nThe octets of one connection as events."""
+
+    def __cinit__(self, Py_ssize_t max_command_length=2048):
+        if not MIN_COMMAND_LENGTH <= max_command_length <= MAX_COMMAND_LENGTH:
+            raise ValueError(
+                f"max_command_length takes {MIN_COMMAND_LENGTH} to {MAX_COMMAND_LENGTH} octets, "
+                f"got {max_command_length}"
+            )
+        self._buffer = b""
+        self._max_command_length = max_command_length
+        self._first_octet_due = True
+        self._mode = MODE_COMMAND
+        self.begin_message(0, 0, False)
+
+    # These two are called for every read and event, by compiled code too, hence cpdef.
+
+    cpdef object feed(self, bytes data):
+        """Take the octets of one read."""
+        cdef bytes joined
+        cdef char *octets
+        if data is None:
+            raise TypeError("feed takes bytes, got None")
+        if self._mode == MODE_DEAD or PyBytes_GET_SIZE(data) == 0:
+            return None
+        if self.buffered == 0:
+            self._buffer = data
+        else:
+            joined = PyBytes_FromStringAndSize(NULL, self.buffered + PyBytes_GET_SIZE(data))
+            octets = PyBytes_AS_STRING(joined)
+            memcpy(octets, self._octets(), self.buffered)
+            memcpy(octets + self.buffered, PyBytes_AS_STRING(data), PyBytes_GET_SIZE(data))
+            self._buffer = joined
+        self.buffered = PyBytes_GET_SIZE(self._buffer)
+
+    cpdef object next_event(self):
+        """Return what the fed octets mean next, or None when more are needed."""
+        self._check()
+        if self._mode == MODE_COMMAND:
+            return self._next_command()
+        if self._mode == MODE_MAIL_DATA or self._mode == MODE_CHUNK:
+            return self._next_content()
+        if self._mode == MODE_SKIP:
+            return self._skip()
+        if self._mode == MODE_END_DUE:
+            self._mode = MODE_COMMAND
+            return end_of_data
+        return None
+
+    def begin_message(self, int64_t size, int64_t drop_limit, bint normalize):
+        """Start a message: its limits are set, the facts of the last one forgotten."""
+        if size < 0 or drop_limit < 0:
+            raise ValueError(f"size and drop_limit take octets, got {size} and {drop_limit}")
+        self._size = size if size > 0 else INT64_MAX
+        self._drop_limit = drop_limit if drop_limit > 0 else INT64_MAX
+        self._discarding = self._holds_cr = self.size_exceeded = False
+        self._body = fs_body(
+            line_state=FS_BOL, transparent=False, normalize=normalize, bare_newline=False,
+            has_nul=False, has_8bit=False, line_octets=0, longest_line=0, body_octets=0,
+        )
+
+    def expect_mail_data(self):
+        """Read DATA content next, as if CR LF had just been seen."""
+        self._enter(MODE_MAIL_DATA, 0)
+        self._body.line_state = FS_BOL
+
+    def expect_chunk(self, int64_t octets, bint last):
+        """Read so many octets of BDAT content next."""
+        self._enter(MODE_CHUNK, octets)
+        self._last_chunk = last
+
+    def skip_octets(self, int64_t octets):
+        """Drop so many octets next, unseen."""
+        self._enter(MODE_SKIP, octets)
+
+    def discard_body(self):
+        """Scan the rest of this message, but hand out no more of it."""
+        self._discarding = True
+        self._holds_cr = False
+
+    def clear(self):
+        """Forget all that is buffered, and what was seen of an unfinished command line."""
+        self._buffer = b""
+        self.buffered = self._scanned = self._dropped = 0
+
+    @property
+    def body_octets(self):
+        """Octets of this message so far."""
+        return self._body.body_octets
+
+    @property
+    def bare_newline(self):
+        """Whether a CR or LF stood alone."""
+        return self._body.bare_newline
+
+    @property
+    def has_nul(self):
+        """Whether an octet 0x00 was seen."""
+        return self._body.has_nul
+
+    @property
+    def has_8bit(self):
+        """Whether an octet of 0x80 or more was seen."""
+        return self._body.has_8bit
+
+    @property
+    def longest_line(self):
+        """Octets of the longest line, without its CR LF."""
+        return self._body.longest_line
+
+    # ---- buffer and mode ----------------------------------------------------------------------
+
+    cdef const unsigned char *_octets(self) noexcept:
+        cdef const char *end = PyBytes_AS_STRING(self._buffer) + PyBytes_GET_SIZE(self._buffer)
+        return <const unsigned char *>end - self.buffered
+
+    cdef int _check(self) noexcept:
+        # what the fields promise each other; nothing at all in a release build
+        FS_CHECK(0 <= self.buffered <= PyBytes_GET_SIZE(self._buffer))
+        FS_CHECK(0 <= self._scanned <= self.buffered)
+        FS_CHECK(self._dropped == 0 or self._scanned == 0)
+        FS_CHECK(self._chunk_left >= 0)
+        FS_CHECK(not self._holds_cr or (self._body.normalize and self._body.line_state == FS_CR))
+        FS_CHECK(self._mode != MODE_DEAD or PyBytes_GET_SIZE(self._buffer) == 0)
+        FS_CHECK(self.size_exceeded == (self._body.body_octets > self._size))
+        return 0
+
+    cdef object _need_more(self):
+        # An idle connection must not keep a whole read alive for the few octets at its end.
+        if self.buffered < PyBytes_GET_SIZE(self._buffer):
+            self._buffer = self._first_octets(self.buffered)
+        return None
+
+    cdef int _enter(self, int mode, int64_t octets) except -1:
+        if octets < 0:
+            raise ValueError(f"a count of octets is not negative, got {octets}")
+        if self._mode == MODE_DEAD:
+            return 0
+        if self._mode != MODE_COMMAND:
+            raise RuntimeError("the content expected before has not ended yet")
+        self._mode = mode
+        self._chunk_left = octets
+        return 0
+
+    cdef Fault _die(self, int kind):
+        self.clear()
+        self._mode = MODE_DEAD
+        return make_fault(kind)
+
+    # ---- command lines ------------------------------------------------------------------------
+
+    cdef object _next_command(self):
+        cdef const unsigned char *line = self._octets()
+        cdef Py_ssize_t left = self.buffered, limit, endless, lf
+        cdef bint is_auth
+        if left == 0:
+            return self._need_more()
+        if self._first_octet_due:
+            self._first_octet_due = False
+            if line[0] == 0x00 or line[0] == 0x03 or line[0] == 0x16:
+                return self._die(FAULT_FOREIGN_PROTOCOL)
+        is_auth = self._dropped_auth if self._dropped else fs_is_auth_line(line, left)
+        limit = MAX_AUTH_LINE if is_auth else self._max_command_length
+        endless = ENDLESS * limit - self._dropped
+        lf = scan_lf(line + self._scanned, min(left, endless) - self._scanned)
+        if lf >= 0:
+            return self._end_line(self._scanned + lf, limit, is_auth)
+        if left >= endless:
+            return self._die(FAULT_LINE_ENDLESS)
+        self._scanned = left
+        if self._dropped + left >= limit:
+            # Too long whatever comes; only what its end will be judged by is kept.
+            self._dropped += left
+            self._dropped_auth = is_auth
+            self._dropped_cr = line[left - 1] == b"\r"
+            self.buffered = self._scanned = 0
+        return self._need_more()
+
+    cdef object _end_line(self, Py_ssize_t lf, Py_ssize_t limit, bint is_auth):
+        """The event of the line that ends at octets[lf]."""
+        cdef const unsigned char *line = self._octets()
+        cdef object event
+        if not (line[lf - 1] == b"\r" if lf > 0 else self._dropped > 0 and self._dropped_cr):
+            return self._die(FAULT_BARE_LF)
+        if self._dropped + lf + 1 > limit:
+            event = make_fault(FAULT_AUTH_LINE_TOO_LONG if is_auth else FAULT_LINE_TOO_LONG)
+        elif scan_control(line, lf - 1) >= 0:
+            event = make_fault(FAULT_CONTROL_CHARACTER)
+        else:
+            event = make_command(line, fs_trim_blanks(line, lf - 1))
+        self.buffered -= lf + 1
+        self._scanned = self._dropped = 0
+        return event
+
+    # ---- message content ----------------------------------------------------------------------
+
+    cdef object _next_content(self):
+        cdef Py_ssize_t count
+        cdef bytes piece
+        while self._mode != MODE_END_DUE:
+            count = self.buffered
+            if self._mode == MODE_CHUNK and count >= self._chunk_left:
+                count = self._chunk_left
+                if count == 0:
+                    return self._end_chunk()
+            if count == 0:
+                return self._need_more()
+            piece = self._settle_cr(self._octets()[0])
+            if piece is None:
+                piece = self._scan_piece(count)
+            if piece is not None:
+                return piece
+            if self._body.body_octets > self._drop_limit:
+                return self._die(FAULT_TOO_MUCH_DATA)
+        self._mode = MODE_COMMAND
+        return end_of_data
+
+    cdef bytes _settle_cr(self, unsigned char octet):
+        """Say what the CR is that waits for `octet`: the piece it makes, None if it makes none."""
+        cdef bint is_lf = octet == b"\n"
+        if self._body.line_state == FS_DOT_CR:
+            if is_lf:
+                return None  # the end, which the scan will see
+            self._body.line_state = FS_CR
+            self._body.line_octets += 1
+            self._body.body_octets += 1
+            self.size_exceeded = self._body.body_octets > self._size
+        elif not self._holds_cr:
+            return None
+        self._holds_cr = False
+        if self._discarding or self._body.body_octets > min(self._size, self._drop_limit):
+            return None
+        return b"\r" if is_lf or not self._body.normalize else b" "
+
+    cdef bytes _scan_piece(self, Py_ssize_t count):
+        """Consume up to `count` octets and return the piece they make, None if they make none.
+
+        A piece never crosses `size`, or `drop_limit`: so many octets are handed out, however
+        they were cut into reads, and the rest is scanned only.
+        """
+        cdef fs_body body = self._body  # written back at the end: out of memory changes nothing
+        cdef fs_read read
+        cdef int64_t room = min(self._size, self._drop_limit) - body.body_octets
+        cdef bint discard = self._discarding or room <= 0
+        cdef Py_ssize_t length
+        cdef bytes piece = None
+        cdef int status
+        if not discard and room < count:
+            count = room
+        body.transparent = self._mode == MODE_MAIL_DATA
+        fs_begin(&read, &body, self._octets(), count, discard)
+        status = fs_advance(&body, &read)
+        if status == FS_EDIT and body.normalize and count > NORMALIZE_SLICE:
+            # Normalising can double what was read, which stays here until all of it is handed out:
+            # small pieces keep the sum within the memory bound of a connection.
+            count = NORMALIZE_SLICE if read.done < NORMALIZE_SLICE else min(read.done, CLEAN_SLICE)
+            fs_begin(&read, &body, self._octets(), count, discard)
+            status = fs_advance(&body, &read)
+        if status == FS_EDIT:
+            piece = edited_piece(&body, &read, &status)
+        else:
+            length = fs_finish(&body, &read, NULL)
+            if length > 0 and not discard:
+                piece = self._first_octets(length)
+        self._body = body
+        self.size_exceeded = body.body_octets > self._size
+        self._holds_cr = body.normalize and body.line_state == FS_CR and not discard
+        self._consume_content(read.done)
+        if status == FS_END:
+            self._mode = MODE_END_DUE
+        return piece
+
+    cdef int _consume_content(self, Py_ssize_t octets) noexcept:
+        self.buffered -= octets
+        self.payload_octets += octets
+        if self._mode != MODE_MAIL_DATA:
+            self._chunk_left -= octets
+        if self.buffered == 0:
+            self._buffer = b""  # the pieces are elsewhere, and nobody may ask again for a while
+        return 0
+
+    cdef bytes _first_octets(self, Py_ssize_t count):
+        """The next octets as a bytes object; the very one that was fed where that is possible."""
+        if count == PyBytes_GET_SIZE(self._buffer):
+            return self._buffer
+        return PyBytes_FromStringAndSize(<const char *>self._octets(), count)
+
+    cdef object _end_chunk(self):
+        if self._last_chunk:
+            if self._body.line_state == FS_CR:
+                self._body.line_state = FS_MID
+                self._body.bare_newline = True
+                if self._holds_cr:
+                    self._holds_cr = False
+                    return b" "
+            self._body.longest_line = max(self._body.longest_line, self._body.line_octets)
+        self._mode = MODE_COMMAND
+        return end_of_chunk
+
+    cdef object _skip(self):
+        self._consume_content(min(self._chunk_left, self.buffered))
+        if self._chunk_left > 0:
+            return self._need_more()
+        self._mode = MODE_COMMAND
+        return end_of_chunk
+
+
+cdef Fault make_fault(int kind):
+    cdef Fault fault = Fault.__new__(Fault)
+    fault.kind = kind
+    return fault
+
+
+cdef Command make_command(const unsigned char *line, Py_ssize_t n):
+    """Cut line[0:n], without what ends it, into verb and argument."""
+    cdef Py_ssize_t word = fs_word_length(line, n)
+    cdef Command command = Command.__new__(Command)
+    command.verb = fs_verb(line, word)
+    command.word = b""
+    if command.verb == VERB_UNKNOWN or command.verb == VERB_HTTP:
+        command.word = PyBytes_FromStringAndSize(<const char *>line, min(word, MAX_WORD))
+    command.argument = b""
+    if word < n:
+        command.argument = PyBytes_FromStringAndSize(<const char *>line + word + 1, n - word - 1)
+    return command
+
+
+cdef bytes edited_piece(fs_body *body, fs_read *read, int *status):
+    """Go on with a scan that came to octets which are handed out changed, or not at all."""
+    cdef PyObject *octets = new_bytes(NULL, fs_room(body, read))
+    cdef Py_ssize_t length
+    read.out = <unsigned char *>bytes_octets(octets)
+    status[0] = fs_advance(body, read)
+    length = fs_finish(body, read, <unsigned char *>bytes_octets(octets))
+    resize_bytes(&octets, length)  # has freed it where it raises
+    piece = <bytes>octets
+    Py_DECREF(octets)
+    return piece if length > 0 else None

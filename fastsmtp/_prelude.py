@@ -1,0 +1,65 @@
+"""What stands before the greeting: its delay and the reverse lookup, at the same time."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable
+
+from fastsmtp._lookup import ReverseLookup
+
+__all__ = ["Prelude"]
+
+
+class Prelude:
+    """Calls `on_done(name)` when both have ended; `cancel` ends both at once, and then it does not.
+
+    name: of the client, None when there is none. greet_delay: seconds.
+    """
+
+    __slots__ = ("_delay", "_left", "_lookup", "_name", "_on_done")
+
+    def __init__(self, on_done: Callable[[str | None], None]) -> None:
+        self._on_done = on_done
+        self._left = 0
+        self._name: str | None = None
+        self._delay: asyncio.TimerHandle | None = None
+        self._lookup: asyncio.Task[str | None] | None = None
+
+    def begin(
+        self,
+        loop: asyncio.AbstractEventLoop,
+        lookup: ReverseLookup | None,
+        address: str,
+        greet_delay: float,
+    ) -> None:
+        """Begin both; where there is nothing to wait for, all is done before this returns."""
+        self._left = 1
+        if lookup is not None and address:
+            known, self._name = lookup.cached(address)
+            if not known:
+                self._left += 1
+                self._lookup = loop.create_task(lookup.name_of(address))
+                self._lookup.add_done_callback(self._looked_up)
+        if greet_delay:
+            self._left += 1
+            self._delay = loop.call_later(greet_delay, self._one_done)
+        self._one_done()
+
+    def cancel(self) -> None:
+        """The connection has ended, or is refused."""
+        self._left = 0
+        if self._delay is not None:
+            self._delay.cancel()
+        if self._lookup is not None:
+            self._lookup.cancel()
+
+    def _looked_up(self, task: asyncio.Task[str | None]) -> None:
+        if not task.cancelled():
+            self._name = task.result()
+            self._one_done()
+
+    def _one_done(self) -> None:
+        if self._left:
+            self._left -= 1
+            if not self._left:
+                self._on_done(self._name)

@@ -1,0 +1,6 @@
+cdef class Transaction:
+    cdef public object envelope
+    cdef public list rcpt_to
+    cdef public object address
+    cdef public Py_ssize_t accepted, tried
+    cdef public bint smtp_utf8, binary

@@ -1,0 +1,132 @@
+"""The coroutines of one connection's hooks: started, settled, cancelled, and in the end left
+behind.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import sys
+from collections.abc import Callable, Coroutine
+from math import inf
+from typing import Any, Final
+
+from fastsmtp._hooks import Answer
+from fastsmtp._log import logger
+
+__all__ = ["HookTasks", "warn_of_stall"]
+
+STALL: Final = 1.0  # seconds of one call after which the log says that a hook holds the loop
+ABANDON: Final = 5.0  # seconds that a cancelled hook has to end
+
+
+def warn_of_stall(seconds: float) -> None:
+    """Say so when something has held the event loop for too long."""
+    if seconds > STALL:
+        logger.warning("a hook held the event loop for %.1f s", seconds)
+
+
+def _settle(task: asyncio.Task[Any], answer: Answer) -> None:
+    if task.cancelled():
+        answer.settle(asyncio.CancelledError(), None)
+    elif (error := task.exception()) is not None:
+        answer.settle(error, None)
+    else:
+        answer.settle(None, task.result())
+
+
+def _eager_task(
+    coroutine: Coroutine[Any, Any, Any], loop: asyncio.AbstractEventLoop
+) -> asyncio.Task[Any]:
+    """Make a task whose first step runs at once.
+
+    KeyboardInterrupt and SystemExit of that step are kept in the task and raised as well. So the
+    object is made first: it can then be asked, or it would complain that it never was.
+    """
+    task: asyncio.Task[Any] = asyncio.Task.__new__(asyncio.Task)
+    try:
+        task.__init__(coroutine, loop=loop, eager_start=True)  # type: ignore[misc]
+    except BaseException:
+        if task.done() and not task.cancelled():
+            task.exception()
+        raise
+    return task
+
+
+class HookTasks:
+    """Tasks that are at work, each with its answer. on_done: called after each that has ended.
+
+    abandon_at: when those that were cancelled are left behind, infinity when none was.
+    """
+
+    __slots__ = ("_cancelled", "_loop", "_now", "_on_done", "_tasks", "abandon_at")
+
+    def __init__(
+        self,
+        loop: asyncio.AbstractEventLoop,
+        now: Callable[[], float],
+        on_done: Callable[[], None],
+    ) -> None:
+        self._loop = loop
+        self._now = now
+        self._on_done = on_done
+        self._tasks: dict[asyncio.Task[Any], Answer] = {}
+        self._cancelled: set[asyncio.Task[Any]] = set()
+        self.abandon_at = inf
+
+    def __len__(self) -> int:
+        return len(self._tasks)
+
+    def start(self, coroutine: Coroutine[Any, Any, Any], answer: Answer) -> None:
+        """Run the coroutine of a hook. Where Python can, its first step runs at once."""
+        loop = self._loop
+        if sys.version_info >= (3, 12) and loop.get_task_factory() is None:
+            task = _eager_task(coroutine, loop)
+            if task.done():
+                _settle(task, answer)
+                return
+        else:
+            task = loop.create_task(coroutine)
+            # Called behind the first step; the server sees later ones as it looks at its loop.
+            loop.call_soon(self._look_for_stall, self._now())
+        self._tasks[task] = answer
+        task.add_done_callback(self._done)
+
+    def cancel(self, answer: Answer) -> None:
+        """Cancel the coroutine of `answer`, if it has one."""
+        self._cancel([task for task, owner in self._tasks.items() if owner is answer])
+
+    def cancel_all(self) -> None:
+        """Cancel all that is at work."""
+        self._cancel(list(self._tasks))
+
+    def abandon_overdue(self) -> int:
+        """Leave behind what was cancelled and does not end; returns how many those are."""
+        count = len(self._cancelled)
+        for task in self._cancelled:
+            del self._tasks[task]
+        self._cancelled.clear()
+        self.abandon_at = inf
+        return count
+
+    def _cancel(self, tasks: list[asyncio.Task[Any]]) -> None:
+        fresh = [task for task in tasks if task not in self._cancelled]
+        for task in fresh:
+            self._tasks[task].expire()  # that it was cancelled is our doing, not a failure
+            task.cancel()
+            self._cancelled.add(task)
+        if fresh:
+            self.abandon_at = self._now() + ABANDON
+
+    def _look_for_stall(self, began: float) -> None:
+        warn_of_stall(self._now() - began)
+
+    def _done(self, task: asyncio.Task[Any]) -> None:
+        self._cancelled.discard(task)
+        if not self._cancelled:
+            self.abandon_at = inf
+        answer = self._tasks.pop(task, None)
+        if answer is not None:
+            _settle(task, answer)
+            self._on_done()
+        elif not task.cancelled():
+            task.exception()  # looked at, so that nobody is told that it never was

@@ -1,0 +1,153 @@
+"""The mail transaction: MAIL and RCPT, and what they leave behind until it ends. RFC 5321 §3.3,
+§4.1.1.2, §4.1.1.3.
+"""
+
+from __future__ import annotations
+
+from fastsmtp import replies
+from fastsmtp._answers import Stage, rejection
+from fastsmtp._exchange import Exchange
+from fastsmtp._extensions import MailFacts
+from fastsmtp._grammar import (
+    Address,
+    PathFault,
+    has_parameter,
+    parse_forward_path,
+    parse_reverse_path,
+)
+from fastsmtp._hooks import Answer
+from fastsmtp._state import State
+from fastsmtp.replies import Reply
+from fastsmtp.session import Envelope
+
+__all__ = ["handle_mail", "handle_rcpt"]
+
+
+def handle_mail(dialogue: Exchange, argument: bytes) -> None:
+    """MAIL: RFC 5321 §4.1.1.2."""
+    service = dialogue.service
+    options = service.options
+    utf8 = has_parameter(argument, b"SMTPUTF8")
+    parsed = parse_reverse_path(argument, utf8, options.lenient_address_parsing)
+    if not isinstance(parsed, tuple):
+        bad = parsed == PathFault.BAD_SYNTAX
+        dialogue.reply(replies.BAD_SENDER if bad else replies.NEEDS_SMTPUTF8)
+        return
+    address, rest = parsed
+    envelope = Envelope()
+    if rest:
+        facts = _facts(dialogue, envelope, address, utf8)
+        refusal = service.mail_parameters.apply(rest, facts, dialogue.extended)
+        if refusal is not None:
+            dialogue.reply(refusal)
+            return
+    if dialogue.counters.too_many_messages:
+        dialogue.reply(replies.TOO_MANY_MESSAGES)
+        return
+    transaction = dialogue.transaction
+    transaction.address = address
+    transaction.envelope = envelope
+    transaction.rcpt_to = envelope.rcpt_to
+    if rest:
+        transaction.smtp_utf8 = envelope.smtp_utf8
+        transaction.binary = envelope.body_type == "binarymime"
+    dialogue.session.envelope = envelope
+    hook = dialogue.hooks.on_mail_from
+    if hook is None:
+        _mail_accepted(dialogue)
+    else:
+        dialogue.ask(hook, address, _mail_answered)
+
+
+def _mail_answered(dialogue: Exchange, answer: Answer) -> None:
+    if answer.error is None and not answer.failed:
+        _mail_accepted(dialogue)
+        return
+    reply = _rejected(dialogue, answer, Stage.MAIL, replies.SENDER_REJECTED)
+    dialogue.forget_transaction()
+    dialogue.reply(reply)
+
+
+def _mail_accepted(dialogue: Exchange) -> None:
+    transaction = dialogue.transaction
+    assert transaction.envelope is not None
+    transaction.envelope.mail_from = transaction.address
+    dialogue.state = State.MAIL_GIVEN
+    dialogue.content.forget_skipped()
+    dialogue.reply(replies.MAIL_ACCEPTED)
+
+
+def handle_rcpt(dialogue: Exchange, argument: bytes) -> None:
+    """RCPT: RFC 5321 §4.1.1.3."""
+    service = dialogue.service
+    options = service.options
+    transaction = dialogue.transaction
+    transaction.tried += 1
+    if service.max_tried and transaction.tried > service.max_tried:
+        dialogue.reply(replies.TOO_MANY_RECIPIENTS_CLOSE)
+        return
+    utf8 = transaction.smtp_utf8
+    parsed = parse_forward_path(argument, utf8, options.lenient_address_parsing)
+    if not isinstance(parsed, tuple):
+        bad = parsed == PathFault.BAD_SYNTAX
+        dialogue.reply(replies.BAD_RECIPIENT if bad else replies.NEEDS_SMTPUTF8)
+        return
+    address, rest = parsed
+    if rest:
+        assert transaction.envelope is not None
+        facts = _facts(dialogue, transaction.envelope, address, utf8)
+        refusal = service.rcpt_parameters.apply(rest, facts, dialogue.extended)
+        if refusal is not None:
+            dialogue.reply(refusal)
+            return
+    if options.max_recipients and transaction.accepted >= options.max_recipients:
+        dialogue.reply(replies.TOO_MANY_RECIPIENTS)
+        return
+    transaction.address = address
+    hook = dialogue.hooks.on_rcpt_to
+    if hook is None:
+        _rcpt_accepted(dialogue)
+    else:
+        dialogue.ask(hook, address, _rcpt_answered)
+
+
+def _rcpt_answered(dialogue: Exchange, answer: Answer) -> None:
+    if answer.error is None and not answer.failed:
+        _rcpt_accepted(dialogue)
+    else:
+        dialogue.reply(_rejected(dialogue, answer, Stage.RCPT, replies.RECIPIENT_REJECTED))
+
+
+def _rcpt_accepted(dialogue: Exchange) -> None:
+    transaction = dialogue.transaction
+    assert transaction.rcpt_to is not None
+    assert transaction.address is not None
+    transaction.rcpt_to.append(transaction.address)
+    transaction.accepted += 1
+    dialogue.state = State.RCPT_GIVEN
+    dialogue.reply(replies.RCPT_ACCEPTED)
+
+
+def _rejected(dialogue: Exchange, answer: Answer, stage: Stage, default: Reply) -> Reply:
+    if answer.error is None or answer.failed:
+        return replies.LOCAL_ERROR
+    reply = rejection(
+        answer.error,
+        stage,
+        default,
+        enhanced=dialogue.service.enhanced,
+        utf8=dialogue.transaction.smtp_utf8,
+    )
+    return replies.LOCAL_ERROR if reply is None else reply
+
+
+def _facts(dialogue: Exchange, envelope: Envelope, address: Address, utf8: bool) -> MailFacts:
+    return MailFacts(
+        options=dialogue.service.options,
+        envelope=envelope,
+        address=address,
+        smtp_utf8=utf8,
+        secure=dialogue.service.options.secured,
+        authenticated=False,
+        wall_time=dialogue.host.wall_time,
+    )

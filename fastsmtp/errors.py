@@ -1,0 +1,45 @@
+"""What is raised, and by whom.
+
+* `SMTPError`: a hook says no; its code, enhanced code and text become the reply.
+* `MessageAborted`: the engine says that a message body will never be complete.
+* Wrong use of the API is a `TypeError`, `ValueError` or `RuntimeError` of the standard library.
+
+Nothing that a peer sends raises; its faults are replies.
+"""
+
+from __future__ import annotations
+
+__all__ = ["MessageAborted", "SMTPError"]
+
+
+class SMTPError(Exception):
+    """A refusal that a hook raises, or hands to `callback(error)`.
+
+    message: text of the reply; CR and LF make further lines of the same reply. Empty: the default
+    text. response_code: 400 to 599, second digit 0 to 5 (RFC 5321 §4.2). None: the default of the
+    hook. enhanced_code: such as "5.7.1", its class that of the code (RFC 2034, RFC 3463). None: by
+    code.
+    """
+
+    def __init__(
+        self,
+        message: str = "",
+        response_code: int | None = None,
+        enhanced_code: str | None = None,
+    ) -> None:
+        super().__init__(message)
+        self.message = message
+        self.response_code = response_code
+        self.enhanced_code = enhanced_code
+
+
+class MessageAborted(Exception):
+    """The consumer of a message body will not get the whole of it; nothing was acknowledged.
+
+    reason: "disconnected", "timeout", "shutdown", "reset", "bare_newline", "hook_timeout",
+    "too_much_data", "hook_failed", or "answered" (the hook gave its answer before it had read all).
+    """
+
+    def __init__(self, reason: str) -> None:
+        super().__init__(f"the message was aborted: {reason}")
+        self.reason = reason

@@ -1,0 +1,32 @@
+"""The entry point of the `fastsmtp` command: everything that can go wrong before click is there.
+
+Exit status: 0 after a clean end, 1 when the server cannot start or was made to stop at once, 2 for
+a wrong command line, 130 when interrupted before it served. An error is one line on stderr, never a
+traceback.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from fastsmtp.gateway.log import complain, open_standard_files
+
+__all__ = ["main"]
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run the command line (default: that of this process) and return the exit status."""
+    open_standard_files()
+    try:
+        # Not at the top: click comes with the extra "server", and its absence is answered here in
+        # one line.
+        from fastsmtp.gateway.commands import run
+    except ModuleNotFoundError as error:
+        if error.name != "click":
+            raise
+        complain("the package click is missing; install it with: pip install 'fastsmtp[server]'")
+        return 1
+    try:
+        return run(arguments)
+    except KeyboardInterrupt:  # before the service took over the signals
+        return 130

@@ -1,0 +1,215 @@
+"""What the command line means: every text of it checked, and turned into a `Config`.
+
+In: the texts as typed. Out: an immutable value. A text that is no good raises ValueError with one
+line that says which option, what it got and what it takes. Nothing here touches the network or the
+disk.
+"""
+
+from __future__ import annotations
+
+import ipaddress
+import os
+import re
+import socket
+from collections.abc import Iterable
+from dataclasses import dataclass
+from typing import Final
+
+__all__ = [
+    "DEFAULT_LISTEN",
+    "DEFAULT_MAILDIR",
+    "DEFAULT_SIZE",
+    "Config",
+    "Listener",
+    "domain_key",
+    "make_config",
+    "parse_domain",
+    "parse_listener",
+    "parse_size",
+]
+
+# Loopback and an unprivileged port: without a word on the command line nobody else can reach it.
+DEFAULT_LISTEN: Final = "127.0.0.1:2525"
+DEFAULT_MAILDIR: Final = "./mail"
+DEFAULT_SIZE: Final = "25M"  # the default of the engine's option `size`
+
+MAX_SOCKET_PATH: Final = 107  # octets: sun_path of Linux has 108, one of them the NUL at its end
+MAX_SIZE: Final = 2**63 - 1  # what 19 digits of a SIZE parameter can say (RFC 1870 §3: up to 20)
+MAX_DOMAIN: Final = 255  # octets, RFC 5321 §4.5.3.1.2
+
+_UNITS: Final = {"": 1, "k": 1 << 10, "m": 1 << 20, "g": 1 << 30}
+_SIZE: Final = re.compile(r"([0-9]{1,19})([kKmMgG]?)")
+_PORT: Final = re.compile(r"[0-9]{1,5}")
+_HOST: Final = re.compile(r"[A-Za-z0-9]([A-Za-z0-9._-]{0,251}[A-Za-z0-9])?")
+# RFC 5321 §4.1.2: Domain, and the two address literals that the engine takes.
+_DOMAIN: Final = re.compile(
+    r"[A-Za-z0-9]([A-Za-z0-9-]{0,61}[A-Za-z0-9])?"
+    r"(\.[A-Za-z0-9]([A-Za-z0-9-]{0,61}[A-Za-z0-9])?)*"
+)
+_LITERAL: Final = re.compile(r"\[(?:([0-9.]+)|[Ii][Pp][Vv]6:([0-9A-Fa-f:.]+))\]")
+
+
+@dataclass(frozen=True, slots=True)
+class Listener:
+    """One place to listen on: a UNIX socket when `path` is not empty, else TCP."""
+
+    host: str = ""
+    port: int = 0
+    path: str = ""
+    lmtp: bool = False
+
+    def __str__(self) -> str:
+        if self.path:
+            place = self.path
+        elif ":" in self.host:
+            place = f"[{self.host}]:{self.port}"
+        else:
+            place = f"{self.host}:{self.port}"
+        return f"lmtp:{place}" if self.lmtp else place
+
+
+@dataclass(frozen=True, slots=True)
+class Config:
+    """What `fastsmtp serve` was asked to do.
+
+    maildir: absolute path. size: octets, 0 for no limit. domains: keys of `domain_key`; empty:
+    every domain. name: our own host name, for the greeting and the trace header.
+    """
+
+    listeners: tuple[Listener, ...]
+    maildir: str
+    size: int
+    domains: frozenset[str]
+    verbose: bool
+    name: str
+
+
+def make_config(
+    *,
+    listen: Iterable[str],
+    maildir: str,
+    size: str,
+    domains: Iterable[str] = (),
+    verbose: bool = False,
+) -> Config:
+    """Check all options together; raises ValueError for the first that is wrong."""
+    listeners = tuple(parse_listener(text) for text in listen)
+    if not listeners:
+        raise ValueError("--listen: at least one address is needed")
+    for position, listener in enumerate(listeners):
+        if listener in listeners[:position] and (listener.path or listener.port):
+            raise ValueError(f"--listen: {listener} is given twice")
+    if not maildir or "\0" in maildir:
+        raise ValueError("--maildir: a directory is needed")
+    return Config(
+        listeners=listeners,
+        maildir=os.path.abspath(maildir),
+        size=parse_size(size),
+        domains=frozenset(parse_domain(domain) for domain in domains),
+        verbose=verbose,
+        name=_own_name(),
+    )
+
+
+def _own_name() -> str:
+    """Return our host name, or "localhost" when the host has none that could be shown to anyone."""
+    name = socket.gethostname()
+    return name if _HOST.fullmatch(name) else "localhost"
+
+
+def parse_listener(text: str) -> Listener:
+    """Read `host:port`, `[v6]:port`, `port`, and behind `lmtp:` one of these or a socket's path."""
+    scheme, colon, rest = text.partition(":")
+    lmtp = bool(colon) and scheme.lower() == "lmtp"
+    place = rest if lmtp else text
+    if "/" in place:
+        if not lmtp:
+            raise _bad_listener(text, "a socket path needs lmtp: in front of it")
+        return Listener(path=_checked_path(text, place), lmtp=True)
+    host, port = _parse_host_and_port(text, place)
+    if lmtp and port == 25:
+        raise _bad_listener(text, "LMTP must not be spoken on port 25 (RFC 2033 §5)")
+    return Listener(host=host, port=port, lmtp=lmtp)
+
+
+def _parse_host_and_port(text: str, place: str) -> tuple[str, int]:
+    if _PORT.fullmatch(place):
+        return "127.0.0.1", _checked_port(text, place)
+    host, colon, port = place.rpartition(":")
+    if not colon or not _PORT.fullmatch(port):
+        raise _bad_listener(text)
+    if not host:
+        raise _bad_listener(text, "for all addresses write 0.0.0.0:port or [::]:port")
+    if host.startswith("[") and host.endswith("]"):
+        try:
+            ipaddress.IPv6Address(host[1:-1])
+        except ValueError:
+            raise _bad_listener(text, f"{host} is no IPv6 address") from None
+        return host[1:-1], _checked_port(text, port)
+    if ":" in host:
+        raise _bad_listener(text, "an IPv6 address stands in brackets")
+    if not _HOST.fullmatch(host):
+        raise _bad_listener(text)
+    return host, _checked_port(text, port)
+
+
+def _checked_port(text: str, port: str) -> int:
+    if int(port) > 65535:
+        raise _bad_listener(text, "a port is at most 65535")
+    return int(port)
+
+
+def _checked_path(text: str, path: str) -> str:
+    if path.endswith("/") or "\0" in path:
+        raise _bad_listener(text, "the path must name a socket")
+    if len(os.fsencode(path)) > MAX_SOCKET_PATH:
+        raise _bad_listener(text, f"a socket path has at most {MAX_SOCKET_PATH} octets")
+    return path
+
+
+def _bad_listener(text: str, why: str = "") -> ValueError:
+    wanted = why or "it takes host:port, [v6]:port, port, lmtp:host:port or lmtp:/path.sock"
+    return ValueError(f"--listen: {text!r} is no address to listen on; {wanted}")
+
+
+def parse_size(text: str) -> int:
+    """Read octets, with k, M or G (powers of 1024, any case) behind the number; 0 is no limit."""
+    match = _SIZE.fullmatch(text)
+    if match is None:
+        raise ValueError(
+            f"--size: {text!r} is no size; it takes octets such as 500000, or 500k, 25M, 1G"
+        )
+    octets = int(match[1]) * _UNITS[match[2].lower()]
+    if octets > MAX_SIZE:
+        raise ValueError(f"--size: {text} is more than the largest size, {MAX_SIZE}")
+    return octets
+
+
+def parse_domain(text: str) -> str:
+    """Check a domain or address literal and return its `domain_key`; a final dot is dropped."""
+    literal = _LITERAL.fullmatch(text)
+    if literal is not None:
+        try:
+            ipaddress.ip_address(literal[1] or literal[2])
+        except ValueError:
+            raise ValueError(f"--domain: {text!r} is no address literal") from None
+        return domain_key(text)
+    key = domain_key(text.removesuffix("."))
+    if len(key) > MAX_DOMAIN or not _DOMAIN.fullmatch(key):
+        raise ValueError(f"--domain: {text!r} is no domain; it takes names such as example.org")
+    return key
+
+
+def domain_key(domain: str) -> str:
+    """Return what domains are compared by: lower case, an internationalised one as A-labels.
+
+    A domain that has no such form, which nobody can have configured, is only lower-cased.
+    """
+    if domain.isascii():
+        return domain.lower()
+    try:
+        # Nothing is rewritten by this: the key is for comparing, the address goes on as it was
+        # sent.
+        return domain.encode("idna").decode("ascii").lower()
+    except UnicodeError:
+        return domain.lower()

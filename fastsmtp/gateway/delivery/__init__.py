@@ -1,0 +1,1 @@
+"""Where mail goes: one module per kind of destination."""

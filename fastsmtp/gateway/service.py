@@ -1,0 +1,198 @@
+"""Runs the gateway: opens the Maildir, listens, says so, and ends on SIGTERM or SIGINT.
+
+The first signal stops listening and lets messages in flight get their real reply; a second one
+ends the process at once. Nothing acknowledged is lost by either: a 250 is sent only when the
+message is on disk.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import itertools
+import logging
+import os
+import resource
+import signal
+from collections.abc import Iterator, Mapping
+from typing import Final
+
+import uvloop
+
+from fastsmtp.gateway.config import Config, Listener
+from fastsmtp.gateway.delivery.maildir import Maildir
+from fastsmtp.gateway.log import LogWriter, clean, logger
+from fastsmtp.gateway.receiver import Disk, Receiver
+from fastsmtp.server import SMTPServer
+
+__all__ = ["StartError", "run_service"]
+
+EXIT_CLEAN: Final = 0
+EXIT_AT_ONCE: Final = 1
+
+
+# Descriptors that are not for clients: listeners, the loop's own, a directory for each thread of
+# the disk, and some to spare.
+RESERVED_FILES: Final = 48
+FILES_PER_CLIENT: Final = 2  # its socket and the file of its message
+MAX_FILES: Final = 65_536  # where the system sets no limit worth the name
+
+
+class StartError(Exception):
+    """The service cannot start; the text is one line for the user."""
+
+
+def run_service(config: Config) -> int:
+    """Serve until a signal says to end; return the exit status. Raises StartError at the start."""
+    # A limit on the size of files is an error of write(), EFBIG, and not the end of the process.
+    signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+    with _logging_to(LogWriter(), verbose=config.verbose) as writer:
+        maildir = _open_maildir(config.maildir)
+        with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
+            return runner.run(_Service(config, maildir, writer).run())
+
+
+@contextlib.contextmanager
+def _logging_to(writer: LogWriter, *, verbose: bool) -> Iterator[LogWriter]:
+    """Send records to `writer`: ours, and warnings of the engine (verbose: all) and of asyncio."""
+    package = logging.getLogger("fastsmtp")
+    # What asyncio has to report would else be written to stderr by the loop itself.
+    sources = (package, logging.getLogger("asyncio"))
+    for source in sources:
+        source.addHandler(writer)
+    package.setLevel(logging.DEBUG if verbose else logging.WARNING)
+    logger.setLevel(logging.DEBUG if verbose else logging.INFO)
+    try:
+        yield writer
+    finally:
+        for source in sources:
+            source.removeHandler(writer)
+        writer.finish()
+
+
+def _open_maildir(path: str) -> Maildir:
+    try:
+        maildir = Maildir(path)
+        removed = maildir.remove_leftovers()
+    except OSError as error:
+        raise StartError(f"cannot deliver into {path}: {_reason(error)}") from error
+    if removed:
+        logger.info("removed %d unfinished files of an earlier run from %s", removed, maildir.tmp)
+    return maildir
+
+
+async def _listen(server: SMTPServer, listener: Listener) -> list[Listener]:
+    """Listen, and return where: a host may have several addresses, and port 0 is any free one."""
+    before = len(server.addresses())
+    try:
+        if listener.path:
+            await server.listen(path=listener.path)
+        else:
+            await server.listen(listener.port, listener.host)
+    except OSError as error:
+        raise StartError(f"cannot listen on {listener}: {_reason(error)}") from error
+    except UnicodeError as error:  # a host name that no look-up can take
+        raise StartError(f"cannot listen on {listener}: no such host") from error
+    return [
+        listener
+        if isinstance(address, str)
+        else Listener(host=address[0], port=address[1], lmtp=listener.lmtp)
+        for address in server.addresses()[before:]
+    ]
+
+
+def _reason(error: OSError) -> str:
+    """Return why, in the words of the system: an event loop makes a sentence of its own of it."""
+    if error.errno is not None and error.errno > 0:
+        return os.strerror(error.errno)
+    # A host name that cannot be looked up: its numbers are those of another table, and negative.
+    return error.strerror or str(error) or type(error).__name__
+
+
+def _allow_clients(servers: int) -> int:
+    """Raise the limit on open files as far as we may; return how many clients a server can have.
+
+    The engine leaves a fifth of the limit to hooks. Ours open a file for each message, and without
+    a descriptor for it a message could only be refused.
+    """
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    limit = MAX_FILES if hard == resource.RLIM_INFINITY else min(hard, MAX_FILES)
+    if limit > soft:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (limit, hard))
+    else:
+        limit = soft
+    return max(1, (limit - RESERVED_FILES) // FILES_PER_CLIENT // servers)
+
+
+def _log_connection(client: Mapping[str, object]) -> None:
+    logger.debug(
+        "connected id=%s client=%s[%s]",
+        client["id"],
+        clean(str(client["client_hostname"])),
+        clean(str(client["remote_address"])),
+    )
+
+
+class _Service:
+    """One run: its servers, its threads for the disk, and the signals."""
+
+    def __init__(self, config: Config, maildir: Maildir, writer: LogWriter) -> None:
+        self._config = config
+        self._maildir = maildir
+        self._writer = writer
+        self._disk = Disk()
+        self._stop = asyncio.Event()
+
+    async def run(self) -> int:
+        """Serve until told to stop, then let what is in flight end."""
+        loop = asyncio.get_running_loop()
+        for number in (signal.SIGTERM, signal.SIGINT):
+            loop.add_signal_handler(number, self._on_signal, number)
+        listeners = self._config.listeners
+        # One server per dialect: LMTP is an option of the whole of it.
+        dialects = {each.lmtp for each in listeners}
+        clients = _allow_clients(len(dialects))
+        servers = {lmtp: self._server(lmtp=lmtp, max_clients=clients) for lmtp in dialects}
+        try:
+            addresses = [await _listen(servers[each.lmtp], each) for each in listeners]
+            for address in itertools.chain.from_iterable(addresses):
+                self._writer.say(f"listening on {address}")
+            self._writer.say(f"delivering to {self._maildir.path}")
+            await self._stop.wait()
+        finally:
+            await asyncio.gather(*(server.close() for server in servers.values()))
+            # In a thread: a second signal must get through while this waits for a slow disk.
+            await asyncio.to_thread(self._disk.close)
+        self._writer.say("ended")
+        return EXIT_CLEAN
+
+    def _server(self, *, lmtp: bool, max_clients: int) -> SMTPServer:
+        config = self._config
+        receiver = Receiver(
+            self._maildir, self._disk, name=config.name, domains=config.domains, lmtp=lmtp
+        )
+        server = SMTPServer(
+            name=config.name,
+            size=config.size,
+            lmtp=lmtp,
+            max_clients=max_clients,
+            # There are no users: nobody has to log in, and nobody can.
+            auth_optional=True,
+            disabled_commands=["AUTH"],
+            on_rcpt_to=receiver.on_rcpt_to,
+            on_data=receiver.on_data,
+        )
+        if config.verbose:
+            server.on("connect", _log_connection)
+        return server
+
+    def _on_signal(self, number: int) -> None:
+        name = signal.Signals(number).name
+        if self._stop.is_set():
+            # Not sys.exit(): a thread that hangs in a write to a dead disk would be waited for.
+            # What is unfinished lies in tmp/, and the next start removes it.
+            self._writer.say(f"{name} again: ending at once")
+            self._writer.finish()
+            os._exit(EXIT_AT_ONCE)
+        self._writer.say(f"{name}: no new clients; messages in flight are finished first")
+        self._stop.set()

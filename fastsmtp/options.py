@@ -1,0 +1,403 @@
+"""Every option: what it takes, what it does, its default, and why that is the default.
+
+In: what the user gave to `SMTPServer`, by name. Out: an `Options`, normalised, that never changes.
+All checks are made here, once; the engine trusts the values. Raised: TypeError for an unknown name
+or a wrong type, ValueError for a wrong value; the message says what was given and what is taken.
+Hooks are not options: the server takes them out first.
+"""
+
+from __future__ import annotations
+
+import re
+import reprlib
+import ssl
+from collections.abc import Mapping
+from dataclasses import dataclass, fields
+from difflib import get_close_matches
+from types import MappingProxyType
+from typing import Any, Final, final
+
+from fastsmtp._networks import Networks
+from fastsmtp._option_types import (
+    COMMAND_LENGTH,
+    COUNT,
+    DEADLINE,
+    FLAG,
+    HOLD,
+    HOST_NAME,
+    ITERATIONS,
+    LINE,
+    LIST_COUNT,
+    MECHANISMS,
+    PEM,
+    RATE,
+    RESOLVER,
+    SECONDS,
+    SECRET,
+    SIZE,
+    SNI,
+    SSL_CONTEXT,
+    TEXT,
+    TLS_VERSION,
+    UNAVAILABLE,
+    VERBS,
+    Group,
+    Option,
+    Refused,
+    Resolver,
+    WrongType,
+    choice,
+    default_max_clients,
+    networks,
+    optional,
+    row,
+)
+
+__all__ = ["HOOKS", "OPTIONS", "Networks", "Option", "Options", "parse_options"]
+
+HOOKS: Final = (
+    "on_connect", "on_secure", "on_auth", "on_scram",
+    "on_mail_from", "on_rcpt_to", "on_data", "on_close",
+)  # fmt: skip
+
+
+# A table: one row per option, in the order of the docs.
+# fmt: off
+# ruff: noqa: RUF009  (row() returns a dataclasses.field)
+@final
+@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
+class Options:
+    """The options of one server as the engine uses them, made and checked by `parse_options`.
+
+    Durations are seconds as float. No deadline can be switched off.
+    Sizes are octets. Limits are int, with 0 for "no limit".
+    """
+
+    # --- connection ---
+    secure: bool = row(Group.CONNECTION, FLAG, False, "RFC 8314 §3.3", needs="tls",
+        does="Expects a TLS handshake before the first octet of SMTP (implicit TLS).",
+        reason="Port 25 begins in plaintext; implicit TLS belongs to port 465.")
+    secured: bool = row(Group.CONNECTION, FLAG, False, "RFC 3207 §4",
+        does="Takes connections for secure that a TLS terminator in front of the server hands on.",
+        reason="Nothing in the octets shows it, so it has to be said.")
+    needs_upgrade: bool = row(Group.CONNECTION, FLAG, False, "RFC 3207 §4", needs="tls",
+        does="Answers 530 until the client has given STARTTLS.",
+        reason="A server that the public sends mail to must not demand TLS.")
+    name: str = row(Group.CONNECTION, HOST_NAME, None, "RFC 5321 §4.1.1.1, §4.3.1",
+        default_text="the machine's host name",
+        does="Names the server in its greeting and in the answers to EHLO, HELO and LHLO.",
+        reason="The greeting has to begin with a name, and the machine's own is the likeliest.")
+    banner: str = row(Group.CONNECTION, TEXT, "", "RFC 5321 §7.5",
+        does="Stands behind `ESMTP` or `LMTP` in the greeting.",
+        reason="Whatever is said about software and version helps attackers first.")
+    lmtp: bool = row(Group.CONNECTION, FLAG, False, "RFC 2033 §4",
+        does="Speaks LMTP: LHLO in place of EHLO, and one reply per recipient after the message.",
+        reason="LMTP is for delivery behind a mail queue, never for port 25.")
+    helo_response: str = row(Group.CONNECTION, LINE, "%s Nice to meet you, %s", "RFC 5321 §4.1.1.1",
+        does="Begins the answer to EHLO, HELO, LHLO; `%s` is `name`, then the client's name.",
+        reason="The text of smtp-server, which begins with the server's name as the RFC has it.")
+    greet_delay: float = row(Group.CONNECTION, SECONDS, 0, "RFC 5321 §4.3.1",
+        does="Waits so long before the greeting and cuts clients that talk first.",
+        reason="It costs every honest client; where it pays, Postfix's postscreen takes 6 seconds.")
+
+    # --- authentication ---
+    auth_methods: tuple[str, ...] = row(Group.AUTH, MECHANISMS, ("LOGIN", "PLAIN"), "RFC 4954 §3",
+        needs="auth",
+        does="Offers these mechanisms, in this order, as far as the connection allows them.",
+        reason="The default of smtp-server, and what every mail program knows.")
+    auth_optional: bool = row(Group.AUTH, FLAG, False, "RFC 4954 §6",
+        does="Takes mail from clients that have not authenticated.",
+        reason="As in smtp-server: that strangers may send has to be written down.")
+    allow_insecure_auth: bool = row(Group.AUTH, FLAG, False, "RFC 4954 §4", needs="auth",
+        does="Offers AUTH on connections without TLS.",
+        reason="Passwords must not travel in plaintext.")
+    auth_required_message: str = row(Group.AUTH, TEXT, "", "RFC 4954 §6",
+        does="Text of the 530 to clients that would have to authenticate first.",
+        reason="Empty stands for the text of smtp-server, `Error: authentication Required`.")
+    scram_iterations: int = row(Group.AUTH, ITERATIONS, 4096, "RFC 7677 §4", needs="auth",
+        does="What unknown names are told; the records of real users must have the same number.",
+        reason="The least that the RFC recommends.")
+    scram_secret: bytes = row(Group.AUTH, SECRET, None, "RFC 5802 §9", needs="auth", is_secret=True,
+        default_text="32 random octets per process",
+        does="Makes the salts of unknown names; one value for all processes that serve a name.",
+        reason="A salt that is different at each try would tell which names exist.")
+
+    # --- capabilities ---
+    hide_starttls: bool = row(Group.CAPABILITIES, FLAG, False, "RFC 3207 §3",
+        does="Does not advertise STARTTLS; the command works all the same.",
+        reason="Clients only encrypt where they are told that they can.")
+    hide_size: bool = row(Group.CAPABILITIES, FLAG, False, "RFC 1870 §4",
+        does="Advertises SIZE without its value and checks only at the end of the message.",
+        reason="A client that knows the limit does not send what will be refused.")
+    hide_pipelining: bool = row(Group.CAPABILITIES, FLAG, False, "RFC 2920 §3",
+        does="Does not advertise PIPELINING; groups of commands work all the same.",
+        reason="It saves round trips, and every server has to cope with it anyway.")
+    hide_dsn: bool = row(Group.CAPABILITIES, FLAG, False, "RFC 3461 §4",
+        does="Switches DSN off: RET, ENVID, NOTIFY and ORCPT are answered 555.",
+        reason="The parameters are handed to hooks, which decide what they promise.")
+    hide_enhancedstatuscodes: bool = row(Group.CAPABILITIES, FLAG, False, "RFC 2034 §4",
+        does="Does not advertise ENHANCEDSTATUSCODES, and sends none.",
+        reason="They tell senders, and those who read bounces, what was wrong.")
+    hide_requiretls: bool = row(Group.CAPABILITIES, FLAG, False, "RFC 8689 §2",
+        does="Switches REQUIRETLS off: the parameter is answered 555.",
+        reason="It is offered inside TLS only, and the hook is told of it.")
+    hide_8bitmime: bool = row(Group.CAPABILITIES, FLAG, False, "RFC 6152 §3",
+        does="Switches 8BITMIME off, and with it SMTPUTF8 and BINARYMIME: BODY is answered 555.",
+        reason="All eight bits pass unchanged.")
+    hide_smtputf8: bool = row(Group.CAPABILITIES, FLAG, False, "RFC 6531 §3.1",
+        does="Switches SMTPUTF8 off: the parameter is answered 555, addresses are ASCII.",
+        reason="Addresses and headers pass unchanged; who relays to older servers hides it.")
+    hide_chunking: bool = row(Group.CAPABILITIES, FLAG, False, "RFC 3030 §2",
+        does="Switches CHUNKING off, and with it BINARYMIME: BDAT is answered 502.",
+        reason="A hook cannot tell BDAT from DATA, and BDAT needs no dot-stuffing.")
+    hide_binarymime: bool = row(Group.CAPABILITIES, FLAG, True, "RFC 3030 §3",
+        does="Switches BINARYMIME off: BODY=BINARYMIME is answered 555.",
+        reason="Who relays such a message must be able to convert it, so it is opt-in.")
+    hide_limits: bool = row(Group.CAPABILITIES, FLAG, False, "RFC 9422 §3",
+        does="Does not advertise LIMITS; the limits hold all the same.",
+        reason="A client that knows them splits its mail instead of being refused.")
+    hide_mt_priority: bool = row(Group.CAPABILITIES, FLAG, True, "RFC 6710",
+        does="Switches MT-PRIORITY off: the parameter is answered 555.",
+        reason="Only the application can act on a priority, so it is opt-in.")
+    hide_deliverby: bool = row(Group.CAPABILITIES, FLAG, True, "RFC 2852",
+        does="Switches DELIVERBY off: the parameter BY is answered 555.",
+        reason="Only the application can keep a deadline of delivery, so it is opt-in.")
+    hide_futurerelease: bool = row(Group.CAPABILITIES, FLAG, True, "RFC 4865",
+        does="Switches FUTURERELEASE off: HOLDFOR and HOLDUNTIL are answered 555.",
+        reason="Only the application can hold a message back, so it is opt-in.")
+    future_release_max: int = row(Group.CAPABILITIES, HOLD, 2_592_000, "RFC 4865",
+        does="The longest hold, in seconds, that FUTURERELEASE advertises and takes.",
+        reason="30 days: a message on hold occupies space that its sender has no claim on.")
+    allow_unknown_params: bool = row(Group.CAPABILITIES, FLAG, False, "RFC 5321 §4.1.1.11",
+        does="Hands unknown parameters of MAIL and RCPT to the hook, in `args`; no 555.",
+        reason="A parameter that nobody understands is a promise that nobody keeps.")
+    lenient_address_parsing: bool = row(Group.CAPABILITIES, FLAG, False, "RFC 5321 §4.1.2",
+        does="Checks no more of a mailbox than what keeps it from being misread.",
+        reason="The grammar of the RFC takes every address that may occur.")
+    disabled_commands: frozenset[str] = row(Group.CAPABILITIES, VERBS, (), "RFC 5321 §4.5.1",
+        does="Answers them as if they were unknown. With AUTH, no authentication is asked for.",
+        reason="As in smtp-server; the RFC demands most of them.")
+
+    # --- limits ---
+    size: int = row(Group.LIMITS, SIZE, 26_214_400, "RFC 1870 §4",
+        does="The largest message in octets: advertised, checked at MAIL, and enforced at the end.",
+        reason="25 MiB lies between the defaults of Postfix (10 MB) and aiosmtpd (32 MiB).")
+    max_clients: int = row(Group.LIMITS, COUNT, default_max_clients, "RFC 5321 §3.8",
+        default_text="0.8 × RLIMIT_NOFILE",
+        does="Connections at the same time; the next one is answered 421.",
+        reason="At the system's limit clients are dropped without a reply, and hooks need files.")
+    max_clients_per_host: int = row(Group.LIMITS, COUNT, None, "RFC 5321 §7.8",
+        does="Connections at the same time from one IPv4 address or IPv6 /64 net.",
+        reason="Large senders and NATs come from few addresses; Postfix, with a limit, has 50.")
+    max_recipients: int = row(Group.LIMITS, LIST_COUNT, 1000, "RFC 5321 §4.5.3.1.8",
+        does="Accepted recipients of one message; twice as many may be tried.",
+        reason="Postfix's default; the RFC asks for at least 100.")
+    max_messages: int = row(Group.LIMITS, LIST_COUNT, None, "RFC 9422 §4",
+        does="Accepted messages on one connection.",
+        reason="The cheapest message is the next one on a connection that is already there.")
+    max_command_length: int = row(Group.LIMITS, COMMAND_LENGTH, 2048, "RFC 5321 §4.5.3.1.4",
+        does="Octets of a command line, CR LF included (lines of AUTH: 12288).",
+        reason="Postfix's default; the RFC asks for 512 and more for each extension.")
+    max_allowed_unauthenticated_commands: int = row(Group.LIMITS, COUNT, 10, "RFC 5321 §7.8",
+        does="Commands without authentication; the last of them is answered 421.",
+        reason="The default of smtp-server.")
+    max_unrecognized_commands: int = row(Group.LIMITS, COUNT, 10, "RFC 5321 §7.8",
+        does="Unknown commands since the last message; the last of them is answered 421.",
+        reason="What smtp-server has built in.")
+    max_errors: int = row(Group.LIMITS, COUNT, 20, "RFC 5321 §7.8",
+        does="Refusals since the last message; the last of them is answered 421.",
+        reason="Postfix's default for the same (`smtpd_hard_error_limit`).")
+    max_junk_commands: int = row(Group.LIMITS, COUNT, 100, "RFC 5321 §7.8",
+        does="NOOP, RSET, VRFY … since the last message; the last of them is answered 421.",
+        reason="Postfix's default for the same (`smtpd_junk_command_limit`).")
+    max_auth_failures: int = row(Group.LIMITS, COUNT, 3, "RFC 4954 §4", needs="auth",
+        does="Failed authentications of a connection; the last of them is answered 421.",
+        reason="The least number of tries that the RFC wants a server to allow.")
+
+    # --- deadlines ---
+    socket_timeout: float = row(Group.DEADLINES, DEADLINE, 300, "RFC 5321 §4.5.3.2.7",
+        does="From our last reply to the end of the next line; single octets do not extend it.",
+        reason="The five minutes that the RFC asks for.")
+    data_timeout: float = row(Group.DEADLINES, DEADLINE, 180, "RFC 5321 §4.5.3.2.5",
+        does="Credit of a message body: it runs down, and `min_data_rate` octets add a second.",
+        reason="The RFC gives a client three minutes for a block of data.")
+    min_data_rate: float = row(Group.DEADLINES, RATE, 500,
+        does="The rate, in octets per second, at which a body keeps its credit.",
+        reason="Postfix's default for the same (`smtpd_min_data_rate`).")
+    auth_timeout: float = row(Group.DEADLINES, DEADLINE, 60, needs="auth",
+        does="From each 334 to the end of the client's answer.",
+        reason="Programs answer, not people: a minute is many round trips.")
+    tls_handshake_timeout: float = row(Group.DEADLINES, DEADLINE, 15, needs="tls",
+        does="From the start of a TLS handshake to its end.",
+        reason="It takes two round trips; asyncio's 60 seconds serve those who hold connections.")
+    proxy_timeout: float = row(Group.DEADLINES, DEADLINE, 5, needs="proxy",
+        does="From the connection to the end of the PROXY header.",
+        reason="Its specification wants at least 3, so that a lost packet can be sent again.")
+    write_timeout: float = row(Group.DEADLINES, DEADLINE, 30,
+        does="How long output may wait for a client that takes none of it.",
+        reason="It is progress that counts, so even slow clients are far from it.")
+    hook_timeout: float = row(Group.DEADLINES, DEADLINE, 30, "RFC 5321 §4.5.3.2.2",
+        does="For the answer of every hook but `on_data` and `on_close`; then 451 or 421.",
+        reason="Clients wait five minutes; a hook that takes a tenth of it is not well.")
+    data_hook_timeout: float = row(Group.DEADLINES, DEADLINE, 240, "RFC 5321 §4.5.3.2.6",
+        does="For the answer of `on_data` to a whole message, and for each halt of a body.",
+        reason="Clients wait ten minutes, and then they send the message again.")
+    close_timeout: float = row(Group.DEADLINES, SECONDS, 30, "RFC 5321 §3.8",
+        does="From `server.close()` to the cut of what is still going on.",
+        reason="The default of smtp-server.")
+
+    # --- line endings ---
+    bare_newline: str = row(Group.NEWLINES, choice("reject", "normalize", "accept"), "reject",
+        "RFC 5321 §2.3.8",
+        does="For CR or LF alone in a message: 550; LF → CRLF, CR → space; or as it is.",
+        reason="Servers that differ about it can be shown mail that nobody sent (SMTP smuggling).")
+    bare_newline_exclusions: Networks = row(Group.NEWLINES,
+        networks("it would exclude every client, which is what bare_newline='accept' is for"), (),
+        "RFC 5321 §2.3.8",
+        does="Networks whose clients get `accept`, whatever `bare_newline` says.",
+        reason="For the old device that cannot be mended, and for it alone.")
+
+    # --- pipelining ---
+    strict_pipelining: bool = row(Group.PIPELINING, FLAG, True, "RFC 2920 §3.1",
+        does="Answers 554 and closes if there is input behind EHLO, AUTH or DATA before our reply.",
+        reason="Spamware does that, mail servers do not; Postfix 3.9 refuses it too.")
+
+    # --- proxying ---
+    use_proxy: Networks = row(Group.PROXYING,
+        networks("any client could then claim any address"), False, needs="proxy",
+        does="Networks of load balancers, which begin each connection with a PROXY header.",
+        reason="Whoever is listed can claim any address, so it has to be named.")
+    use_xclient: Networks = row(Group.PROXYING,
+        networks("any client could then claim any address and login"), False, needs="proxy",
+        does="Networks whose clients may use XCLIENT to act for another client.",
+        reason="Whoever is listed can claim any address and login, so it has to be named.")
+    use_xforward: Networks = row(Group.PROXYING,
+        networks("any client could then name any origin for its mail"), False, needs="proxy",
+        does="Networks whose clients may use XFORWARD to tell where a message came from.",
+        reason="What they tell ends up in logs and rules, so they have to be named.")
+
+    # --- DNS ---
+    disable_reverse_lookup: bool = row(Group.DNS, FLAG, False, "RFC 5321 §4.1.4",
+        does="Does not look up the name of a client's address; it is `[address]` then.",
+        reason="As in smtp-server; it takes 1.5 seconds at most, and is cached.")
+    resolver: Resolver | None = row(Group.DNS, RESOLVER, None,
+        does="Finds the names of an address in place of the system's resolver.",
+        reason="The system's resolver knows the local configuration.")
+
+    # --- TLS ---
+    key: str | bytes | None = row(Group.TLS, PEM, None, "RFC 3207 §4", needs="tls", is_secret=True,
+        does="The private key of `cert`.",
+        reason="There is no key that could be shipped.")
+    cert: str | bytes | None = row(Group.TLS, PEM, None, "RFC 3207 §4", needs="tls",
+        does="The certificate, with its chain behind it.",
+        reason="Without one TLS is not configured, and STARTTLS is not offered.")
+    ca: str | bytes | None = row(Group.TLS, PEM, None, "RFC 5280 §6", needs="tls",
+        does="The authorities that may have signed a client's certificate.",
+        reason="Which clients to trust cannot be guessed.")
+    request_cert: bool = row(Group.TLS, FLAG, False, "RFC 8446 §4.3.2", needs="tls",
+        does="Asks clients for a certificate.",
+        reason="Some clients fail when they are asked.")
+    reject_unauthorized: bool = row(Group.TLS, FLAG, True, needs="tls",
+        does="With `request_cert`: no connection without a certificate that `ca` has signed.",
+        reason="As in Node's tls: who asks for certificates wants them to count.")
+    min_version: str = row(Group.TLS, TLS_VERSION, "TLSv1.2", "RFC 8996", needs="tls",
+        does="The oldest version of TLS.",
+        reason="The RFC forbids those before it.")
+    max_version: str | None = row(Group.TLS, optional(TLS_VERSION), None, needs="tls",
+        does="The newest version of TLS.",
+        reason="None stands for the newest that OpenSSL has.")
+    ciphers: str | None = row(Group.TLS, optional(LINE), None, "RFC 9325 §4.2", needs="tls",
+        does="Cipher suites up to TLS 1.2, as an OpenSSL cipher list.",
+        reason="None stands for OpenSSL's choice, which is kept up to date with it.")
+    sni_options: dict[str, object] | None = row(Group.TLS, SNI, None, "RFC 6066 §3",
+        needs="tls", is_secret=True,
+        does="TLS options by the host name that the client asks for.",
+        reason="One name, one certificate is the usual case.")
+    ssl_context: ssl.SSLContext | None = row(Group.TLS, SSL_CONTEXT, None, needs="tls",
+        does="A ready context, in place of all other TLS options.",
+        reason="It is made from the other options.")
+# fmt: on
+
+
+OPTIONS: Final[Mapping[str, Option]] = MappingProxyType(
+    {one.name: Option(name=one.name, **one.metadata) for one in fields(Options)}
+)
+
+
+def parse_options(given: Mapping[str, object]) -> Options:
+    """Check `given` and return it as `Options`, with the defaults of all that is not in it.
+
+    TypeError: an unknown name (the message has the nearest one), or a value of a wrong type.
+    ValueError: a value that the option does not take, options that exclude each other, or an option
+    whose feature is not in this version.
+    """
+    for name in given:
+        if name not in OPTIONS:
+            raise TypeError(_unknown_option(name))
+    values: dict[str, Any] = {}
+    for name, option in OPTIONS.items():
+        default = option.default() if callable(option.default) else option.default
+        values[name] = _normalize(option, given.get(name, default))
+        if not option.is_available and values[name] != option.kind.normalize(default):
+            raise ValueError(_unavailable(option))
+    options = Options(**values)
+    _check_together(options)
+    return options
+
+
+def _normalize(option: Option, value: object) -> object:
+    try:
+        return option.kind.normalize(value)
+    except Refused as refusal:
+        error = TypeError if isinstance(refusal, WrongType) else ValueError
+        what = f"option {option.name!r} takes {option.takes}, not {_shown(option, value)}"
+        raise error(f"{what}: {refusal}" if str(refusal) else what) from None
+
+
+def _shown(option: Option, value: object) -> str:
+    kind = type(value).__name__
+    if option.is_secret:
+        return f"this {kind}"
+    if isinstance(value, int) and value.bit_length() > 256:  # Python prints no very long ones
+        return f"an {kind} of {value.bit_length()} bits"
+    text = _short.repr(value)
+    return text if value is None else f"{text} ({kind})"
+
+
+def _check_together(options: Options) -> None:
+    if options.lmtp:
+        for name, extension in (
+            ("hide_pipelining", "PIPELINING"),
+            ("hide_enhancedstatuscodes", "ENHANCEDSTATUSCODES"),
+        ):
+            if getattr(options, name):
+                raise ValueError(
+                    f"option {name!r} takes only False with lmtp=True: "
+                    f"an LMTP server has to offer {extension}, RFC 2033 §5"
+                )
+
+
+def _unavailable(option: Option) -> str:
+    assert option.needs is not None
+    return (
+        f"option {option.name!r} is not available in this version, which does not have "
+        f"{UNAVAILABLE[option.needs]}; it takes only its default, {option.default_text}"
+    )
+
+
+def _unknown_option(name: object) -> str:
+    if name in HOOKS:
+        return f"{name!r} is a hook, not an option"
+    # "maxClients" and "hideSTARTTLS" of the JavaScript libraries are only spelled differently.
+    known = {_squashed(one): one for one in (*OPTIONS, *HOOKS)}
+    near = get_close_matches(_squashed(str(name)[:80]), known, 1)
+    unknown = f"unknown option {_short.repr(name)}"
+    return f"{unknown}, did you mean {known[near[0]]!r}?" if near else unknown
+
+
+def _squashed(name: str) -> str:
+    return re.sub(r"[-_ ]", "", name).lower()
+
+
+_short: Final = reprlib.Repr()
+_short.maxstring = _short.maxother = _short.maxlong = 80

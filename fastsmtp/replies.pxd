@@ -1,0 +1,5 @@
+cdef class Reply:
+    cdef readonly int code
+    cdef readonly object enhanced_code
+    cdef readonly str text
+    cdef readonly bytes wire, plain

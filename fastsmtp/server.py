@@ -1,0 +1,387 @@
+"""`SMTPServer`: options, hooks, listening, closing, events.
+
+In: options and hooks, by keyword, by assignment or by subclass. Out: a server on any number of TCP
+ports, UNIX sockets and given sockets, all with the same service. It needs a running event loop from
+`listen` on; uvloop and asyncio both do.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import signal
+import socket
+import time
+from collections import Counter
+from collections.abc import Callable
+from contextlib import suppress
+from typing import Any, Final
+
+from fastsmtp._admission import host_key
+from fastsmtp._connection import Connection
+from fastsmtp._hooks import HOOK_ARGUMENTS, Hooks
+from fastsmtp._listener import Listener, bind_tcp, bind_unix
+from fastsmtp._log import logger
+from fastsmtp._lookup import ReverseLookup
+from fastsmtp._service import Service
+from fastsmtp._tasks import warn_of_stall
+from fastsmtp.options import Options, parse_options
+from fastsmtp.replies import Reply
+
+__all__ = ["SMTPServer"]
+
+EVENTS: Final = ("listening", "connect", "error", "close")
+LISTENER_CHECK: Final = 1.0  # seconds between two looks at the listening sockets
+CUT_GRACE: Final = 0.4  # seconds that hooks have to end after a cut, and again after a cancellation
+SMTP_PORT: Final = 25
+
+type_address = tuple[str, int] | str
+
+
+class SMTPServer:
+    """An SMTP or LMTP server.
+
+    Options and hooks are keyword arguments; a hook can also be assigned (`server.on_rcpt_to = f`)
+    or be a method of a subclass. Raises TypeError for an unknown option or a function that cannot
+    be that hook, ValueError for a bad value.
+    """
+
+    def __init__(self, **options: Any) -> None:
+        hooks = {name: options.pop(name) for name in HOOK_ARGUMENTS if name in options}
+        self._options: Options = parse_options(options)
+        self._hooks = Hooks()
+        for name in HOOK_ARGUMENTS:
+            method = hooks.get(name, getattr(self, name, None))
+            if method is not None:
+                setattr(self, name, method)
+        self.service = Service(self._options, self._hooks)
+        self.lookup: ReverseLookup | None = None
+        if not self._options.disable_reverse_lookup:
+            self.lookup = ReverseLookup(self._options.resolver, time.monotonic)
+        self._connections: set[Connection] = set()
+        self._refused: set[Connection] = set()
+        self._hosts: Counter[str] = Counter()
+        self._listeners: list[Listener] = []
+        self._listeners_check: asyncio.TimerHandle | None = None
+        self._check_due = 0.0
+        self._reviving: asyncio.Task[None] | None = None
+        self._events: dict[str, list[tuple[Callable[..., Any], bool]]] = {e: [] for e in EVENTS}
+        self._closing: asyncio.Future[None] | None = None
+        self._all_gone: asyncio.Event | None = None
+        self._cuts: list[asyncio.TimerHandle] = []
+        self._at_once = False  # a second signal came
+        self._loop: asyncio.AbstractEventLoop | None = None
+
+    def __setattr__(self, name: str, value: Any) -> None:
+        if name in HOOK_ARGUMENTS:
+            self._hooks.set(name, value)
+        super().__setattr__(name, value)
+
+    @property
+    def options(self) -> Options:
+        """The options, checked and complete; they do not change."""
+        return self._options
+
+    @property
+    def connections(self) -> set[Connection]:
+        """The connections that were let in and have not ended with all their hooks."""
+        return self._connections
+
+    # Listening.
+
+    async def listen(
+        self,
+        port: int | None = None,
+        host: str | None = "0.0.0.0",
+        callback: Callable[[], object] | None = None,
+        *,
+        path: str | None = None,
+        sock: socket.socket | None = None,
+    ) -> None:
+        """Listen on a TCP port (0: any free one), on the UNIX socket `path`, or on a bound `sock`.
+
+        May be called several times. callback: called when listening. Raises OSError when the
+        address cannot be had, ValueError for LMTP on TCP port 25 (RFC 2033 §5), RuntimeError when
+        the server was closed.
+        """
+        if (port is not None) + (path is not None) + (sock is not None) != 1:
+            raise TypeError("listen takes exactly one of port, path and sock")
+        if self._closing is not None:
+            raise RuntimeError("the server is closed")
+        self._loop = asyncio.get_running_loop()
+        bound = await self._bound(port, host, path, sock)
+        try:
+            for listener in bound:
+                await listener.open(self._new_connection)
+        except BaseException:
+            for listener in bound:
+                listener.close()
+            raise
+        self._listeners += bound
+        for listener in bound:
+            self._emit("listening", listener.address)
+        if self._listeners_check is None:
+            self._watch_listeners()
+        self._warn_of_impossible_demand()
+        if callback is not None:
+            callback()
+
+    async def _bound(
+        self, port: int | None, host: str | None, path: str | None, sock: socket.socket | None
+    ) -> list[Listener]:
+        if path is not None:
+            return [Listener(bind_unix(path), path)]
+        if sock is not None:
+            if self._options.lmtp and sock.family != getattr(socket, "AF_UNIX", None):
+                self._check_lmtp_port(sock.getsockname()[1])
+            return [Listener(sock)]
+        assert port is not None
+        self._check_lmtp_port(port)
+        return [Listener(bound) for bound in await bind_tcp(host, port)]
+
+    def _check_lmtp_port(self, port: int) -> None:
+        if self._options.lmtp and port == SMTP_PORT:
+            raise ValueError("LMTP must not be offered on TCP port 25 (RFC 2033 §5)")
+
+    def _warn_of_impossible_demand(self) -> None:
+        if self.service.auth_required and len(self._listeners) == 1:
+            logger.warning(
+                "authentication is required but no mechanism is usable: no mail will be accepted; "
+                "set auth_optional=True, or disable AUTH"
+            )
+
+    def _new_connection(self) -> Connection:
+        assert self._loop is not None
+        return Connection(self, self._loop)
+
+    def address(self) -> type_address | None:
+        """Return (host, port) or the path of the first listener, None when there is none."""
+        return self._listeners[0].address if self._listeners else None
+
+    def addresses(self) -> list[type_address]:
+        """Return the address of each listener."""
+        return [listener.address for listener in self._listeners]
+
+    def _watch_listeners(self) -> None:
+        assert self._loop is not None
+        late = self._loop.time() - self._check_due
+        if self._listeners_check is not None:
+            warn_of_stall(late)
+        self._check_due = self._loop.time() + LISTENER_CHECK
+        self._listeners_check = self._loop.call_later(LISTENER_CHECK, self._watch_listeners)
+        dead = [listener for listener in self._listeners if not listener.is_alive]
+        if dead and self._reviving is None:
+            self._reviving = self._loop.create_task(self._revive(dead))
+
+    async def _revive(self, dead: list[Listener]) -> None:
+        for listener in dead:
+            try:
+                await listener.revive(self._new_connection)
+            except OSError as error:
+                logger.error("listening on %s: %s", listener.address, error)
+        self._reviving = None
+
+    # What connections ask.
+
+    def admit(self, connection: Connection, address: str, is_unix: bool) -> Reply | None:
+        """Give a connection its place; the reply says why there is none."""
+        options = self._options
+        refusal = None
+        if options.max_clients and len(self._connections) >= options.max_clients:
+            refusal = self.service.too_many_clients
+        elif options.max_clients_per_host and not is_unix and address:
+            key = host_key(address)
+            if self._hosts[key] >= options.max_clients_per_host:
+                refusal = self.service.too_many_from_host
+            else:
+                self._hosts[key] += 1
+        if self._closing is not None:
+            refusal = self.service.closing_at_greeting
+        (self._connections if refusal is None else self._refused).add(connection)
+        return refusal
+
+    def connected(self, connection: Connection) -> None:
+        """Emit `connect`."""
+        if self._events["connect"]:
+            session = connection.session
+            names = (
+                "id",
+                "local_address",
+                "local_port",
+                "remote_address",
+                "remote_port",
+                "host_name_appears_as",
+                "client_hostname",
+            )
+            self._emit("connect", {name: getattr(session, name) for name in names})
+
+    def report(self, error: BaseException, remote_address: str, stage: str) -> None:
+        """Emit `error`; without a listener it is logged."""
+        with suppress(Exception):  # an exception class of a user may take no attributes
+            error.remote_address = remote_address  # type: ignore[attr-defined]
+            error.stage = stage  # type: ignore[attr-defined]
+        if self._events["error"]:
+            self._emit("error", error)
+        else:
+            logger.error("%s: failure at %s", remote_address, stage, exc_info=error)
+
+    def finished(self, connection: Connection) -> None:
+        """A connection has ended with all its hooks."""
+        if connection in self._refused:
+            self._refused.discard(connection)
+        elif connection in self._connections:
+            self._connections.discard(connection)
+            if self._options.max_clients_per_host and connection.counted_address:
+                key = host_key(connection.counted_address)
+                self._hosts[key] -= 1
+                if self._hosts[key] <= 0:
+                    del self._hosts[key]
+        if self._all_gone is not None and not self._connections and not self._refused:
+            self._all_gone.set()
+
+    # Events.
+
+    def on(self, event: str, listener: Callable[..., Any]) -> SMTPServer:
+        """Have `listener` called at each `event`: "listening", "connect", "error" or "close"."""
+        self._listeners_of(event).append((listener, False))
+        return self
+
+    def once(self, event: str, listener: Callable[..., Any]) -> SMTPServer:
+        """Have `listener` called at the next `event` only."""
+        self._listeners_of(event).append((listener, True))
+        return self
+
+    def off(self, event: str, listener: Callable[..., Any]) -> SMTPServer:
+        """Take `listener` away from `event`."""
+        found = self._listeners_of(event)
+        found[:] = [entry for entry in found if entry[0] != listener]
+        return self
+
+    def _listeners_of(self, event: str) -> list[tuple[Callable[..., Any], bool]]:
+        if event not in self._events:
+            raise ValueError(f"unknown event {event!r}: it is one of {', '.join(EVENTS)}")
+        return self._events[event]
+
+    def _emit(self, event: str, *arguments: Any) -> None:
+        listeners = self._events[event]
+        for entry in list(listeners):
+            if entry[1]:
+                listeners.remove(entry)
+            try:
+                entry[0](*arguments)
+            except Exception:  # foreign code
+                logger.error("a listener of %r failed", event, exc_info=True)
+
+    # Closing.
+
+    async def close(self, callback: Callable[[], object] | None = None) -> None:
+        """Stop accepting, let messages under way have their real reply, cut the rest at
+        `close_timeout`.
+
+        Idle clients hear 421 at once (RFC 5321 §3.8). A second call joins the first. callback:
+        called at the end.
+        """
+        if self._closing is not None:
+            await asyncio.shield(self._closing)
+        else:
+            loop = self._loop = asyncio.get_running_loop()
+            self._closing = loop.create_future()
+            try:
+                await self._drain(loop)
+            finally:
+                if not self._closing.done():
+                    self._closing.set_result(None)
+            self._emit("close")
+        if callback is not None:
+            callback()
+
+    async def _drain(self, loop: asyncio.AbstractEventLoop) -> None:
+        if self._listeners_check is not None:
+            self._listeners_check.cancel()
+        if self._reviving is not None:
+            self._reviving.cancel()
+            with suppress(asyncio.CancelledError):
+                await self._reviving
+        for listener in self._listeners:
+            listener.close()
+        self._listeners.clear()
+        # Handshakes that the kernel had finished are accepted in this turn; they are refused in
+        # `admit`.
+        await asyncio.sleep(0)
+        self._all_gone = asyncio.Event()
+        for connection in [*self._connections, *self._refused]:
+            connection.shut_down()
+        if not self._connections and not self._refused:
+            return
+        patience = 0.0 if self._at_once else self._options.close_timeout
+        self._cuts = [loop.call_later(patience, self._cut)]
+        try:
+            await self._all_gone.wait()
+        finally:
+            for cut in self._cuts:
+                cut.cancel()
+
+    def _cut(self) -> None:
+        """`close_timeout` has passed, or a second signal came: everything that is left ends now."""
+        for connection in [*self._connections, *self._refused]:
+            connection.abort()
+        assert self._loop is not None
+        assert self._all_gone is not None
+        # An aborted body ends its hook; what does not end by it is cancelled, and what swallows
+        # that is not waited for.
+        self._cuts = [
+            self._loop.call_later(CUT_GRACE, self._give_up),
+            self._loop.call_later(2 * CUT_GRACE, self._all_gone.set),
+        ]
+
+    def _give_up(self) -> None:
+        for connection in list(self._connections):
+            connection.give_up()
+
+    # Running.
+
+    def run(
+        self,
+        port: int | None = None,
+        host: str | None = "0.0.0.0",
+        *,
+        path: str | None = None,
+        sock: socket.socket | None = None,
+    ) -> None:
+        """Listen and serve until SIGTERM or SIGINT, on uvloop where it is installed; blocking.
+
+        The first signal closes with draining, a second one at once. SIGHUP has nothing to reload
+        yet and is ignored.
+        """
+        with asyncio.Runner(loop_factory=_loop_factory()) as runner:
+            runner.run(self._serve(port, host, path, sock))
+
+    async def _serve(
+        self, port: int | None, host: str | None, path: str | None, sock: socket.socket | None
+    ) -> None:
+        loop = asyncio.get_running_loop()
+        stop = asyncio.Event()
+
+        def on_signal() -> None:
+            if stop.is_set():
+                self._at_once = True
+                if self._all_gone is not None:
+                    self._cut()
+            stop.set()
+
+        for number in (signal.SIGTERM, signal.SIGINT):
+            with suppress(NotImplementedError):
+                loop.add_signal_handler(number, on_signal)
+        if hasattr(signal, "SIGHUP"):
+            with suppress(NotImplementedError):
+                loop.add_signal_handler(signal.SIGHUP, lambda: None)
+        await self.listen(port, host, path=path, sock=sock)
+        await stop.wait()
+        await self.close()
+
+
+def _loop_factory() -> Callable[[], asyncio.AbstractEventLoop] | None:
+    try:
+        import uvloop
+    except ImportError:  # not on Windows
+        return None
+    return uvloop.new_event_loop

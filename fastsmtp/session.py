@@ -1,0 +1,181 @@
+"""`Session` and `Envelope`: the facts that hooks see.
+
+The engine writes them and never decides by what it reads back, so a hook that changes or deletes an
+attribute harms only itself. Fields stand in groups by how long they live.
+"""
+
+from __future__ import annotations
+
+import base64
+import os
+from collections.abc import Mapping
+from dataclasses import dataclass
+from datetime import datetime
+from typing import Any, NamedTuple
+
+from fastsmtp._grammar import Address
+
+__all__ = ["DeliverBy", "Envelope", "EnvelopeDSN", "Session"]
+
+
+@dataclass(slots=True)
+class EnvelopeDSN:
+    """What MAIL said of delivery status notifications (RFC 3461 §4.3, §4.4)."""
+
+    ret: str | None = None  # "FULL" or "HDRS"
+    envid: str | None = None  # decoded
+
+
+class DeliverBy(NamedTuple):
+    """The BY parameter of MAIL (RFC 2852 §4)."""
+
+    seconds: int
+    mode: str  # "N" or "R"
+    trace: bool
+
+
+class Envelope:
+    """One mail transaction: who sends to whom, and what MAIL said of it (RFC 5321 §2.3.1).
+
+    mail_from: None until MAIL was accepted. rcpt_to: the accepted recipients in order, duplicates
+    too. body_type: "7bit", "8bitmime" or "binarymime". auth: RFC 4954 §5. mt_priority: RFC 6710.
+    hold_for (seconds), hold_until: RFC 4865.
+    """
+
+    __slots__ = (
+        "_dsn",
+        "auth",
+        "body_type",
+        "deliver_by",
+        "hold_for",
+        "hold_until",
+        "mail_from",
+        "mt_priority",
+        "rcpt_to",
+        "require_tls",
+        "smtp_utf8",
+    )
+
+    def __init__(self) -> None:
+        self.mail_from: Address | None = None
+        self.rcpt_to: list[Address] = []
+        self.body_type = "7bit"
+        self.smtp_utf8 = False
+        self.require_tls = False
+        self._dsn: EnvelopeDSN | None = None
+        self.auth: str | None = None
+        self.mt_priority: int | None = None
+        self.deliver_by: DeliverBy | None = None
+        self.hold_for: int | None = None
+        self.hold_until: datetime | None = None
+
+    @property
+    def dsn(self) -> EnvelopeDSN:
+        """RET and ENVID of MAIL."""
+        if self._dsn is None:
+            self._dsn = EnvelopeDSN()
+        return self._dsn
+
+    @dsn.setter
+    def dsn(self, value: EnvelopeDSN) -> None:
+        self._dsn = value
+
+    def __repr__(self) -> str:
+        return f"<Envelope from {self.mail_from!r} to {len(self.rcpt_to)} recipients>"
+
+
+# (greeted with, transaction has SMTPUTF8) -> prefix; RFC 3848, RFC 6531 §4.3.
+_EXTENDED_TYPES: Mapping[tuple[str, bool], str] = {
+    ("EHLO", False): "ESMTP",
+    ("EHLO", True): "UTF8SMTP",
+    ("LHLO", False): "LMTP",
+    ("LHLO", True): "UTF8LMTP",
+}
+
+
+class Session:
+    """The facts of one connection, for hooks to read. `data` is the application's own dict."""
+
+    __slots__ = (
+        "_envelope",
+        "_id",
+        "_lmtp",
+        "client_hostname",
+        "data",
+        "error",
+        "host_name_appears_as",
+        "local_address",
+        "local_port",
+        "opening_command",
+        "proxy",
+        "remote_address",
+        "remote_port",
+        "secure",
+        "servername",
+        "tls_options",
+        "transaction",
+        "user",
+        "xclient",
+        "xforward",
+    )
+
+    def __init__(self, *, lmtp: bool = False, secure: bool = False) -> None:
+        # connection
+        self._id: str | None = None
+        self._lmtp = lmtp
+        self.local_address = ""
+        self.local_port = 0
+        self.remote_address = ""
+        self.remote_port = 0
+        self.client_hostname = ""
+        self.proxy: dict[str, Any] | None = None
+        self.secure = secure
+        self.servername = ""
+        self.tls_options: Any = None
+        self.transaction = 1
+        self.data: dict[str, Any] = {}
+        # greeting
+        self.opening_command = ""
+        self.host_name_appears_as = ""
+        self.user: Any = None
+        self.error: str | None = None
+        self.xclient: dict[str, Any] = {}
+        # transaction
+        self.xforward: dict[str, Any] = {}
+        self._envelope: Envelope | None = None
+
+    @property
+    def id(self) -> str:
+        """16 characters of 0-9 and a-v, 80 random bits: names this connection in logs."""
+        if self._id is None:
+            self._id = base64.b32hexencode(os.urandom(10)).decode().lower()
+        return self._id
+
+    @property
+    def envelope(self) -> Envelope:
+        """The present mail transaction; replaced, never reused, when it ends."""
+        if self._envelope is None:
+            self._envelope = Envelope()
+        return self._envelope
+
+    @envelope.setter
+    def envelope(self, value: Envelope) -> None:
+        self._envelope = value
+
+    def forget_envelope(self) -> None:
+        """For the engine: the next look makes a fresh one."""
+        self._envelope = None
+
+    @property
+    def transmission_type(self) -> str:
+        """The `with` of a Received header: "SMTP", "ESMTPS", "LMTP", "UTF8SMTPSA" … (RFC 3848,
+        6531).
+        """
+        greeted = self.opening_command or ("LHLO" if self._lmtp else "")
+        kind = _EXTENDED_TYPES.get((greeted, self.envelope.smtp_utf8))
+        if kind is None:
+            return "SMTP"
+        return f"{kind}{'S' if self.secure else ''}{'A' if self.user is not None else ''}"
+
+    def __repr__(self) -> str:
+        return f"<Session {self.id} from {self.remote_address!r}>"

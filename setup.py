@@ -1,0 +1,135 @@
+"""Compiles the extension modules. Every other fact about the project is in pyproject.toml.
+
+Three switches are read from the environment. Each builds into a folder of its own, so that no
+build links what another one compiled:
+
+FASTSMTP_DEBUG=1      no optimisation, C assertions, the sources' invariant checks, annotated HTML
+FASTSMTP_COVERAGE=1   line tracing for the plugin Cython.Coverage of coverage.py, `nogil` included
+FASTSMTP_SANITIZE=1   ASan and UBSan with the checks of the debug build; any value but 1 is given
+                      to -fsanitize as it is (a fuzzer: "address,undefined,fuzzer-no-link")
+"""
+
+import os
+import sys
+
+from Cython.Build import cythonize
+from Cython.Compiler import Options
+from setuptools import Extension, setup
+
+DEBUG = os.environ.get("FASTSMTP_DEBUG", "0") not in ("", "0")
+COVERAGE = os.environ.get("FASTSMTP_COVERAGE", "0") not in ("", "0")
+SANITIZE = os.environ.get("FASTSMTP_SANITIZE", "0")
+SANITIZE = {"0": "", "1": "address,undefined"}.get(SANITIZE, SANITIZE)
+CHECKED = DEBUG or bool(SANITIZE)
+
+MODE = "coverage" if COVERAGE else "sanitize" if SANITIZE else "debug" if DEBUG else "release"
+
+# The parser is Cython. What runs for every command is Python whose types stand in a .pxd beside it:
+# the same file is linted and type-checked as Python, and compiled to C. The .py stays in the wheel,
+# for tracebacks; Python prefers the compiled module. tests/compiled.py reads both lists.
+CYTHON = ["_parser.pyx", "_grammar.pyx"]
+PYTHON = [
+    "_clock.py",
+    "_connection.py",
+    "_content.py",
+    "_counters.py",
+    "_dialogue.py",
+    "_dispatch.py",
+    "_exchange.py",
+    "_hooks.py",
+    "_state.py",
+    "_transaction.py",
+    "_writing.py",
+    "replies.py",
+    "stream.py",
+]
+
+# A `# cython:` header in a source would win over these, so none has one (tests/test_layout.py).
+DIRECTIVES = {
+    "language_level": 3,
+    "freethreading_compatible": True,
+    "auto_pickle": False,
+    "autotestdict": False,
+    "cdivision": True,
+    "wraparound": False,
+    # They guard the indexing of objects. Pointers are the part of the invariant macro and of ASan.
+    "boundscheck": CHECKED,
+    "initializedcheck": CHECKED,
+    "linetrace": COVERAGE,
+    "warn.unused": True,
+    "warn.unused_arg": True,
+    "warn.maybe_uninitialized": True,
+}
+# A .py file means what Python says it means, compiled or not.
+PYTHON_RULES = {
+    "annotation_typing": False,  # annotations are for mypy; what C sees stands in the .pxd
+    "boundscheck": True,
+    "cdivision": False,
+    "initializedcheck": True,
+    "wraparound": True,
+    "warn.unused_arg": False,
+}
+Options.warning_errors = True
+# Of `X | None` at module level gcc believes that it reads the digits of an int out of None, for it
+# does not see through the type check in Cython's helper.
+QUIET = [] if sys.platform == "win32" else ["-Wno-array-bounds"]
+
+
+def compiler_settings() -> tuple[list[str], list[str], list[tuple[str, str | None]]]:
+    """Return the compiler's flags, the linker's flags and the macros of this build."""
+    macros: list[tuple[str, str | None]] = []
+    link: list[str] = []
+    if sys.platform == "win32":
+        flags: list[str] = []  # MSVC: what setuptools asks for by itself is a release build
+    elif SANITIZE:
+        flags = ["-O1", "-g", "-UNDEBUG", "-fno-omit-frame-pointer", f"-fsanitize={SANITIZE}"]
+        flags.append("-fno-sanitize-recover=undefined")
+        link = [f"-fsanitize={SANITIZE}"]
+    elif DEBUG or COVERAGE:
+        flags = ["-O0", "-g", "-UNDEBUG"]
+    else:
+        flags = ["-O2", "-g0"]
+    if CHECKED:
+        macros.append(("FASTSMTP_DEBUG", "1"))
+    if COVERAGE:
+        macros += [("CYTHON_TRACE", "1"), ("CYTHON_TRACE_NOGIL", "1")]
+        macros.append(("CYTHON_USE_SYS_MONITORING", "0"))
+    return flags, link, macros
+
+
+def extensions() -> list[Extension]:
+    """Return the extension modules, cythonized for this build."""
+    return compiled(CYTHON, DIRECTIVES) + compiled(PYTHON, DIRECTIVES | PYTHON_RULES, QUIET)
+
+
+def compiled(
+    sources: list[str], directives: dict[str, object], more_flags: list[str] | None = None
+) -> list[Extension]:
+    """Return the extensions of `sources`, cythonized under `directives`."""
+    flags, link, macros = compiler_settings()
+    flags += more_flags or []
+    modules = [
+        Extension(
+            f"fastsmtp.{source.partition('.')[0]}",
+            [f"fastsmtp/{source}"],
+            include_dirs=["fastsmtp"],
+            depends=["fastsmtp/_scan.h"],
+            define_macros=macros,
+            extra_compile_args=flags,
+            extra_link_args=link,
+        )
+        for source in sources
+    ]
+    # Cython.Coverage looks for the C file beside the source; every other build keeps it out of the
+    # package. Cython compares times, not directives: a C file beside the source is written anew.
+    built: list[Extension] = cythonize(
+        modules,
+        build_dir=None if COVERAGE else f"build/cython-{MODE}",
+        force=COVERAGE,
+        annotate=DEBUG,
+        compiler_directives=directives,
+    )
+    return built
+
+
+setup(ext_modules=extensions())

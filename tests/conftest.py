@@ -1,0 +1,147 @@
+"""What every test may ask for: a loop of each kind, a check for leaks, Hypothesis profiles.
+
+`run` runs a coroutine on asyncio's loop and again on uvloop's. It brings `no_leaks`, which a test
+without a loop asks for by name (a file by `pytestmark = pytest.mark.usefixtures("no_leaks")`).
+"""
+
+from __future__ import annotations
+
+import asyncio
+import gc
+import logging
+import os
+import sys
+import warnings
+from collections.abc import Callable, Coroutine, Iterator
+from pathlib import Path
+from typing import Any, TypeVar
+
+import hypothesis
+import pytest
+
+T = TypeVar("T")
+
+LOOPS: dict[str, Callable[[], asyncio.AbstractEventLoop]] = {"asyncio": asyncio.new_event_loop}
+try:
+    import uvloop
+except ImportError:  # Windows, where uvloop does not exist
+    pass
+else:
+    LOOPS["uvloop"] = uvloop.new_event_loop
+    # The first loop of libuv opens a pipe for signals that stays as long as the process does.
+    uvloop.new_event_loop().close()
+
+# A deadline asserts timing, and a shared machine breaks it. `run` is made once for all examples of
+# a test, but each call looks for what it left behind.
+_COMMON: dict[str, Any] = {
+    "deadline": None,
+    "suppress_health_check": [hypothesis.HealthCheck.function_scoped_fixture],
+}
+hypothesis.settings.register_profile("dev", max_examples=100, **_COMMON)
+hypothesis.settings.register_profile(
+    "ci", max_examples=300, derandomize=True, database=None, print_blob=True, **_COMMON
+)
+hypothesis.settings.register_profile("nightly", max_examples=20_000, print_blob=True, **_COMMON)
+hypothesis.settings.load_profile(
+    os.environ.get("HYPOTHESIS_PROFILE") or ("ci" if os.environ.get("CI") else "dev")
+)
+
+# A task or a transport that has just been told to end may need so many turns of the loop to do so.
+_TURNS_TO_SETTLE = 20
+
+
+class Run:
+    """Runs coroutines on one event loop: `result = run(coroutine)`."""
+
+    def __init__(self, runner: asyncio.Runner) -> None:
+        self._runner = runner
+
+    @property
+    def loop(self) -> asyncio.AbstractEventLoop:
+        """The loop that the coroutines run on; asyncio's debug mode is off."""
+        return self._runner.get_loop()
+
+    def __call__(self, coroutine: Coroutine[Any, Any, T]) -> T:
+        """Run `coroutine` to its end and return its result; fail if it left tasks or timers."""
+        return self._runner.run(_and_nothing_left(coroutine))
+
+
+async def _and_nothing_left(coroutine: Coroutine[Any, Any, T]) -> T:
+    loop = asyncio.get_running_loop()
+    before = asyncio.all_tasks()
+    result = await coroutine
+    for _ in range(_TURNS_TO_SETTLE):
+        leaked = asyncio.all_tasks() - before
+        if not leaked:
+            break
+        await asyncio.sleep(0)
+    assert not leaked, f"tasks still running at the end: {leaked}"
+    # uvloop tells nobody which timers it has; one loop that does is enough to find a forgotten one.
+    timers = [timer for timer in getattr(loop, "_scheduled", ()) if not timer.cancelled()]
+    assert not timers, f"timers still armed at the end: {timers}"
+    return result
+
+
+@pytest.fixture(params=LOOPS)
+def loop_factory(request: pytest.FixtureRequest) -> Callable[[], asyncio.AbstractEventLoop]:
+    """What makes an event loop: asyncio's, then uvloop's."""
+    return LOOPS[request.param]
+
+
+@pytest.fixture
+def run(no_leaks: None, loop_factory: Callable[[], asyncio.AbstractEventLoop]) -> Iterator[Run]:
+    """Run coroutines on the loop of the parameter, and check that everything returned."""
+    with asyncio.Runner(debug=False, loop_factory=loop_factory) as runner:
+        yield Run(runner)
+
+
+class _Records(logging.Handler):
+    """Keeps what asyncio logs as an error, such as "exception was never retrieved"."""
+
+    def __init__(self) -> None:
+        super().__init__(logging.ERROR)
+        self.texts: list[str] = []
+
+    def emit(self, record: logging.LogRecord) -> None:
+        """Keep the record's text, with its traceback."""
+        self.texts.append(logging.Formatter().format(record))
+
+
+def open_files() -> dict[int, str]:
+    """Return what stands behind each descriptor of this process; empty where nobody tells."""
+    opened = {}
+    if sys.platform == "linux":
+        for entry in Path("/proc/self/fd").iterdir():
+            try:
+                opened[int(entry.name)] = str(entry.readlink())
+            except FileNotFoundError:  # the one that lists the others
+                continue
+    return opened
+
+
+def _collect() -> list[str]:
+    """Collect garbage and return the warnings of what is closed only by that."""
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always", ResourceWarning)
+        gc.collect()
+    return [str(warning.message) for warning in caught]
+
+
+@pytest.fixture
+def no_leaks() -> Iterator[None]:
+    """Fail the test that leaves descriptors, unclosed resources or exceptions nobody looked at."""
+    _collect()
+    records = _Records()
+    before = open_files()
+    logger = logging.getLogger("asyncio")
+    logger.addHandler(records)
+    try:
+        yield
+        unclosed = _collect()
+    finally:
+        logger.removeHandler(records)
+    after = open_files()
+    left = {fd: target for fd, target in after.items() if before.get(fd) != target}
+    assert not records.texts, "asyncio reported:\n" + "\n".join(records.texts)
+    assert not unclosed, "never closed:\n" + "\n".join(unclosed)
+    assert not left, f"descriptors still open: {left}"

@@ -1,0 +1,92 @@
+"""Faults in the system calls of a gateway, by a library that is loaded first (disk_faults.c)."""
+
+from __future__ import annotations
+
+import contextlib
+import itertools
+import os
+import shutil
+import subprocess
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from serving import Gateway
+
+
+class Faults:
+    """The library that puts faults in, for one directory, and what it has to say."""
+
+    def __init__(self, library: Path, directory: Path) -> None:
+        self.directory = directory
+        self.maildir = directory / "mail"
+        self._order = directory / "order"
+        self.log = directory / "trace"
+        self._gate = directory / "gate"
+        self._serials = itertools.count(1)
+        self._open_gates: list[int] = []
+        os.mkfifo(self._gate)
+        self.env = {
+            "LD_PRELOAD": str(library),
+            "FAULT_DIR": f"{self.maildir}/",
+            "FAULT_ORDER": str(self._order),
+            "FAULT_TRACE": str(self.log),
+            "FAULT_GATE": str(self._gate),
+        }
+
+    def start(self, *arguments: str) -> Gateway:
+        """Start a gateway under the library; what it does from here on is traced."""
+        gateway = Gateway(self.maildir, *arguments, env=self.env)
+        self.forget()
+        return gateway
+
+    def forget(self) -> None:
+        """Begin the trace anew."""
+        self.log.unlink(missing_ok=True)
+
+    def order(self, call: str, action: str, k: int = 1) -> None:
+        """Do `action` at the `k`-th `call` from now on, once."""
+        text = f"{next(self._serials)} {call} {k} {action}\n"
+        self._order.with_suffix(".next").write_text(text)
+        self._order.with_suffix(".next").rename(self._order)
+
+    @contextlib.contextmanager
+    def waiting_at(self, call: str) -> Iterator[None]:
+        """Hold the process up at its next `call`, until the end of the block."""
+        self.order(call, "wait")
+        try:
+            yield
+        finally:
+            # Whoever opens the FIFO for reading, now or later, gets through.
+            self._open_gates.append(os.open(self._gate, os.O_RDWR))
+
+    def close(self) -> None:
+        """Close what this object has opened."""
+        for gate in self._open_gates:
+            os.close(gate)
+
+    def trace(self) -> list[tuple[str, int, str]]:
+        """Return the calls so far: name, result (negative: an errno), path."""
+        if not self.log.exists():
+            return []
+        lines = self.log.read_text().splitlines()
+        return [(name, int(result), path) for name, result, path in map(str.split, lines)]
+
+    @property
+    def fired(self) -> bool:
+        """The last order was carried out."""
+        return any(name == "fired" for name, _, _ in self.trace())
+
+
+def build_library(directory: Path) -> Path:
+    """Compile disk_faults.c into `directory`; skip the test where that is not possible."""
+    compiler = shutil.which("cc") or shutil.which("gcc") or shutil.which("clang")
+    if compiler is None:
+        pytest.skip("no C compiler")
+    target = directory / "disk_faults.so"
+    source = Path(__file__).with_name("disk_faults.c")
+    command = [compiler, "-shared", "-fPIC", "-O1", "-o", str(target), str(source), "-ldl"]
+    built = subprocess.run(command, capture_output=True, text=True)
+    if built.returncode != 0:
+        pytest.skip(f"disk_faults.c does not compile here: {built.stderr.splitlines()[:1]}")
+    return target

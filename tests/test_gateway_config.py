@@ -1,0 +1,201 @@
+"""The command line of the gateway: every form that is taken, and one line for every other."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+import pytest
+
+from fastsmtp.gateway.config import (
+    DEFAULT_LISTEN,
+    DEFAULT_SIZE,
+    Config,
+    Listener,
+    domain_key,
+    make_config,
+    parse_domain,
+    parse_listener,
+    parse_size,
+)
+
+LISTENERS = {
+    "127.0.0.1:2525": Listener(host="127.0.0.1", port=2525),
+    "0.0.0.0:25": Listener(host="0.0.0.0", port=25),
+    "2525": Listener(host="127.0.0.1", port=2525),
+    "0": Listener(host="127.0.0.1", port=0),
+    "localhost:0": Listener(host="localhost", port=0),
+    "mx-1.example.org:65535": Listener(host="mx-1.example.org", port=65535),
+    "[::1]:25": Listener(host="::1", port=25),
+    "[::]:25": Listener(host="::", port=25),
+    "[fe80::1%eth0]:25": Listener(host="fe80::1%eth0", port=25),
+    "lmtp:/run/fastsmtp.sock": Listener(path="/run/fastsmtp.sock", lmtp=True),
+    "LMTP:./lmtp.sock": Listener(path="./lmtp.sock", lmtp=True),
+    "lmtp:127.0.0.1:2424": Listener(host="127.0.0.1", port=2424, lmtp=True),
+    "lmtp:[::1]:2424": Listener(host="::1", port=2424, lmtp=True),
+    "lmtp:2424": Listener(host="127.0.0.1", port=2424, lmtp=True),
+}
+
+NO_LISTENERS = {
+    "": "host:port",
+    "lmtp": "host:port",
+    "lmtp:": "host:port",
+    "127.0.0.1": "host:port",
+    "localhost:": "host:port",
+    "localhost:smtp": "host:port",
+    "localhost:-1": "host:port",
+    "localhost:٢٥": "host:port",
+    " 127.0.0.1:25": "host:port",
+    "127.0.0.1:25\n": "host:port",
+    "a b:25": "host:port",
+    "user@host:25": "host:port",
+    ":25": "0.0.0.0",
+    "65536": "65535",
+    "localhost:99999": "65535",
+    "::1:25": "brackets",
+    "::1": "brackets",
+    "[]:25": "IPv6",
+    "[127.0.0.1]:25": "IPv6",
+    "[::g]:25": "IPv6",
+    "[::1]": "host:port",
+    "/run/fastsmtp.sock": "lmtp:",
+    "smtp://localhost:25": "lmtp:",
+    "lmtp:/": "socket",
+    "lmtp:/run/": "socket",
+    "lmtp:/a\0b": "socket",
+    "lmtp:/" + "x" * 107: "107 octets",
+    "lmtp:25": "RFC 2033",
+    "lmtp:localhost:25": "RFC 2033",
+}
+
+
+@pytest.mark.parametrize("text", LISTENERS)
+def test_an_address_to_listen_on_is_understood(text: str) -> None:
+    assert parse_listener(text) == LISTENERS[text]
+
+
+@pytest.mark.parametrize("text", NO_LISTENERS)
+def test_what_is_no_address_is_refused_with_the_reason(text: str) -> None:
+    with pytest.raises(ValueError, match="--listen") as refused:
+        parse_listener(text)
+    assert NO_LISTENERS[text] in str(refused.value)
+    assert "\n" not in str(refused.value)
+
+
+@pytest.mark.parametrize(
+    "text", ["127.0.0.1:2525", "[::1]:25", "lmtp:/run/x.sock", "lmtp:127.0.0.1:24", "lmtp:[::]:24"]
+)
+def test_an_address_is_shown_as_it_is_typed(text: str) -> None:
+    assert str(parse_listener(text)) == text
+
+
+def test_a_host_name_that_is_shortened_is_shown_in_full() -> None:
+    assert str(parse_listener("2525")) == "127.0.0.1:2525"
+
+
+@pytest.mark.parametrize(
+    ("text", "octets"),
+    [
+        ("0", 0),
+        ("1", 1),
+        ("26214400", 26214400),
+        ("500k", 512000),
+        ("25M", 26214400),
+        ("25m", 26214400),
+        ("1G", 1 << 30),
+        ("0G", 0),
+        (DEFAULT_SIZE, 26214400),
+        (str(2**63 - 1), 2**63 - 1),
+    ],
+)
+def test_a_size_may_have_a_unit(text: str, octets: int) -> None:
+    assert parse_size(text) == octets
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        *["", "k", "-1", "+1", "1.5M", "1 M", "1MB", "1T", "0x10", "1e6", "٣", "1\n"],
+        *[str(2**63), "9" * 30, "9223372036854775807k"],
+    ],
+)
+def test_what_is_no_size_is_refused(text: str) -> None:
+    with pytest.raises(ValueError, match="--size"):
+        parse_size(text)
+
+
+@pytest.mark.parametrize(
+    ("text", "key"),
+    [
+        ("example.org", "example.org"),
+        ("Example.ORG", "example.org"),
+        ("example.org.", "example.org"),
+        ("localhost", "localhost"),
+        ("a-b.1c", "a-b.1c"),
+        ("bücher.example", "xn--bcher-kva.example"),
+        ("xn--bcher-kva.example", "xn--bcher-kva.example"),
+        ("[192.0.2.1]", "[192.0.2.1]"),
+        ("[IPv6:2001:DB8::1]", "[ipv6:2001:db8::1]"),
+    ],
+)
+def test_a_domain_is_compared_by_its_key(text: str, key: str) -> None:
+    assert parse_domain(text) == key
+    assert domain_key(key.upper()) == key
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        *["", ".", "..", "-a", "a-", "a..b", ".a", "a_b", "a b", "a/b", "a\nb", "a\n"],
+        *["*.example.org", "@example.org", "user@example.org", "\u202egro.example"],
+        *["a" * 64, ".".join(["a" * 60] * 5), "ü" * 300, "1" * 300],
+        *["[300.1.1.1]", "[]", "[IPv6:::g]"],
+    ],
+)
+def test_what_is_no_domain_is_refused(text: str) -> None:
+    with pytest.raises(ValueError, match="--domain") as refused:
+        parse_domain(text)
+    assert "\n" not in str(refused.value)
+
+
+@pytest.mark.parametrize("domain", ["", "ü" * 300, "\ud800", "a..ü", "x\0", "." * 255])
+def test_a_domain_of_a_client_always_has_a_key(domain: str) -> None:
+    assert isinstance(domain_key(domain), str)
+
+
+def config(**changes: object) -> Config:
+    options: dict[str, object] = {"listen": [DEFAULT_LISTEN], "maildir": "mail", "size": "25M"}
+    return make_config(**(options | changes))  # type: ignore[arg-type] # wrong types are none here
+
+
+def test_a_maildir_is_named_by_its_whole_path(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    assert config(maildir="./mail").maildir == str(tmp_path / "mail")
+    assert os.path.isabs(config(maildir="../mail").maildir)
+
+
+@pytest.mark.parametrize("name", ["", "a b", "a\nb", "ü", "x" * 300])
+def test_a_host_without_a_fit_name_is_localhost(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("socket.gethostname", lambda: name)
+    assert config().name == "localhost"
+
+
+def test_all_listeners_and_domains_are_taken() -> None:
+    both = config(listen=["25", "lmtp:24"], domains=["a.example", "B.example", "b.example"])
+    assert [str(listener) for listener in both.listeners] == ["127.0.0.1:25", "lmtp:127.0.0.1:24"]
+    assert both.domains == {"a.example", "b.example"}
+
+
+def test_a_free_port_may_be_asked_for_twice() -> None:
+    assert len(config(listen=["0", "0"]).listeners) == 2
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [{"listen": ["25", "127.0.0.1:25"]}, {"listen": []}, {"maildir": ""}, {"maildir": "a\0b"}],
+)
+def test_options_that_make_no_sense_together_are_refused(changes: dict[str, object]) -> None:
+    with pytest.raises(ValueError, match="--"):
+        config(**changes)

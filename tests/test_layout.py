@@ -1,0 +1,443 @@
+"""The rules about the source itself: import layers, what is compiled, budgets.
+
+Python files are read by their syntax tree, Cython files by their text. A new module of the engine
+is a row of LEVELS; reaching a budget means to cut the file at its joint, not to raise the number.
+"""
+
+from __future__ import annotations
+
+import ast
+import importlib.machinery
+import re
+import sys
+import tomllib
+from collections.abc import Iterator
+from pathlib import Path
+from typing import NamedTuple
+
+import pytest
+from compiled import CYTHON, PYTHON, PYTHON_RULES
+
+ROOT = Path(__file__).parents[1]
+PACKAGE = ROOT / "fastsmtp"
+
+# From the bottom up: a module imports from its own level or from one before it, never in a circle.
+LEVELS = (
+    {"_parser", "_grammar", "_log", "_networks", "replies"},
+    {"errors", "_option_types", "options", "session"},
+    {"_hooks", "_answers", "_extensions", "_sasl", "stream"},
+    {
+        *("_state", "_clock", "_counters", "_verbs", "_exchange"),
+        *("_transaction", "_content", "_commands", "_service", "_dispatch", "_dialogue"),
+    },
+    {"_tls", "_lookup", "_admission", "_prelude", "_listener", "_tasks", "_writing", "_connection"},
+    {"server"},
+    {"__init__"},
+    {"testing", "gateway", "__main__"},
+)
+# These know no socket, no event loop and no clock: octets and `now` come in as arguments.
+SANS_IO = LEVELS[3] | {
+    *("_parser", "_grammar", "replies", "errors", "session"),
+    *("_answers", "_extensions", "_sasl"),
+}
+IO_MODULES = {
+    *("asyncio", "select", "selectors", "signal", "socket", "ssl", "subprocess", "threading"),
+    *("time", "uvloop"),
+}
+# Names in those modules that are none of it: an exception to let through, a number to compare.
+HARMLESS = {("asyncio", "CancelledError"), ("threading", "get_ident")}
+# What may be imported from outside of the standard library, and where.
+ENGINE_DEPENDENCIES = {"uvloop"}
+GATEWAY_DEPENDENCIES = {"uvloop", "click"}
+
+LINES_OF_A_FILE = {".py": 450, ".pyx": 900}
+LINES_OF_A_FUNCTION = 40
+# "file:function" -> why it is better whole. Counted without the docstring.
+LONG_FUNCTIONS: dict[str, str] = {}
+
+
+class Import(NamedTuple):
+    """One imported name. `module` is absolute; `name` is None for `import module`.
+
+    in_function: it does not stand at the top of its file. for_types: only type checkers read it.
+    """
+
+    line: int
+    module: str
+    name: str | None
+    in_function: bool
+    for_types: bool = False
+
+
+def python_files() -> list[Path]:
+    return sorted(PACKAGE.rglob("*.py"))
+
+
+def cython_files() -> list[Path]:
+    return sorted([*PACKAGE.rglob("*.pyx"), *PACKAGE.rglob("*.pxd"), *PACKAGE.rglob("*.pxi")])
+
+
+def relative(path: Path) -> str:
+    return path.relative_to(ROOT).as_posix()
+
+
+def module_of(path: Path) -> str:
+    """The name that LEVELS knows a file by: all of gateway/ is one."""
+    parts = path.relative_to(PACKAGE).with_suffix("").parts
+    return parts[0]
+
+
+def inside(tree: ast.AST, *kinds: type[ast.AST]) -> set[ast.AST]:
+    """All nodes below those of the given kinds; of conditions only below `if TYPE_CHECKING`."""
+    return {
+        inner
+        for outer in ast.walk(tree)
+        if isinstance(outer, kinds)
+        if not isinstance(outer, ast.If) or ast.unparse(outer.test).endswith("TYPE_CHECKING")
+        for inner in ast.walk(outer)
+    }
+
+
+def python_imports(path: Path) -> Iterator[Import]:
+    tree = ast.parse(path.read_text(encoding="utf-8"))
+    in_function = inside(tree, ast.FunctionDef, ast.AsyncFunctionDef)
+    for_types = inside(tree, ast.If)
+    folder = ["fastsmtp", *path.relative_to(PACKAGE).parts[:-1]]
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Import):
+            for alias in node.names:
+                where = node in in_function, node in for_types
+                yield Import(node.lineno, alias.name, None, *where)
+        elif isinstance(node, ast.ImportFrom):
+            start = folder[: len(folder) - node.level + 1] if node.level else []
+            module = ".".join([*start, *([node.module] if node.module else [])])
+            for alias in node.names:
+                where = node in in_function, node in for_types
+                yield Import(node.lineno, module, alias.name, *where)
+
+
+CYTHON_FROM = re.compile(r"^(\s*)from\s+([\w.]+)\s+c?import\s+(\(?[^#\n]*)")
+CYTHON_IMPORT = re.compile(r"^(\s*)c?import\s+([\w.]+)")
+
+
+def cython_imports(path: Path) -> Iterator[Import]:
+    text = path.read_text(encoding="utf-8")
+    # A list of names in brackets may go over several lines: join it to one, and keep the count.
+    text = re.sub(
+        r"import\s*\(([^)]*)\)",
+        lambda found: "import " + found[1].replace("\n", " ") + "\n" * found[1].count("\n"),
+        text,
+    )
+    for number, line in enumerate(text.splitlines(), 1):
+        if found := CYTHON_FROM.match(line):
+            module = found[2]
+            if module.startswith("."):
+                module = ("fastsmtp" + module).rstrip(".")
+            for name in found[3].split(","):
+                if name.strip():
+                    yield Import(number, module, name.split()[0], bool(found[1]))
+        elif found := CYTHON_IMPORT.match(line):
+            yield Import(number, found[2], None, bool(found[1]))
+
+
+def imports_of(path: Path) -> Iterator[Import]:
+    return python_imports(path) if path.suffix == ".py" else cython_imports(path)
+
+
+def own_module(found: Import) -> str | None:
+    """The module of ours that an import reaches, None for one from outside."""
+    parts = found.module.split(".")
+    if parts[0] != "fastsmtp":
+        return None
+    if len(parts) > 1:
+        return parts[1]
+    is_module = found.name is not None and any(found.name in level for level in LEVELS)
+    return found.name if is_module else "__init__"
+
+
+def dependencies() -> dict[str, set[str]]:
+    """Which module of ours imports which others when the program runs."""
+    found: dict[str, set[str]] = {}
+    for path in [*python_files(), *cython_files()]:
+        targets = found.setdefault(module_of(path), set())
+        running = (found for found in imports_of(path) if not found.for_types)
+        targets.update(filter(None, map(own_module, running)))
+    return {module: targets - {module} for module, targets in found.items()}
+
+
+def level_of(module: str) -> int:
+    for number, level in enumerate(LEVELS):
+        if module in level:
+            return number
+    pytest.fail(f"fastsmtp/{module} has no row in LEVELS")
+
+
+def faults(lines: list[str]) -> None:
+    assert not lines, "\n" + "\n".join(lines)
+
+
+def test_every_module_of_the_package_has_its_level() -> None:
+    known = set().union(*LEVELS)
+    faults(
+        [
+            f"fastsmtp/{module} has no row in LEVELS"
+            for module in dependencies()
+            if module not in known
+        ]
+    )
+
+
+def test_imports_go_one_way() -> None:
+    faults(
+        [
+            f"{relative(path)}:{found.line}: {module_of(path)} must not import {target},"
+            " which stands above it"
+            for path in [*python_files(), *cython_files()]
+            for found in imports_of(path)
+            if (target := own_module(found)) is not None
+            and level_of(target) > level_of(module_of(path))
+        ]
+    )
+
+
+def test_nothing_imports_in_a_circle() -> None:
+    graph = dependencies()
+    order: dict[str, int] = {}
+
+    def visit(module: str, path: tuple[str, ...]) -> None:
+        assert module not in path, "circle: " + " -> ".join([*path, module])
+        if module not in order:
+            for target in sorted(graph.get(module, ())):
+                visit(target, (*path, module))
+            order[module] = len(order)
+
+    for module in sorted(graph):
+        visit(module, ())
+
+
+def test_the_engine_never_imports_the_gateway_or_its_own_test_wire() -> None:
+    top = {"gateway", "testing", "__main__"}
+    faults(
+        [
+            f"fastsmtp/{module} imports {target}"
+            for module, targets in dependencies().items()
+            for target in targets & top
+            if module not in ("gateway", "__main__") or target == "testing"
+        ]
+    )
+
+
+def test_imports_stand_at_the_top_of_the_file() -> None:
+    # A dependency that is not there on every machine, and what needs it in the gateway, may be
+    # looked for at the moment of use. Modules of ours are never imported so to get around a level.
+    faults(
+        [
+            f"{relative(path)}:{found.line}: import of {found.module} inside a function"
+            for path in [*python_files(), *cython_files()]
+            for found in imports_of(path)
+            if found.in_function
+            and found.module not in GATEWAY_DEPENDENCIES
+            and (module_of(path), own_module(found)) != ("gateway", "gateway")
+        ]
+    )
+
+
+def test_no_import_takes_everything() -> None:
+    faults(
+        [
+            f"{relative(path)}:{found.line}: star import of {found.module}"
+            for path in [*python_files(), *cython_files()]
+            for found in imports_of(path)
+            if found.name == "*"
+        ]
+    )
+
+
+def test_the_engine_needs_the_standard_library_and_uvloop_only() -> None:
+    c_only = {"libc", "cpython", "cython"}
+    wrong = []
+    for path in [*python_files(), *cython_files()]:
+        allowed = GATEWAY_DEPENDENCIES if module_of(path) == "gateway" else ENGINE_DEPENDENCIES
+        for found in imports_of(path):
+            root = found.module.split(".")[0]
+            known = root in sys.stdlib_module_names or root in allowed | c_only | {"fastsmtp"}
+            if not known:
+                wrong.append(f"{relative(path)}:{found.line}: {root} is no dependency of ours")
+    faults(wrong)
+
+
+def test_rules_and_parsing_know_no_socket_no_loop_and_no_clock() -> None:
+    faults(
+        [
+            f"{relative(path)}:{found.line}: {module_of(path)} imports {found.module}"
+            for path in [*python_files(), *cython_files()]
+            for found in imports_of(path)
+            if module_of(path) in SANS_IO
+            and found.module.split(".")[0] in IO_MODULES
+            and (found.module, found.name) not in HARMLESS
+        ]
+    )
+
+
+def test_no_module_reaches_for_the_underscored_names_of_another() -> None:
+    wrong = []
+    for path in python_files():
+        tree = ast.parse(path.read_text(encoding="utf-8"))
+        modules = set()
+        for found in imports_of(path):
+            if own_module(found) is None or found.name is None:
+                continue
+            if any(found.name in level for level in LEVELS):
+                modules.add(found.name)
+            elif found.name.startswith("_"):
+                wrong.append(f"{relative(path)}:{found.line}: {found.module}.{found.name}")
+        wrong += [
+            f"{relative(path)}:{node.lineno}: {node.value.id}.{node.attr}"
+            for node in ast.walk(tree)
+            if isinstance(node, ast.Attribute)
+            and isinstance(node.value, ast.Name)
+            and node.value.id in modules
+            and re.match(r"_(?!_)", node.attr)
+        ]
+    faults(wrong)
+
+
+def test_cython_sources_have_no_second_namespace_and_no_directives_of_their_own() -> None:
+    forbidden = re.compile(
+        r"^\s*(?:(include)\s+['\"]|(DEF)\s+\w|#\s*(cython):\s*\w|#\s*(distutils):)"
+    )
+    wrong = [f"{relative(path)}: .pxi" for path in cython_files() if path.suffix == ".pxi"]
+    for path in [*cython_files(), *(PACKAGE / source for source in PYTHON)]:
+        for number, line in enumerate(path.read_text(encoding="utf-8").splitlines(), 1):
+            if forbidden.match(line):
+                wrong.append(f"{relative(path)}:{number}: {line.strip()}")
+    faults(wrong)
+
+
+def test_setup_compiles_every_source_in_cython_and_nothing_that_is_not_there() -> None:
+    written = {path.name for path in PACKAGE.rglob("*.pyx")}
+    faults([f"fastsmtp/{name} is not in setup.py's CYTHON" for name in written - {*CYTHON}])
+    listed = [PACKAGE / source for source in [*CYTHON, *PYTHON]]
+    faults(
+        [f"{relative(path)} is in setup.py and not there" for path in listed if not path.exists()]
+    )
+
+
+def test_compiled_python_has_its_types_beside_it_and_no_types_stand_alone() -> None:
+    listed = [PACKAGE / source for source in [*CYTHON, *PYTHON]]
+    typed = {path.with_suffix(".pxd") for path in listed if path.suffix == ".py"}
+    faults([f"{relative(path)} is missing" for path in sorted(typed) if not path.exists()])
+    owners = {path.with_suffix(".pxd") for path in listed}
+    alone = [path for path in cython_files() if path.suffix == ".pxd" and path not in owners]
+    faults([f"{relative(path)}: nothing beside it is compiled" for path in alone])
+
+
+def test_python_means_the_same_when_it_is_compiled() -> None:
+    as_python_has_it = {
+        "annotation_typing": False,
+        "boundscheck": True,
+        "cdivision": False,
+        "initializedcheck": True,
+        "wraparound": True,
+    }
+    assert as_python_has_it.items() <= PYTHON_RULES.items()
+
+
+def test_no_compiled_module_hides_a_newer_source() -> None:
+    wrong = []
+    for ending in importlib.machinery.EXTENSION_SUFFIXES:
+        for built in PACKAGE.rglob(f"*{ending}"):
+            module = built.name.partition(".")[0]
+            sources = {*PACKAGE.glob(f"{module}.p*")}
+            if not {path.name for path in sources} & {*CYTHON, *PYTHON}:
+                wrong.append(f"{relative(built)}: no such module is compiled, remove the file")
+            for path in sources:
+                if path.suffix != ".pyi" and path.stat().st_mtime > built.stat().st_mtime:
+                    wrong.append(f"{relative(path)} was changed after it was compiled: make build")
+    faults(wrong)
+
+
+def test_every_compiled_module_has_its_stub() -> None:
+    faults(
+        [
+            f"{relative(path)} has no .pyi"
+            for path in cython_files()
+            if path.suffix == ".pyx" and not path.with_suffix(".pyi").exists()
+        ]
+    )
+
+
+def test_the_version_stands_in_pyproject_only() -> None:
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
+    version = re.compile(rf"['\"]{re.escape(project['version'])}['\"]")
+    faults([relative(path) for path in python_files() if version.search(path.read_text("utf-8"))])
+
+
+def test_files_stay_within_their_budget() -> None:
+    wrong = []
+    for path in [*python_files(), *cython_files()]:
+        lines = len(path.read_text(encoding="utf-8").splitlines())
+        budget = LINES_OF_A_FILE.get(path.suffix)
+        if budget is not None and lines > budget:
+            wrong.append(f"{relative(path)}: {lines} lines, the budget is {budget}")
+    faults(wrong)
+
+
+def python_functions(path: Path) -> Iterator[tuple[str, int]]:
+    """Name and length of each function, its docstring not counted."""
+    for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+        if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef):
+            last = node.end_lineno or node.lineno
+            length = last - node.lineno + 1
+            if ast.get_docstring(node, clean=False) is not None:
+                docstring = node.body[0]
+                length -= (docstring.end_lineno or docstring.lineno) - docstring.lineno + 1
+            yield node.name, length
+
+
+CYTHON_FUNCTION = re.compile(r"^(\s*)(?:async\s+)?(?:cdef|cpdef|def)\s+[^=\n]*?(\w+)\s*\(")
+DOCSTRING = re.compile(r'^\s*r?"""(?:(?!""").)*"""\s*$', re.DOTALL | re.MULTILINE)
+
+
+def cython_functions(path: Path) -> Iterator[tuple[str, int]]:
+    """The same by text: a function ends before a line that is indented no deeper than its first."""
+    lines = DOCSTRING.sub("", path.read_text(encoding="utf-8")).splitlines()
+    for start, line in enumerate(lines):
+        if not (found := CYTHON_FUNCTION.match(line)):
+            continue
+        length = 1
+        for number, text in enumerate(lines[start + 1 :], 2):
+            # A signature over several lines ends with a bracket at the indentation of its first.
+            if re.match(r"\s*\S", text) and not text.lstrip().startswith(")"):
+                if len(text) - len(text.lstrip()) <= len(found[1]):
+                    break
+                length = number
+        yield found[2], length
+
+
+def functions_of(path: Path) -> Iterator[tuple[str, int]]:
+    """Each function as LONG_FUNCTIONS names it, and its length."""
+    functions = python_functions if path.suffix == ".py" else cython_functions
+    for name, length in functions(path):
+        yield f"{path.relative_to(PACKAGE).as_posix()}:{name}", length
+
+
+def test_functions_stay_short() -> None:
+    faults(
+        [
+            f"{name}: {length} lines, the budget is {LINES_OF_A_FUNCTION}"
+            for path in [*python_files(), *cython_files()]
+            for name, length in functions_of(path)
+            if length > LINES_OF_A_FUNCTION and name not in LONG_FUNCTIONS
+        ]
+    )
+
+
+def test_no_exception_from_the_budget_has_become_needless() -> None:
+    long = {
+        name
+        for path in [*python_files(), *cython_files()]
+        for name, length in functions_of(path)
+        if length > LINES_OF_A_FUNCTION
+    }
+    faults(sorted(LONG_FUNCTIONS.keys() - long))

@@ -1,0 +1,228 @@
+"""Where a server listens: TCP ports, UNIX sockets, given sockets, several at once, and what
+cannot be.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import socket
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+from clients import Client, Sink, digest, greets, refused
+from rows import TX
+
+from fastsmtp.testing import running
+
+
+def tcp_socket() -> socket.socket:
+    sock = socket.socket()
+    sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+    sock.bind(("127.0.0.1", 0))
+    return sock
+
+
+def test_a_tcp_port_is_served_until_close(run: Any) -> None:
+    async def scenario() -> None:
+        server = Sink().server()
+        assert server.address() is None
+        await server.listen(0, "127.0.0.1")
+        host, port = address = server.address()
+        assert host == "127.0.0.1"
+        assert port > 0
+        await greets(address)
+        await server.close()
+        assert server.address() is None
+        await refused(address)
+
+    run(scenario())
+
+
+def test_every_address_of_the_host_is_served_by_default(run: Any) -> None:
+    async def scenario() -> None:
+        server = Sink().server()
+        await server.listen(0)
+        host, port = server.address()
+        assert host == "0.0.0.0"
+        await greets(("127.0.0.1", port))
+        await server.close()
+
+    run(scenario())
+
+
+@pytest.mark.skipif(not socket.has_ipv6, reason="this Python has no IPv6")
+def test_an_ipv6_address_is_served(run: Any) -> None:
+    async def scenario() -> None:
+        sink = Sink()
+        told: list[Any] = []
+        server = sink.server(
+            on_connect=lambda session, callback: (told.append(session), callback())
+        )
+        try:
+            await server.listen(0, "::1")
+        except OSError as error:
+            pytest.skip(f"no IPv6 here: {error}")
+        await greets(server.address())
+        assert told[0].remote_address == told[0].local_address == "::1"
+        await server.close()
+
+    run(scenario())
+
+
+def test_a_unix_socket_is_served_and_removed(run: Any, tmp_path: Path) -> None:
+    async def scenario() -> None:
+        path = str(tmp_path / "smtp")
+        seen: list[tuple[Any, ...]] = []
+
+        def on_connect(session: Any, callback: Callable[..., object]) -> None:
+            seen.append((session.remote_address, session.remote_port, session.client_hostname))
+            callback()
+
+        server = Sink().server(on_connect=on_connect, disable_reverse_lookup=False)
+        await server.listen(path=path)
+        assert server.address() == path
+        await greets(path)
+        assert seen == [("", 0, "localhost")]
+        await server.close()
+        assert not os.path.exists(path)
+
+    run(scenario())
+
+
+def test_the_file_of_a_dead_unix_socket_is_taken_over(run: Any, tmp_path: Path) -> None:
+    async def scenario() -> None:
+        path = str(tmp_path / "smtp")
+        with socket.socket(socket.AF_UNIX) as dead:
+            dead.bind(path)
+        async with running(Sink().server(), path=path):
+            await greets(path)
+
+    run(scenario())
+
+
+def test_a_unix_socket_in_use_and_other_files_are_left_alone(run: Any, tmp_path: Path) -> None:
+    async def scenario() -> None:
+        path = str(tmp_path / "smtp")
+        letter = tmp_path / "letter"
+        letter.write_text("keep me")
+        async with running(Sink().server(), path=path):
+            other = Sink().server()
+            for taken in (path, str(letter), str(tmp_path / "none" / "smtp")):
+                with pytest.raises(OSError):
+                    await other.listen(path=taken)
+            await other.close()
+            await greets(path)
+        assert letter.read_text() == "keep me"
+
+    run(scenario())
+
+
+@pytest.mark.parametrize("kind", ["bound", "listening", "unix"])
+def test_a_given_socket_is_served(run: Any, tmp_path: Path, kind: str) -> None:
+    async def scenario() -> None:
+        if kind == "unix":
+            sock = socket.socket(socket.AF_UNIX)
+            sock.bind(str(tmp_path / "smtp"))
+        else:
+            sock = tcp_socket()
+            if kind == "listening":
+                sock.listen(8)
+        address = sock.getsockname()
+        server = Sink().server()
+        await server.listen(sock=sock)
+        assert server.address() == address
+        await greets(address)
+        await server.close()
+        await refused(address)
+
+    run(scenario())
+
+
+def test_one_server_listens_in_several_places(run: Any, tmp_path: Path) -> None:
+    async def scenario() -> None:
+        sink = Sink()
+        server = sink.server()
+        path, sock = str(tmp_path / "smtp"), tcp_socket()
+        places = [sock.getsockname(), path]
+        listened: list[Any] = []
+        server.on("listening", listened.append)
+        await server.listen(sock=sock)
+        await server.listen(path=path, callback=lambda: listened.append("callback"))
+        await server.listen(0, "127.0.0.1")
+        assert server.address() == places[0]
+        places.append(listened[-1])
+        assert listened == [*places[:2], "callback", places[2]]
+        clients = [await Client.greeted(place) for place in places]
+        assert len(server.connections) == 3
+        for client in clients:
+            client.send(TX + b"BDAT 3 LAST\r\nabc")
+            assert await client.replies(3) == ["250 2.1.0", "250 2.1.5", "250 2.6.0"]
+            await client.close()
+        assert [told.digest for told in sink.arrived] == [digest(b"abc")] * 3
+        await server.close()
+        for place in places:
+            await refused(place)
+
+    run(scenario())
+
+
+def test_a_port_in_use_is_an_oserror_and_the_server_may_try_another(run: Any) -> None:
+    async def scenario() -> None:
+        async with running(Sink().server()) as taken:
+            server = Sink().server()
+            with pytest.raises(OSError):
+                await server.listen(taken[1], taken[0])
+            assert server.address() is None
+            await server.listen(0, "127.0.0.1")
+            await greets(server.address())
+            await server.close()
+            await greets(taken)
+
+    run(scenario())
+
+
+@pytest.mark.parametrize(
+    "given", [{}, {"port": 0, "path": "x"}, {"path": "x", "sock": object()}, {"host": "127.0.0.1"}]
+)
+def test_listen_takes_exactly_one_place(run: Any, given: dict[str, Any]) -> None:
+    with pytest.raises(TypeError):
+        run(Sink().server().listen(**given))
+
+
+def test_lmtp_is_refused_on_tcp_port_25(run: Any) -> None:
+    async def scenario() -> None:
+        server = Sink().server(lmtp=True)
+        with pytest.raises(ValueError, match="25"):
+            await server.listen(25, "127.0.0.1")
+        assert server.address() is None
+        await server.listen(0, "127.0.0.1")
+        await greets(server.address(), b"LHLO")
+        await server.close()
+
+    run(scenario())
+
+
+def test_a_listening_socket_that_died_is_made_again(run: Any) -> None:
+    async def scenario() -> None:
+        asyncio.get_running_loop().set_exception_handler(lambda loop, context: None)
+        sock = tcp_socket()
+        address = sock.getsockname()
+        twin = sock.dup()
+        async with running(Sink().server(), sock=sock), await Client.greeted(address) as client:
+            with twin:
+                twin.shutdown(socket.SHUT_RDWR)
+            await refused(address)
+            async with asyncio.timeout(10):
+                while True:
+                    try:
+                        await greets(address)
+                        break
+                    except OSError:
+                        await asyncio.sleep(0.02)
+            assert await client.ask(b"NOOP\r\n") == "250 2.0.0"
+        await refused(address)
+
+    run(scenario())

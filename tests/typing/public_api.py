@@ -1,0 +1,92 @@
+"""The public API as a program uses it. Type checkers read this file; nothing runs it."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import assert_type
+
+from fastsmtp import (
+    Address,
+    DataStream,
+    Envelope,
+    MessageAborted,
+    Session,
+    SMTPError,
+    SMTPServer,
+)
+
+
+async def on_connect(session: Session) -> None:
+    """A coroutine: returning accepts."""
+    assert_type(session.id, str)
+    assert_type(session.remote_address, str)
+    assert_type(session.remote_port, int)
+    assert_type(session.secure, bool)
+    assert_type(session.envelope, Envelope)
+    assert_type(session.transmission_type, str)
+    session.data["seen"] = True
+
+
+def on_mail_from(
+    address: Address, session: Session, callback: Callable[[Exception | None], None]
+) -> None:
+    """A plain function: the answer is a call."""
+    assert_type(address.address, str)
+    assert_type(address.local_part, str)
+    assert_type(address.domain, str)
+    assert_type(address.is_null, bool)
+    assert_type(address.dsn.orcpt, str | None)
+    assert_type(address.dsn.notify, list[str])
+    error = SMTPError("no", response_code=550, enhanced_code="5.7.1")
+    assert_type(error.response_code, int | None)
+    assert_type(error.enhanced_code, str | None)
+    callback(error if address.is_null else None)
+
+
+async def on_rcpt_to(address: Address, session: Session) -> None:
+    """A coroutine: raising rejects."""
+    assert_type(session.envelope.mail_from, Address | None)
+    assert_type(session.envelope.rcpt_to, list[Address])
+    assert_type(session.envelope.smtp_utf8, bool)
+    if not address.domain:
+        raise SMTPError("no such user", 550)
+
+
+async def on_data(stream: DataStream, session: Session) -> str:
+    """Both ways to read a body; the result is the text of the reply."""
+    async for piece in stream:
+        assert_type(piece, bytes)
+    assert_type(await stream.read(), bytes)
+    assert_type(stream.byte_length, int)
+    assert_type(stream.size_exceeded, bool)
+    assert_type(stream.bare_newline, bool)
+    assert_type(stream.has_nul, bool)
+    assert_type(stream.has_8bit, bool)
+    assert_type(stream.longest_line, int)
+    return f"{stream.byte_length} octets"
+
+
+def consume(stream: DataStream) -> None:
+    """The third way, without a Task."""
+    pieces: list[bytes] = []
+
+    def on_end(error: MessageAborted | None) -> None:
+        if error is not None:
+            assert_type(error.reason, str)
+
+    stream.consume(pieces.append, on_end)
+
+
+async def serve() -> None:
+    """A server with options and hooks, in and out of service."""
+    server = SMTPServer(
+        name="mx.example",
+        size=1024,
+        hide_starttls=True,
+        on_connect=on_connect,
+        on_mail_from=on_mail_from,
+        on_rcpt_to=on_rcpt_to,
+        on_data=on_data,
+    )
+    await server.listen(2525, host="127.0.0.1")
+    await server.close()
