@@ -40,6 +40,14 @@ class Clock:
         if not self.receiving and not self.lagging:
             self.deadline = self.now + self._options.socket_timeout
 
+    def stand(self) -> None:
+        """The client does not take our replies, so it is not read: whether it takes any is the
+        business of `write_timeout` alone.
+        """
+        options = self._options
+        spell = options.data_timeout if self.receiving else options.socket_timeout
+        self.deadline = self.now + spell
+
     def await_answer(self, timeout: float) -> None:
         """A hook is at work."""
         self.deadline = self.now + timeout

@@ -146,7 +146,7 @@ class Connection:
 
     def resume_writing(self) -> None:
         """The client has taken enough."""
-        self._dialogue.blocked = False
+        self._dialogue.unblock(self._now())
         self.wake()
 
     # The dialogue's calls.

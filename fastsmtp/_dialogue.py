@@ -132,6 +132,13 @@ class Dialogue(Exchange):
         else:
             self._run(lambda: self._take_late(late))
 
+    def unblock(self, now: float) -> None:
+        """The client has taken our replies: its time for the next command begins."""
+        self.clock.now = now
+        self.blocked = False
+        if self.waiting is None and not self.clock.lagging and not self.closing:
+            self.clock.stand()
+
     def expire(self, now: float) -> None:
         """The deadline has passed."""
         self.clock.now = now
@@ -267,6 +274,8 @@ class Dialogue(Exchange):
         if answer is None:
             if self.clock.lagging:
                 content.hook_timed_out()
+            elif self.blocked:
+                self.clock.stand()
             else:
                 content.abort("timeout")
                 self.reply(replies.TIMEOUT)

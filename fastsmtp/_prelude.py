@@ -47,11 +47,11 @@ class Prelude:
 
     def cancel(self) -> None:
         """The connection has ended, or is refused."""
-        self._left = 0
         if self._delay is not None:
             self._delay.cancel()
         if self._lookup is not None:
             self._lookup.cancel()
+        self._let_go()
 
     def _looked_up(self, task: asyncio.Task[str | None]) -> None:
         if not task.cancelled():
@@ -62,4 +62,16 @@ class Prelude:
         if self._left:
             self._left -= 1
             if not self._left:
-                self._on_done(self._name)
+                on_done = self._on_done
+                self._let_go()
+                on_done(self._name)
+
+    def _let_go(self) -> None:
+        """What refers back to this object or its owner would wait for the collector."""
+        self._left = 0
+        self._delay = self._lookup = None
+        self._on_done = _ignore
+
+
+def _ignore(name: str | None) -> None:
+    """Nobody waits any more."""

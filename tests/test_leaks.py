@@ -22,11 +22,6 @@ from rows import EH, TX
 from fastsmtp import MessageAborted, SMTPError, SMTPServer
 from fastsmtp.testing import running
 
-pytestmark = pytest.mark.xfail(
-    strict=False, reason="a few endings still leave objects to the collector; being worked on"
-)
-
-
 SESSIONS = 1000
 AT_ONCE = 20
 

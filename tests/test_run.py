@@ -63,14 +63,15 @@ class Program:
         text = f"MORE = {options!r}\nPORT = {port}\n{PROGRAM}"
         command = [sys.executable, "-W", "error", "-c", text]
         pipe = subprocess.PIPE
-        self.process = subprocess.Popen(command, stdout=pipe, stderr=pipe, text=True)
+        # Unbuffered: what `line` does not take is left to `ends`.
+        self.process = subprocess.Popen(command, stdout=pipe, stderr=pipe, bufsize=0)
         self.port = port
         self.clients: list[Client] = []
 
     def line(self) -> str:
         """The next line that it says."""
         assert self.process.stdout is not None
-        return self.process.stdout.readline().rstrip()
+        return self.process.stdout.readline().decode().rstrip()
 
     def client(self) -> Client:
         """A client that was not greeted yet."""
@@ -85,9 +86,9 @@ class Program:
     def ends(self) -> list[str]:
         """It ends by itself without an error; returns what it still says."""
         out, err = self.process.communicate(timeout=PATIENCE)
-        assert err == ""
+        assert err == b""
         assert self.process.returncode == 0
-        return out.splitlines()
+        return out.decode().splitlines()
 
 
 class Client:
@@ -240,6 +241,6 @@ def test_a_port_in_use_ends_run_with_an_oserror() -> None:
         taken.listen()
         with program(taken.getsockname()[1]) as server:
             out, err = server.process.communicate(timeout=PATIENCE)
-        assert out == ""
-        assert err.splitlines()[-1].startswith("OSError: ")
+        assert out == b""
+        assert err.splitlines()[-1].startswith(b"OSError: ")
         assert server.process.returncode == 1

@@ -231,7 +231,6 @@ def test_a_new_message_has_the_whole_credit_again() -> None:
 # --- replies ---
 
 
-@pytest.mark.xfail(strict=False, reason="open: such a client is cut in the in-memory wire")
 @row("SLOW-12", "NET-05")
 def test_a_client_that_takes_a_little_is_not_cut_but_costs_nothing() -> None:
     with Wire(**{**DEFAULTS, **COUNTERS_OFF}) as wire:
