@@ -130,7 +130,7 @@ class Connection:
         self._watch.check_at = self._close_at = inf
         self._cancel_prelude()
         if exc is not None:
-            logger.debug("%s: %s", self.session.id, exc)
+            self._socket_failed(exc)
         now = self._now()
         try:
             self._dialogue.disconnect(now)
@@ -139,6 +139,13 @@ class Connection:
                 # Hooks of a client that is gone have this long, then they are cancelled.
                 self._cancel_at = now + self._server.service.options.data_hook_timeout
             self._end_if_done()
+
+    def _socket_failed(self, error: Exception) -> None:
+        """A reset inside a transaction is an event; outside of one it is everyday life."""
+        if self._started and self.session.envelope.mail_from is not None:
+            self.report(error, "socket")
+        else:
+            logger.debug("%s: %s", self.session.id, error)
 
     def pause_writing(self) -> None:
         """The client does not take our replies: neither reading nor execution goes on."""
@@ -181,7 +188,7 @@ class Connection:
         self._server.connected(self)
 
     def report(self, error: BaseException, stage: str) -> None:
-        """A hook has failed."""
+        """A hook, or the socket inside a transaction, has failed."""
         self._server.report(error, self.session.remote_address, stage)
 
     def wall_time(self) -> float:

@@ -221,6 +221,8 @@ class SMTPServer:
             error.stage = stage  # type: ignore[attr-defined]
         if self._events["error"]:
             self._emit("error", error)
+        elif stage == "socket":
+            logger.info("%s: connection lost inside a transaction: %s", remote_address, error)
         else:
             logger.error("%s: failure at %s", remote_address, stage, exc_info=error)
 

@@ -13,8 +13,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from fastsmtp._log import MAX_TEXT, clean
 from fastsmtp.gateway import log as module
-from fastsmtp.gateway.log import MAX_TEXT, LogWriter, clean, complain
+from fastsmtp.gateway.log import LogWriter, complain
 
 FORMAT_ATTACKS = ["%n%s", "{0.__class__}", "{{7*7}}"]
 

@@ -14,7 +14,7 @@ from clients import Client, Sink, greets, until
 from rows import DEFAULTS, TX
 
 from fastsmtp import SMTPError, SMTPServer
-from fastsmtp.testing import running
+from fastsmtp.testing import Wire, running
 
 MESSAGE = TX + b"BDAT 3 LAST\r\nabc"
 ACCEPTED = ["250 2.1.0", "250 2.1.5", "250 2.6.0"]
@@ -105,6 +105,25 @@ def test_error_is_told_of_a_failing_hook(run: Any, style: str) -> None:
         assert isinstance(error.stage, str)
 
     run(scenario())
+
+
+@pytest.mark.parametrize(("group", "count"), [(b"NOOP\r\n", 0), (b"MAIL FROM:<a@x>\r\n", 1)])
+def test_a_reset_is_an_error_inside_a_transaction_only(
+    group: bytes, count: int, caplog: pytest.LogCaptureFixture
+) -> None:
+    told: list[Any] = []
+    for listens in (True, False):
+        with Wire(auth_optional=True) as wire, caplog.at_level(logging.INFO, logger="fastsmtp"):
+            if listens:
+                wire.server.on("error", told.append)
+            wire.send(b"EHLO c.example\r\n")
+            wire.send(group)
+            wire.reset()
+    assert [(type(error), error.stage) for error in told] == [
+        (ConnectionResetError, "socket")
+    ] * count
+    assert len(caplog.records) == count
+    assert all(record.exc_info is None for record in caplog.records)
 
 
 def test_an_error_without_listener_is_logged(run: Any, caplog: pytest.LogCaptureFixture) -> None:

@@ -1,6 +1,5 @@
 """What the gateway writes for people: cleaned text, and a way out that never holds up the loop.
 
-`clean` makes any text of a peer fit for a log line (one line, no control characters, bounded).
 `LogWriter` is a logging handler with a queue and a thread of its own: a full disk, a closed pipe or
 a reader that has stopped reading costs log lines, never mail.
 
@@ -18,11 +17,12 @@ import threading
 import traceback
 from typing import Final
 
-__all__ = ["LogWriter", "clean", "complain", "logger", "open_standard_files"]
+from fastsmtp._log import escaped
+
+__all__ = ["LogWriter", "complain", "logger", "open_standard_files"]
 
 logger = logging.getLogger("fastsmtp.gateway")
 
-MAX_TEXT: Final = 128  # characters of one text of a peer in a line
 MAX_LINE: Final = 2048  # characters of a whole message: a few such texts and their names
 MAX_TRACEBACK: Final = 16384  # characters
 MAX_WAITING: Final = 4096  # lines that wait for a slow reader, about 1 MB of them; more are dropped
@@ -35,59 +35,19 @@ _PLAIN: Final = " \\"  # what a line of ours may have and a word of a peer may n
 _BREAKS: Final = re.compile(r"[\r\n]+")
 
 
-def clean(text: str, limit: int = MAX_TEXT) -> str:
-    r"""Return `text` as one bounded word for a log: printable, no space, no line end.
-
-    C0, DEL, C1, bidirectional and other invisible format characters, lone surrogates and the space
-    become \xNN, \uNNNN or \UNNNNNNNN, and so does the backslash, so that what was sent can be told
-    from what was escaped. A space would let a quoted local part look like the next field of the
-    line. What passes `limit` characters is cut, "..." at its end.
-    """
-    return _escaped(text, limit, plain="")
-
-
-def _escaped(text: str, limit: int, plain: str) -> str:
-    """Escape and cut `text`; the characters of `plain` are left as they are."""
-    pieces: list[str] = []
-    room = limit
-    for character in text[: limit + 1]:
-        piece = character if character in plain else _escape(character)
-        room -= len(piece)
-        pieces.append(piece)
-        if room < 0:
-            break
-    if room >= 0:
-        return "".join(pieces)
-    length = limit - room
-    while pieces and length > limit - 3:
-        length -= len(pieces.pop())
-    return "".join(pieces) + "..."
-
-
-def _escape(character: str) -> str:
-    # str.isprintable() is False for all of the categories Cc, Cf, Cs, Co, Cn, Zl, Zp and, but for
-    # the space, Zs.
-    if character.isprintable() and character not in " \\":
-        return character
-    code = ord(character)
-    if code <= 0xFF:
-        return f"\\x{code:02x}"
-    return f"\\u{code:04x}" if code <= 0xFFFF else f"\\U{code:08x}"
-
-
 class _LineFormatter(logging.Formatter):
     """One record, one line; only a traceback makes more of them, and those are indented."""
 
     def format(self, record: logging.LogRecord) -> str:
         # Our own lines are clean word by word; this is for those of others.
-        text = _escaped(record.getMessage(), MAX_LINE, plain=_PLAIN)
+        text = escaped(record.getMessage(), MAX_LINE, plain=_PLAIN)
         level = f"{record.levelname.lower()}: " if record.levelno >= logging.WARNING else ""
         # formatTime writes digits only: no names of days or months that a locale could change.
         lines = [f"{self.formatTime(record)} fastsmtp: {level}{text}"]
         if record.exc_info and record.exc_info[1] is not None:
             # From its end, where the reason stands: a RecursionError has a thousand frames.
             trace = "".join(traceback.format_exception(record.exc_info[1]))[-MAX_TRACEBACK:]
-            lines += ["    " + _escaped(line, MAX_LINE, plain=_PLAIN) for line in _lines_of(trace)]
+            lines += ["    " + escaped(line, MAX_LINE, plain=_PLAIN) for line in _lines_of(trace)]
         return "\n".join(lines)
 
 
@@ -143,7 +103,7 @@ class LogWriter(logging.Handler):
 
 def complain(message: str) -> None:
     """Write the one line about an error that ends the program; stderr may be closed or full."""
-    line = f"fastsmtp: error: {_escaped(message, MAX_LINE, plain=_PLAIN)}\n"
+    line = f"fastsmtp: error: {escaped(message, MAX_LINE, plain=_PLAIN)}\n"
     with contextlib.suppress(OSError):
         _write_all(_STDERR, line.encode("utf-8", "backslashreplace"))
 

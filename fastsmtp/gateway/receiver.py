@@ -18,10 +18,11 @@ from datetime import datetime
 from typing import Any, Final, ParamSpec, TypeVar
 
 from fastsmtp._grammar import Address
+from fastsmtp._log import clean
 from fastsmtp.errors import MessageAborted, SMTPError
 from fastsmtp.gateway.config import domain_key
 from fastsmtp.gateway.delivery.maildir import Delivery, Maildir, UnixLines
-from fastsmtp.gateway.log import clean, logger
+from fastsmtp.gateway.log import logger
 from fastsmtp.gateway.trace import trace_headers
 from fastsmtp.session import Session
 from fastsmtp.stream import DataStream

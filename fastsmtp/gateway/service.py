@@ -19,9 +19,10 @@ from typing import Final
 
 import uvloop
 
+from fastsmtp._log import clean
 from fastsmtp.gateway.config import Config, Listener
 from fastsmtp.gateway.delivery.maildir import Maildir
-from fastsmtp.gateway.log import LogWriter, clean, logger
+from fastsmtp.gateway.log import LogWriter, logger
 from fastsmtp.gateway.receiver import Disk, Receiver
 from fastsmtp.server import SMTPServer
 
