@@ -31,6 +31,7 @@ CYTHON = ["_parser.pyx", "_grammar.pyx"]
 PYTHON = [
     "_clock.py",
     "_connection.py",
+    "_message.py",
     "_content.py",
     "_counters.py",
     "_dialogue.py",

@@ -129,9 +129,14 @@ class Connection:
         self._lost = True
         self._watch.check_at = self._close_at = inf
         self._cancel_prelude()
-        if exc is not None:
-            self._socket_failed(exc)
         now = self._now()
+        try:
+            if exc is not None:
+                self._socket_failed(exc)
+        finally:
+            self._dialogue_lost(now)
+
+    def _dialogue_lost(self, now: float) -> None:
         try:
             self._dialogue.disconnect(now)
         finally:
@@ -142,7 +147,8 @@ class Connection:
 
     def _socket_failed(self, error: Exception) -> None:
         """A reset inside a transaction is an event; outside of one it is everyday life."""
-        if self._started and self.session.envelope.mail_from is not None:
+        dialogue = self._dialogue
+        if not dialogue.closing and dialogue.transaction.envelope is not None:
             self.report(error, "socket")
         else:
             logger.debug("%s: %s", self.session.id, error)
@@ -158,11 +164,19 @@ class Connection:
 
     # The dialogue's calls.
 
-    def start_task(self, coroutine: Coroutine[Any, Any, Any], answer: Answer) -> None:
-        """Run the coroutine of a hook."""
+    def start_task(self, coroutine: Coroutine[Any, Any, Any], answer: Answer) -> bool:
+        """Run the coroutine of a hook; False: it begins in the next turn of the loop."""
         if self._tasks is None:
             self._tasks = HookTasks(self._loop, self._now, self._end_if_done)
-        self._tasks.start(coroutine, answer)
+        return self._tasks.start(coroutine, answer)
+
+    def orphan_task(self, answer: Answer) -> None:
+        """Nobody waits for `answer` any more; its coroutine has `data_hook_timeout` to end."""
+        if self._tasks is not None:
+            deadline = self._now() + self._server.service.options.data_hook_timeout
+            self._tasks.orphan(answer, deadline)
+            if deadline < self._timer_at:
+                self._arm(deadline)
 
     def cancel_task(self, answer: Answer) -> None:
         """Cancel the coroutine of `answer`, if it has one."""
@@ -189,7 +203,7 @@ class Connection:
 
     def report(self, error: BaseException, stage: str) -> None:
         """A hook, or the socket inside a transaction, has failed."""
-        self._server.report(error, self.session.remote_address, stage)
+        self._server.report(error, self._dialogue.remote_address, stage)
 
     def wall_time(self) -> float:
         """Seconds since the epoch."""
@@ -382,16 +396,18 @@ class Connection:
             count = self._tasks.abandon_overdue()
             logger.error("%s: %d hooks do not end, and are left behind", self.session.id, count)
             self._end_if_done()
-        if self._tasks is not None and now >= self._cancel_at:
-            self._cancel_at = inf
-            self._tasks.cancel_all()
+        if self._tasks is not None:
+            self._tasks.cancel_orphans(now)
+            if now >= self._cancel_at:
+                self._cancel_at = inf
+                self._tasks.cancel_all()
         if self._watch.is_stalled(now):
             logger.debug("%s: the client takes no output", self.session.id)
             self._transport.abort()
         if now >= self._close_at and not self._lost:
-            if self._transport.get_write_buffer_size() == 0 or self._transport.is_closing():
+            if self._transport.get_write_buffer_size() == 0:
                 self._transport.abort()
-            else:
+            else:  # the five seconds run from the last octet taken; the watch looks at the rest
                 self._close_at = now + LINGER
         if now >= self._dialogue.clock.deadline:
             self._grace = 0
@@ -405,7 +421,7 @@ class Connection:
                 self._watch.check_at,
                 self._close_at,
                 self._cancel_at,
-                inf if self._tasks is None else self._tasks.abandon_at,
+                inf if self._tasks is None else self._tasks.deadline,
             )
         )
 

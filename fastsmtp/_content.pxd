@@ -1,12 +1,5 @@
 from fastsmtp._exchange cimport Exchange
-from fastsmtp._hooks cimport Answer
-
-
-cdef class Message:
-    cdef public object stream
-    cdef public Answer answer
-    cdef public Py_ssize_t recipients
-    cdef public bint utf8, reject_bare, by_chunks, last, at_end
+from fastsmtp._message cimport Message
 
 
 cdef class Content:
@@ -25,7 +18,6 @@ cdef class Content:
     cdef Message _begin(self)
     cdef object _call_hook(self, Message message)
     cdef object _end_stream(self, Message message)
-    cdef list _verdict(self, Message message)
 
 
 cpdef handle_data(Exchange dialogue, bytes argument)

@@ -7,48 +7,22 @@ RSET or a greeting command. RFC 5321 §4.1.1.4, RFC 3030 §2, RFC 2033 §4.2, RF
 
 from __future__ import annotations
 
+from asyncio import CancelledError
 from collections.abc import Callable
 from typing import Final
 
 from fastsmtp import replies
-from fastsmtp._answers import Stage, acceptance, rejection
 from fastsmtp._exchange import Exchange
 from fastsmtp._grammar import parse_bdat_argument
 from fastsmtp._hooks import WAITING, Answer
-from fastsmtp._log import logger
+from fastsmtp._message import Message, verdicts
 from fastsmtp._state import State
-from fastsmtp.errors import MessageAborted
 from fastsmtp.replies import Reply
 from fastsmtp.stream import HIGH_WATER, DataStream
 
 __all__ = ["Content", "handle_data"]
 
 MAX_CHUNK: Final = 2**63 - 1
-
-
-class Message:
-    """One message on its way in. It outlives its connection while the hook is at work."""
-
-    __slots__ = (
-        "answer",
-        "at_end",
-        "by_chunks",
-        "last",
-        "recipients",
-        "reject_bare",
-        "stream",
-        "utf8",
-    )
-
-    def __init__(self, stream: DataStream, answer: Answer, recipients: int) -> None:
-        self.stream = stream
-        self.answer = answer
-        self.recipients = recipients
-        self.utf8 = False
-        self.reject_bare = True
-        self.by_chunks = False
-        self.last = True  # what is being received is the end of the message
-        self.at_end = False
 
 
 class Content:
@@ -141,7 +115,8 @@ class Content:
         )
         transaction = dialogue.transaction
         answer = dialogue.make_answer(hook_answered)
-        message = Message(DataStream(self._room), answer, transaction.accepted)
+        stream = DataStream(self._room, self._stream_failed)
+        message = Message(stream, answer, transaction.accepted)
         message.reject_bare = policy == "reject"
         message.utf8 = transaction.smtp_utf8
         self.message = message
@@ -153,6 +128,9 @@ class Content:
         self._dialogue.call(self._dialogue.hooks.on_data, message.answer, message.stream)
         if message.answer.state != WAITING and not message.at_end:
             self._discard(message)
+        elif message.answer.begins_later:
+            # What follows in this read may end the transaction that the hook is to look at.
+            self._dialogue.more = self._dialogue.parser.buffered > 0
 
     # Octets.
 
@@ -164,7 +142,7 @@ class Content:
         stream = message.stream
         try:
             stream.feed(octets)
-        except Exception as error:  # the consumer's on_chunk is foreign code
+        except BaseException as error:  # the consumer's on_chunk is foreign code
             self._consumer_failed(message, error)
             return
         if self._dialogue.parser.size_exceeded:
@@ -255,10 +233,12 @@ class Content:
     def _end_stream(self, message: Message) -> None:
         stream, parser = message.stream, self._dialogue.parser
         stream.size_exceeded = parser.size_exceeded
-        stream.bare_newline = parser.bare_newline
-        stream.has_nul = parser.has_nul
-        stream.has_8bit = parser.has_8bit
-        stream.longest_line = parser.longest_line
+        if message.at_end:
+            # Not before: how far beyond `size` the parser has looked depends on the read.
+            stream.bare_newline = parser.bare_newline
+            stream.has_nul = parser.has_nul
+            stream.has_8bit = parser.has_8bit
+            stream.longest_line = parser.longest_line
         if stream.finished:
             return
         if message.at_end and message.reject_bare and parser.bare_newline:
@@ -272,26 +252,48 @@ class Content:
         """Tell the consumer an end; its `on_end` is foreign code."""
         try:
             tell()
-        except Exception as error:
-            message.answer.fail(error)
+        except BaseException as error:
+            self._dialogue.raised(message.answer, error)
 
     def _abort_stream(self, message: Message, reason: str) -> None:
         try:
             message.stream.abort(reason)
-        except Exception as error:  # as above
-            message.answer.fail(error)
+        except BaseException as error:  # as above
+            self._dialogue.raised(message.answer, error)
 
-    def _consumer_failed(self, message: Message, error: Exception) -> None:
-        message.answer.fail(error)
-        self._dialogue.parser.discard_body()
-        self._abort_stream(message, "hook_failed")
-        self._room()
+    def _stream_failed(self, stream: DataStream, error: BaseException) -> None:
+        """The consumer has raised in its own call of `consume`."""
+        message, dialogue = self.message, self._dialogue
+        if message is None or message.stream is not stream:  # nobody waits for it any more
+            if not isinstance(error, (Exception, CancelledError)):
+                raise error
+            dialogue.report(error)
+            return
+        busy, dialogue.busy = dialogue.busy, True
+        waited = message.answer.state == WAITING
+        try:
+            self._consumer_failed(message, error)
+        finally:
+            dialogue.busy = busy
+            if waited and not busy:
+                dialogue.wake(message.answer)
+
+    def _consumer_failed(self, message: Message, error: BaseException) -> None:
+        try:
+            self._dialogue.raised(message.answer, error)
+        finally:
+            if not message.at_end:
+                self._dialogue.parser.discard_body()
+            self._abort_stream(message, "hook_failed")
+            self._room()
 
     def abort(self, reason: str) -> None:
         """There will be no true end: the consumer is told. A message that is complete stays so."""
         message = self.message
         if message is not None and not message.at_end:
             self._abort_stream(message, reason)
+            if message.answer.state == WAITING:
+                self._dialogue.host.orphan_task(message.answer)
 
     def hook_timed_out(self) -> None:
         """`data_hook_timeout`: the answer is 451, at the true end."""
@@ -329,7 +331,7 @@ class Content:
         # What the hook has not taken by now it will not take: nothing of it may hold up the client.
         self._guarded(message, message.stream.drop)
         self._room()
-        replies_due = self._verdict(message)
+        replies_due = verdicts(dialogue, message)
         if message.by_chunks and not message.last:
             failure = replies_due[0]
             self._chunk = None
@@ -341,75 +343,6 @@ class Content:
             dialogue.message_done(bool([reply for reply in replies_due if reply.code < 400]))
         message.answer.forget()
         dialogue.stop_if_asked()
-
-    def _verdict(self, message: Message) -> list[Reply]:
-        """The first that applies: own rejection, size, bare newline, failure, acceptance."""
-        dialogue = self._dialogue
-        parser = dialogue.parser
-        lmtp = dialogue.service.options.lmtp
-        overruled = None
-        if parser.size_exceeded:
-            overruled = dialogue.service.too_large
-        elif message.reject_bare and parser.bare_newline:
-            overruled = replies.BARE_NEWLINE
-        count = message.recipients if lmtp and message.last else 1
-        result = message.answer.result
-        failed = message.answer.failed
-        if message.answer.error is None and not failed and lmtp and isinstance(result, list):
-            if message.last:
-                return self._lmtp_verdicts(message, result, overruled)
-            result = None
-        reply = None
-        error = message.answer.error
-        if error is not None and not failed and not isinstance(error, MessageAborted):
-            reply = self._rejected(message, error)
-            failed = reply is None
-        elif isinstance(error, MessageAborted):
-            failed = True
-        if reply is None:
-            reply = overruled
-        if reply is None and not failed:
-            default = replies.MESSAGE_ACCEPTED if lmtp else replies.MESSAGE_QUEUED
-            reply = acceptance(
-                result, default, enhanced=dialogue.service.enhanced, utf8=message.utf8
-            )
-            if reply is None:
-                dialogue.report(TypeError(f"on_data answered with {type(result)}"))
-        return [replies.LOCAL_ERROR if reply is None else reply] * count
-
-    def _rejected(self, message: Message, error: BaseException) -> Reply | None:
-        service = self._dialogue.service
-        return rejection(
-            error,
-            Stage.LMTP_MESSAGE if service.options.lmtp else Stage.MESSAGE,
-            replies.MESSAGE_REJECTED,
-            enhanced=service.enhanced,
-            utf8=message.utf8,
-        )
-
-    def _lmtp_verdicts(
-        self, message: Message, results: list[object], overruled: Reply | None
-    ) -> list[Reply]:
-        """One reply per accepted RCPT, in order (RFC 2033 §4.2)."""
-        if len(results) != message.recipients:
-            logger.error(
-                "on_data answered for %d of %d recipients", len(results), message.recipients
-            )
-        verdicts: list[Reply] = []
-        for result in results[: message.recipients]:
-            reply: Reply | None = None
-            if isinstance(result, Exception):
-                reply = self._rejected(message, result)
-            elif overruled is None:
-                reply = acceptance(
-                    result,
-                    replies.MESSAGE_ACCEPTED,
-                    enhanced=self._dialogue.service.enhanced,
-                    utf8=message.utf8,
-                )
-            verdicts.append(reply or overruled or replies.LOCAL_ERROR)
-        missing = message.recipients - len(verdicts)
-        return verdicts + [overruled or replies.LOCAL_ERROR] * missing
 
 
 def hook_answered(dialogue: Exchange, answer: Answer) -> None:

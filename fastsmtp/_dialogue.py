@@ -35,9 +35,13 @@ _OPENING: Final = int(State.OPENING)
 class Nobody:
     """The host of a dialogue that is over: who still calls has nobody to talk to."""
 
-    def start_task(self, coroutine: Coroutine[Any, Any, Any], answer: Answer) -> None:
+    def start_task(self, coroutine: Coroutine[Any, Any, Any], answer: Answer) -> bool:
         """Nothing is run any more."""
         coroutine.close()
+        return True
+
+    def orphan_task(self, answer: Answer) -> None:
+        """Nothing is at work."""
 
     def cancel_task(self, answer: Answer) -> None:
         """Nothing is at work."""
@@ -221,7 +225,8 @@ class Dialogue(Exchange):
         rows = self._rows
         budget = COMMANDS_PER_TURN
         # A consumer that lags stops the pump too: what one read has brought waits here, not there.
-        while not (self.halted or self.clock.lagging):
+        # `more`: a hook is to begin before anything else is executed.
+        while not (self.halted or self.clock.lagging or self.more):
             if budget == 0 or self.out_octets + self.unsent > OUT_HIGH_WATER:
                 self.more = True
                 return

@@ -99,7 +99,10 @@ class Exchange:
             self.reply(group[0])
             return
         refused = [reply for reply in group if reply.code >= 400]
-        if [reply for reply in refused if self._counts(reply)] and self.counters.strike_error():
+        # An accepted recipient must hear so: a 421 in place of all replies would have its mail
+        # sent again.
+        strikes = [reply for reply in refused if self._counts(reply)]
+        if strikes and len(refused) == len(group) and self.counters.strike_error():
             self.reply(replies.TOO_MANY_ERRORS)
             return
         if refused:
@@ -158,7 +161,7 @@ class Exchange:
         try:
             hook(subject, self.session, answer)
         except BaseException as error:
-            self._raised(answer, error)
+            self.raised(answer, error)
         if answer.state == _WAITING:
             self.wait(answer, self.options.hook_timeout)
         else:
@@ -180,9 +183,9 @@ class Exchange:
         try:
             hook(*arguments, self.session, answer)
         except BaseException as error:
-            self._raised(answer, error)
+            self.raised(answer, error)
 
-    def _raised(self, answer: Answer, error: BaseException) -> None:
+    def raised(self, answer: Answer, error: BaseException) -> None:
         """A hook, which is foreign code, has raised."""
         answer.fail(error)
         if not isinstance(error, (Exception, CancelledError)):

@@ -2,7 +2,7 @@ cdef class Answer:
     cdef public object owner, then, error, result
     cdef public unsigned long thread
     cdef public int state
-    cdef public bint failed, needs_call
+    cdef public bint failed, needs_call, begins_later
     cpdef fail(self, error)
     cpdef expire(self)
     cpdef forget(self)

@@ -41,8 +41,11 @@ EXPIRED: Final = 2
 class Host(Protocol):
     """What a dialogue asks of its connection."""
 
-    def start_task(self, coroutine: Coroutine[Any, Any, Any], answer: Answer) -> None:
-        """Run a coroutine; `answer.settle` is told how it ended."""
+    def start_task(self, coroutine: Coroutine[Any, Any, Any], answer: Answer) -> bool:
+        """Run a coroutine; `answer.settle` is told how it ended. False: it has not begun yet."""
+
+    def orphan_task(self, answer: Answer) -> None:
+        """Nobody waits for `answer` any more: its coroutine, if it has one, should end."""
 
     def cancel_task(self, answer: Answer) -> None:
         """Cancel the coroutine of `answer`, if it has one."""
@@ -73,7 +76,17 @@ class Answer:
     answer)`.
     """
 
-    __slots__ = ("error", "failed", "needs_call", "owner", "result", "state", "then", "thread")
+    __slots__ = (
+        "begins_later",
+        "error",
+        "failed",
+        "needs_call",
+        "owner",
+        "result",
+        "state",
+        "then",
+        "thread",
+    )
 
     def __init__(self, owner: Any, then: Callable[[Any, Answer], None], thread: int) -> None:
         self.owner = owner
@@ -84,6 +97,7 @@ class Answer:
         self.result: Any = None
         self.failed = False
         self.needs_call = False
+        self.begins_later = False  # the hook is a coroutine whose first step is in the next turn
 
     def __call__(self, error: BaseException | None = None, result: Any = None) -> None:
         if get_ident() != self.thread:
@@ -163,9 +177,10 @@ def _with_task(function: type_hook, with_callback: bool) -> type_hook:
         answer: Answer = arguments[-1]
         if with_callback:
             answer.needs_call = True
-            answer.owner.host.start_task(function(*arguments), answer)
         else:
-            answer.owner.host.start_task(function(*arguments[:-1]), answer)
+            arguments = arguments[:-1]
+        if not answer.owner.host.start_task(function(*arguments), answer):
+            answer.begins_later = True
 
     return hook
 

@@ -18,9 +18,10 @@ from typing import Any, Final
 
 from fastsmtp._log import logger
 
-__all__ = ["Listener", "bind_tcp", "bind_unix"]
+__all__ = ["Listener", "bind_tcp", "bind_unix", "check_place"]
 
 BACKLOG: Final = 1024
+MAX_PORT: Final = 65_535
 KEEPALIVE_IDLE: Final = 120  # seconds before the kernel asks whether a silent peer is still there
 USER_TIMEOUT: Final = 60_000  # milliseconds that sent octets may stay unacknowledged
 
@@ -43,6 +44,26 @@ def _set_options(sock: socket.socket) -> None:
         if option is not None:
             with suppress(OSError):
                 sock.setsockopt(level, option, value)
+
+
+def check_place(port: object, host: object, path: object, sock: object) -> None:
+    """Raise TypeError or ValueError, which name the argument, for what is no place to listen on.
+
+    The resolver would take a port modulo 65536, and text for a number.
+    """
+    if (port is not None) + (path is not None) + (sock is not None) != 1:
+        raise TypeError("listen takes exactly one of port, path and sock")
+    if port is not None and (isinstance(port, bool) or not isinstance(port, int)):
+        raise TypeError(f"port takes an int from 0 to 65535, got {port!r:.80}")
+    if isinstance(port, int) and not 0 <= port <= MAX_PORT:
+        raise ValueError(f"port takes an int from 0 to 65535, got {port!r:.80}")
+    if host is not None and not isinstance(host, str):
+        raise TypeError(f"host takes a name or address as str, or None, got {host!r:.80}")
+    if path is not None and (not isinstance(path, str) or not path):
+        error = ValueError if isinstance(path, str) else TypeError
+        raise error(f"path takes that of a UNIX socket as str, got {path!r:.80}")
+    if sock is not None and not isinstance(sock, socket.socket):
+        raise TypeError(f"sock takes a bound socket.socket, got {sock!r:.80}")
 
 
 async def bind_tcp(host: str | None, port: int) -> list[socket.socket]:

@@ -58,7 +58,7 @@ class HookTasks:
     abandon_at: when those that were cancelled are left behind, infinity when none was.
     """
 
-    __slots__ = ("_cancelled", "_loop", "_now", "_on_done", "_tasks", "abandon_at")
+    __slots__ = ("_cancelled", "_loop", "_now", "_on_done", "_orphans", "_tasks", "abandon_at")
 
     def __init__(
         self,
@@ -71,29 +71,49 @@ class HookTasks:
         self._on_done = on_done
         self._tasks: dict[asyncio.Task[Any], Answer] = {}
         self._cancelled: set[asyncio.Task[Any]] = set()
+        self._orphans: dict[Answer, float] = {}  # answer -> until when; in the order of time
         self.abandon_at = inf
 
     def __len__(self) -> int:
         return len(self._tasks)
 
-    def start(self, coroutine: Coroutine[Any, Any, Any], answer: Answer) -> None:
-        """Run the coroutine of a hook. Where Python can, its first step runs at once."""
+    @property
+    def deadline(self) -> float:
+        """When something is to be cancelled or left behind."""
+        return min(self.abandon_at, next(iter(self._orphans.values()), inf))
+
+    def start(self, coroutine: Coroutine[Any, Any, Any], answer: Answer) -> bool:
+        """Run the coroutine of a hook. Where Python can, its first step runs at once: True."""
         loop = self._loop
         if sys.version_info >= (3, 12) and loop.get_task_factory() is None:
             task = _eager_task(coroutine, loop)
+            begun = True
             if task.done():
                 _settle(task, answer)
-                return
+                return True
         else:
+            begun = False
             task = loop.create_task(coroutine)
             # Called behind the first step; the server sees later ones as it looks at its loop.
             loop.call_soon(self._look_for_stall, self._now())
         self._tasks[task] = answer
         task.add_done_callback(self._done)
+        return begun
 
     def cancel(self, answer: Answer) -> None:
         """Cancel the coroutine of `answer`, if it has one."""
         self._cancel([task for task, owner in self._tasks.items() if owner is answer])
+
+    def orphan(self, answer: Answer, deadline: float) -> None:
+        """Nobody waits for `answer` any more: its coroutine has until `deadline` to end."""
+        if answer in self._tasks.values():
+            self._orphans[answer] = deadline
+
+    def cancel_orphans(self, now: float) -> None:
+        """Cancel those whose time is over."""
+        for answer in [answer for answer, until in self._orphans.items() if now >= until]:
+            del self._orphans[answer]
+            self.cancel(answer)
 
     def cancel_all(self) -> None:
         """Cancel all that is at work."""
@@ -126,6 +146,7 @@ class HookTasks:
             self.abandon_at = inf
         answer = self._tasks.pop(task, None)
         if answer is not None:
+            self._orphans.pop(answer, None)
             _settle(task, answer)
             self._on_done()
         elif not task.cancelled():

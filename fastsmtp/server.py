@@ -19,7 +19,7 @@ from typing import Any, Final
 from fastsmtp._admission import host_key
 from fastsmtp._connection import Connection
 from fastsmtp._hooks import HOOK_ARGUMENTS, Hooks
-from fastsmtp._listener import Listener, bind_tcp, bind_unix
+from fastsmtp._listener import Listener, bind_tcp, bind_unix, check_place
 from fastsmtp._log import logger
 from fastsmtp._lookup import ReverseLookup
 from fastsmtp._service import Service
@@ -100,11 +100,10 @@ class SMTPServer:
         """Listen on a TCP port (0: any free one), on the UNIX socket `path`, or on a bound `sock`.
 
         May be called several times. callback: called when listening. Raises OSError when the
-        address cannot be had, ValueError for LMTP on TCP port 25 (RFC 2033 §5), RuntimeError when
-        the server was closed.
+        address cannot be had, TypeError and ValueError for what is no place to listen on, LMTP on
+        TCP port 25 among it (RFC 2033 §5), RuntimeError when the server was closed.
         """
-        if (port is not None) + (path is not None) + (sock is not None) != 1:
-            raise TypeError("listen takes exactly one of port, path and sock")
+        check_place(port, host, path, sock)
         if self._closing is not None:
             raise RuntimeError("the server is closed")
         self._loop = asyncio.get_running_loop()

@@ -28,20 +28,27 @@ def _nothing() -> None:
     """Who has been told the end holds up nobody any more."""
 
 
+def _pass_on(stream: DataStream, error: BaseException) -> None:
+    """The engine is done with the message: the error is its consumer's own business."""
+    raise error
+
+
 class DataStream:
     """One message body, dot-unstuffed (RFC 5321 §4.5.2); DATA and BDAT look the same.
 
     byte_length: octets handed in so far. size_exceeded: the body was longer than the `size` option
     and ends early. bare_newline, has_nul, has_8bit, longest_line (octets without CRLF): what was
-    seen, final at the end of the body.
+    seen, there at the true end of the message.
     """
 
     __slots__ = (
         "_aborted",
+        "_delivering",
         "_ended",
         "_has_consumer",
         "_on_chunk",
         "_on_end",
+        "_on_failure",
         "_on_room",
         "_pieces",
         "_waiter",
@@ -54,7 +61,11 @@ class DataStream:
         "size_exceeded",
     )
 
-    def __init__(self, on_room: Callable[[], object]) -> None:
+    def __init__(
+        self,
+        on_room: Callable[[], object],
+        on_failure: Callable[[DataStream, BaseException], object] = _pass_on,
+    ) -> None:
         self.byte_length = 0
         self.buffered = 0
         self.size_exceeded = False
@@ -66,7 +77,9 @@ class DataStream:
         self._on_chunk: type_on_chunk | None = None
         self._on_end: type_on_end | None = None
         self._has_consumer = False
+        self._delivering = False  # `consume` hands over what came before it was called
         self._on_room = on_room
+        self._on_failure = on_failure
         self._waiter: asyncio.Future[None] | None = None
         self._ended = False
         # The reason, not the exception: one that was raised holds the frames that hold this stream.
@@ -87,10 +100,32 @@ class DataStream:
         self._has_consumer = True
         self._on_chunk = on_chunk
         self._on_end = on_end
+        on_failure = self._on_failure  # the first failure may end the engine's interest
+        self._delivering = True
+        try:
+            self._deliver(on_chunk)
+        except BaseException as error:  # foreign code
+            self._aborted = "hook_failed"
+            on_failure(self, error)
+        finally:
+            self._delivering = False
+        if self.finished:
+            try:
+                self._tell_end()
+            except BaseException as error:
+                on_failure(self, error)
+
+    def _deliver(self, on_chunk: type_on_chunk) -> None:
+        """Hand over what waits. Room lets the engine go on at once: what it brings then, pieces
+        and the end too, has to wait for its turn behind them.
+        """
         while self._pieces:
-            on_chunk(self._taken())
-        if self._aborted is not None or self._ended:
-            self._tell_end()
+            piece = self._pieces.popleft()
+            before = self.buffered
+            self.buffered = before - len(piece)
+            on_chunk(piece)
+            if self.buffered <= LOW_WATER < before:
+                self._on_room()
 
     async def read(self) -> bytes:
         """Return the next piece, b"" at the end.
@@ -135,7 +170,7 @@ class DataStream:
     def feed(self, piece: bytes) -> None:
         """Hand in one piece; raises what the consumer's `on_chunk` raises."""
         self.byte_length += len(piece)
-        if self._on_chunk is not None:
+        if self._on_chunk is not None and not self._delivering:
             self._on_chunk(piece)
             return
         if self._pieces is None:
@@ -166,6 +201,7 @@ class DataStream:
             if self._aborted is None:
                 self._aborted = "answered"
         self.abort("answered")
+        self._let_go()
 
     def _taken(self) -> bytes:
         assert self._pieces is not None
@@ -177,12 +213,19 @@ class DataStream:
         return piece
 
     def _tell_end(self) -> None:
-        # Let go of all: they are bound to what holds this stream, or holds the connection.
+        if self._delivering:
+            return  # it comes behind the last piece
         on_end, self._on_end, self._on_chunk = self._on_end, None, None
-        self._on_room = _nothing
         if on_end is not None:
             on_end(None if self._aborted is None else MessageAborted(self._aborted))
+        if self._has_consumer or self._aborted is not None:
+            self._let_go()
         self._wake()
+
+    def _let_go(self) -> None:
+        """These are bound to what holds this stream, or holds the connection."""
+        self._on_room = _nothing
+        self._on_failure = _pass_on
 
     def _wake(self) -> None:
         waiter = self._waiter

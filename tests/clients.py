@@ -44,7 +44,13 @@ def digest(body: bytes) -> str:
 
 
 def stuffed(body: bytes) -> bytes:
-    """`body` as it is sent behind a 354, without the last line (RFC 5321 §4.5.2)."""
+    """`body` as it is sent behind a 354, without the last line (RFC 5321 §4.5.2).
+
+    ValueError if it is not made of lines with CRLF: nothing else may be sent there (§2.3.8).
+    """
+    lines = body.split(b"\r\n")
+    if lines[-1] or any(b"\r" in line or b"\n" in line for line in lines):
+        raise ValueError("a body for DATA is whole lines, each ended by CRLF")
     return (b"\r\n" + body).replace(b"\r\n.", b"\r\n..")[2:]
 
 

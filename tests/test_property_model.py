@@ -242,6 +242,7 @@ def test_recipients_are_counted_as_the_model_does(outcomes: tuple[str, ...], lmt
     both.finish()
 
 
+@pytest.mark.row("STATE-14")
 @pytest.mark.parametrize("lmtp", [False, True], ids=["smtp", "lmtp"])
 @pytest.mark.parametrize("state", list(State), ids=lambda state: state.name.lower())
 def test_all_short_sequences_equal_the_model(state: State, lmtp: bool) -> None:
@@ -249,11 +250,13 @@ def test_all_short_sequences_equal_the_model(state: State, lmtp: bool) -> None:
     assert sum(1 for _ in sequences(PREFIXES[state], 2, lmtp)) > 100
 
 
+@pytest.mark.row("STATE-14")
 @pytest.mark.parametrize("lmtp", [False, True], ids=["smtp", "lmtp"])
 def test_all_sequences_of_three_equal_the_model(lmtp: bool) -> None:
     assert sum(1 for _ in sequences([], 3, lmtp)) > 1000
 
 
+@pytest.mark.row("STATE-14")
 @pytest.mark.nightly
 @pytest.mark.parametrize("lmtp", [False, True], ids=["smtp", "lmtp"])
 @pytest.mark.parametrize("first", FOURTEEN)

@@ -11,6 +11,7 @@ from typing import Any, NamedTuple
 import pytest
 import reference
 import rows
+from clients import stuffed
 from conftest import Run
 from rows import EH, MAILED, PRE, PREPARED, SMUG, TX, Hooks, one_way, three_ways
 
@@ -277,3 +278,36 @@ def test_a_chunk_that_holds_an_end_of_data_is_data(run: Run) -> None:
     assert ran.recorder.named("mail") == ["<a@x.example>"]
     assert [message.body for message in ran.messages] == [octets]
     run(rows.repeat_on_the_wire(ran))
+
+
+# --- what we send ---
+
+
+@pytest.mark.row("SMUG-33")
+@pytest.mark.parametrize(
+    "body",
+    [
+        *[b"", b"a\r\n", b"a\r\n.\r\n", b".\r\n", b"..\r\n", b"\r\n.\r\n", b".a\r\n..\r\n.\r\n"],
+        *[b"a\r\n.\r\n" + SMUG, b"\r\n\r\n", b"a\0.\x0b.\x85\r\n", b"a\r\n .\r\n. \r\n"],
+    ],
+)
+def test_what_our_client_sends_as_data_is_read_back_as_it_was(body: bytes) -> None:
+    sent = stuffed(body)
+    assert not re.search(rb"(?<!\r)\n|\r(?!\n)", sent)
+    assert b"\r\n.\r\n" not in b"\r\n" + sent
+    ran = three_ways([*PRE, sent + b".\r\n"])
+    assert ran.codes == [*PREPARED, ACCEPTED]
+    assert [message.body for message in ran.messages] == [body]
+
+
+@pytest.mark.row("SMUG-33")
+@pytest.mark.parametrize(
+    "body",
+    [
+        *[b"a\n.\n", b"a\r.\r", b"a\n.\r\n", b"a\r\n.\n", b"a\r.\r\n", b"a\r\n.\r", b"a\r\r\n"],
+        *[b"\n", b"\r", b"\n\r\n", b"\r\n\r", b"a", b"a\r\n."],
+    ],
+)
+def test_our_client_does_not_send_what_data_cannot_carry(body: bytes) -> None:
+    with pytest.raises(ValueError):
+        stuffed(body)

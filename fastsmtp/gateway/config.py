@@ -34,7 +34,7 @@ DEFAULT_MAILDIR: Final = "./mail"
 DEFAULT_SIZE: Final = "25M"  # the default of the engine's option `size`
 
 MAX_SOCKET_PATH: Final = 107  # octets: sun_path of Linux has 108, one of them the NUL at its end
-MAX_SIZE: Final = 2**63 - 1  # what 19 digits of a SIZE parameter can say (RFC 1870 §3: up to 20)
+MAX_SIZE: Final = 2**62 - 1  # octets; the most that the engine's option `size` takes
 MAX_DOMAIN: Final = 255  # octets, RFC 5321 §4.5.3.1.2
 
 _UNITS: Final = {"": 1, "k": 1 << 10, "m": 1 << 20, "g": 1 << 30}
@@ -207,9 +207,16 @@ def domain_key(domain: str) -> str:
     """
     if domain.isascii():
         return domain.lower()
+    return ".".join(map(_label_key, domain.split(".")))
+
+
+def _label_key(label: str) -> str:
+    """A U-label as its A-label. What the codec would rewrite on the way, a full-width dot into a
+    dot or a sharp s into two, is another name than the one it would become.
+    """
+    lower = label.lower()
     try:
-        # Nothing is rewritten by this: the key is for comparing, the address goes on as it was
-        # sent.
-        return domain.encode("idna").decode("ascii").lower()
+        key = lower.encode("idna")
+        return key.decode("ascii") if key.decode("idna") == lower else lower
     except UnicodeError:
-        return domain.lower()
+        return lower

@@ -1,0 +1,109 @@
+"""One message on its way in, and the verdict on it: what becomes of the hook's answer.
+
+RFC 5321 §4.2.5, RFC 2033 §4.2, RFC 1870 §6.
+"""
+
+from __future__ import annotations
+
+from fastsmtp import replies
+from fastsmtp._answers import Stage, acceptance, rejection
+from fastsmtp._exchange import Exchange
+from fastsmtp._hooks import Answer
+from fastsmtp._log import logger
+from fastsmtp.errors import MessageAborted
+from fastsmtp.replies import Reply
+from fastsmtp.stream import DataStream
+
+__all__ = ["Message", "verdicts"]
+
+
+class Message:
+    """One message on its way in. It outlives its connection while the hook is at work."""
+
+    __slots__ = (
+        "answer",
+        "at_end",
+        "by_chunks",
+        "last",
+        "recipients",
+        "reject_bare",
+        "stream",
+        "utf8",
+    )
+
+    def __init__(self, stream: DataStream, answer: Answer, recipients: int) -> None:
+        self.stream = stream
+        self.answer = answer
+        self.recipients = recipients
+        self.utf8 = False
+        self.reject_bare = True
+        self.by_chunks = False
+        self.last = True  # what is being received is the end of the message
+        self.at_end = False
+
+
+def verdicts(dialogue: Exchange, message: Message) -> list[Reply]:
+    """The first that applies: own rejection, size, bare newline, failure, acceptance."""
+    parser = dialogue.parser
+    lmtp = dialogue.service.options.lmtp
+    overruled = None
+    if parser.size_exceeded:
+        overruled = dialogue.service.too_large
+    elif message.reject_bare and parser.bare_newline:
+        overruled = replies.BARE_NEWLINE
+    count = message.recipients if lmtp and message.last else 1
+    result = message.answer.result
+    failed = message.answer.failed
+    if message.answer.error is None and not failed and lmtp and isinstance(result, list):
+        if message.last:
+            return _lmtp_verdicts(dialogue, message, result, overruled)
+        result = None
+    reply = None
+    error = message.answer.error
+    if error is not None and not failed and not isinstance(error, MessageAborted):
+        reply = _rejected(dialogue, message, error)
+        failed = reply is None
+    elif isinstance(error, MessageAborted):
+        failed = True
+    if reply is None:
+        reply = overruled
+    if reply is None and not failed:
+        default = replies.MESSAGE_ACCEPTED if lmtp else replies.MESSAGE_QUEUED
+        reply = acceptance(result, default, enhanced=dialogue.service.enhanced, utf8=message.utf8)
+        if reply is None:
+            dialogue.report(TypeError(f"on_data answered with {type(result)}"))
+    return [replies.LOCAL_ERROR if reply is None else reply] * count
+
+
+def _rejected(dialogue: Exchange, message: Message, error: BaseException) -> Reply | None:
+    service = dialogue.service
+    return rejection(
+        error,
+        Stage.LMTP_MESSAGE if service.options.lmtp else Stage.MESSAGE,
+        replies.MESSAGE_REJECTED,
+        enhanced=service.enhanced,
+        utf8=message.utf8,
+    )
+
+
+def _lmtp_verdicts(
+    dialogue: Exchange, message: Message, results: list[object], overruled: Reply | None
+) -> list[Reply]:
+    """One reply per accepted RCPT, in order (RFC 2033 §4.2)."""
+    if len(results) != message.recipients:
+        logger.error("on_data answered for %d of %d recipients", len(results), message.recipients)
+    verdicts: list[Reply] = []
+    for result in results[: message.recipients]:
+        reply: Reply | None = None
+        if isinstance(result, Exception):
+            reply = _rejected(dialogue, message, result)
+        elif overruled is None:
+            reply = acceptance(
+                result,
+                replies.MESSAGE_ACCEPTED,
+                enhanced=dialogue.service.enhanced,
+                utf8=message.utf8,
+            )
+        verdicts.append(reply or overruled or replies.LOCAL_ERROR)
+    missing = message.recipients - len(verdicts)
+    return verdicts + [overruled or replies.LOCAL_ERROR] * missing
