@@ -30,6 +30,7 @@ MODE = "coverage" if COVERAGE else "sanitize" if SANITIZE else "debug" if DEBUG 
 CYTHON = ["_parser.pyx", "_grammar.pyx"]
 PYTHON = [
     "_clock.py",
+    "_link.py",
     "_connection.py",
     "_message.py",
     "_content.py",

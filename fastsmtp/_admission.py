@@ -21,8 +21,11 @@ class Server(Protocol):
     service: Service
     lookup: ReverseLookup | None
 
-    def admit(self, connection: Connection, address: str, is_unix: bool) -> Reply | None:
+    def admit(self, connection: Connection) -> Reply | None:
         """Register a connection; the reply says why it is one too many."""
+
+    def admit_host(self, connection: Connection, address: str) -> Reply | None:
+        """Count a client of this address; the reply says why it is one too many."""
 
     def connected(self, connection: Connection) -> None:
         """The client is about to be greeted: event `connect`."""

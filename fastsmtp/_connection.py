@@ -1,8 +1,7 @@
 """The connection: an asyncio protocol between a transport and a dialogue.
 
-In: reads, end of file, loss, room to write. Out: one write per read, pauses, and the end in three
-steps. It keeps one timer, armed lazily: deadlines move with every command, the timer only looks at
-them when it fires.
+In: reads, end of file, loss, room to write. Out: one write per read, and pauses. How it writes,
+ends, and keeps time: `_link`.
 """
 
 from __future__ import annotations
@@ -11,30 +10,29 @@ import asyncio
 import socket
 import time
 from collections.abc import Callable, Coroutine
-from contextlib import suppress
 from math import inf
 from typing import Any, Final, cast
 
 from fastsmtp._admission import Server
 from fastsmtp._dialogue import Dialogue
 from fastsmtp._hooks import Answer
+from fastsmtp._link import Link
 from fastsmtp._log import logger
 from fastsmtp._networks import peer_address
 from fastsmtp._prelude import Prelude
 from fastsmtp._tasks import HookTasks, warn_of_stall
 from fastsmtp._writing import WriteWatch
+from fastsmtp.replies import Reply
 from fastsmtp.session import Session
 
 __all__ = ["Connection"]
 
 WRITE_HIGH_WATER: Final = 64 * 1024  # octets that the client has not taken before the pump stops
 WRITE_LOW_WATER: Final = 16 * 1024
-LINGER: Final = 5.0  # seconds from our last reply to the client's FIN
 MANY_COMMANDS: Final = 64  # octets of a read whose replies may come near the high-water mark
-GRACE_TURNS: Final = 8  # loop turns that a deadline waits while there is still input to read
 
 
-class Connection:
+class Connection(Link):
     """One client. It is the host of its dialogue."""
 
     def __init__(
@@ -43,28 +41,18 @@ class Connection:
         loop: asyncio.AbstractEventLoop,
         now: Callable[[], float] = time.monotonic,
     ) -> None:
+        super().__init__(loop, now)
         self._server = server
-        self._loop = loop
-        self._now = now
         service = server.service
         self.session = Session(lmtp=service.options.lmtp, secure=service.options.secured)
         self._dialogue = Dialogue(service, self.session, self, now())
         self._transport: asyncio.Transport = cast("asyncio.Transport", None)
-        self._counted_address = ""
+        self._counted_address = ""  # what `admit_host` has counted
+        self._entry: Callable[[bytes], None] | None = None  # takes the octets before the dialogue
         self._started = False  # the hook on_connect was reached, so on_close is due
         self._refused = False
         self._prelude: Prelude | None = None
-        self._reading = True
-        self._reads = 0
-        self._eof = False
-        self._lost = False
-        self._ended = False
-        self._close_at = inf
         self._tasks: HookTasks | None = None
-        self._cancel_at = inf
-        self._timer: asyncio.TimerHandle | None = None
-        self._timer_at = inf
-        self._grace = 0
         self._watch = cast("WriteWatch", None)
 
     # The transport's calls.
@@ -82,22 +70,27 @@ class Connection:
         session.local_address, session.local_port = peer_address(
             transport.get_extra_info("sockname")
         )
-        self._counted_address = "" if unix else session.remote_address
+        self._dialogue.is_unix = unix
         self._transport.set_write_buffer_limits(high=WRITE_HIGH_WATER, low=WRITE_LOW_WATER)
-        refusal = self._server.admit(self, session.remote_address, unix)
+        refusal = self._server.admit(self)
         if refusal is not None:
-            self._refused = True
-            self._write(refusal.wire, self._now())
-            self._close()
+            self._refuse(refusal)
             return
-        self._prepare()
+        self._let_in(None if unix else session.remote_address)
 
     def data_received(self, data: bytes) -> None:
+        """Take what was read: to the dialogue, or to what stands before it."""
+        self._reads += 1
+        if self._refused or self._dialogue.closing:
+            return  # lingering: read and dropped
+        if self._entry is None:
+            self._receive(data)
+        else:
+            self._entry(data)
+
+    def _receive(self, data: bytes) -> None:
         """Feed the dialogue; what it has to say goes out in one write."""
         dialogue = self._dialogue
-        self._reads += 1
-        if self._refused or dialogue.closing:
-            return  # lingering: read and dropped
         now = self._now()
         if len(data) > MANY_COMMANDS:
             dialogue.unsent = self._transport.get_write_buffer_size()
@@ -128,7 +121,7 @@ class Connection:
             return
         self._lost = True
         self._watch.check_at = self._close_at = inf
-        self._cancel_prelude()
+        self._stop_preparing()
         now = self._now()
         try:
             if exc is not None:
@@ -221,7 +214,7 @@ class Connection:
 
     @property
     def counted_address(self) -> str:
-        """The address that counts for `max_clients_per_host`; "" for UNIX sockets."""
+        """The address that counts for `max_clients_per_host`; "" when none does."""
         return self._counted_address
 
     def abort(self, reason: str = "shutdown") -> None:
@@ -239,6 +232,23 @@ class Connection:
 
     # Before the greeting.
 
+    def _refuse(self, refusal: Reply) -> None:
+        self._refused = True
+        self._write(refusal.wire, self._now())
+        self._close()
+
+    def _let_in(self, address: str | None) -> None:
+        """Count the client among those of its host. address: the effective one, None: not
+        counted.
+        """
+        if address:
+            refusal = self._server.admit_host(self, address)
+            if refusal is not None:
+                self._refuse(refusal)
+                return
+            self._counted_address = address
+        self._prepare()
+
     def _prepare(self) -> None:
         address = self.session.remote_address
         self.session.client_hostname = f"[{address}]" if address else "localhost"
@@ -252,7 +262,7 @@ class Connection:
             self.session.client_hostname = name
         self._start()
 
-    def _cancel_prelude(self) -> None:
+    def _stop_preparing(self) -> None:
         if self._prelude is not None:
             self._prelude.cancel()
             self._prelude = None
@@ -299,42 +309,6 @@ class Connection:
         if self._dialogue.more and not self._lost:
             self.wake()
 
-    def _set_reading(self, reading: bool) -> None:
-        self._reading = reading
-        if self._transport.is_closing():
-            return
-        if reading:
-            self._transport.resume_reading()
-        else:
-            self._transport.pause_reading()
-
-    def _write(self, octets: bytes, now: float) -> None:
-        watch = self._watch
-        watch.write(octets, now)
-        if watch.check_at < self._timer_at:
-            self._arm(watch.check_at)
-
-    def _close(self) -> None:
-        """Reply flushed, then FIN, then up to LINGER for the client's FIN, then abort.
-
-        Closing at once with input unread would have the kernel send a reset, and the client lose
-        our last reply.
-        """
-        transport = self._transport
-        if self._close_at == inf:
-            self._close_at = self._now() + LINGER
-            self._cancel_prelude()
-            self._dialogue.clock.stop()
-            if not self._reading:
-                self._set_reading(True)
-            if not self._eof and not transport.is_closing():
-                with suppress(OSError, RuntimeError, NotImplementedError):
-                    transport.write_eof()
-            if self._close_at < self._timer_at:
-                self._arm(self._close_at)
-        if self._eof:
-            transport.close()
-
     def _end_if_done(self) -> None:
         if not self._lost or self._ended:
             return
@@ -377,75 +351,3 @@ class Connection:
         self._tasks = None
         self._dialogue.release()
         self._server.finished(self)
-
-    # The timer.
-
-    def _arm(self, deadline: float) -> None:
-        if deadline == inf or self._ended:
-            return
-        if self._timer is not None:
-            self._timer.cancel()
-        self._timer_at = deadline
-        self._timer = self._loop.call_later(max(0.0, deadline - self._now()), self._on_timer)
-
-    def _on_timer(self) -> None:
-        self._timer = None
-        self._timer_at = inf
-        now = self._now()
-        if self._tasks is not None and now >= self._tasks.abandon_at:
-            count = self._tasks.abandon_overdue()
-            logger.error("%s: %d hooks do not end, and are left behind", self.session.id, count)
-            self._end_if_done()
-        if self._tasks is not None:
-            self._tasks.cancel_orphans(now)
-            if now >= self._cancel_at:
-                self._cancel_at = inf
-                self._tasks.cancel_all()
-        if self._watch.is_stalled(now):
-            logger.debug("%s: the client takes no output", self.session.id)
-            self._transport.abort()
-        if now >= self._close_at and not self._lost:
-            if self._transport.get_write_buffer_size() == 0:
-                self._transport.abort()
-            else:  # the five seconds run from the last octet taken; the watch looks at the rest
-                self._close_at = now + LINGER
-        if now >= self._dialogue.clock.deadline:
-            self._grace = 0
-            self._yield_to_sockets()
-        self._rearm()
-
-    def _rearm(self) -> None:
-        self._arm(
-            min(
-                self._dialogue.clock.deadline if not self._grace else inf,
-                self._watch.check_at,
-                self._close_at,
-                self._cancel_at,
-                inf if self._tasks is None else self._tasks.deadline,
-            )
-        )
-
-    def _yield_to_sockets(self) -> None:
-        """A process that was stopped, or a loop that was held, must not cost clients who sent in
-        time.
-
-        Two turns: the first callback may come before the sockets of its turn are read, the second
-        comes after.
-        """
-        self._grace += 1
-        self._loop.call_soon(lambda: self._loop.call_soon(self._expire, self._reads))
-
-    def _expire(self, reads: int) -> None:
-        now = self._now()
-        if self._ended or now < self._dialogue.clock.deadline:
-            self._grace = 0
-            self._rearm()
-        elif reads != self._reads and self._grace < GRACE_TURNS:
-            self._yield_to_sockets()
-        else:
-            self._grace = 0
-            try:
-                self._dialogue.expire(now)
-            finally:
-                self._after(now)
-                self._rearm()

@@ -13,6 +13,7 @@ cdef class Exchange:
     cdef public object service, options, session, host
     cdef public Hooks hooks
     cdef public str client_hostname, remote_address
+    cdef public bint is_unix, secure
     cdef public Clock clock
     cdef public Parser parser
     cdef public Counters counters
@@ -27,7 +28,7 @@ cdef class Exchange:
     cdef public Py_ssize_t _transactions
     # greeting
     cdef public int state
-    cdef public bint extended
+    cdef public bint extended, authenticated
     # transaction
     cdef public Transaction transaction
 

@@ -16,6 +16,7 @@ from fastsmtp._clock import Clock
 from fastsmtp._counters import Counters
 from fastsmtp._hooks import WAITING, Answer, Host
 from fastsmtp._log import logger
+from fastsmtp._networks import Networks
 from fastsmtp._parser import Parser
 from fastsmtp._state import State, Transaction
 from fastsmtp.replies import Reply
@@ -50,7 +51,9 @@ class Exchange:
         self.session = session
         self.host = host
         self.client_hostname = session.client_hostname
-        self.remote_address = session.remote_address
+        self.remote_address = session.remote_address  # the effective one; "" is in no network
+        self.is_unix = False  # the client is at the other end of a UNIX socket
+        self.secure = service.options.secured
         self.clock = Clock(service.options, now)
         self.parser = Parser(service.options.max_command_length)
         self.counters = Counters(service.options)
@@ -73,6 +76,7 @@ class Exchange:
         # greeting
         self.state: int = _OPENING
         self.extended = False
+        self.authenticated = False
         # transaction
         self.transaction = Transaction()
 
@@ -250,10 +254,26 @@ class Exchange:
         self.session.opening_command = verb
         self.session.host_name_appears_as = name
 
+    def reset_greeting(self) -> None:
+        """Back to where our greeting was: the client has said nothing yet (RFC 3207 §4.2)."""
+        self.content.abort("reset")
+        self.forget_transaction()
+        self.state = _CONNECTED
+        self.extended = False
+        session = self.session
+        session.opening_command = ""
+        session.host_name_appears_as = ""
+        session.error = None
+        session.xforward = {}
+
+    def trusts(self, networks: Networks) -> bool:
+        """Whether the client is in one of `networks`."""
+        return networks.unix if self.is_unix else networks.match(self.remote_address)
+
     def newline_policy(self) -> str:
         """What to do with a bare CR or LF in this message."""
         options = self.options
-        if self.transaction.binary or options.bare_newline_exclusions.match(self.remote_address):
+        if self.transaction.binary or self.trusts(options.bare_newline_exclusions):
             return "accept"
         return options.bare_newline
 

@@ -1,24 +1,16 @@
 """What is the same for all connections of one server: worked out once, read on every command.
 
 Rows of the command table, parameters, limits, the texts that hold the server's name, the EHLO list.
-RFC 5321 §4.1.1.1.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from datetime import UTC, datetime, timedelta
 from typing import Final
 
 from fastsmtp import replies
 from fastsmtp._commands import Row, command_rows
-from fastsmtp._extensions import (
-    binarymime_offered,
-    chunking_offered,
-    mail_parameters,
-    rcpt_parameters,
-    smtputf8_offered,
-)
+from fastsmtp._ehlo import EhloList
+from fastsmtp._extensions import mail_parameters, rcpt_parameters
 from fastsmtp._hooks import Hooks
 from fastsmtp.options import Options
 from fastsmtp.replies import Reply
@@ -28,9 +20,6 @@ __all__ = ["Service"]
 # Octets that are dropped beyond `size` before a client is cut: enough to answer a mail that is a
 # little too large.
 MIN_DROPPED: Final = 10 * 1024 * 1024
-# Answers to EHLO that are kept, one per client name: rendering one costs more than the rest of a
-# greeting.
-MAX_EHLO_REPLIES: Final = 1024
 
 
 class Service:
@@ -49,8 +38,7 @@ class Service:
         self.auth_required = not options.auth_optional and "AUTH" not in options.disabled_commands
         self.too_large = replies.TOO_LARGE.formatted(options.size)
         self._make_texts(options)
-        self._extensions = self._static_extensions(options)
-        self._ehlo_replies: dict[str, Reply] = {}
+        self.ehlo = EhloList(options, self.helo_text)
 
     def _make_texts(self, options: Options) -> None:
         name = options.name
@@ -78,48 +66,3 @@ class Service:
         values = iter((self.options.name, client_hostname))
         first, *parts = self._helo_response.split("%s")
         return first + "".join(next(values, "") + part for part in parts)
-
-    @staticmethod
-    def _static_extensions(options: Options) -> list[str]:
-        size = options.size
-        rows = [
-            ("PIPELINING", not options.hide_pipelining),
-            ("8BITMIME", not options.hide_8bitmime),
-            ("SMTPUTF8", smtputf8_offered(options)),
-            ("ENHANCEDSTATUSCODES", not options.hide_enhancedstatuscodes),
-            ("DSN", not options.hide_dsn),
-            ("CHUNKING", chunking_offered(options)),
-            ("BINARYMIME", binarymime_offered(options)),
-            ("REQUIRETLS", not options.hide_requiretls and options.secured),
-            (f"SIZE {size}" if size and not options.hide_size else "SIZE", True),
-        ]
-        limits = [
-            f"{keyword}={value}"
-            for keyword, value in (
-                ("RCPTMAX", options.max_recipients),
-                ("MAILMAX", options.max_messages),
-            )
-            if value
-        ]
-        rows += [
-            (f"LIMITS {' '.join(limits)}", bool(limits) and not options.hide_limits),
-            ("MT-PRIORITY", not options.hide_mt_priority),
-            ("DELIVERBY", not options.hide_deliverby),
-        ]
-        return [line for line, offered in rows if offered]
-
-    def ehlo_reply(self, client_hostname: str, wall_time: Callable[[], float]) -> Reply:
-        """The answer to EHLO and LHLO: the service extensions, one a line, in a fixed order."""
-        reply = self._ehlo_replies.get(client_hostname)
-        if reply is not None:
-            return reply
-        lines = [self.helo_text(client_hostname), *self._extensions]
-        if not self.options.hide_futurerelease:
-            longest = self.options.future_release_max
-            until = datetime.fromtimestamp(wall_time(), UTC) + timedelta(seconds=longest)
-            lines.append(f"FUTURERELEASE {longest} {until:%Y-%m-%dT%H:%M:%SZ}")
-            return Reply(250, None, "\n".join(lines))
-        if len(self._ehlo_replies) >= MAX_EHLO_REPLIES:
-            self._ehlo_replies.clear()
-        reply = self._ehlo_replies[client_hostname] = Reply(250, None, "\n".join(lines))
-        return reply

@@ -181,22 +181,28 @@ class SMTPServer:
 
     # What connections ask.
 
-    def admit(self, connection: Connection, address: str, is_unix: bool) -> Reply | None:
+    def admit(self, connection: Connection) -> Reply | None:
         """Give a connection its place; the reply says why there is none."""
-        options = self._options
+        limit = self._options.max_clients
         refusal = None
-        if options.max_clients and len(self._connections) >= options.max_clients:
+        if limit and len(self._connections) >= limit:
             refusal = self.service.too_many_clients
-        elif options.max_clients_per_host and not is_unix and address:
-            key = host_key(address)
-            if self._hosts[key] >= options.max_clients_per_host:
-                refusal = self.service.too_many_from_host
-            else:
-                self._hosts[key] += 1
         if self._closing is not None:
             refusal = self.service.closing_at_greeting
         (self._connections if refusal is None else self._refused).add(connection)
         return refusal
+
+    def admit_host(self, connection: Connection, address: str) -> Reply | None:
+        """Count a client of this address; the reply says why it is one too many."""
+        limit = self._options.max_clients_per_host
+        if limit:
+            key = host_key(address)
+            if self._hosts[key] >= limit:
+                self._connections.discard(connection)
+                self._refused.add(connection)
+                return self.service.too_many_from_host
+            self._hosts[key] += 1
+        return None
 
     def connected(self, connection: Connection) -> None:
         """Emit `connect`."""

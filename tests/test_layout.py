@@ -28,17 +28,13 @@ LEVELS = (
     {"_hooks", "_answers", "_extensions", "_sasl", "stream"},
     {
         *("_state", "_clock", "_counters", "_verbs", "_exchange"),
-        *(
-            "_transaction",
-            "_message",
-            "_content",
-            "_commands",
-            "_service",
-            "_dispatch",
-            "_dialogue",
-        ),
+        *("_transaction", "_message", "_content", "_commands", "_ehlo", "_service"),
+        *("_dispatch", "_dialogue"),
     },
-    {"_tls", "_lookup", "_admission", "_prelude", "_listener", "_tasks", "_writing", "_connection"},
+    {
+        *("_tls", "_lookup", "_admission", "_prelude", "_listener"),
+        *("_tasks", "_writing", "_link", "_connection"),
+    },
     {"server"},
     {"__init__"},
     {"testing", "gateway", "__main__"},

@@ -1,0 +1,172 @@
+"""The connection towards its transport: output, pauses, the end in three steps, and time.
+
+It keeps one timer, armed lazily: deadlines move with every command, the timer only looks at them
+when it fires.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable
+from contextlib import suppress
+from math import inf
+from typing import Final
+
+from fastsmtp._dialogue import Dialogue
+from fastsmtp._log import logger
+from fastsmtp._tasks import HookTasks
+from fastsmtp._writing import WriteWatch
+from fastsmtp.session import Session
+
+__all__ = ["Link"]
+
+LINGER: Final = 5.0  # seconds from our last reply to the client's FIN
+GRACE_TURNS: Final = 8  # loop turns that a deadline waits while there is still input to read
+
+
+class Link:
+    """What `_connection.Connection` is made on: it says what happens, this carries it out."""
+
+    session: Session
+    _dialogue: Dialogue
+    _transport: asyncio.Transport
+    _watch: WriteWatch
+    _tasks: HookTasks | None
+
+    def __init__(self, loop: asyncio.AbstractEventLoop, now: Callable[[], float]) -> None:
+        self._loop = loop
+        self._now = now
+        self._reading = True
+        self._reads = 0
+        self._eof = False
+        self._lost = False
+        self._ended = False
+        self._close_at = inf
+        self._cancel_at = inf
+        self._timer: asyncio.TimerHandle | None = None
+        self._timer_at = inf
+        self._grace = 0
+
+    # What the connection does.
+
+    def _after(self, began: float) -> None:
+        """Look at what the dialogue wants now. began: when it was entered."""
+        raise NotImplementedError
+
+    def _end_if_done(self) -> None:
+        """The connection is out when the client and all hooks are."""
+        raise NotImplementedError
+
+    def _stop_preparing(self) -> None:
+        """Nobody will be greeted any more."""
+        raise NotImplementedError
+
+    # Output and the end.
+
+    def _set_reading(self, reading: bool) -> None:
+        self._reading = reading
+        if self._transport.is_closing():
+            return
+        if reading:
+            self._transport.resume_reading()
+        else:
+            self._transport.pause_reading()
+
+    def _write(self, octets: bytes, now: float) -> None:
+        watch = self._watch
+        watch.write(octets, now)
+        if watch.check_at < self._timer_at:
+            self._arm(watch.check_at)
+
+    def _close(self) -> None:
+        """Reply flushed, then FIN, then up to LINGER for the client's FIN, then abort.
+
+        Closing at once with input unread would have the kernel send a reset, and the client lose
+        our last reply.
+        """
+        transport = self._transport
+        if self._close_at == inf:
+            self._close_at = self._now() + LINGER
+            self._stop_preparing()
+            self._dialogue.clock.stop()
+            if not self._reading:
+                self._set_reading(True)
+            if not self._eof and not transport.is_closing():
+                with suppress(OSError, RuntimeError, NotImplementedError):
+                    transport.write_eof()
+            if self._close_at < self._timer_at:
+                self._arm(self._close_at)
+        if self._eof:
+            transport.close()
+
+    # The timer.
+
+    def _arm(self, deadline: float) -> None:
+        if deadline == inf or self._ended:
+            return
+        if self._timer is not None:
+            self._timer.cancel()
+        self._timer_at = deadline
+        self._timer = self._loop.call_later(max(0.0, deadline - self._now()), self._on_timer)
+
+    def _on_timer(self) -> None:
+        self._timer = None
+        self._timer_at = inf
+        now = self._now()
+        if self._tasks is not None and now >= self._tasks.abandon_at:
+            count = self._tasks.abandon_overdue()
+            logger.error("%s: %d hooks do not end, and are left behind", self.session.id, count)
+            self._end_if_done()
+        if self._tasks is not None:
+            self._tasks.cancel_orphans(now)
+            if now >= self._cancel_at:
+                self._cancel_at = inf
+                self._tasks.cancel_all()
+        if self._watch.is_stalled(now):
+            logger.debug("%s: the client takes no output", self.session.id)
+            self._transport.abort()
+        if now >= self._close_at and not self._lost:
+            if self._transport.get_write_buffer_size() == 0:
+                self._transport.abort()
+            else:  # the five seconds run from the last octet taken; the watch looks at the rest
+                self._close_at = now + LINGER
+        if now >= self._dialogue.clock.deadline:
+            self._grace = 0
+            self._yield_to_sockets()
+        self._rearm()
+
+    def _rearm(self) -> None:
+        self._arm(
+            min(
+                self._dialogue.clock.deadline if not self._grace else inf,
+                self._watch.check_at,
+                self._close_at,
+                self._cancel_at,
+                inf if self._tasks is None else self._tasks.deadline,
+            )
+        )
+
+    def _yield_to_sockets(self) -> None:
+        """A process that was stopped, or a loop that was held, must not cost clients who sent in
+        time.
+
+        Two turns: the first callback may come before the sockets of its turn are read, the second
+        comes after.
+        """
+        self._grace += 1
+        self._loop.call_soon(lambda: self._loop.call_soon(self._expire, self._reads))
+
+    def _expire(self, reads: int) -> None:
+        now = self._now()
+        if self._ended or now < self._dialogue.clock.deadline:
+            self._grace = 0
+            self._rearm()
+        elif reads != self._reads and self._grace < GRACE_TURNS:
+            self._yield_to_sockets()
+        else:
+            self._grace = 0
+            try:
+                self._dialogue.expire(now)
+            finally:
+                self._after(now)
+                self._rearm()
