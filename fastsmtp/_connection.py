@@ -32,6 +32,14 @@ WRITE_LOW_WATER: Final = 16 * 1024
 MANY_COMMANDS: Final = 64  # octets of a read whose replies may come near the high-water mark
 
 
+def _socket_name(transport: asyncio.BaseTransport, which: str) -> Any:
+    """What the kernel says of a socket; None where the peer has reset it already."""
+    try:
+        return transport.get_extra_info(which)
+    except OSError:
+        return None
+
+
 class Connection(Link):
     """One client. It is the host of its dialogue."""
 
@@ -64,12 +72,9 @@ class Connection(Link):
         session = self.session
         sock = transport.get_extra_info("socket")
         unix = sock is not None and sock.family == getattr(socket, "AF_UNIX", None)
-        session.remote_address, session.remote_port = peer_address(
-            transport.get_extra_info("peername")
-        )
-        session.local_address, session.local_port = peer_address(
-            transport.get_extra_info("sockname")
-        )
+        peer, own = _socket_name(transport, "peername"), _socket_name(transport, "sockname")
+        session.remote_address, session.remote_port = peer_address(peer)
+        session.local_address, session.local_port = peer_address(own)
         self._dialogue.is_unix = unix
         self._transport.set_write_buffer_limits(high=WRITE_HIGH_WATER, low=WRITE_LOW_WATER)
         refusal = self._server.admit(self)

@@ -134,6 +134,7 @@ def test_what_is_no_size_is_refused(text: str) -> None:
         ("a-b.1c", "a-b.1c"),
         ("bücher.example", "xn--bcher-kva.example"),
         ("xn--bcher-kva.example", "xn--bcher-kva.example"),
+        ("BÜCHER.example", "xn--bcher-kva.example"),
         ("[192.0.2.1]", "[192.0.2.1]"),
         ("[IPv6:2001:DB8::1]", "[ipv6:2001:db8::1]"),
     ],
@@ -143,11 +144,23 @@ def test_a_domain_is_compared_by_its_key(text: str, key: str) -> None:
     assert domain_key(key.upper()) == key
 
 
+@pytest.mark.parametrize("domain", ["example\uff0eorg", "example\u3002org", "stra\u00dfe.example"])
+def test_a_domain_is_not_rewritten_into_another_one(domain: str) -> None:
+    assert domain_key(domain) == domain
+
+
 @pytest.mark.parametrize(
     "text",
     [
         *["", ".", "..", "-a", "a-", "a..b", ".a", "a_b", "a b", "a/b", "a\nb", "a\n"],
-        *["*.example.org", "@example.org", "user@example.org", "\u202egro.example"],
+        *[
+            "example\uff0eorg",
+            "example\u3002org",
+            "*.example.org",
+            "@example.org",
+            "user@example.org",
+            "\u202egro.example",
+        ],
         *["a" * 64, ".".join(["a" * 60] * 5), "ü" * 300, "1" * 300],
         *["[300.1.1.1]", "[]", "[IPv6:::g]"],
     ],

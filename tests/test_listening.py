@@ -192,6 +192,27 @@ def test_listen_takes_exactly_one_place(run: Any, given: dict[str, Any]) -> None
         run(Sink().server().listen(**given))
 
 
+@pytest.mark.parametrize(
+    ("given", "error", "named"),
+    [
+        ({"port": -1}, ValueError, "port"),
+        ({"port": 65_536}, ValueError, "port"),
+        ({"port": "25"}, TypeError, "port"),
+        ({"port": True}, TypeError, "port"),
+        ({"port": 1.5}, TypeError, "port"),
+        ({"port": 0, "host": 1}, TypeError, "host"),
+        ({"path": ""}, ValueError, "path"),
+        ({"path": b"x"}, TypeError, "path"),
+        ({"sock": 1}, TypeError, "sock"),
+    ],
+)
+def test_what_is_no_place_to_listen_on_is_named(
+    run: Any, given: dict[str, Any], error: type[Exception], named: str
+) -> None:
+    with pytest.raises(error, match=f"^{named} takes "):
+        run(Sink().server().listen(**given))
+
+
 def test_lmtp_is_refused_on_tcp_port_25(run: Any) -> None:
     async def scenario() -> None:
         server = Sink().server(lmtp=True)

@@ -170,6 +170,16 @@ def test_a_421_in_a_list_closes_behind_the_last_reply() -> None:
     check(steps, expected, Hooks(data=answer))
 
 
+@pytest.mark.row("LMTP-04", "I9")
+@pytest.mark.parametrize("accepts", [True, False])
+def test_the_last_error_that_is_allowed_takes_no_acceptance_away(accepts: bool) -> None:
+    answer = ["b" if accepts else SMTPError(""), SMTPError("", 550)]
+    steps: list[Step] = [b"RSET x\r\n", to("b", "c") + b"DATA\r\n", BODY]
+    finals = [ACCEPTED, "550 5.7.1"] if accepts else ["421 4.7.0"]
+    expected = ["501 5.5.4", *accepting("b", "c"), "354", *finals]
+    check(steps, expected, Hooks(data=answer), max_errors=2)
+
+
 @pytest.mark.row("LMTP-04")
 def test_a_list_outside_of_lmtp_is_nonsense() -> None:
     ran = three_ways([*rows.PRE, BODY], Hooks(data=["one"]))
