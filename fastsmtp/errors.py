@@ -37,7 +37,7 @@ class MessageAborted(Exception):
     """The consumer of a message body will not get the whole of it; nothing was acknowledged.
 
     reason: "disconnected", "timeout", "shutdown", "reset", "bare_newline", "hook_timeout",
-    "too_much_data", "hook_failed", or "answered" (the hook gave its answer before it had read all).
+    "hook_failed", or "answered" (the hook gave its answer before it had read all).
     """
 
     def __init__(self, reason: str) -> None:

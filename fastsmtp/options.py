@@ -151,7 +151,7 @@ class Options:
         does="Switches CHUNKING off, and with it BINARYMIME: BDAT is answered 502.",
         reason="A hook cannot tell BDAT from DATA, and BDAT needs no dot-stuffing.")
     hide_binarymime: bool = row(Group.CAPABILITIES, FLAG, True, "RFC 3030 §3",
-        does="Switches BINARYMIME off: BODY=BINARYMIME is answered 555.",
+        does="Switches BINARYMIME off: BODY=BINARYMIME is answered 501.",
         reason="Who relays such a message must be able to convert it, so it is opt-in.")
     hide_limits: bool = row(Group.CAPABILITIES, FLAG, False, "RFC 9422 §3",
         does="Does not advertise LIMITS; the limits hold all the same.",
