@@ -5,8 +5,10 @@ from __future__ import annotations
 import ipaddress
 from typing import TYPE_CHECKING, Protocol
 
+from fastsmtp._handshakes import Handshakes
 from fastsmtp._lookup import ReverseLookup
 from fastsmtp._service import Service
+from fastsmtp._tls import ServerTLS
 from fastsmtp.replies import Reply
 
 if TYPE_CHECKING:
@@ -19,6 +21,8 @@ class Server(Protocol):
     """What a connection asks of its server."""
 
     service: Service
+    tls: ServerTLS
+    handshakes: Handshakes
     lookup: ReverseLookup | None
 
     def admit(self, connection: Connection) -> Reply | None:

@@ -14,6 +14,7 @@ from fastsmtp._content import handle_data
 from fastsmtp._exchange import Exchange
 from fastsmtp._extensions import chunking_offered
 from fastsmtp._parser import Verb
+from fastsmtp._starttls import handle_starttls
 from fastsmtp._state import Flag
 from fastsmtp._transaction import handle_mail, handle_rcpt
 from fastsmtp._verbs import (
@@ -62,10 +63,12 @@ _NEED_RCPT: Final = (
 )
 _JUNK: Final = Flag.JUNK | Flag.COUNTED
 _GREETING: Final = Flag.SYNC | _JUNK
-_MAIL: Final = Flag.AUTHENTICATED | Flag.COUNTED
+_LATER: Final = Flag.UPGRADE | _JUNK
+_MAIL: Final = Flag.UPGRADE | Flag.AUTHENTICATED | Flag.COUNTED
+_STARTTLS_ROW: Final = Row(handle_starttls, _OK, Flag.SYNC | Flag.SWITCH | Flag.COUNTED)
 
 _TABLE: Final[dict[Verb, Row]] = {
-    Verb.HELO: Row(handle_helo, _OK, _GREETING),
+    Verb.HELO: Row(handle_helo, _OK, Flag.UPGRADE | _GREETING),
     Verb.EHLO: Row(handle_ehlo, _OK, _GREETING),
     Verb.LHLO: _UNKNOWN_ROW,
     Verb.MAIL: Row(handle_mail, _not_after(replies.NESTED_MAIL), _MAIL),
@@ -87,16 +90,16 @@ _TABLE: Final[dict[Verb, Row]] = {
         Flag.SYNC | _MAIL,
     ),
     Verb.BDAT: Row(handle_refused, (*_NEED_RCPT, None, None), Flag.BDAT | _MAIL),
-    Verb.RSET: Row(handle_rset, _OK, _JUNK),
+    Verb.RSET: Row(handle_rset, _OK, _LATER),
     Verb.NOOP: Row(handle_noop, _OK, _JUNK),
-    Verb.VRFY: Row(handle_vrfy, _OK, _JUNK),
-    Verb.HELP: Row(handle_help, _OK, _JUNK),
+    Verb.VRFY: Row(handle_vrfy, _OK, _LATER),
+    Verb.HELP: Row(handle_help, _OK, _LATER),
     Verb.QUIT: Row(handle_quit, _OK, Flag.NONE),
     Verb.AUTH: _NOT_IMPLEMENTED,
-    Verb.STARTTLS: _NOT_IMPLEMENTED,
+    Verb.STARTTLS: _NOT_IMPLEMENTED,  # where TLS is not configured
     # Nobody is trusted yet.
-    Verb.XCLIENT: Row(handle_refused, _always(replies.NOT_ALLOWED), Flag.COUNTED),
-    Verb.XFORWARD: Row(handle_refused, _always(replies.NOT_ALLOWED), _JUNK),
+    Verb.XCLIENT: Row(handle_refused, _always(replies.NOT_ALLOWED), Flag.UPGRADE | Flag.COUNTED),
+    Verb.XFORWARD: Row(handle_refused, _always(replies.NOT_ALLOWED), _LATER),
     Verb.EXPN: _NOT_IMPLEMENTED,
     Verb.SEND: _NOT_IMPLEMENTED,
     Verb.SOML: _NOT_IMPLEMENTED,
@@ -117,9 +120,11 @@ def _in_lmtp(row: Row) -> Row:
     return row._replace(refusals=refusals)
 
 
-def command_rows(options: Options) -> tuple[Row, ...]:
-    """Return the table under `options`, indexed by verb."""
+def command_rows(options: Options, tls: bool = False) -> tuple[Row, ...]:
+    """Return the table under `options`, indexed by verb. tls: there is a certificate."""
     table = dict(_TABLE)
+    if tls:
+        table[Verb.STARTTLS] = _STARTTLS_ROW
     if options.lmtp:
         table = {verb: _in_lmtp(row) for verb, row in table.items()}
         table[Verb.LHLO] = Row(handle_ehlo, _OK, _GREETING)

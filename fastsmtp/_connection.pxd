@@ -1,8 +1,8 @@
-from fastsmtp._link cimport Link
+from fastsmtp._secure_link cimport SecureLink
 
 
-cdef class Connection(Link):
-    cdef public object _server, _prelude, _entry
+cdef class Connection(SecureLink):
+    cdef public object _prelude
     cdef public str _counted_address
     cdef public bint _started, _refused
 

@@ -16,11 +16,12 @@ from typing import Any, Final, cast
 from fastsmtp._admission import Server
 from fastsmtp._dialogue import Dialogue
 from fastsmtp._hooks import Answer
-from fastsmtp._link import Link
 from fastsmtp._log import logger
 from fastsmtp._networks import peer_address
 from fastsmtp._prelude import Prelude
+from fastsmtp._secure_link import SecureLink
 from fastsmtp._tasks import HookTasks, warn_of_stall
+from fastsmtp._tls import ListenerTLS
 from fastsmtp._writing import WriteWatch
 from fastsmtp.replies import Reply
 from fastsmtp.session import Session
@@ -40,23 +41,24 @@ def _socket_name(transport: asyncio.BaseTransport, which: str) -> Any:
         return None
 
 
-class Connection(Link):
-    """One client. It is the host of its dialogue."""
+class Connection(SecureLink):
+    """One client. It is the host of its dialogue. tls: that of its listener."""
 
     def __init__(
         self,
         server: Server,
         loop: asyncio.AbstractEventLoop,
         now: Callable[[], float] = time.monotonic,
+        tls: ListenerTLS | None = None,
     ) -> None:
-        super().__init__(loop, now)
+        super().__init__(loop, now, tls or server.tls.default)
         self._server = server
         service = server.service
         self.session = Session(lmtp=service.options.lmtp, secure=service.options.secured)
         self._dialogue = Dialogue(service, self.session, self, now())
         self._transport: asyncio.Transport = cast("asyncio.Transport", None)
         self._counted_address = ""  # what `admit_host` has counted
-        self._entry: Callable[[bytes], None] | None = None  # takes the octets before the dialogue
+        self._entry = None  # takes the octets before the dialogue
         self._started = False  # the hook on_connect was reached, so on_close is due
         self._refused = False
         self._prelude: Prelude | None = None
@@ -106,8 +108,15 @@ class Connection(Link):
 
     def eof_received(self) -> bool:
         """The client sends no more; it may still be reading (RFC 5321 §3.8)."""
-        self._eof = True
+        self._eof = self._input_over = True
         self._reads += 1
+        if self._dialogue.securing:
+            self._cut_handshake(self._why_cut())
+        else:
+            self._end_input()
+        return True
+
+    def _end_input(self) -> None:
         if self._refused or self._dialogue.closing:
             self._close()
         elif self._started:
@@ -118,7 +127,6 @@ class Connection(Link):
                 self._after(now)
         elif not self._dialogue.parser.buffered:
             self._transport.abort()  # nothing was said, and nothing will be
-        return True
 
     def connection_lost(self, exc: Exception | None) -> None:
         """The connection is gone; hooks that are at work may still end."""
@@ -213,6 +221,9 @@ class Connection(Link):
         """The server is closing; RFC 5321 §3.8 asks for a 421."""
         if self._refused or self._lost or self._dialogue.closing:
             return
+        if self._dialogue.securing:
+            self._cut_handshake(None)
+            return
         now = self._now()
         self._dialogue.shut_down(now)
         self._after(now)
@@ -239,7 +250,8 @@ class Connection(Link):
 
     def _refuse(self, refusal: Reply) -> None:
         self._refused = True
-        self._write(refusal.wire, self._now())
+        if not self._tls.implicit:  # there nothing can be said before the handshake
+            self._write(refusal.wire, self._now())
         self._close()
 
     def _let_in(self, address: str | None) -> None:
@@ -252,7 +264,10 @@ class Connection(Link):
                 self._refuse(refusal)
                 return
             self._counted_address = address
-        self._prepare()
+        if self._tls.implicit:
+            self._begin_tls()
+        else:
+            self._prepare()
 
     def _prepare(self) -> None:
         address = self.session.remote_address
@@ -280,7 +295,7 @@ class Connection(Link):
         now = self._now()
         try:
             dialogue.start(now)
-            if self._eof:
+            if self._input_over:
                 dialogue.receive_eof(now)
         finally:
             self._after(now)
@@ -302,6 +317,8 @@ class Connection(Link):
             if dialogue.closing:
                 self._close()
                 return
+            if dialogue.securing and self._pump is None:
+                self._begin_tls()  # the 220 is written
             if dialogue.wants_input is not self._reading:
                 self._set_reading(not self._reading)
             if dialogue.more and not dialogue.blocked:
@@ -353,6 +370,6 @@ class Connection(Link):
 
     def _release(self) -> None:
         """Break the circles, so that nothing of this connection waits for the collector."""
-        self._tasks = None
+        self._tasks = self._entry = self._pump = None
         self._dialogue.release()
         self._server.finished(self)

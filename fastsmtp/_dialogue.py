@@ -17,6 +17,7 @@ from fastsmtp._exchange import Exchange
 from fastsmtp._hooks import WAITING, Answer, Host
 from fastsmtp._log import logger
 from fastsmtp._parser import END_OF_DATA, Command, Fault
+from fastsmtp._starttls import go_on_inside
 from fastsmtp._state import State
 from fastsmtp._verbs import connect
 from fastsmtp.session import Session
@@ -110,6 +111,21 @@ class Dialogue(Exchange):
         self.clock.now = now
         self._run(lambda: connect(self))
 
+    def secured(self, tls: Any, now: float) -> None:
+        """A handshake is done. tls: its facts, as `on_secure` gets them."""
+        self.clock.now = now
+        self.clock.stop()
+        self.securing = False
+        self.secure = True
+        self.tls = tls
+        self.watch = watch_mask(self)
+        session = self.session
+        session.secure = True
+        session.servername = tls.servername
+        session.tls_options = tls.options()
+        if self.state != _OPENING:
+            self._run(lambda: go_on_inside(self))
+
     def receive(self, octets: bytes, now: float) -> None:
         """Take what has been read and work through it as far as it goes."""
         self.clock.now = now
@@ -140,7 +156,9 @@ class Dialogue(Exchange):
         """The client has taken our replies: its time for the next command begins."""
         self.clock.now = now
         self.blocked = False
-        if self.waiting is None and not self.clock.lagging and not self.closing:
+        if self.securing or self.closing:
+            return
+        if self.waiting is None and not self.clock.lagging:
             self.clock.stand()
 
     def expire(self, now: float) -> None:

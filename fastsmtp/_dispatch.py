@@ -11,6 +11,7 @@ from typing import Final
 
 from fastsmtp import replies
 from fastsmtp._exchange import Exchange
+from fastsmtp._log import logger
 from fastsmtp._parser import Command, Fault, FaultKind
 from fastsmtp._state import WATCHED, Flag, State
 from fastsmtp.replies import Reply
@@ -32,9 +33,12 @@ def watch_mask(dialogue: Exchange) -> int:
     """The flags that keep a command off the short way."""
     if dialogue.first_line:
         return WATCHED | Flag.LINE
+    mask = WATCHED
     if dialogue.service.auth_required:
-        return WATCHED | Flag.AUTHENTICATED | Flag.COUNTED
-    return WATCHED
+        mask |= Flag.AUTHENTICATED | Flag.COUNTED
+    if _must_upgrade(dialogue):
+        mask |= Flag.UPGRADE
+    return mask
 
 
 def is_answered(
@@ -53,8 +57,14 @@ def is_answered(
     if (
         flags & Flag.SYNC
         and dialogue.parser.buffered
-        and dialogue.service.options.strict_pipelining
+        and (flags & Flag.SWITCH or dialogue.service.options.strict_pipelining)
     ):
+        if flags & Flag.SWITCH:
+            logger.warning(
+                "%s: octets behind STARTTLS from %s, which would have been taken for encrypted",
+                dialogue.session.id,
+                dialogue.remote_address,
+            )
         dialogue.reply_and_close(replies.SYNCHRONIZATION)
         return True
     if flags & Flag.COUNTED and _strike_unauthenticated(dialogue):
@@ -62,6 +72,9 @@ def is_answered(
         return True
     if flags & Flag.JUNK and dialogue.counters.strike_junk():
         dialogue.reply(replies.TOO_MANY_JUNK)
+        return True
+    if flags & Flag.UPGRADE and _must_upgrade(dialogue):
+        dialogue.reply(replies.UPGRADE_REQUIRED)
         return True
     if flags & Flag.AUTHENTICATED and _must_authenticate(dialogue):
         dialogue.reply(dialogue.service.auth_required_reply)
@@ -90,9 +103,15 @@ def _bdat_refusal(dialogue: Exchange, refusals: tuple[Reply | None, ...]) -> Rep
         return replies.NOT_IMPLEMENTED
     if _strike_unauthenticated(dialogue):
         return replies.TOO_MANY_UNAUTHENTICATED
+    if _must_upgrade(dialogue):
+        return replies.UPGRADE_REQUIRED
     if _must_authenticate(dialogue):
         return dialogue.service.auth_required_reply
     return refusal
+
+
+def _must_upgrade(dialogue: Exchange) -> bool:
+    return dialogue.options.needs_upgrade and not dialogue.secure
 
 
 def _must_authenticate(dialogue: Exchange) -> bool:

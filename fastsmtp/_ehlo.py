@@ -34,6 +34,7 @@ def _rows(options: Options) -> list[type_row]:
         ("DSN", not options.hide_dsn),
         ("CHUNKING", chunking_offered(options)),
         ("BINARYMIME", binarymime_offered(options)),
+        (_starttls, not options.hide_starttls),
         (_requiretls, not options.hide_requiretls),
         (f"SIZE {size}" if size and not options.hide_size else "SIZE", True),
         (_limits(options), bool(_limits(options)) and not options.hide_limits),
@@ -49,6 +50,11 @@ def _limits(options: Options) -> str:
     limits = {"RCPTMAX": options.max_recipients, "MAILMAX": options.max_messages}
     words = [f"{keyword}={value}" for keyword, value in limits.items() if value]
     return f"LIMITS {' '.join(words)}" if words else ""
+
+
+def _starttls(dialogue: Exchange) -> str:
+    """Never inside TLS: RFC 3207 §4.2."""
+    return "STARTTLS" if dialogue.service.starttls_available and not dialogue.secure else ""
 
 
 def _requiretls(dialogue: Exchange) -> str:

@@ -13,7 +13,8 @@ cdef class Exchange:
     cdef public object service, options, session, host
     cdef public Hooks hooks
     cdef public str client_hostname, remote_address
-    cdef public bint is_unix, secure
+    cdef public bint is_unix, secure, securing
+    cdef public object tls
     cdef public Clock clock
     cdef public Parser parser
     cdef public Counters counters

@@ -54,6 +54,9 @@ class Exchange:
         self.remote_address = session.remote_address  # the effective one; "" is in no network
         self.is_unix = False  # the client is at the other end of a UNIX socket
         self.secure = service.options.secured
+        # Facts of TLS that ends here (a `TLSSocket`), None before a handshake and without one.
+        self.tls: Any = None
+        self.securing = False  # a handshake is under way: nothing is said, and the clock is its
         self.clock = Clock(service.options, now)
         self.parser = Parser(service.options.max_command_length)
         self.counters = Counters(service.options)
@@ -219,6 +222,7 @@ class Exchange:
             and not self.clock.receiving
             and self.content.message is None
             and not self.closing
+            and not self.securing
         ):
             self.reply(replies.SHUTTING_DOWN)
 
@@ -265,6 +269,17 @@ class Exchange:
         session.host_name_appears_as = ""
         session.error = None
         session.xforward = {}
+
+    def await_handshake(self) -> None:
+        """From here on nothing is plaintext; what is queued is the last."""
+        self.securing = True
+        self.halted = True
+        self.clock.await_answer(self.options.tls_handshake_timeout)
+
+    def resume(self) -> None:
+        """The client may go on; no reply of ours has told it so."""
+        self.halted = False
+        self.clock.await_command()
 
     def trusts(self, networks: Networks) -> bool:
         """Whether the client is in one of `networks`."""

@@ -15,6 +15,7 @@ from typing import Final
 from fastsmtp._dialogue import Dialogue
 from fastsmtp._log import logger
 from fastsmtp._tasks import HookTasks
+from fastsmtp._tls_pump import Pump
 from fastsmtp._writing import WriteWatch
 from fastsmtp.session import Session
 
@@ -43,6 +44,7 @@ class Link:
         self._ended = False
         self._close_at = inf
         self._cancel_at = inf
+        self._pump: Pump | None = None  # from the start of TLS on
         self._timer: asyncio.TimerHandle | None = None
         self._timer_at = inf
         self._grace = 0
@@ -73,6 +75,8 @@ class Link:
             self._transport.pause_reading()
 
     def _write(self, octets: bytes, now: float) -> None:
+        if self._pump is not None:
+            octets = self._pump.send(octets)
         watch = self._watch
         watch.write(octets, now)
         if watch.check_at < self._timer_at:
@@ -91,6 +95,8 @@ class Link:
             self._dialogue.clock.stop()
             if not self._reading:
                 self._set_reading(True)
+            if self._pump is not None and not transport.is_closing():
+                transport.write(self._pump.close())  # close_notify, RFC 8446 §6.1
             if not self._eof and not transport.is_closing():
                 with suppress(OSError, RuntimeError, NotImplementedError):
                     transport.write_eof()
@@ -165,8 +171,12 @@ class Link:
             self._yield_to_sockets()
         else:
             self._grace = 0
-            try:
-                self._dialogue.expire(now)
-            finally:
-                self._after(now)
-                self._rearm()
+            self._expired(now)
+
+    def _expired(self, now: float) -> None:
+        """The deadline has passed, and nothing came in."""
+        try:
+            self._dialogue.expire(now)
+        finally:
+            self._after(now)
+            self._rearm()

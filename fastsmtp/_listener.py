@@ -138,6 +138,7 @@ class Listener:
         self._sock = sock
         self._path = path
         self._server: asyncio.Server | None = None
+        self._factory: Callable[[], Any] | None = None
         sock.setblocking(False)
         if sock.family != getattr(socket, "AF_UNIX", None):
             _set_options(sock)
@@ -150,6 +151,7 @@ class Listener:
     async def open(self, factory: Callable[[], Any]) -> None:
         """Begin to accept. Raises OSError."""
         loop = asyncio.get_running_loop()
+        self._factory = factory
         if self._sock.family == getattr(socket, "AF_UNIX", None):
             create = loop.create_unix_server
         else:
@@ -166,7 +168,7 @@ class Listener:
         """The socket still listens."""
         return _is_listening(self._sock)
 
-    async def revive(self, factory: Callable[[], Any]) -> None:
+    async def revive(self) -> None:
         """Bind the same address again and go on. Raises OSError."""
         logger.error("the listening socket on %s has died and is made again", self.address)
         family = self._sock.family
@@ -180,7 +182,8 @@ class Listener:
             _set_options(sock)
         sock.setblocking(False)
         self._sock = sock
-        await self.open(factory)
+        assert self._factory is not None
+        await self.open(self._factory)
 
     def close(self) -> None:
         """Stop accepting."""

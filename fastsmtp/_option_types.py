@@ -28,7 +28,7 @@ except ImportError:  # Windows
 
 __all__ = [
     "COMMAND_LENGTH", "COUNT", "DEADLINE", "FLAG", "HOLD", "HOST_NAME", "ITERATIONS", "LINE",
-    "LIST_COUNT", "MECHANISMS", "PEM", "RATE", "RESOLVER", "SECONDS", "SECRET", "SIZE", "SNI",
+    "LIST_COUNT", "MECHANISMS", "PASSWORD", "PEM", "RATE", "RESOLVER", "SECONDS", "SECRET", "SIZE", "SNI",
     "SSL_CONTEXT", "TEXT", "TLS_VERSION", "UNAVAILABLE", "VERBS", "Feature", "Group", "Kind",
     "Option", "Refused", "Resolver", "WrongType", "choice", "default_max_clients", "networks",
     "optional", "row",
@@ -78,7 +78,6 @@ Feature: TypeAlias = Literal["tls", "auth", "proxy"]
 # What this version does not have yet. Its options are known and checked, and refused but for their
 # defaults: an option that is silently ignored would be worse than none.
 UNAVAILABLE: Final[Mapping[Feature, str]] = {
-    "tls": "TLS",
     "auth": "AUTH",
     "proxy": "the PROXY protocol, XCLIENT and XFORWARD",
 }
@@ -354,7 +353,7 @@ def networks(why_not_true: str) -> Kind[Networks]:
     )
 
 
-TLS_VERSION: Final = choice("TLSv1.2", "TLSv1.3")
+TLS_VERSION: Final = choice("TLSv1", "TLSv1.1", "TLSv1.2", "TLSv1.3")
 VERBS: Final = Kind(
     f"a list, tuple or set of commands as str, in any case: {', '.join(KNOWN_VERBS)}",
     lambda value: frozenset(_words(value, KNOWN_VERBS, (list, tuple, set, frozenset))),
@@ -384,6 +383,12 @@ def _pem(value: object) -> str | bytes | None:
     if not isinstance(value, os.PathLike):
         raise WrongType
     return cast("str | bytes", os.fspath(value))
+
+
+def _password(value: object) -> str | bytes | None:
+    if value is not None and not isinstance(value, str | bytes):
+        raise WrongType
+    return value
 
 
 def _secret(value: object) -> bytes:
@@ -421,6 +426,7 @@ RESOLVER: Final = Kind(
     _resolver,
 )
 PEM: Final = Kind("a path (str or os.PathLike), PEM text as str or bytes, or None", _pem)
+PASSWORD: Final = Kind("a str or bytes, or None", _password)
 SECRET: Final = Kind("bytes, 16 or more; None for random ones", _secret)
 SNI: Final = Kind("a mapping of host names (str) to TLS options, or None", _sni)
 SSL_CONTEXT: Final = Kind("an ssl.SSLContext, or None", _ssl_context)

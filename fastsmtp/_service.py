@@ -23,13 +23,14 @@ MIN_DROPPED: Final = 10 * 1024 * 1024
 
 
 class Service:
-    """The service that one set of options and hooks gives to each connection."""
+    """The service that one set of options and hooks gives to each connection. tls: configured."""
 
-    def __init__(self, options: Options, hooks: Hooks) -> None:
+    def __init__(self, options: Options, hooks: Hooks, tls: bool = False) -> None:
         self.options = options
         self.hooks = hooks
+        self.starttls_available = tls and "STARTTLS" not in options.disabled_commands
         self.enhanced = not options.hide_enhancedstatuscodes
-        self.rows: tuple[Row, ...] = command_rows(options)
+        self.rows: tuple[Row, ...] = command_rows(options, tls)
         self.mail_parameters = mail_parameters(options)
         self.rcpt_parameters = rcpt_parameters(options)
         self.drop_limit = options.size + max(options.size, MIN_DROPPED) if options.size else 0

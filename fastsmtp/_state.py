@@ -39,6 +39,8 @@ class Flag:
     AUTHENTICATED: Final = 32  # refused while authentication is required and missing
     COUNTED: Final = 64  # counts as a line while authentication is required and missing
     LINE: Final = 128  # every line: watched for the first one of a connection
+    UPGRADE: Final = 256  # refused until TLS while `needs_upgrade` is set, RFC 3207 §4
+    SWITCH: Final = 512  # nothing may ever be behind it, for it would be plaintext, RFC 3207 §4.2
 
 
 # The bits that matter once the first line has passed and no authentication is missing.

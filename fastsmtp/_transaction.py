@@ -147,7 +147,7 @@ def _facts(dialogue: Exchange, envelope: Envelope, address: Address, utf8: bool)
         envelope=envelope,
         address=address,
         smtp_utf8=utf8,
-        secure=dialogue.service.options.secured,
+        secure=dialogue.secure,
         authenticated=False,
         wall_time=dialogue.host.wall_time,
     )

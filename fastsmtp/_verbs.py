@@ -9,6 +9,7 @@ from fastsmtp._answers import Stage, rejection
 from fastsmtp._exchange import Exchange
 from fastsmtp._grammar import parse_hostname_token
 from fastsmtp._hooks import Answer
+from fastsmtp._starttls import greet_inside
 from fastsmtp._state import State
 from fastsmtp.replies import Reply
 
@@ -17,7 +18,7 @@ def connect(dialogue: Exchange) -> None:
     """The connection is there: ask `on_connect`, then greet or refuse."""
     hook = dialogue.hooks.on_connect
     if hook is None:
-        dialogue.greet()
+        greet_inside(dialogue)
     else:
         dialogue.ask_without_subject(hook, _connect_answered)
 
@@ -26,7 +27,7 @@ def _connect_answered(dialogue: Exchange, answer: Answer) -> None:
     """Greet, or refuse in the greeting's place (RFC 5321 §3.1)."""
     service = dialogue.service
     if answer.error is None and not answer.failed:
-        dialogue.greet()
+        greet_inside(dialogue)
         return
     reply = None
     if answer.error is not None and not answer.failed:

@@ -29,6 +29,7 @@ from fastsmtp._option_types import (
     LINE,
     LIST_COUNT,
     MECHANISMS,
+    PASSWORD,
     PEM,
     RATE,
     RESOLVER,
@@ -53,7 +54,7 @@ from fastsmtp._option_types import (
     row,
 )
 
-__all__ = ["HOOKS", "OPTIONS", "Networks", "Option", "Options", "parse_options"]
+__all__ = ["HOOKS", "OPTIONS", "Networks", "Option", "Options", "parse_options", "tls_options"]
 
 HOOKS: Final = (
     "on_connect", "on_secure", "on_auth", "on_scram",
@@ -288,6 +289,9 @@ class Options:
     key: str | bytes | None = row(Group.TLS, PEM, None, "RFC 3207 §4", needs="tls", is_secret=True,
         does="The private key of `cert`.",
         reason="There is no key that could be shipped.")
+    key_password: str | bytes | None = row(Group.TLS, PASSWORD, None, needs="tls", is_secret=True,
+        does="Decrypts `key`.",
+        reason="Most keys of servers are not encrypted, for somebody would have to be there.")
     cert: str | bytes | None = row(Group.TLS, PEM, None, "RFC 3207 §4", needs="tls",
         does="The certificate, with its chain behind it.",
         reason="Without one TLS is not configured, and STARTTLS is not offered.")
@@ -309,6 +313,9 @@ class Options:
     ciphers: str | None = row(Group.TLS, optional(LINE), None, "RFC 9325 §4.2", needs="tls",
         does="Cipher suites up to TLS 1.2, as an OpenSSL cipher list.",
         reason="None stands for OpenSSL's choice, which is kept up to date with it.")
+    honor_cipher_order: bool = row(Group.TLS, FLAG, True, "RFC 9325 §4.2.1", needs="tls",
+        does="Takes the first cipher of its own list that the client has, not of the client's.",
+        reason="As in smtp-server; the RFC recommends it, for the server is the better kept end.")
     sni_options: dict[str, object] | None = row(Group.TLS, SNI, None, "RFC 6066 §3",
         needs="tls", is_secret=True,
         does="TLS options by the host name that the client asks for.",
@@ -343,6 +350,17 @@ def parse_options(given: Mapping[str, object]) -> Options:
     options = Options(**values)
     _check_together(options)
     return options
+
+
+def tls_options(given: Mapping[str, object]) -> dict[str, Any]:
+    """Check options of the group TLS, as one server name or a change of the certificate has them.
+
+    Raises TypeError for a name that is none of them or a wrong type, ValueError for a wrong value.
+    """
+    for name in given:
+        if name not in OPTIONS or OPTIONS[name].group is not Group.TLS:
+            raise TypeError(f"{_short.repr(name)} is no option of TLS")
+    return {name: _normalize(OPTIONS[name], value) for name, value in given.items()}
 
 
 def _normalize(option: Option, value: object) -> object:

@@ -135,6 +135,12 @@ VRFY_SYNTAX: Final = Reply(501, "5.5.4", "Error: syntax: VRFY string")
 BYE: Final = Reply(221, "2.0.0", "Bye")
 QUIT_SYNTAX: Final = Reply(501, "5.5.4", "Error: syntax: QUIT")
 
+# TLS, RFC 3207 §4.
+READY_FOR_TLS: Final = Reply(220, "2.0.0", "Ready to start TLS")
+STARTTLS_SYNTAX: Final = Reply(501, "5.5.4", "Error: syntax: STARTTLS")
+TLS_ACTIVE: Final = Reply(503, "5.5.1", "Error: TLS already active")
+UPGRADE_REQUIRED: Final = Reply(530, "5.7.0", "Must issue a STARTTLS command first")
+
 # Sequence, RFC 5321 §4.1.4; authentication demanded, RFC 4954 §6.
 HELO_FIRST: Final = Reply(503, "5.5.1", "Error: send HELO/EHLO first")
 LHLO_FIRST: Final = Reply(503, "5.5.1", "Error: send LHLO first")

@@ -18,12 +18,14 @@ from typing import Any, Final
 
 from fastsmtp._admission import host_key
 from fastsmtp._connection import Connection
+from fastsmtp._handshakes import Handshakes
 from fastsmtp._hooks import HOOK_ARGUMENTS, Hooks
 from fastsmtp._listener import Listener, bind_tcp, bind_unix, check_place
 from fastsmtp._log import logger
 from fastsmtp._lookup import ReverseLookup
 from fastsmtp._service import Service
 from fastsmtp._tasks import warn_of_stall
+from fastsmtp._tls import ListenerTLS, ServerTLS
 from fastsmtp.options import Options, parse_options
 from fastsmtp.replies import Reply
 
@@ -53,7 +55,9 @@ class SMTPServer:
             method = hooks.get(name, getattr(self, name, None))
             if method is not None:
                 setattr(self, name, method)
-        self.service = Service(self._options, self._hooks)
+        self.tls = ServerTLS(self._options)
+        self.handshakes = Handshakes()
+        self.service = Service(self._options, self._hooks, self.tls.is_configured)
         self.lookup: ReverseLookup | None = None
         if not self._options.disable_reverse_lookup:
             self.lookup = ReverseLookup(self._options.resolver, time.monotonic)
@@ -96,12 +100,15 @@ class SMTPServer:
         *,
         path: str | None = None,
         sock: socket.socket | None = None,
+        secure: bool | None = None,
     ) -> None:
         """Listen on a TCP port (0: any free one), on the UNIX socket `path`, or on a bound `sock`.
 
-        May be called several times. callback: called when listening. Raises OSError when the
-        address cannot be had, TypeError and ValueError for what is no place to listen on, LMTP on
-        TCP port 25 among it (RFC 2033 §5), RuntimeError when the server was closed.
+        May be called several times. callback: called when listening. secure: whether TLS comes
+        before the first octet of SMTP here, None: as the option `secure` says. Raises OSError when
+        the address cannot be had, TypeError and ValueError for what is no place to listen on, LMTP
+        on TCP port 25 among it (RFC 2033 §5), ValueError for `secure` without a certificate,
+        RuntimeError when the server was closed.
         """
         check_place(port, host, path, sock)
         if self._closing is not None:
@@ -109,8 +116,9 @@ class SMTPServer:
         self._loop = asyncio.get_running_loop()
         bound = await self._bound(port, host, path, sock)
         try:
+            tls = self._tls_of_listener(self._options.secure if secure is None else secure)
             for listener in bound:
-                await listener.open(self._new_connection)
+                await listener.open(lambda: self._new_connection(tls))
         except BaseException:
             for listener in bound:
                 listener.close()
@@ -148,9 +156,15 @@ class SMTPServer:
                 "set auth_optional=True, or disable AUTH"
             )
 
-    def _new_connection(self) -> Connection:
+    def _tls_of_listener(self, secure: bool) -> ListenerTLS:
+        if secure and not self._options.secured and not self.tls.is_configured:
+            self.tls.make_certificate()
+            self.service = Service(self._options, self._hooks, tls=True)
+        return self.tls.listener(secure)
+
+    def _new_connection(self, tls: ListenerTLS) -> Connection:
         assert self._loop is not None
-        return Connection(self, self._loop)
+        return Connection(self, self._loop, time.monotonic, tls)
 
     def address(self) -> type_address | None:
         """Return (host, port) or the path of the first listener, None when there is none."""
@@ -174,7 +188,7 @@ class SMTPServer:
     async def _revive(self, dead: list[Listener]) -> None:
         for listener in dead:
             try:
-                await listener.revive(self._new_connection)
+                await listener.revive()
             except OSError as error:
                 logger.error("listening on %s: %s", listener.address, error)
         self._reviving = None
@@ -226,6 +240,8 @@ class SMTPServer:
             error.stage = stage  # type: ignore[attr-defined]
         if self._events["error"]:
             self._emit("error", error)
+        elif stage == "tls":
+            self.handshakes.failed(error, remote_address)
         elif stage == "socket":
             logger.info("%s: connection lost inside a transaction: %s", remote_address, error)
         else:

@@ -27,13 +27,15 @@ LEVELS = (
     {"errors", "_option_types", "options", "session"},
     {"_hooks", "_answers", "_extensions", "_sasl", "stream"},
     {
-        *("_state", "_clock", "_counters", "_verbs", "_exchange"),
+        *("_state", "_clock", "_counters", "_verbs", "_starttls", "_exchange"),
         *("_transaction", "_message", "_content", "_commands", "_ehlo", "_service"),
         *("_dispatch", "_dialogue"),
     },
     {
-        *("_tls", "_lookup", "_admission", "_prelude", "_listener"),
-        *("_tasks", "_writing", "_link", "_connection"),
+        *("_client_hello", "_pem", "_self_signed", "_verifying"),
+        *("_tls", "_tls_pump", "_tls_socket", "_handshakes"),
+        *("_lookup", "_admission", "_prelude", "_listener"),
+        *("_tasks", "_writing", "_link", "_secure_link", "_connection"),
     },
     {"server"},
     {"__init__"},
@@ -53,6 +55,8 @@ HARMLESS = {("asyncio", "CancelledError"), ("threading", "get_ident")}
 # What may be imported from outside of the standard library, and where.
 ENGINE_DEPENDENCIES = {"uvloop"}
 GATEWAY_DEPENDENCIES = {"uvloop", "click"}
+# Libraries that one module may look for at the moment of use, because it does without them.
+OPTIONAL = {("_self_signed", "cryptography")}
 
 LINES_OF_A_FILE = {".py": 450, ".pyx": 900}
 LINES_OF_A_FUNCTION = 40
@@ -241,6 +245,7 @@ def test_imports_stand_at_the_top_of_the_file() -> None:
             for found in imports_of(path)
             if found.in_function
             and found.module not in GATEWAY_DEPENDENCIES
+            and (module_of(path), found.module.split(".")[0]) not in OPTIONAL
             and (module_of(path), own_module(found)) != ("gateway", "gateway")
         ]
     )
@@ -265,6 +270,7 @@ def test_the_engine_needs_the_standard_library_and_uvloop_only() -> None:
         for found in imports_of(path):
             root = found.module.split(".")[0]
             known = root in sys.stdlib_module_names or root in allowed | c_only | {"fastsmtp"}
+            known = known or (module_of(path), root) in OPTIONAL
             if not known:
                 wrong.append(f"{relative(path)}:{found.line}: {root} is no dependency of ours")
     faults(wrong)

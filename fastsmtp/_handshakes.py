@@ -1,0 +1,78 @@
+"""Handshakes of one server: how many of them a turn of the loop may bear, and what failed.
+
+A handshake is half a millisecond or more of signing. A flood of them waits in a queue here, so that
+clients that are inside already go on; who waits counts as a client, and its clock runs.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections import deque
+from collections.abc import Callable
+from typing import Final, Protocol
+
+from fastsmtp._log import clean, logger
+
+__all__ = ["Handshakes"]
+
+TURN: Final = 0.002  # seconds of a loop turn for handshakes; one step is done in any case
+LOG_EVERY: Final = 1.0  # seconds between two log lines about failures
+
+
+class Shaking(Protocol):
+    """A connection whose handshake has octets to work on."""
+
+    def handshake_step(self) -> None:
+        """Do one step. Raises nothing."""
+
+
+class Handshakes:
+    """The queue, and the count of failures. now: a monotonic clock in seconds."""
+
+    def __init__(self, now: Callable[[], float] = time.monotonic) -> None:
+        self._now = now
+        self._waiting: deque[Shaking] = deque()
+        self._spent = 0.0  # seconds of this turn
+        self._turning = False
+        self.failures = 0
+        self._unsaid = 0  # failures since the last line
+        self._said_at = -LOG_EVERY
+
+    def request(self, connection: Shaking, loop: asyncio.AbstractEventLoop) -> bool:
+        """Do a step for `connection` now, or when its turn comes; False: it waits."""
+        if not self._turning:
+            self._turning = True
+            self._spent = 0.0
+            loop.call_soon(self._next_turn, loop)
+        elif self._waiting or self._spent >= TURN:
+            self._waiting.append(connection)
+            return False
+        self._step(connection)
+        return True
+
+    def _next_turn(self, loop: asyncio.AbstractEventLoop) -> None:
+        self._spent = 0.0
+        if not self._waiting:
+            self._turning = False
+            return
+        loop.call_soon(self._next_turn, loop)
+        while self._waiting and self._spent < TURN:
+            self._step(self._waiting.popleft())
+
+    def _step(self, connection: Shaking) -> None:
+        began = self._now()
+        connection.handshake_step()
+        self._spent += self._now() - began
+
+    def failed(self, error: BaseException, remote_address: str) -> None:
+        """Count a failure; of many, one in `LOG_EVERY` seconds has its line."""
+        self.failures += 1
+        self._unsaid += 1
+        now = self._now()
+        if now - self._said_at >= LOG_EVERY:
+            more = f" ({self._unsaid - 1} more since the last such line)" * (self._unsaid > 1)
+            reason = getattr(error, "reason", None) or str(error)
+            logger.info("%s: TLS failed: %s%s", remote_address, clean(reason), more)
+            self._said_at = now
+            self._unsaid = 0

@@ -1,0 +1,86 @@
+"""STARTTLS, and what a handshake of either kind does to the dialogue. RFC 3207 §4, RFC 8314 §3."""
+
+from __future__ import annotations
+
+from fastsmtp import replies
+from fastsmtp._answers import Stage, rejection
+from fastsmtp._dispatch import watch_mask
+from fastsmtp._exchange import Exchange
+from fastsmtp._hooks import Answer
+from fastsmtp._state import State
+
+__all__ = ["go_on_inside", "greet_inside", "handle_starttls"]
+
+
+def handle_starttls(dialogue: Exchange, argument: bytes) -> None:
+    """Say 220 and forget what the client has said: from there on nothing is plaintext."""
+    if dialogue.secure:
+        dialogue.reply(replies.TLS_ACTIVE)
+    elif dialogue.state in (State.IN_BDAT, State.BDAT_FAILED):
+        dialogue.reply(replies.IN_TRANSACTION)
+    elif argument:
+        dialogue.reply(replies.STARTTLS_SYNTAX)
+    else:
+        dialogue.reply(replies.READY_FOR_TLS)
+        dialogue.reset_greeting()
+        _forget_user(dialogue)
+        dialogue.await_handshake()
+
+
+def _forget_user(dialogue: Exchange) -> None:
+    """Who the client said it was counts no more; where it is, its connection still says."""
+    session = dialogue.session
+    session.user = None
+    dialogue.authenticated = False
+    session.xclient = {
+        name: value
+        for name, value in session.xclient.items()
+        if name not in ("HELO", "PROTO", "LOGIN")
+    }
+    dialogue.watch = watch_mask(dialogue)
+
+
+def go_on_inside(dialogue: Exchange) -> None:
+    """The handshake behind STARTTLS is done: ask `on_secure`; the client greets again."""
+    hook = dialogue.hooks.on_secure
+    if hook is None:
+        dialogue.resume()
+    else:
+        dialogue.ask(hook, dialogue.tls, _answered_inside)
+
+
+def _answered_inside(dialogue: Exchange, answer: Answer) -> None:
+    """Go on, or close: no command waits for a reply."""
+    if answer.error is None and not answer.failed:
+        dialogue.resume()
+    else:
+        dialogue.close()
+
+
+def greet_inside(dialogue: Exchange) -> None:
+    """`on_connect` has accepted the client; under implicit TLS `on_secure` is asked, then it is
+    greeted.
+    """
+    hook = dialogue.hooks.on_secure
+    if hook is None or dialogue.tls is None:
+        dialogue.greet()
+    else:
+        dialogue.ask(hook, dialogue.tls, _answered_before_greeting)
+
+
+def _answered_before_greeting(dialogue: Exchange, answer: Answer) -> None:
+    """Greet; refuse in the greeting's place if the hook has said how; else close without a word."""
+    service = dialogue.service
+    if answer.error is None and not answer.failed:
+        dialogue.greet()
+        return
+    if answer.error is not None and not answer.failed:
+        if getattr(answer.error, "response_code", None) is None:
+            dialogue.close()
+            return
+        refused = service.connection_refused
+        reply = rejection(answer.error, Stage.CONNECT, refused, enhanced=False, utf8=False)
+        if reply is not None:
+            dialogue.reply_and_close(reply)
+            return
+    dialogue.reply_and_close(service.not_available)
