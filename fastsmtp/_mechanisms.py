@@ -8,6 +8,8 @@ from __future__ import annotations
 
 import json
 import re
+from collections.abc import Mapping
+from types import MappingProxyType
 from typing import Any, Final
 
 from fastsmtp._sasl import (
@@ -78,7 +80,7 @@ class CramMD5(Mechanism):
 
     def take(self, response: bytes) -> type_step:
         text = decode_name(response)
-        username, space, digest = ("", "", "") if text is None else text.rpartition(" ")
+        username, _, digest = ("", "", "") if text is None else text.rpartition(" ")
         if not username or not _HEX_DIGEST.fullmatch(digest):
             return End.INVALID
         return Auth(self.name, username, challenge=self._challenge, challenge_response=digest)
@@ -102,13 +104,14 @@ class External(Mechanism):
 class _Bearer(Mechanism):
     """A refused token is explained in one more challenge, which the client only acknowledges."""
 
-    _refusal: dict[str, str]
+    _refusal: Mapping[str, str]
 
     def take(self, response: bytes) -> type_step:
         return End.REFUSED if self.is_refused else self._parsed(response)
 
     def refuse(self, data: Any) -> Challenge | None:
-        octets = json.dumps(self._refusal if data is None else data, separators=(",", ":")).encode()
+        told = dict(self._refusal) if data is None else data
+        octets = json.dumps(told, separators=(",", ":")).encode()
         if len(octets) > MAX_JSON:
             raise ValueError(f"data has {len(octets)} octets as JSON, {MAX_JSON} fit")
         self.is_refused = True
@@ -122,7 +125,7 @@ class XOAuth2(_Bearer):
     """user=U ^A auth=Bearer T ^A ^A."""
 
     name = "XOAUTH2"
-    _refusal = {"status": "401", "schemes": "bearer"}
+    _refusal = MappingProxyType({"status": "401", "schemes": "bearer"})
 
     def _parsed(self, response: bytes) -> type_step:
         pairs = _pairs(response)
@@ -138,7 +141,7 @@ class OAuthBearer(_Bearer):
     """n,[a=authzid],^A [host=H ^A] [port=P ^A] auth=Bearer T ^A ^A."""
 
     name = "OAUTHBEARER"
-    _refusal = {"status": "invalid_token"}
+    _refusal = MappingProxyType({"status": "invalid_token"})
 
     def _parsed(self, response: bytes) -> type_step:
         header, separator, rest = response.partition(b"\x01")

@@ -118,7 +118,7 @@ def _octets(password: str | bytes) -> bytes:
 
 @dataclass(slots=True)
 class AuthResponse:
-    """What `on_auth` answers: `user` is who the client is from now on, anything but None, "", False.
+    """What `on_auth` answers. user: who the client is from now on, anything but None, "" and False.
 
     Without one the client is refused, with `response_code` (535) and `message`. data: for XOAUTH2
     and OAUTHBEARER, what the client is told of the refusal, as JSON (RFC 7628 §3.2.2).
