@@ -12,6 +12,7 @@ from collections.abc import Mapping
 from types import MappingProxyType
 from typing import Any, Final
 
+from fastsmtp import replies
 from fastsmtp._sasl import (
     Auth,
     Challenge,
@@ -104,6 +105,7 @@ class External(Mechanism):
 class _Bearer(Mechanism):
     """A refused token is explained in one more challenge, which the client only acknowledges."""
 
+    default_refusal = replies.TOKEN_REFUSED
     _refusal: Mapping[str, str]
 
     def take(self, response: bytes) -> type_step:

@@ -79,7 +79,6 @@ Feature: TypeAlias = Literal["tls", "auth", "proxy"]
 # defaults: an option that is silently ignored would be worse than none.
 UNAVAILABLE: Final[Mapping[Feature, str]] = {
     "tls": "TLS",
-    "auth": "AUTH",
     "proxy": "the PROXY protocol, XCLIENT and XFORWARD",
 }
 

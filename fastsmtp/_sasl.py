@@ -15,6 +15,7 @@ from dataclasses import dataclass
 from enum import Enum
 from typing import Any, Final, NamedTuple
 
+from fastsmtp import replies
 from fastsmtp._log import clean
 
 __all__ = [
@@ -194,6 +195,8 @@ class Mechanism:
     """One exchange. The base of all: a client that speaks first."""
 
     name = ""
+    # What is said where `on_auth` refuses without a text.
+    default_refusal = replies.INVALID_CREDENTIALS
     # Whether any line, be it "*" or no base64, ends the exchange as refused.
     is_refused = False
 

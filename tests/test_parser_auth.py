@@ -5,6 +5,8 @@ RFC 4954 §4.
 
 from __future__ import annotations
 
+from itertools import pairwise
+
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -134,7 +136,7 @@ wires = st.lists(words | st.binary(max_size=4), max_size=30).map(b"".join)
 @given(wire=wires, cuts=st.lists(st.integers(0, 120), max_size=6))
 def test_lines_do_not_depend_on_how_octets_were_cut(wire: bytes, cuts: list[int]) -> None:
     places = [0, *sorted(min(cut, len(wire)) for cut in cuts), len(wire)]
-    feeds = [wire[a:b] for a, b in zip(places[:-1], places[1:], strict=True)]
+    feeds = [wire[a:b] for a, b in pairwise(places)]
     whole, parser = play(auth_line(), [wire])
     parts, other = play(auth_line(), feeds)
     assert whole == parts
