@@ -3,6 +3,8 @@ code.
 """
 
 from fastsmtp._grammar import Address, AddressDSN
+from fastsmtp._sasl import Auth, AuthResponse
+from fastsmtp._scram import ScramKeys, scram_keys
 from fastsmtp.errors import MessageAborted, SMTPError
 from fastsmtp.server import SMTPServer
 from fastsmtp.session import DeliverBy, Envelope, EnvelopeDSN, Session
@@ -11,6 +13,8 @@ from fastsmtp.stream import DataStream
 __all__ = [
     "Address",
     "AddressDSN",
+    "Auth",
+    "AuthResponse",
     "DataStream",
     "DeliverBy",
     "Envelope",
@@ -18,5 +22,7 @@ __all__ = [
     "MessageAborted",
     "SMTPError",
     "SMTPServer",
+    "ScramKeys",
     "Session",
+    "scram_keys",
 ]

@@ -1,5 +1,5 @@
 cdef class Clock:
-    cdef public double now, deadline
+    cdef public double now, deadline, line_timeout
     cdef public bint receiving, lagging
     cdef public object _options
     cdef public double _credit

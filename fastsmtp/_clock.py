@@ -17,11 +17,21 @@ __all__ = ["Clock"]
 class Clock:
     """Times in seconds; `now` is set by whoever enters the dialogue."""
 
-    __slots__ = ("_credit", "_options", "_payload_seen", "deadline", "lagging", "now", "receiving")
+    __slots__ = (
+        "_credit",
+        "_options",
+        "_payload_seen",
+        "deadline",
+        "lagging",
+        "line_timeout",
+        "now",
+        "receiving",
+    )
 
     def __init__(self, options: Options, now: float) -> None:
         self.now = now
         self.deadline = inf
+        self.line_timeout = options.socket_timeout  # of the line that is due, a command's or AUTH's
         self.receiving = False  # octets of a body or chunk are due
         self.lagging = False  # the consumer lags, so the client is not read
         self._options = options
@@ -34,18 +44,17 @@ class Clock:
         self.receiving = self.lagging = False
 
     def await_command(self) -> None:
-        """Our last reply is out: the whole next command has `socket_timeout`, octets do not
-        extend it.
+        """Our last reply is out: the whole next command has `socket_timeout`, the answer to a 334
+        `auth_timeout`; octets do not extend it.
         """
         if not self.receiving and not self.lagging:
-            self.deadline = self.now + self._options.socket_timeout
+            self.deadline = self.now + self.line_timeout
 
     def stand(self) -> None:
         """The client does not take our replies, so it is not read: whether it takes any is the
         business of `write_timeout` alone.
         """
-        options = self._options
-        spell = options.data_timeout if self.receiving else options.socket_timeout
+        spell = self._options.data_timeout if self.receiving else self.line_timeout
         self.deadline = self.now + spell
 
     def await_answer(self, timeout: float) -> None:

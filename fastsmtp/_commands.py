@@ -10,6 +10,7 @@ from collections.abc import Callable
 from typing import Final, NamedTuple
 
 from fastsmtp import replies
+from fastsmtp._auth import handle_auth, handle_auth_line
 from fastsmtp._content import handle_data
 from fastsmtp._exchange import Exchange
 from fastsmtp._extensions import chunking_offered
@@ -95,7 +96,8 @@ _TABLE: Final[dict[Verb, Row]] = {
     Verb.VRFY: Row(handle_vrfy, _OK, _LATER),
     Verb.HELP: Row(handle_help, _OK, _LATER),
     Verb.QUIT: Row(handle_quit, _OK, Flag.NONE),
-    Verb.AUTH: _NOT_IMPLEMENTED,
+    Verb.AUTH: Row(handle_auth, _not_after(replies.IN_TRANSACTION), Flag.SYNC),
+    Verb.AUTH_LINE: Row(handle_auth_line, _OK, Flag.SYNC),
     Verb.STARTTLS: _NOT_IMPLEMENTED,  # where TLS is not configured
     # Nobody is trusted yet.
     Verb.XCLIENT: Row(handle_refused, _always(replies.NOT_ALLOWED), Flag.UPGRADE | Flag.COUNTED),

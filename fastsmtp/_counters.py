@@ -14,7 +14,15 @@ __all__ = ["Counters"]
 class Counters:
     """Strikes since the connection began, or since the last accepted message."""
 
-    __slots__ = ("_options", "errors", "junk", "messages", "unauthenticated", "unrecognized")
+    __slots__ = (
+        "_options",
+        "auth_failures",
+        "errors",
+        "junk",
+        "messages",
+        "unauthenticated",
+        "unrecognized",
+    )
 
     def __init__(self, options: Options) -> None:
         self._options = options
@@ -22,6 +30,7 @@ class Counters:
         self.unauthenticated = 0
         self.errors = 0
         self.junk = 0
+        self.auth_failures = 0
         self.messages = 0
 
     def strike_unrecognized(self) -> bool:
@@ -43,6 +52,11 @@ class Counters:
         """A command that brings no message nearer."""
         self.junk += 1
         return self.junk >= self._options.max_junk_commands > 0
+
+    def strike_auth_failure(self) -> bool:
+        """A failed authentication; nothing takes it back."""
+        self.auth_failures += 1
+        return self.auth_failures >= self._options.max_auth_failures > 0
 
     def message_accepted(self) -> None:
         """A client that delivers mail starts anew."""

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any, Final
 
 from fastsmtp import replies
 from fastsmtp._content import Content
-from fastsmtp._dispatch import answer_fault, is_answered, watch_mask
+from fastsmtp._dispatch import answer_fault, is_answered
 from fastsmtp._exchange import Exchange
 from fastsmtp._hooks import WAITING, Answer, Host
 from fastsmtp._log import logger
@@ -74,7 +74,7 @@ class Dialogue(Exchange):
         self.unsent = 0  # octets of earlier replies that it has not taken
         self._eof = False
         self._rows = service.rows
-        self.watch = watch_mask(self)
+        self.watch_lines()
         self.content = Content(self)
 
     # For the connection.
@@ -118,7 +118,7 @@ class Dialogue(Exchange):
         self.securing = False
         self.secure = True
         self.tls = tls
-        self.watch = watch_mask(self)
+        self.watch_lines()
         session = self.session
         session.secure = True
         session.servername = tls.servername
@@ -201,7 +201,7 @@ class Dialogue(Exchange):
     def release(self) -> None:
         """The connection and its hooks have ended: let go of what refers back to this object."""
         self.content.reset()
-        self.waiting = self.late = None
+        self.waiting = self.late = self.attempt = None
         self.host = NOBODY
         self.content.let_go()
 

@@ -10,13 +10,14 @@ from __future__ import annotations
 from typing import Final
 
 from fastsmtp import replies
+from fastsmtp._auth import fail_auth, forget_auth
 from fastsmtp._exchange import Exchange
 from fastsmtp._log import logger
 from fastsmtp._parser import Command, Fault, FaultKind
-from fastsmtp._state import WATCHED, Flag, State
+from fastsmtp._state import Flag, State
 from fastsmtp.replies import Reply
 
-__all__ = ["answer_fault", "is_answered", "watch_mask"]
+__all__ = ["answer_fault", "is_answered"]
 
 _FAULTS: Final[dict[int, tuple[Reply, bool]]] = {  # kind -> reply, does it close
     FaultKind.LINE_TOO_LONG: (replies.LINE_TOO_LONG, False),
@@ -25,20 +26,8 @@ _FAULTS: Final[dict[int, tuple[Reply, bool]]] = {  # kind -> reply, does it clos
     FaultKind.CONTROL_CHARACTER: (replies.INVALID_CHARACTER, False),
     FaultKind.FOREIGN_PROTOCOL: (replies.NOT_SMTP, True),
     FaultKind.TOO_MUCH_DATA: (replies.TOO_MUCH_DATA, True),
-    FaultKind.AUTH_LINE_TOO_LONG: (replies.LINE_TOO_LONG, False),
+    FaultKind.AUTH_LINE_TOO_LONG: (replies.AUTH_LINE_TOO_LONG, False),
 }
-
-
-def watch_mask(dialogue: Exchange) -> int:
-    """The flags that keep a command off the short way."""
-    if dialogue.first_line:
-        return WATCHED | Flag.LINE
-    mask = WATCHED
-    if dialogue.service.auth_required:
-        mask |= Flag.AUTHENTICATED | Flag.COUNTED
-    if _must_upgrade(dialogue):
-        mask |= Flag.UPGRADE
-    return mask
 
 
 def is_answered(
@@ -47,7 +36,7 @@ def is_answered(
     """Look at what the short way leaves out; True: the command is answered and not executed."""
     first_line, dialogue.first_line = dialogue.first_line, False
     if first_line:
-        dialogue.watch = watch_mask(dialogue)
+        dialogue.watch_lines()
     if flags & Flag.UNKNOWN:
         _answer_unknown(dialogue, command, flags, first_line)
         return True
@@ -115,11 +104,19 @@ def _must_upgrade(dialogue: Exchange) -> bool:
 
 
 def _must_authenticate(dialogue: Exchange) -> bool:
-    return dialogue.service.auth_required and dialogue.state != State.CONNECTED
+    return (
+        dialogue.service.auth_required
+        and not dialogue.authenticated
+        and dialogue.state != State.CONNECTED
+    )
 
 
 def _strike_unauthenticated(dialogue: Exchange) -> bool:
-    return dialogue.service.auth_required and dialogue.counters.strike_unauthenticated()
+    return (
+        dialogue.service.auth_required
+        and not dialogue.authenticated
+        and dialogue.counters.strike_unauthenticated()
+    )
 
 
 def answer_fault(dialogue: Exchange, fault: Fault) -> None:
@@ -130,5 +127,8 @@ def answer_fault(dialogue: Exchange, fault: Fault) -> None:
         dialogue.content.abort("too_much_data")
     if closes:
         dialogue.reply_and_close(reply)
+    elif fault.kind == FaultKind.AUTH_LINE_TOO_LONG:
+        fail_auth(dialogue, reply)
     else:
+        forget_auth(dialogue)  # an exchange ends by a line that is none
         dialogue.reply(reply)

@@ -10,6 +10,7 @@ from collections.abc import Callable
 from datetime import UTC, datetime, timedelta
 from typing import Final
 
+from fastsmtp._auth import usable_mechanisms
 from fastsmtp._exchange import Exchange
 from fastsmtp._extensions import binarymime_offered, chunking_offered, smtputf8_offered
 from fastsmtp.options import Options
@@ -34,6 +35,7 @@ def _rows(options: Options) -> list[type_row]:
         ("DSN", not options.hide_dsn),
         ("CHUNKING", chunking_offered(options)),
         ("BINARYMIME", binarymime_offered(options)),
+        (_auth, "AUTH" not in options.disabled_commands),
         (_starttls, not options.hide_starttls),
         (_requiretls, not options.hide_requiretls),
         (f"SIZE {size}" if size and not options.hide_size else "SIZE", True),
@@ -50,6 +52,12 @@ def _limits(options: Options) -> str:
     limits = {"RCPTMAX": options.max_recipients, "MAILMAX": options.max_messages}
     words = [f"{keyword}={value}" for keyword, value in limits.items() if value]
     return f"LIMITS {' '.join(words)}" if words else ""
+
+
+def _auth(dialogue: Exchange) -> str:
+    """What could succeed now, and nothing once it has: RFC 4954 §3, §4."""
+    names = [] if dialogue.authenticated else usable_mechanisms(dialogue)
+    return f"AUTH {' '.join(names)}" if names else ""
 
 
 def _starttls(dialogue: Exchange) -> str:

@@ -10,11 +10,10 @@ from fastsmtp.replies cimport Reply
 
 cdef class Exchange:
     # connection
-    cdef public object service, options, session, host
+    cdef public object service, options, session, host, tls
     cdef public Hooks hooks
     cdef public str client_hostname, remote_address
     cdef public bint is_unix, secure, securing
-    cdef public object tls
     cdef public Clock clock
     cdef public Parser parser
     cdef public Counters counters
@@ -30,6 +29,7 @@ cdef class Exchange:
     # greeting
     cdef public int state
     cdef public bint extended, authenticated
+    cdef public object attempt
     # transaction
     cdef public Transaction transaction
 
@@ -41,6 +41,7 @@ cdef class Exchange:
     cpdef ask(self, hook, subject, then)
     cpdef wait(self, Answer answer, double timeout)
     cpdef stop_if_asked(self)
+    cpdef watch_lines(self)
     cpdef begin_receiving(self)
     cpdef end_receiving(self)
     cpdef newline_policy(self)

@@ -18,7 +18,7 @@ from fastsmtp._hooks import WAITING, Answer, Host
 from fastsmtp._log import logger
 from fastsmtp._networks import Networks
 from fastsmtp._parser import Parser
-from fastsmtp._state import State, Transaction
+from fastsmtp._state import DEMANDED, WATCHED, Flag, State, Transaction
 from fastsmtp.replies import Reply
 from fastsmtp.session import Session
 
@@ -80,6 +80,7 @@ class Exchange:
         self.state: int = _OPENING
         self.extended = False
         self.authenticated = False
+        self.attempt: Any = None  # the exchange of AUTH that is under way
         # transaction
         self.transaction = Transaction()
 
@@ -150,6 +151,7 @@ class Exchange:
         self.state = _CLOSING
         self.halted = True
         self.more = False
+        self.attempt = None
         self.clock.stop()
         self.parser.clear()
         self.content.abort("disconnected")
@@ -258,12 +260,38 @@ class Exchange:
         self.session.opening_command = verb
         self.session.host_name_appears_as = name
 
+    def watch_lines(self) -> None:
+        """Say what keeps a command off the short way: the first line, demands for TLS and AUTH."""
+        watch = WATCHED
+        if self.first_line:
+            watch |= Flag.LINE
+        if self.service.auth_required and not self.authenticated:
+            watch |= DEMANDED
+        if self.options.needs_upgrade and not self.secure:
+            watch |= Flag.UPGRADE
+        self.watch = watch
+
+    def authenticate(self, user: object) -> None:
+        """The client is `user` from now on: what is demanded of strangers is not of it."""
+        self.session.user = user
+        self.authenticated = True
+        self.counters.unauthenticated = 0
+        self.watch_lines()
+
+    def forget_user(self) -> None:
+        """The client is nobody again."""
+        self.session.user = None
+        self.authenticated = False
+        self.watch_lines()
+
     def reset_greeting(self) -> None:
         """Back to where our greeting was: the client has said nothing yet (RFC 3207 §4.2)."""
         self.content.abort("reset")
         self.forget_transaction()
         self.state = _CONNECTED
         self.extended = False
+        if self.service.auth_required:
+            self.watch |= DEMANDED  # whatever becomes of the user
         session = self.session
         session.opening_command = ""
         session.host_name_appears_as = ""

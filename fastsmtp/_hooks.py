@@ -29,7 +29,6 @@ HOOK_ARGUMENTS: Final[dict[str, tuple[str, ...]]] = {
     "on_data": ("stream", "session", "callback"),
     "on_close": ("session",),
 }
-_NEEDS: Final = {"on_auth": "AUTH", "on_scram": "AUTH"}
 
 type_hook = Callable[..., Any]
 
@@ -231,6 +230,4 @@ class Hooks:
         """Set hook `name`; None takes it away. Raises TypeError when `function` cannot be that
         hook.
         """
-        if function is not None and name in _NEEDS:
-            raise ValueError(f"{name} needs {_NEEDS[name]}, which is not available in this version")
         setattr(self, name, None if function is None else _resolved(name, function))

@@ -78,7 +78,6 @@ Feature: TypeAlias = Literal["tls", "auth", "proxy"]
 # What this version does not have yet. Its options are known and checked, and refused but for their
 # defaults: an option that is silently ignored would be worse than none.
 UNAVAILABLE: Final[Mapping[Feature, str]] = {
-    "auth": "AUTH",
     "proxy": "the PROXY protocol, XCLIENT and XFORWARD",
 }
 

@@ -10,6 +10,7 @@ cdef extern from "_scan.h" nogil:
         VERB_UNKNOWN
         VERB_AUTH
         VERB_HTTP
+        VERB_AUTH_LINE
         FS_BOL
         FS_MID
         FS_CR
@@ -49,6 +50,7 @@ cdef extern from "_scan.h" nogil:
 # What the next octet means.
 cdef enum:
     MODE_COMMAND
+    MODE_AUTH_LINE
     MODE_MAIL_DATA
     MODE_CHUNK
     MODE_SKIP
@@ -120,8 +122,8 @@ cdef class Parser:
     cdef object _need_more(self)
     cdef int _enter(self, int mode, int64_t octets) except -1
     cdef Fault _die(self, int kind)
-    # command lines
-    cdef object _next_command(self)
+    # lines
+    cdef object _next_line(self)
     cdef object _end_line(self, Py_ssize_t lf, Py_ssize_t limit, bint is_auth)
     # message content
     cdef object _next_content(self)

@@ -1,8 +1,8 @@
-"""Framing: octets in; command lines, mail data and BDAT chunks out.
+"""Framing: octets in; command and AUTH lines, mail data and BDAT chunks out.
 
 A `Parser` is fed what a read has brought and then asked, one event per call. What the next octet
-means is said between two calls (`expect_mail_data`, `expect_chunk`, `skip_octets`); without that it
-begins a command line.
+means is said between two calls (`expect_auth_line`, `expect_mail_data`, `expect_chunk`,
+`skip_octets`); without that it begins a command line.
 
 Nothing that a peer sends raises: what is wrong comes as a `Fault`. The events do not depend on how
 the octets were cut into feeds, except where a body is cut into pieces.
@@ -17,7 +17,8 @@ class Verb(IntEnum):
     """The verb of a command line (RFC 5321 §4.1.1 and extensions).
 
     UNKNOWN is everything that is not in this list, an empty line too; HTTP is any HTTP method:
-    GET HEAD POST PUT PATCH DELETE TRACE CONNECT OPTIONS PRI.
+    GET HEAD POST PUT PATCH DELETE TRACE CONNECT OPTIONS PRI. AUTH_LINE is no verb, it is the line
+    behind a 334 (`expect_auth_line`).
     """
 
     UNKNOWN = 0
@@ -45,6 +46,7 @@ class Verb(IntEnum):
     ETRN = 22
     PROXY = 23
     HTTP = 24
+    AUTH_LINE = 25
 
 class FaultKind(IntEnum):
     """What is wrong with the octets.
@@ -67,7 +69,9 @@ class FaultKind(IntEnum):
     TOO_MUCH_DATA = 6
     """The body has more octets than `drop_limit`."""
     AUTH_LINE_TOO_LONG = 7
-    """A line that begins `AUTH ` has more than 12288 octets before CR LF (RFC 4954 §4)."""
+    """A line that begins `AUTH `, or one behind a 334, has more than 12288 octets before CR LF
+    (RFC 4954 §4).
+    """
 
 @final
 class Command:
@@ -81,7 +85,9 @@ class Command:
         """A value of `Verb`; a plain int, because that is several times faster to read."""
     @property
     def argument(self) -> bytes:
-        """All behind the one SP or TAB that ends the verb, without trailing SP and TAB."""
+        """All behind the one SP or TAB that ends the verb, without trailing SP and TAB; of an
+        AUTH_LINE all there is.
+        """
     @property
     def word(self) -> bytes:
         """The verb as sent, at most 128 octets, if `verb` is UNKNOWN or HTTP; else b""."""
@@ -130,6 +136,12 @@ class Parser:
         `drop_limit`: beyond it the fault TOO_MUCH_DATA; 0: no limit. Both count as `body_octets`.
         `normalize`: a bare LF is handed out as CR LF, a bare CR as a space; else both as they are.
         More than the smaller limit is never handed out. ValueError for a negative number.
+        """
+    def expect_auth_line(self) -> None:
+        """Read the client's answer to a 334 next: one line of at most 12288 octets before CR LF.
+
+        It comes as a `Command` with the verb AUTH_LINE, or as a `Fault`; commands follow. RFC 4954
+        §4. RuntimeError while other content is due.
         """
     def expect_mail_data(self) -> None:
         """Read DATA content next, as if CR LF had just been seen, up to the line with one dot.

@@ -1,4 +1,4 @@
-"""Framing: octets in; command lines, mail data and BDAT chunks out.
+"""Framing: octets in; command and AUTH lines, mail data and BDAT chunks out.
 
 In: `feed()` takes what a read has brought; `begin_message()`, `expect_*()` and `skip_octets()` say
 between two pulls what the next octets are. Out: `next_event()`, one event per call, until it
@@ -65,6 +65,7 @@ class Verb(IntEnum):
     ETRN = 22
     PROXY = 23
     HTTP = 24
+    AUTH_LINE = 25
 
 
 class FaultKind(IntEnum):
@@ -90,7 +91,8 @@ cdef class Command:
     def __repr__(self):
         word = f" {self.word!r}" if self.word else ""
         # what stands behind AUTH may be a password: no repr, no log, no traceback shows it
-        argument = b"..." if self.verb == VERB_AUTH else self.argument[:MAX_WORD]
+        secret = self.verb == VERB_AUTH or self.verb == VERB_AUTH_LINE
+        argument = b"..." if secret else self.argument[:MAX_WORD]
         return f"<Command {Verb(self.verb).name}{word} {argument!r}>"
 
 
@@ -168,8 +170,8 @@ cdef class Parser:
     cpdef object next_event(self):
         """Return what the fed octets mean next, or None when more are needed."""
         self._check()
-        if self._mode == MODE_COMMAND:
-            return self._next_command()
+        if self._mode == MODE_COMMAND or self._mode == MODE_AUTH_LINE:
+            return self._next_line()
         if self._mode == MODE_MAIL_DATA or self._mode == MODE_CHUNK:
             return self._next_content()
         if self._mode == MODE_SKIP:
@@ -190,6 +192,10 @@ cdef class Parser:
             line_state=FS_BOL, transparent=False, normalize=normalize, bare_newline=False,
             has_nul=False, has_8bit=False, line_octets=0, longest_line=0, body_octets=0,
         )
+
+    def expect_auth_line(self):
+        """Read the client's answer to a 334 next."""
+        self._enter(MODE_AUTH_LINE, 0)
 
     def expect_mail_data(self):
         """Read DATA content next, as if CR LF had just been seen."""
@@ -279,9 +285,9 @@ cdef class Parser:
         self._mode = MODE_DEAD
         return make_fault(kind)
 
-    # ---- command lines ------------------------------------------------------------------------
+    # ---- lines --------------------------------------------------------------------------------
 
-    cdef object _next_command(self):
+    cdef object _next_line(self):
         cdef const unsigned char *line = self._octets()
         cdef Py_ssize_t left = self.buffered, limit, endless, lf
         cdef bint is_auth
@@ -291,7 +297,10 @@ cdef class Parser:
             self._first_octet_due = False
             if line[0] == 0x00 or line[0] == 0x03 or line[0] == 0x16:
                 return self._die(FAULT_FOREIGN_PROTOCOL)
-        is_auth = self._dropped_auth if self._dropped else fs_is_auth_line(line, left)
+        if self._mode == MODE_AUTH_LINE:
+            is_auth = True
+        else:
+            is_auth = self._dropped_auth if self._dropped else fs_is_auth_line(line, left)
         limit = MAX_AUTH_LINE if is_auth else self._max_command_length
         endless = ENDLESS * limit - self._dropped
         lf = scan_lf(line + self._scanned, min(left, endless) - self._scanned)
@@ -318,10 +327,13 @@ cdef class Parser:
             event = make_fault(FAULT_AUTH_LINE_TOO_LONG if is_auth else FAULT_LINE_TOO_LONG)
         elif scan_control(line, lf - 1) >= 0:
             event = make_fault(FAULT_CONTROL_CHARACTER)
+        elif self._mode == MODE_AUTH_LINE:
+            event = make_auth_line(line, lf - 1)
         else:
             event = make_command(line, fs_trim_blanks(line, lf - 1))
         self.buffered -= lf + 1
         self._scanned = self._dropped = 0
+        self._mode = MODE_COMMAND
         return event
 
     # ---- message content ----------------------------------------------------------------------
@@ -454,6 +466,15 @@ cdef Command make_command(const unsigned char *line, Py_ssize_t n):
     command.argument = b""
     if word < n:
         command.argument = PyBytes_FromStringAndSize(<const char *>line + word + 1, n - word - 1)
+    return command
+
+
+cdef Command make_auth_line(const unsigned char *line, Py_ssize_t n):
+    """line[0:n] as it is: blanks at its end are no base64, and so they are seen."""
+    cdef Command command = Command.__new__(Command)
+    command.verb = VERB_AUTH_LINE
+    command.word = b""
+    command.argument = PyBytes_FromStringAndSize(<const char *>line, n)
     return command
 
 

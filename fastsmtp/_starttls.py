@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from fastsmtp import replies
 from fastsmtp._answers import Stage, rejection
-from fastsmtp._dispatch import watch_mask
 from fastsmtp._exchange import Exchange
 from fastsmtp._hooks import Answer
 from fastsmtp._state import State
@@ -29,15 +28,13 @@ def handle_starttls(dialogue: Exchange, argument: bytes) -> None:
 
 def _forget_user(dialogue: Exchange) -> None:
     """Who the client said it was counts no more; where it is, its connection still says."""
+    dialogue.forget_user()
     session = dialogue.session
-    session.user = None
-    dialogue.authenticated = False
     session.xclient = {
         name: value
         for name, value in session.xclient.items()
         if name not in ("HELO", "PROTO", "LOGIN")
     }
-    dialogue.watch = watch_mask(dialogue)
 
 
 def go_on_inside(dialogue: Exchange) -> None:

@@ -8,7 +8,7 @@ from typing import Final
 from fastsmtp._grammar import Address
 from fastsmtp.session import Envelope
 
-__all__ = ["WATCHED", "Flag", "State", "Transaction"]
+__all__ = ["DEMANDED", "WATCHED", "Flag", "State", "Transaction"]
 
 
 class State(IntEnum):
@@ -43,6 +43,8 @@ class Flag:
     SWITCH: Final = 512  # nothing may ever be behind it, for it would be plaintext, RFC 3207 §4.2
 
 
+# The bits that matter as long as authentication is required and missing.
+DEMANDED: Final = Flag.AUTHENTICATED | Flag.COUNTED
 # The bits that matter once the first line has passed and no authentication is missing.
 WATCHED: Final = Flag.JUNK | Flag.SYNC | Flag.UNKNOWN | Flag.BDAT | Flag.CLOSE
 

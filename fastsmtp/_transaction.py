@@ -148,6 +148,6 @@ def _facts(dialogue: Exchange, envelope: Envelope, address: Address, utf8: bool)
         address=address,
         smtp_utf8=utf8,
         secure=dialogue.secure,
-        authenticated=False,
+        authenticated=dialogue.authenticated,
         wall_time=dialogue.host.wall_time,
     )

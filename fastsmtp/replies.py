@@ -69,19 +69,26 @@ class Reply:
     """One reply. `wire` holds its octets, `plain` the octets without enhanced status codes.
 
     text: LF separates the lines of a multi-line reply; characters that have no place on the wire
-    become "?". enhanced_code: None for replies that never carry one (RFC 2034 §4).
+    become "?". enhanced_code: None for replies that never carry one (RFC 2034 §4). octets: the
+    reply as it is, for a challenge of AUTH, whose one line may be longer (RFC 4954 §4).
     """
 
     __slots__ = ("code", "enhanced_code", "plain", "text", "wire")
 
     def __init__(
-        self, code: int, enhanced_code: str | None, text: str, *, utf8: bool = False
+        self,
+        code: int,
+        enhanced_code: str | None,
+        text: str,
+        *,
+        utf8: bool = False,
+        octets: bytes | None = None,
     ) -> None:
         lines = clean_lines(text, utf8)
         self.code = code
         self.enhanced_code = enhanced_code
         self.text = "\n".join(lines)
-        self.plain = _render(code, None, lines)
+        self.plain = _render(code, None, lines) if octets is None else octets
         self.wire = _render(code, enhanced_code, lines) if enhanced_code else self.plain
 
     def __repr__(self) -> str:
@@ -153,11 +160,29 @@ NOT_AFTER_BDAT: Final = Reply(503, "5.5.1", "Error: not allowed after BDAT")
 BINARYMIME_NEEDS_BDAT: Final = Reply(503, "5.5.1", "Error: BINARYMIME needs BDAT")  # RFC 3030 §3
 DATA_SYNTAX: Final = Reply(501, "5.5.4", "Error: syntax: DATA")
 
+# AUTH, RFC 4954 §4, §6.
+AUTH_NEEDS_STARTTLS: Final = Reply(538, "5.7.11", "Error: Must issue a STARTTLS command first")
+AUTH_NEEDS_ENCRYPTION: Final = Reply(
+    538, "5.7.11", "Error: Encryption required for requested authentication mechanism"
+)
+ALREADY_AUTHENTICATED: Final = Reply(503, "5.5.1", "Error: No identity changes permitted")
+AUTH_SYNTAX: Final = Reply(501, "5.5.4", "Error: syntax: AUTH %s")
+UNKNOWN_MECHANISM: Final = Reply(504, "5.5.4", "Error: Unrecognized authentication type")
+AUTH_NOT_IMPLEMENTED: Final = Reply(535, "5.7.8", "Authentication not implemented")
+INVALID_USERDATA: Final = Reply(501, "5.5.2", "Error: invalid userdata")
+MISSING_USERNAME: Final = Reply(501, "5.5.2", "Error: missing username")
+INVALID_CREDENTIALS: Final = Reply(535, "5.7.8", "Error: Authentication credentials invalid")
+AUTH_ABORTED: Final = Reply(501, "5.7.0", "Authentication aborted")
+AUTH_LINE_TOO_LONG: Final = Reply(500, "5.5.6", "Error: Authentication line too long")
+AUTHENTICATED: Final = Reply(235, "2.7.0", "Authentication successful")
+TOKEN_REFUSED: Final = Reply(535, "5.7.8", "Error: Username and Password not accepted")
+
 # Counters, clocks, shutdown.
 TOO_MANY_UNRECOGNIZED: Final = Reply(421, "4.7.0", "Error: too many unrecognized commands")
 TOO_MANY_UNAUTHENTICATED: Final = Reply(421, "4.7.0", "Error: too many unauthenticated commands")
 TOO_MANY_ERRORS: Final = Reply(421, "4.7.0", "Error: too many errors")
 TOO_MANY_JUNK: Final = Reply(421, "4.7.0", "Error: too many commands without a message")
+TOO_MANY_AUTH_FAILURES: Final = Reply(421, "4.7.0", "Error: too many failed authentications")
 TOO_MANY_RECIPIENTS_CLOSE: Final = Reply(421, "4.7.0", "Error: too many recipients")
 TIMEOUT: Final = Reply(421, "4.4.2", "Timeout - closing connection")
 SHUTTING_DOWN: Final = Reply(421, "4.3.2", "Server shutting down")

@@ -17,6 +17,7 @@ from contextlib import suppress
 from typing import Any, Final
 
 from fastsmtp._admission import host_key
+from fastsmtp._auth import is_auth_possible
 from fastsmtp._connection import Connection
 from fastsmtp._handshakes import Handshakes
 from fastsmtp._hooks import HOOK_ARGUMENTS, Hooks
@@ -150,7 +151,8 @@ class SMTPServer:
             raise ValueError("LMTP must not be offered on TCP port 25 (RFC 2033 §5)")
 
     def _warn_of_impossible_demand(self) -> None:
-        if self.service.auth_required and len(self._listeners) == 1:
+        possible = is_auth_possible(self.service)
+        if self.service.auth_required and not possible and len(self._listeners) == 1:
             logger.warning(
                 "authentication is required but no mechanism is usable: no mail will be accepted; "
                 "set auth_optional=True, or disable AUTH"

@@ -38,6 +38,11 @@ def lines(max_command_length: int = 2048) -> Mode:
     return Mode(lambda parser: None, 0, max_command_length)
 
 
+def auth_line() -> Mode:
+    """Octets behind 334: one line of the exchange, then command lines."""
+    return Mode(lambda parser: parser.expect_auth_line(), 0)
+
+
 def mail_data(
     *, normalize: bool = False, size: int = 0, drop_limit: int = 0, discard: bool = False
 ) -> Mode:

@@ -25,9 +25,9 @@ PACKAGE = ROOT / "fastsmtp"
 LEVELS = (
     {"_parser", "_grammar", "_log", "_networks", "replies"},
     {"errors", "_option_types", "options", "session"},
-    {"_hooks", "_answers", "_extensions", "_sasl", "stream"},
+    {"_hooks", "_answers", "_extensions", "_sasl", "_saslprep", "_mechanisms", "_scram", "stream"},
     {
-        *("_state", "_clock", "_counters", "_verbs", "_starttls", "_exchange"),
+        *("_state", "_clock", "_counters", "_verbs", "_starttls", "_auth", "_exchange"),
         *("_transaction", "_message", "_content", "_commands", "_ehlo", "_service"),
         *("_dispatch", "_dialogue"),
     },
@@ -44,7 +44,7 @@ LEVELS = (
 # These know no socket, no event loop and no clock: octets and `now` come in as arguments.
 SANS_IO = LEVELS[3] | {
     *("_parser", "_grammar", "replies", "errors", "session"),
-    *("_answers", "_extensions", "_sasl"),
+    *("_answers", "_extensions", "_sasl", "_saslprep", "_mechanisms", "_scram"),
 }
 IO_MODULES = {
     *("asyncio", "select", "selectors", "signal", "socket", "ssl", "subprocess", "threading"),

@@ -18,7 +18,7 @@ from parser_cases import check, join, lines, play
 from fastsmtp import _parser
 from fastsmtp._parser import END_OF_CHUNK, END_OF_DATA, Command, Fault, FaultKind, Parser, Verb
 
-VERBS = [verb.name for verb in Verb if verb not in (Verb.UNKNOWN, Verb.HTTP)]
+VERBS = [verb.name for verb in Verb if verb not in (Verb.UNKNOWN, Verb.HTTP, Verb.AUTH_LINE)]
 HTTP_METHODS = ["GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "TRACE", "CONNECT"]
 HTTP_METHODS += ["OPTIONS", "PRI"]
 UNKNOWN = "UNKNOWN"

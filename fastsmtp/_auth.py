@@ -1,0 +1,363 @@
+"""AUTH on the wire: the verb, the client's answers to our 334, and what hooks say to them.
+
+In: lines and answers. Out: replies, and in the end the user of the session. What the client has to
+send is the mechanism's business (`_sasl`); nothing it sends is in a log, but its name. RFC 4954 §4,
+§6.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from secrets import token_hex, token_urlsafe
+from typing import TYPE_CHECKING, Any, Final, NamedTuple
+
+from fastsmtp import replies
+from fastsmtp._answers import Stage, rejection
+from fastsmtp._exchange import Exchange
+from fastsmtp._hooks import Answer
+from fastsmtp._log import clean, logger
+from fastsmtp._mechanisms import CramMD5, External, Login, OAuthBearer, Plain, XOAuth2
+from fastsmtp._parser import Verb
+from fastsmtp._sasl import (
+    Auth,
+    Challenge,
+    End,
+    Mechanism,
+    Question,
+    decode_base64,
+    encode_base64,
+    response_of,
+    type_step,
+)
+from fastsmtp._scram import Scram, are_usable_keys, decoy_keys
+from fastsmtp._state import State
+from fastsmtp.errors import SMTPError
+from fastsmtp.options import Options
+from fastsmtp.replies import Reply
+
+if TYPE_CHECKING:
+    from fastsmtp._service import Service
+
+__all__ = [
+    "fail_auth",
+    "forget_auth",
+    "handle_auth",
+    "handle_auth_line",
+    "is_auth_possible",
+    "usable_mechanisms",
+]
+
+NONCE_OCTETS: Final = 18  # 24 characters of a SCRAM nonce, or 36 hex digits of a challenge
+
+
+# --- mechanisms ---
+
+
+class Offer(NamedTuple):
+    """make: begins an exchange. hook: without it nobody could be authenticated. words: what may
+    stand behind AUTH. syntax: what to say if there is more.
+    """
+
+    make: Callable[[Exchange], Mechanism]
+    hook: str
+    words: int
+    syntax: Reply
+
+
+def _offer(
+    name: str, make: Callable[[Exchange], Mechanism], hook: str = "on_auth", words: int = 2
+) -> Offer:
+    token = "" if name in ("LOGIN", "CRAM-MD5") else " token"
+    return Offer(make, hook, words, replies.AUTH_SYNTAX.formatted(f"{name}{token}"))
+
+
+def _cram(dialogue: Exchange) -> Mechanism:
+    now = int(dialogue.host.wall_time())
+    return CramMD5(f"<{token_hex(16)}.{now}@{dialogue.options.name}>")
+
+
+def _scram(dialogue: Exchange) -> Mechanism:
+    plus = "SCRAM-SHA-256-PLUS" in usable_mechanisms(dialogue)
+    return Scram("SCRAM-SHA-256", token_urlsafe(NONCE_OCTETS), plus_offered=plus)
+
+
+def _scram_plus(dialogue: Exchange) -> Mechanism:
+    binding = dialogue.tls.channel_binding
+    return Scram("SCRAM-SHA-256-PLUS", token_urlsafe(NONCE_OCTETS), binding=binding)
+
+
+_OFFERS: Final[dict[str, Offer]] = {
+    "PLAIN": _offer("PLAIN", lambda dialogue: Plain()),
+    "LOGIN": _offer("LOGIN", lambda dialogue: Login()),
+    "CRAM-MD5": _offer("CRAM-MD5", _cram, words=1),
+    "XOAUTH2": _offer("XOAUTH2", lambda dialogue: XOAuth2()),
+    "OAUTHBEARER": _offer("OAUTHBEARER", lambda dialogue: OAuthBearer()),
+    "SCRAM-SHA-256": _offer("SCRAM-SHA-256", _scram, "on_scram"),
+    "SCRAM-SHA-256-PLUS": _offer("SCRAM-SHA-256-PLUS", _scram_plus, "on_scram"),
+    "EXTERNAL": _offer("EXTERNAL", lambda dialogue: External(dialogue.tls.certificate)),
+}
+
+
+def usable_mechanisms(dialogue: Exchange) -> list[str]:
+    """Return the mechanisms that this client could be authenticated by now, in their order."""
+    hooks = dialogue.hooks
+    if (hooks.on_auth is None and hooks.on_scram is None) or not _is_protected(dialogue):
+        return []
+    return [
+        name
+        for name in dialogue.options.auth_methods
+        if _is_supported(dialogue, name) and getattr(hooks, _OFFERS[name].hook) is not None
+    ]
+
+
+def is_auth_possible(service: Service) -> bool:
+    """Whether any client could ever be authenticated."""
+    options = service.options
+    ends_tls = options.secure or _offers_starttls(service)
+    if not (ends_tls or options.secured or _is_allowed_in_plaintext(options)):
+        return False
+    return any(
+        getattr(service.hooks, _OFFERS[name].hook) is not None
+        and (ends_tls or name not in ("EXTERNAL", "SCRAM-SHA-256-PLUS"))
+        for name in options.auth_methods
+    )
+
+
+def _is_allowed_in_plaintext(options: Options) -> bool:
+    return options.allow_insecure_auth and not options.needs_upgrade
+
+
+def _is_protected(dialogue: Exchange) -> bool:
+    return dialogue.secure or _is_allowed_in_plaintext(dialogue.options)
+
+
+def _is_supported(dialogue: Exchange, name: str) -> bool:
+    """Whether this connection has what the mechanism needs: TLS that ends here, a certificate."""
+    if name == "EXTERNAL":
+        return dialogue.tls is not None and dialogue.tls.verified
+    return name != "SCRAM-SHA-256-PLUS" or dialogue.tls is not None
+
+
+def _offers_starttls(service: Service) -> bool:
+    return service.rows[Verb.STARTTLS].refusals[State.GREETED] is None
+
+
+# --- lines ---
+
+
+class Attempt:
+    """One exchange: from AUTH to its final reply.
+
+    username: as far as it is known. user: what `on_auth` has said. refusal: what is said as soon as
+    the client has read why its token was refused; the failure is counted already.
+    """
+
+    __slots__ = ("mechanism", "refusal", "user", "username")
+
+    def __init__(self, mechanism: Mechanism) -> None:
+        self.mechanism = mechanism
+        self.username = ""
+        self.user: Any = None
+        self.refusal: Reply | None = None
+
+
+def handle_auth(dialogue: Exchange, argument: bytes) -> None:
+    """AUTH: RFC 4954 §4."""
+    words = argument.split()
+    method = words[0].upper().decode("latin-1") if words else ""
+    refusal = _refusal(dialogue, method, len(words))
+    if refusal is not None:
+        dialogue.reply(refusal)
+        return
+    mechanism = _OFFERS[method].make(dialogue)
+    dialogue.attempt = Attempt(mechanism)
+    if len(words) == 1:
+        _go_on(dialogue, mechanism.start(None))
+        return
+    response = b"" if words[1] == b"=" else decode_base64(words[1])
+    if response is None:
+        fail_auth(dialogue, replies.INVALID_USERDATA)
+    else:
+        _go_on(dialogue, mechanism.start(response))
+
+
+def _refusal(dialogue: Exchange, method: str, words: int) -> Reply | None:
+    if not _is_protected(dialogue):
+        has_starttls = _offers_starttls(dialogue.service)
+        return replies.AUTH_NEEDS_STARTTLS if has_starttls else replies.AUTH_NEEDS_ENCRYPTION
+    if dialogue.authenticated:
+        return replies.ALREADY_AUTHENTICATED
+    if not method:
+        return replies.AUTH_SYNTAX.formatted("mechanism")
+    if method not in dialogue.options.auth_methods or not _is_supported(dialogue, method):
+        return replies.UNKNOWN_MECHANISM
+    offer = _OFFERS[method]
+    if getattr(dialogue.hooks, offer.hook) is None:
+        return replies.AUTH_NOT_IMPLEMENTED
+    return offer.syntax if words > offer.words else None
+
+
+def handle_auth_line(dialogue: Exchange, line: bytes) -> None:
+    """The client's answer to a 334."""
+    mechanism = dialogue.attempt.mechanism
+    if mechanism.is_refused:
+        _go_on(dialogue, End.REFUSED)
+    elif line == b"*":
+        _finish(dialogue, replies.AUTH_ABORTED)
+    else:
+        response = decode_base64(line)
+        if response is None:
+            fail_auth(dialogue, replies.INVALID_USERDATA)
+        else:
+            _go_on(dialogue, mechanism.take(response))
+
+
+# --- the course of an exchange ---
+
+
+def _go_on(dialogue: Exchange, step: type_step) -> None:
+    attempt = dialogue.attempt
+    if isinstance(step, Challenge):
+        line = b"334 " + encode_base64(step.octets) + b"\r\n"
+        dialogue.clock.line_timeout = dialogue.options.auth_timeout
+        dialogue.parser.expect_auth_line()
+        dialogue.reply(Reply(334, None, "", octets=line))
+    elif isinstance(step, Question):
+        attempt.username = step.username
+        _ask(dialogue, dialogue.hooks.on_scram, step.username, _keys_answered)
+    elif isinstance(step, Auth):
+        attempt.username = step.username
+        if step.verified and dialogue.hooks.on_auth is None:
+            attempt.user = step.username
+            _go_on(dialogue, attempt.mechanism.accept())
+        else:
+            _ask(dialogue, dialogue.hooks.on_auth, step, _auth_answered)
+    elif step is End.ACCEPTED:
+        dialogue.authenticate(attempt.user)
+        _finish(dialogue, replies.AUTHENTICATED)
+    elif step is End.REFUSED:
+        fail_auth(dialogue, attempt.refusal)
+    else:
+        fail_auth(dialogue, _FAILURES[step])
+
+
+_FAILURES: Final = {
+    End.INVALID: replies.INVALID_USERDATA,
+    End.NO_USERNAME: replies.MISSING_USERNAME,
+    End.WRONG: replies.INVALID_CREDENTIALS,
+}
+
+
+def _ask(
+    dialogue: Exchange,
+    hook: Any,
+    subject: object,
+    then: Callable[[Exchange, Answer], None],
+) -> None:
+    if hook is None:  # it was taken away since the exchange began
+        _finish(dialogue, replies.AUTH_NOT_IMPLEMENTED)
+    else:
+        dialogue.ask(hook, subject, then)
+
+
+def _keys_answered(dialogue: Exchange, answer: Answer) -> None:
+    """`on_scram` has answered. An unknown user goes on with a decoy, and fails at the proof."""
+    attempt = dialogue.attempt
+    keys = answer.result
+    if answer.failed:
+        _finish(dialogue, replies.LOCAL_ERROR)
+        return
+    if answer.error is not None:
+        reply = _rejection(dialogue, answer.error, replies.INVALID_CREDENTIALS)
+        if reply.code < 500:
+            _finish(dialogue, reply)
+            return
+        keys = None
+    if keys is None:
+        options = dialogue.options
+        keys = decoy_keys(attempt.username, options.scram_secret, options.scram_iterations)
+    elif not are_usable_keys(keys):
+        dialogue.report(TypeError(f"on_scram answered with no sound ScramKeys: {type(keys)}"))
+        _finish(dialogue, replies.LOCAL_ERROR)
+        return
+    _go_on(dialogue, attempt.mechanism.take_keys(keys))
+
+
+def _auth_answered(dialogue: Exchange, answer: Answer) -> None:
+    """`on_auth` has answered."""
+    attempt = dialogue.attempt
+    default = attempt.mechanism.default_refusal
+    if answer.failed:
+        _finish(dialogue, replies.LOCAL_ERROR)
+        return
+    response = response_of(answer.result)
+    if answer.error is not None:
+        data = None if response is None else response.data
+        _refuse(dialogue, _rejection(dialogue, answer.error, default), data)
+    elif response is None:
+        dialogue.report(TypeError(f"on_auth answered with {type(answer.result)}"))
+        _finish(dialogue, replies.LOCAL_ERROR)
+    elif response.has_user:
+        attempt.user = response.user
+        _go_on(dialogue, attempt.mechanism.accept())
+    else:
+        error = SMTPError(response.message or "", response.response_code)
+        _refuse(dialogue, _rejection(dialogue, error, default), response.data)
+
+
+def _rejection(dialogue: Exchange, error: BaseException, default: Reply) -> Reply:
+    enhanced = dialogue.service.enhanced
+    reply = rejection(error, Stage.AUTH, default, enhanced=enhanced, utf8=False)
+    return replies.LOCAL_ERROR if reply is None else reply
+
+
+def _refuse(dialogue: Exchange, reply: Reply, data: Any) -> None:
+    """Say no, for now or for good; a bearer of a token is first told why."""
+    if reply.code < 500:
+        _finish(dialogue, reply)
+        return
+    try:
+        challenge = dialogue.attempt.mechanism.refuse(data)
+    except Exception as error:  # `data` is the application's
+        dialogue.report(error)
+        _finish(dialogue, replies.LOCAL_ERROR)
+        return
+    if challenge is None:
+        fail_auth(dialogue, reply)
+    elif dialogue.counters.strike_auth_failure():
+        _finish(dialogue, replies.TOO_MANY_AUTH_FAILURES)
+    else:
+        dialogue.attempt.refusal = reply
+        _go_on(dialogue, challenge)
+
+
+# --- the end ---
+
+
+def fail_auth(dialogue: Exchange, reply: Reply) -> None:
+    """The exchange, if one has begun at all, has failed: count that, and say so."""
+    is_counted = dialogue.attempt is not None and dialogue.attempt.refusal is not None
+    if not is_counted and dialogue.counters.strike_auth_failure():
+        reply = replies.TOO_MANY_AUTH_FAILURES
+    _finish(dialogue, reply)
+
+
+def forget_auth(dialogue: Exchange) -> None:
+    """Nothing is left of the exchange; its secrets go with it."""
+    dialogue.attempt = None
+    dialogue.clock.line_timeout = dialogue.options.socket_timeout
+
+
+def _finish(dialogue: Exchange, reply: Reply) -> None:
+    attempt = dialogue.attempt
+    if attempt is not None:
+        logger.info(
+            "%s: AUTH %s of %s at %s: %d",
+            dialogue.session.id,
+            attempt.mechanism.name,
+            clean(attempt.username) or "-",
+            dialogue.remote_address or "-",
+            reply.code,
+        )
+    forget_auth(dialogue)
+    dialogue.reply(reply)

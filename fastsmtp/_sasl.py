@@ -1,0 +1,255 @@
+"""AUTH exchanges without their lines: what all mechanisms have in common, and what hooks are given.
+
+In: decoded responses of the client, answers of hooks. Out: one `Step` at a time: a challenge, a
+question to a hook, or the end. Nothing that a client sends raises, and no secret is in a repr. A
+mechanism is an object per exchange and is never used again. RFC 4422, RFC 4954 §4.
+"""
+
+from __future__ import annotations
+
+import hmac
+import re
+from binascii import Error, a2b_base64, b2a_base64
+from collections.abc import Mapping
+from dataclasses import dataclass
+from enum import Enum
+from typing import Any, Final, NamedTuple
+
+from fastsmtp import replies
+from fastsmtp._log import clean
+
+__all__ = [
+    "Auth",
+    "AuthResponse",
+    "Challenge",
+    "End",
+    "Mechanism",
+    "Question",
+    "decode_base64",
+    "decode_name",
+    "encode_base64",
+    "response_of",
+]
+
+_CONTROLS: Final = re.compile("[\x00-\x1f\x7f-\x9f]")
+
+
+# --- what hooks are given, and what they answer ---
+
+
+class Auth:
+    """What `on_auth` is asked: who the client says it is, and what it has shown for it.
+
+    method: the mechanism, or "XCLIENT". username: the name to be checked. authzid: the identity
+    that the client wants to act as; "" where it named none. Where it is not empty and differs from
+    `username`, reject unless that is allowed (RFC 4616 §2). What a mechanism does not have is None.
+
+    * PLAIN: authzid, authcid (= username), password. LOGIN: password.
+    * CRAM-MD5: challenge, challenge_response.
+    * XOAUTH2: access_token. OAUTHBEARER: access_token, authzid (= username), host, port.
+    * SCRAM-SHA-256, SCRAM-SHA-256-PLUS: authzid; verified is True.
+    * EXTERNAL: authzid (= username, may be ""), certificate.
+
+    A password may have any octets but NUL; those that are no UTF-8 are decoded as
+    "surrogateescape" does.
+    """
+
+    __slots__ = (
+        "access_token",
+        "authcid",
+        "authzid",
+        "certificate",
+        "challenge",
+        "challenge_response",
+        "host",
+        "method",
+        "password",
+        "port",
+        "username",
+        "verified",
+    )
+
+    def __init__(
+        self,
+        method: str,
+        username: str,
+        *,
+        authzid: str = "",
+        authcid: str | None = None,
+        password: str | None = None,
+        challenge: str | None = None,
+        challenge_response: str | None = None,
+        access_token: str | None = None,
+        host: str | None = None,
+        port: int | None = None,
+        verified: bool = False,
+        certificate: Any = None,
+    ) -> None:
+        self.method = method
+        self.username = username
+        self.authzid = authzid
+        self.authcid = authcid
+        self.password = password
+        self.challenge = challenge
+        self.challenge_response = challenge_response
+        self.access_token = access_token
+        self.host = host
+        self.port = port
+        self.verified = verified
+        self.certificate = certificate
+
+    def validate_password(self, password: str | bytes) -> bool:
+        """Whether the client has shown that it knows `password`; compared in constant time.
+
+        For PLAIN, LOGIN and CRAM-MD5; False for all others.
+        """
+        secret = _octets(password)
+        if self.challenge is not None and self.challenge_response is not None:
+            digest = hmac.new(secret, self.challenge.encode(), "md5").hexdigest()
+            return hmac.compare_digest(digest, self.challenge_response)
+        return self.password is not None and hmac.compare_digest(_octets(self.password), secret)
+
+    def __repr__(self) -> str:
+        return f"<Auth {self.method} {clean(self.username)}>"
+
+
+def _octets(password: str | bytes) -> bytes:
+    return password if isinstance(password, bytes) else password.encode("utf-8", "surrogateescape")
+
+
+@dataclass(slots=True)
+class AuthResponse:
+    """What `on_auth` answers. user: who the client is from now on, anything but None, "" and False.
+
+    Without one the client is refused, with `response_code` (535) and `message`. data: for XOAUTH2
+    and OAUTHBEARER, what the client is told of the refusal, as JSON (RFC 7628 §3.2.2).
+    """
+
+    user: Any = None
+    message: str | None = None
+    response_code: int | None = None
+    data: Any = None
+
+    @property
+    def has_user(self) -> bool:
+        """Whether it says who the client is."""
+        user = self.user
+        return not (user is None or user is False or (isinstance(user, str) and not user))
+
+    def __repr__(self) -> str:
+        return f"<AuthResponse {'with' if self.has_user else 'without'} a user>"
+
+
+def response_of(result: object) -> AuthResponse | None:
+    """Return what `on_auth` answered as an `AuthResponse`; None: it is nonsense.
+
+    A mapping may stand for one; None is an answer without a user.
+    """
+    if result is None:
+        return AuthResponse()
+    if isinstance(result, AuthResponse):
+        return result if isinstance(result.message, str | None) else None
+    if not isinstance(result, Mapping):
+        return None
+    fields = ("user", "message", "response_code", "data")
+    try:
+        response = AuthResponse(*[result.get(field) for field in fields])
+    except Exception:  # the mapping is foreign code
+        return None
+    return response if isinstance(response.message, str | None) else None
+
+
+# --- steps of an exchange ---
+
+
+class Challenge(NamedTuple):
+    """Send a 334 with this, base64-encoded, and wait for a line."""
+
+    octets: bytes
+
+    def __repr__(self) -> str:
+        return "<Challenge>"
+
+
+class Question(NamedTuple):
+    """Ask `on_scram` for the keys of this user, and give them to `Mechanism.take_keys`."""
+
+    username: str
+
+
+class End(Enum):
+    """The exchange is over."""
+
+    ACCEPTED = "accepted"
+    INVALID = "invalid"  # decoded it is not what the mechanism wants
+    NO_USERNAME = "no username"
+    WRONG = "wrong"  # who the client is was not shown
+    REFUSED = "refused"  # the client has read why its token was refused
+
+
+# An `Auth` stands for the question to `on_auth`.
+type_step = Challenge | Question | Auth | End
+
+
+class Mechanism:
+    """One exchange. The base of all: a client that speaks first."""
+
+    name = ""
+    # What is said where `on_auth` refuses without a text.
+    default_refusal = replies.INVALID_CREDENTIALS
+    # Whether any line, be it "*" or no base64, ends the exchange as refused.
+    is_refused = False
+
+    def start(self, response: bytes | None) -> type_step:
+        """The exchange begins. response: the initial one, None when there is none."""
+        return Challenge(b"") if response is None else self.take(response)
+
+    def take(self, response: bytes) -> type_step:
+        """The client has answered the last challenge."""
+        raise NotImplementedError
+
+    def take_keys(self, keys: Any) -> type_step:
+        """`on_scram` has answered."""
+        raise NotImplementedError
+
+    def accept(self) -> type_step:
+        """`on_auth` has accepted."""
+        return End.ACCEPTED
+
+    def refuse(self, data: Any) -> Challenge | None:
+        """`on_auth` has refused for good. Returns the challenge that tells the client why, None
+        where the mechanism has none. Raises what encoding `data` raises.
+        """
+        return None
+
+    def __repr__(self) -> str:
+        return f"<{type(self).__name__}>"
+
+
+# --- octets and names ---
+
+
+def decode_base64(text: bytes) -> bytes | None:
+    """Return the octets, None for anything but base64: the one alphabet, padded, unused bits zero
+    (RFC 4648 §3.2, §3.3, §3.5). The empty text is no octets.
+    """
+    try:
+        octets = a2b_base64(text, strict_mode=True)
+    except Error:
+        return None
+    # What is left open: bits behind the last octet, and how much padding there is.
+    return octets if b2a_base64(octets, newline=False) == text else None
+
+
+def encode_base64(octets: bytes) -> bytes:
+    """Return the base64 of `octets`, on one line."""
+    return b2a_base64(octets, newline=False)
+
+
+def decode_name(octets: bytes) -> str | None:
+    """Return a name or token: UTF-8 without C0, DEL and C1 characters; else None."""
+    try:
+        text = octets.decode()
+    except UnicodeDecodeError:
+        return None
+    return None if _CONTROLS.search(text) else text
