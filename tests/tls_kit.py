@@ -117,6 +117,8 @@ class MemoryTLS:
             self.ended = True
         except ssl.SSLWantReadError:
             pass
+        except ssl.SSLZeroReturnError:  # both have said that they end
+            self.ended = True
         return b"".join(pieces)
 
     def close_notify(self) -> bytes:
