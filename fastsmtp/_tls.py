@@ -156,7 +156,10 @@ class Contexts:
         self._exact: dict[str, ssl.SSLContext] = {}
         self._wildcards: dict[str, ssl.SSLContext] = {}
         for name, material in by_name.items():
-            context = material.context()
+            try:
+                context = material.context()
+            except ValueError as error:
+                raise ValueError(f"option 'sni_options', {name!r}: {error}") from None
             self._leaves[context] = material.leaf
             if name.startswith("*."):
                 self._wildcards[name[2:]] = context
