@@ -254,7 +254,8 @@ class ServerTLS:
 
 
 def _is_configured(options: Options) -> bool:
-    return (options.ssl_context or options.key or options.cert or options.sni_options) is not None
+    given = (options.ssl_context, options.key, options.cert)
+    return bool(options.sni_options) or any(one is not None for one in given)
 
 
 def _materials(options: Options) -> dict[str, _Material]:
