@@ -12,11 +12,12 @@ from collections import deque
 from collections.abc import Callable
 from typing import Final, Protocol
 
-from fastsmtp._log import clean, logger
+from fastsmtp._log import escaped, logger
 
 __all__ = ["Handshakes"]
 
 TURN: Final = 0.002  # seconds of a loop turn for handshakes; one step is done in any case
+MAX_REASON: Final = 128  # characters of what OpenSSL says
 LOG_EVERY: Final = 1.0  # seconds between two log lines about failures
 
 
@@ -72,7 +73,7 @@ class Handshakes:
         now = self._now()
         if now - self._said_at >= LOG_EVERY:
             more = f" ({self._unsaid - 1} more since the last such line)" * (self._unsaid > 1)
-            reason = getattr(error, "reason", None) or str(error)
-            logger.info("%s: TLS failed: %s%s", remote_address, clean(reason), more)
+            reason = escaped(getattr(error, "reason", None) or str(error), MAX_REASON, plain=" ")
+            logger.info("%s: TLS failed: %s%s", remote_address, reason, more)
             self._said_at = now
             self._unsaid = 0

@@ -28,8 +28,8 @@ except ImportError:  # Windows
 
 __all__ = [
     "COMMAND_LENGTH", "COUNT", "DEADLINE", "FLAG", "HOLD", "HOST_NAME", "ITERATIONS", "LINE",
-    "LIST_COUNT", "MECHANISMS", "PASSWORD", "PEM", "RATE", "RESOLVER", "SECONDS", "SECRET", "SIZE", "SNI",
-    "SSL_CONTEXT", "TEXT", "TLS_VERSION", "UNAVAILABLE", "VERBS", "Feature", "Group", "Kind",
+    "LIST_COUNT", "MECHANISMS", "PASSWORD", "PEM", "RATE", "RESOLVER", "SECONDS", "SECRET", "SIZE",
+    "SNI", "SSL_CONTEXT", "TEXT", "TLS_VERSION", "UNAVAILABLE", "VERBS", "Feature", "Group", "Kind",
     "Option", "Refused", "Resolver", "WrongType", "choice", "default_max_clients", "networks",
     "optional", "row",
 ]  # fmt: skip

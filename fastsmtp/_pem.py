@@ -22,7 +22,8 @@ __all__ = ["Pem", "as_file", "expired_at", "leaf_of", "read_pem", "signature_has
 MAX_FILE: Final = 1 << 20  # octets; a bundle of all public authorities has a quarter of it
 
 _CERTIFICATE: Final = re.compile(
-    rb"-----BEGIN (?:TRUSTED |X509 )?CERTIFICATE-----.*?-----END (?:TRUSTED |X509 )?CERTIFICATE-----",
+    rb"-----BEGIN (?:TRUSTED |X509 )?CERTIFICATE-----.*?"
+    rb"-----END (?:TRUSTED |X509 )?CERTIFICATE-----",
     re.DOTALL,
 )
 

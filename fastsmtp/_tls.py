@@ -16,7 +16,7 @@ from typing import Any, Final
 from fastsmtp._log import logger
 from fastsmtp._pem import Pem, as_file, expired_at, leaf_of, read_pem
 from fastsmtp._self_signed import self_signed
-from fastsmtp._verifying import accept_any_certificate
+from fastsmtp._verifying import LenientContext
 from fastsmtp.options import Options, tls_options
 
 __all__ = ["Contexts", "ListenerTLS", "ServerTLS"]
@@ -74,7 +74,9 @@ class _Material:
             context = options.ssl_context
             context.options |= ALWAYS
             return context
-        context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+        lenient = options.request_cert and not options.reject_unauthorized
+        kind = LenientContext if lenient else ssl.SSLContext
+        context = kind(ssl.PROTOCOL_TLS_SERVER)
         context.options |= ALWAYS
         if options.honor_cipher_order:
             context.options |= ssl.OP_CIPHER_SERVER_PREFERENCE
@@ -120,13 +122,10 @@ class _Material:
                 context.load_verify_locations(cadata=self.ca.octets.decode("ascii", "replace"))
             except ssl.SSLError as error:
                 raise ValueError(f"{self.ca.name} cannot be used: {error.reason}") from None
-        if not self.options.request_cert:
-            return
-        if self.options.reject_unauthorized:
+        if isinstance(context, LenientContext):
+            context.be_lenient()
+        elif self.options.request_cert:
             context.verify_mode = ssl.CERT_REQUIRED
-        else:
-            context.verify_mode = ssl.CERT_OPTIONAL
-            accept_any_certificate(context)
 
 
 _VERSIONS: Final = {
@@ -157,7 +156,10 @@ class Contexts:
         self._exact: dict[str, ssl.SSLContext] = {}
         self._wildcards: dict[str, ssl.SSLContext] = {}
         for name, material in by_name.items():
-            context = material.context()
+            try:
+                context = material.context()
+            except ValueError as error:
+                raise ValueError(f"option 'sni_options', {name!r}: {error}") from None
             self._leaves[context] = material.leaf
             if name.startswith("*."):
                 self._wildcards[name[2:]] = context
@@ -252,7 +254,8 @@ class ServerTLS:
 
 
 def _is_configured(options: Options) -> bool:
-    return (options.ssl_context or options.key or options.cert or options.sni_options) is not None
+    given = (options.ssl_context, options.key, options.cert)
+    return bool(options.sni_options) or any(one is not None for one in given)
 
 
 def _materials(options: Options) -> dict[str, _Material]:

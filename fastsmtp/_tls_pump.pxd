@@ -1,5 +1,5 @@
 cdef class Pump:
-    cdef public bint established, ended, trusted
+    cdef public bint established, ended, trusted, _suspect
     cdef public object error, context, tls
     cdef public str servername
     cdef object _choose, _incoming, _outgoing

@@ -4,7 +4,8 @@ In: what was read from the transport, and what is to be sent. Out: plaintext, an
 written to the transport. Nothing that a peer sends makes it raise: a failure is `error`, and from
 then on nothing goes in or out. What comes behind close_notify is dropped. RFC 8446 §6.1.
 
-A `MemoryBIO` keeps the largest size that it ever had, so ciphertext goes in by records at most.
+A `MemoryBIO` keeps four thirds of the largest that was ever written to it, so ciphertext goes in by
+slices: 16 KiB are held behind a burst, and smaller slices cost more calls.
 Plaintext is decrypted into one buffer of this thread, and leaves it as one `bytes` object.
 """
 
@@ -13,13 +14,15 @@ from __future__ import annotations
 import ssl
 import threading
 from collections.abc import Callable
-from typing import Final
+from typing import Final, cast
 
 from fastsmtp._client_hello import MORE, NO_TLS, server_name
+from fastsmtp._verifying import LenientContext, verdict
 
 __all__ = ["Pump"]
 
 RECORD: Final = 16 * 1024  # octets of plaintext in a record at most (RFC 8446 §5.1)
+SLICE: Final = 12 * 1024
 SCRATCH: Final = 256 * 1024  # as much as one read brings
 MAX_FLIGHT: Final = 256 * 1024  # octets that a client may send before the handshake has ended
 
@@ -54,6 +57,7 @@ class Pump:
         self.tls: ssl.SSLObject | None = None
         self._choose: type_choose | None = choose
         self._early = b""  # the beginning of a ClientHello
+        self._suspect = False
         self.taken = 0  # octets of the handshake so far
         self._incoming: ssl.MemoryBIO | None = None
         self._outgoing: ssl.MemoryBIO | None = None
@@ -105,17 +109,27 @@ class Pump:
         assert incoming is not None
         assert tls is not None
         view = memoryview(octets)
-        for start in range(0, len(view), RECORD):
-            incoming.write(view[start : start + RECORD])
+        for start in range(0, len(view), SLICE):
+            incoming.write(view[start : start + SLICE])
+            verdict.bad = False
             try:
                 tls.do_handshake()
             except ssl.SSLWantReadError:
+                self._suspect = self._suspect or verdict.bad
                 continue
             self.established = True
-            self.trusted = self.context is not None and self.context.verify_mode != ssl.CERT_NONE
+            self.trusted = self._is_trusted(self._suspect or verdict.bad)
             # What the client has sent behind its Finished is in the BIO, and in what is left.
-            return self.receive(bytes(view[start + RECORD :]))
+            return self.receive(bytes(view[start + SLICE :]))
         return None
+
+    def _is_trusted(self, suspect: bool) -> bool:
+        context, tls = self.context, self.tls
+        assert context is not None
+        assert tls is not None
+        if isinstance(context, LenientContext) and tls.session_reused:
+            return False  # nobody has looked at the certificate in this handshake
+        return not suspect and context.verify_mode != ssl.CERT_NONE
 
     # Octets.
 
@@ -128,15 +142,15 @@ class Pump:
         parts: list[bytes] = []
         used = 0
         size = len(octets)
-        if size <= RECORD:
+        if size <= SLICE:
             incoming.write(octets)
             used = self._decrypt(0, parts)
         else:
             view = memoryview(octets)
             start = 0
             while start < size and not self.ended and self.error is None:
-                incoming.write(view[start : start + RECORD])
-                start += RECORD
+                incoming.write(view[start : start + SLICE])
+                start += SLICE
                 used = self._decrypt(used, parts)
         last = bytes(_scratch.view[:used])
         if not parts:
@@ -157,7 +171,8 @@ class Pump:
                 if used > SCRATCH - RECORD:
                     parts.append(bytes(view[:used]))
                     used = 0
-                count = tls.read(RECORD, view[used:])  # type: ignore[arg-type]  # takes any buffer
+                # With a buffer it returns a number, whatever its types say.
+                count = cast("int", tls.read(RECORD, view[used:]))
                 if not count:
                     self.ended = True
                     break

@@ -362,6 +362,25 @@ class SMTPServer:
         for connection in list(self._connections):
             connection.give_up()
 
+    def update_secure_context(self, **options: Any) -> None:
+        """Read key and certificates anew, and use them for every handshake from now on.
+
+        options: of TLS (`key`, `cert`, `sni_options` …) in place of those that were given before.
+        Connections that are there live on. All contexts change at once, or, when one of them cannot
+        be made, none: then ValueError or TypeError says which file it was, and why.
+        """
+        self.tls.update(options)
+
+    def _reload(self) -> None:
+        """SIGHUP: a mistake in the files must not stop a server that runs."""
+        if self.tls.is_configured:
+            try:
+                self.update_secure_context()
+            except ValueError as error:
+                logger.error("the certificates stay as they were: %s", error)
+            else:
+                logger.info("the certificates were read anew")
+
     # Running.
 
     def run(
@@ -374,8 +393,8 @@ class SMTPServer:
     ) -> None:
         """Listen and serve until SIGTERM or SIGINT, on uvloop where it is installed; blocking.
 
-        The first signal closes with draining, a second one at once. SIGHUP has nothing to reload
-        yet and is ignored.
+        The first signal closes with draining, a second one at once. SIGHUP reads key and
+        certificates anew.
         """
         with asyncio.Runner(loop_factory=_loop_factory()) as runner:
             runner.run(self._serve(port, host, path, sock))
@@ -398,7 +417,7 @@ class SMTPServer:
                 loop.add_signal_handler(number, on_signal)
         if hasattr(signal, "SIGHUP"):
             with suppress(NotImplementedError):
-                loop.add_signal_handler(signal.SIGHUP, lambda: None)
+                loop.add_signal_handler(signal.SIGHUP, self._reload)
         await self.listen(port, host, path=path, sock=sock)
         await stop.wait()
         await self.close()

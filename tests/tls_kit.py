@@ -30,15 +30,28 @@ class Pair(NamedTuple):
 
 
 @cache
-def authority(name: str = "ours") -> trustme.CA:
-    """The authority of that name; one for the whole run."""
+def _authority(name: str) -> trustme.CA:
     return trustme.CA(organization_name=name)
 
 
-@cache
+def authority(name: str = "ours") -> trustme.CA:
+    """The authority of that name; one for the whole run."""
+    return _authority(name)
+
+
 def pair(*names: str, ca: str = "ours") -> Pair:
-    """A certificate for `names`, srv.test by default."""
-    issued = authority(ca).issue_cert(*(names or ("srv.test", "127.0.0.1")))
+    """A certificate for `names`, srv.test by default; one for the whole run."""
+    return _pair(names or ("srv.test", "127.0.0.1"), ca)
+
+
+@cache
+def _pair(names: tuple[str, ...], ca: str) -> Pair:
+    return issue(*names, ca=ca)
+
+
+def issue(*names: str, ca: str = "ours") -> Pair:
+    """A new certificate for `names`."""
+    issued = authority(ca).issue_cert(*names)
     return Pair(
         b"".join(blob.bytes() for blob in issued.cert_chain_pems), issued.private_key_pem.bytes()
     )
@@ -90,6 +103,7 @@ class MemoryTLS:
         self.tls = context.wrap_bio(
             self._in, self._out, server_hostname=server_name, session=session
         )
+        self.done = False  # the handshake is
         self.ended = False  # the server has sent close_notify
 
     def shake(self, octets: bytes = b"") -> bytes:
@@ -97,6 +111,7 @@ class MemoryTLS:
         self._in.write(octets)
         try:
             self.tls.do_handshake()
+            self.done = True
         except ssl.SSLWantReadError:
             pass
         return self._out.read()
@@ -117,6 +132,8 @@ class MemoryTLS:
             self.ended = True
         except ssl.SSLWantReadError:
             pass
+        except ssl.SSLZeroReturnError:  # both have said that they end
+            self.ended = True
         return b"".join(pieces)
 
     def close_notify(self) -> bytes:
@@ -136,6 +153,7 @@ class MemoryClient:
         self._tls = tls
         self.tls: MemoryTLS | None = None
         self.plain = b""
+        self._heard = b""  # what came inside TLS with the handshake
 
     def greet(self) -> str:
         """Say EHLO in clear, and STARTTLS; returns the reply to STARTTLS."""
@@ -155,11 +173,9 @@ class MemoryClient:
         flight = self.tls.shake()
         while flight:
             answer = self.wire.send(*cut(flight, cuts))
-            try:
-                self.tls.tls.version() and self.tls.tls.cipher()
-                flight = self.tls.shake(answer) if answer else b""
-            except ssl.SSLWantReadError:
-                flight = b""
+            flight = self.tls.shake(answer) if answer else b""
+        if self.tls.done:
+            self._heard = self.tls.decrypt(b"")
         return self.tls
 
     def say(self, octets: bytes, cuts: int = 0) -> bytes:
@@ -170,7 +186,14 @@ class MemoryClient:
     def hear(self) -> bytes:
         """What the server has said through TLS since the last look."""
         assert self.tls is not None
-        return self.tls.decrypt(self.wire.receive())
+        heard, self._heard = self._heard, b""
+        return heard + self.tls.decrypt(self.wire.receive())
+
+    def advance(self, seconds: float) -> bytes:
+        """Let time pass, and return what is said through TLS."""
+        assert self.tls is not None
+        heard = self.hear()
+        return heard + self.tls.decrypt(self.wire.advance(seconds))
 
     def codes(self, octets: bytes) -> list[str]:
         """The codes of the replies to `octets`."""

@@ -1,0 +1,129 @@
+"""Handshakes share the turns of the loop, and failures share the lines of the log."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+from rows import EH, codes
+from tls_kit import MemoryClient, MemoryTLS, certified
+
+from fastsmtp import SMTPServer
+from fastsmtp._handshakes import LOG_EVERY, TURN, Handshakes
+from fastsmtp.testing import VirtualLoop, Wire
+
+row = pytest.mark.row
+
+
+class Loop:
+    """As much of a loop as turns take."""
+
+    def __init__(self) -> None:
+        self.due: list[tuple[Callable[..., object], Any]] = []
+
+    def call_soon(self, callback: Callable[..., object], argument: Any) -> None:
+        self.due.append((callback, argument))
+
+    def turn(self) -> None:
+        due, self.due = self.due, []
+        for callback, argument in due:
+            callback(argument)
+
+
+class Steps:
+    """Connections whose steps take `seconds` each."""
+
+    def __init__(self, seconds: float) -> None:
+        self.seconds = seconds
+        self.time = 0.0
+        self.done = 0
+        self.loop: Any = Loop()
+        self.handshakes = Handshakes(lambda: self.time)
+
+    def handshake_step(self) -> None:
+        self.time += self.seconds
+        self.done += 1
+
+    def request(self) -> bool:
+        return self.handshakes.request(self, self.loop)
+
+
+@row("TLS-24")
+@pytest.mark.parametrize(("seconds", "in_a_turn"), [(TURN * 10, 1), (TURN / 3.5, 4)])
+def test_a_turn_bears_so_many_steps(seconds: float, in_a_turn: int) -> None:
+    steps = Steps(seconds)
+    at_once = [steps.request() for _ in range(20)]
+    assert at_once == [True] * in_a_turn + [False] * (20 - in_a_turn)
+    for turns in range(1, 30):
+        steps.loop.turn()
+        assert steps.done == min(20, in_a_turn * (turns + 1))
+    assert steps.loop.due == []  # at rest nothing keeps the loop awake
+    assert steps.request()
+
+
+@row("TLS-24")
+def test_who_comes_late_does_not_pass_those_who_wait() -> None:
+    steps = Steps(TURN * 10)
+    assert steps.request()
+    assert not steps.request()
+    steps.loop.turn()
+    assert steps.done == 2
+    assert not steps.request()
+    steps.loop.turn()
+    assert steps.done == 3
+
+
+@row("TLS-24")
+@pytest.mark.parametrize("kind", ["implicit", "STARTTLS"])
+def test_a_connection_that_waits_is_not_read_and_expires(
+    kind: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    loop = VirtualLoop()
+    server = SMTPServer(**certified(secure=kind == "implicit"))
+    with Wire(server, loop=loop) as wire:
+        client = MemoryClient(wire)
+        if kind == "STARTTLS":
+            assert client.greet() == "220 2.0.0"
+        monkeypatch.setattr(server.handshakes, "request", lambda connection, loop: False)
+        assert wire.send(MemoryTLS().shake()) == b""
+        assert not wire.transport.reading
+        assert len(server.connections) == 1
+        assert wire.advance(15.1) == b""
+        assert wire.transport.closed
+    assert not server.connections
+    loop.run_until_complete(loop.shutdown_asyncgens())
+    loop.close()
+
+
+def test_a_connection_whose_turn_comes_is_read_again() -> None:
+    server = SMTPServer(**certified())
+    with Wire(server) as wire:
+        client = MemoryClient(wire)
+        assert client.greet() == "220 2.0.0"
+        server.handshakes._turning = True  # this turn has borne enough
+        server.handshakes._spent = TURN
+        tls = MemoryTLS()
+        assert wire.send(tls.shake()) == b""
+        assert not wire.transport.reading
+        wire.loop.step(lambda: server.handshakes._next_turn(wire.loop))
+        flight = tls.shake(wire.receive())
+        assert wire.transport.reading
+        answer = wire.send(flight + tls.encrypt(EH))
+        assert codes(tls.decrypt(answer)) == ["250"]
+
+
+@row("TLS-14")
+def test_failures_are_counted_and_few_of_them_logged(caplog: pytest.LogCaptureFixture) -> None:
+    time = 100.0
+    handshakes = Handshakes(lambda: time)
+    with caplog.at_level(logging.INFO, "fastsmtp"):
+        for _ in range(50):
+            handshakes.failed(ValueError("bad\r\nthing"), "192.0.2.1")
+        time += LOG_EVERY
+        handshakes.failed(ValueError("another"), "192.0.2.2")
+    assert handshakes.failures == 51
+    first, second = caplog.messages
+    assert first == "192.0.2.1: TLS failed: bad\\x0d\\x0athing"
+    assert second == "192.0.2.2: TLS failed: another (49 more since the last such line)"

@@ -1,0 +1,241 @@
+"""The pump without a connection: octets in, octets out, in any cuts; and the look into a
+ClientHello.
+"""
+
+from __future__ import annotations
+
+import random
+import ssl
+import struct
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from tls_kit import TLS12, MemoryTLS, client_context, cut, pair
+
+from fastsmtp._client_hello import MORE, NO_TLS, server_name
+from fastsmtp._tls import ServerTLS
+from fastsmtp._tls_pump import MAX_FLIGHT, Pump
+from fastsmtp.options import parse_options
+
+row = pytest.mark.row
+
+
+def contexts(**options: object) -> Pump:
+    own = pair()
+    given = parse_options({"cert": own.cert, "key": own.key, **options})
+    found = ServerTLS(given).default.contexts
+    assert found is not None
+    return Pump(found.choose)
+
+
+def shaken(size: int = 0, **client: object) -> tuple[Pump, MemoryTLS]:
+    """A pump and its client behind the handshake; size: octets of each segment."""
+    pump, client_end = contexts(), MemoryTLS(**client)  # type: ignore[arg-type]
+    flight = client_end.shake()
+    plaintext = None
+    while flight:
+        for piece in cut(flight, size):
+            assert plaintext is None
+            plaintext = pump.shake(piece)
+        assert pump.error is None
+        flight = client_end.shake(pump.take_output())
+    assert plaintext == b""
+    assert pump.established
+    return pump, client_end
+
+
+# --- the handshake ---
+
+
+@row("TLS-26")
+@pytest.mark.parametrize("size", [0, 1, 7, 300])
+@pytest.mark.parametrize("version", [{}, TLS12])
+def test_a_handshake_succeeds_in_any_segments(size: int, version: dict[str, object]) -> None:
+    pump, client = shaken(size, context=client_context(**version))
+    assert pump.servername == "srv.test"
+    assert client.decrypt(pump.send(b"220 hello\r\n")) == b"220 hello\r\n"
+    assert pump.receive(client.encrypt(b"EHLO x\r\n")) == b"EHLO x\r\n"
+
+
+def test_what_comes_with_the_last_flight_is_not_lost() -> None:
+    pump, client = contexts(), MemoryTLS()
+    assert pump.shake(client.shake()) is None
+    flight = client.shake(pump.take_output()) + client.encrypt(b"EHLO x\r\n" + b"y" * 50_000)
+    assert pump.shake(flight) == b"EHLO x\r\n" + b"y" * 50_000
+
+
+def test_before_the_handshake_nothing_can_be_sent() -> None:
+    pump, client = contexts(), MemoryTLS()
+    assert pump.send(b"250 in clear\r\n") == b""
+    pump.shake(client.shake())
+    pump.take_output()
+    assert pump.send(b"250 in clear\r\n") == b""
+    assert pump.close() == b""
+
+
+@row("TLS-03", "TLS-14")
+@pytest.mark.parametrize("octets", [b"EHLO x\r\n", b"RSET\r\n", b"\x00", b"GET / HTTP/1.1\r\n\r\n"])
+def test_who_speaks_no_tls_is_told_nothing(octets: bytes) -> None:
+    pump = contexts()
+    assert pump.shake(octets) is None
+    assert pump.error is not None
+    assert pump.take_output() == b""
+
+
+def test_a_broken_handshake_ends_with_an_alert() -> None:
+    pump, client = contexts(), MemoryTLS()
+    flight = bytearray(client.shake())
+    flight[9:11] = b"\x99\x99"  # a version that does not exist
+    pump.shake(bytes(flight[:43]) + b"\xff" * (len(flight) - 43))
+    assert isinstance(pump.error, ssl.SSLError)
+    assert pump.take_output()[0] == 21  # alert
+    assert pump.shake(b"x") is None
+    assert pump.receive(b"x") == b""
+
+
+def test_a_handshake_without_an_end_is_cut() -> None:
+    pump = contexts()
+    record = b"\x16\x03\x01\x40\x00" + b"\x00" * 0x4000
+    for _ in range(MAX_FLIGHT // len(record) + 1):
+        pump.shake(record)
+        if pump.error is not None:
+            break
+    assert pump.error is not None
+
+
+# --- octets ---
+
+
+@settings(max_examples=40)
+@given(
+    pieces=st.lists(st.integers(1, 40_000), min_size=1, max_size=6),
+    seed=st.integers(0, 2**32),
+)
+def test_octets_arrive_as_they_were_sent_whatever_the_cuts(pieces: list[int], seed: int) -> None:
+    pump, client = shaken()
+    dice = random.Random(seed)
+    sent = [dice.randbytes(size) for size in pieces]
+    wire = b"".join(map(client.encrypt, sent))
+    got = []
+    while wire:
+        size = dice.choice([1, 5, 200, 17_000, 300_000])
+        got.append(pump.receive(wire[:size]))
+        wire = wire[size:]
+    assert b"".join(got) == b"".join(sent)
+    assert b"".join(client.decrypt(pump.send(piece)) for piece in sent) == b"".join(sent)
+
+
+def test_a_read_that_is_larger_than_the_buffer_arrives_whole() -> None:
+    pump, client = shaken()
+    body = random.Random(1).randbytes(600_000)
+    assert pump.receive(client.encrypt(body)) == body
+
+
+@row("TLS-16")
+def test_behind_close_notify_nothing_is_read() -> None:
+    pump, client = shaken()
+    wire = client.encrypt(b"NOOP\r\n") + client.close_notify() + b"QUIT\r\n"
+    assert pump.receive(wire) == b"NOOP\r\n"
+    assert pump.ended
+    assert pump.error is None
+    assert pump.receive(b"RSET\r\n") == b""
+    assert client.decrypt(pump.send(b"250 OK\r\n")) == b"250 OK\r\n"
+
+
+@row("TLS-15")
+@pytest.mark.parametrize("version", [{}, TLS12])
+def test_a_record_that_is_too_long_ends_it_with_an_alert(version: dict[str, object]) -> None:
+    pump, _ = shaken(context=client_context(**version))
+    size = 16_384 + 2048 + 1
+    assert pump.receive(b"\x17\x03\x03" + struct.pack("!H", size) + b"x" * size) == b""
+    assert isinstance(pump.error, ssl.SSLError)
+    assert pump.take_output() != b""
+    assert pump.send(b"x") == b""
+
+
+@row("TLS-15")
+def test_what_was_whole_before_a_broken_record_is_given_out() -> None:
+    pump, client = shaken()
+    wire = bytearray(client.encrypt(b"one\r\n") + client.encrypt(b"two\r\n"))
+    wire[-1] ^= 1
+    assert pump.receive(bytes(wire)) == b"one\r\n"
+    assert pump.error is not None
+
+
+def test_close_notify_is_the_last_that_is_said() -> None:
+    pump, client = shaken()
+    last = pump.send(b"221 bye\r\n") + pump.close()
+    assert client.decrypt(last) == b"221 bye\r\n"
+    assert client.ended
+    assert pump.send(b"x") == b""
+    assert pump.close() == b""
+
+
+# --- the look into a ClientHello ---
+
+
+def hello(name: str | None = "srv.test") -> bytes:
+    return MemoryTLS(client_context(ca=None), server_name=name).shake()
+
+
+def made(name: bytes) -> bytes:
+    """A ClientHello that asks for `name`, which may be no name at all."""
+    names = b"\0" + struct.pack("!H", len(name)) + name
+    listed = struct.pack("!H", len(names)) + names
+    extensions = struct.pack("!HH", 0, len(listed)) + listed
+    body = b"\3\3" + bytes(32) + b"\0" + b"\0\2\x13\1" + b"\1\0"
+    body += struct.pack("!H", len(extensions)) + extensions
+    message = b"\1" + len(body).to_bytes(3, "big") + body
+    return b"\x16\3\1" + struct.pack("!H", len(message)) + message
+
+
+@row("TLS-22", "TLS-26")
+def test_a_name_is_found_as_soon_as_the_hello_is_whole() -> None:
+    octets = hello("Mail.Example.ORG")
+    assert server_name(octets) == "mail.example.org"
+    assert {server_name(octets[:end]) for end in range(len(octets))} == {MORE}
+    assert server_name(octets + b"more") == "mail.example.org"
+
+
+@row("TLS-26")
+def test_a_hello_may_lie_in_several_records() -> None:
+    octets = hello()
+    body = octets[5:]
+    records = b"".join(
+        b"\x16\x03\x01" + struct.pack("!H", len(part)) + part for part in cut(body, 50)
+    )
+    assert server_name(records) == "srv.test"
+
+
+@row("TLS-22")
+@pytest.mark.parametrize(
+    "name",
+    [
+        *[b"a" * 256, b"caf\xc3\xa9.example", b"a\\", b"a/../b", b"", b"a..b", b".a", b"a\x00b"],
+        *[b"a b", b"x\r\n", b"*.example"],
+    ],
+)
+def test_what_is_no_name_is_none(name: bytes) -> None:
+    assert server_name(made(name)) == ""
+
+
+@row("TLS-22")
+def test_no_name_a_last_dot_and_an_address() -> None:
+    assert server_name(hello(None)) == ""
+    assert server_name(made(b"Srv.Test.")) == "srv.test"
+    assert server_name(made(b"192.0.2.1")) == "192.0.2.1"
+
+
+@settings(max_examples=300)
+@given(octets=st.binary(max_size=300), seed=st.integers(0, 2**32))
+def test_no_octets_make_the_look_fail(octets: bytes, seed: int) -> None:
+    server_name(b"\x16" + octets)
+    dice = random.Random(seed)
+    broken = bytearray(HELLO)
+    for _ in range(dice.randrange(1, 6)):
+        broken[dice.randrange(1, len(broken))] = dice.randrange(256)
+    assert server_name(bytes(broken)) != NO_TLS
+
+
+HELLO = hello()
