@@ -155,9 +155,9 @@ def test_many_that_guess_do_not_keep_others_out(run: Run) -> None:
 def test_max_clients_per_host_bounds_those_that_guess(run: Run) -> None:
     async def talk() -> None:
         async with running(Checks("x").server(max_clients_per_host=2)) as address:
-            async with await Client.greeted(address) as one, await Client.greeted(address) as two:
-                async with await Client.connect(address) as third:
-                    assert await third.rest() == ["421"]
+            one, two = await Client.greeted(address), await Client.greeted(address)
+            async with one, two, await Client.connect(address) as third:
+                assert await third.rest() == ["421"]
                 assert await one.ask(PLAIN) == await two.ask(PLAIN) == "535 5.7.8"
 
     run(talk())
