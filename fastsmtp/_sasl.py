@@ -31,7 +31,8 @@ __all__ = [
     "response_of",
 ]
 
-_CONTROLS: Final = re.compile("[\x00-\x1f\x7f-\x9f]")
+# C0, DEL, C1, and what reorders or breaks the line in which a person reads the name.
+_UNFIT: Final = re.compile("[\x00-\x1f\x7f-\x9f\u2028-\u202e\u2066-\u2069]")
 
 
 # --- what hooks are given, and what they answer ---
@@ -247,9 +248,9 @@ def encode_base64(octets: bytes) -> bytes:
 
 
 def decode_name(octets: bytes) -> str | None:
-    """Return a name or token: UTF-8 without C0, DEL and C1 characters; else None."""
+    """Return a name or token: UTF-8 without control characters and bidi overrides; else None."""
     try:
         text = octets.decode()
     except UnicodeDecodeError:
         return None
-    return None if _CONTROLS.search(text) else text
+    return None if _UNFIT.search(text) else text

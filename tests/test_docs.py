@@ -228,8 +228,7 @@ def test_the_table_of_enhanced_codes_is_that_of_the_engine() -> None:
         for code, *codes in rows("replies.md", "Enhanced codes of rejections")
         if code.isdigit()
     }
-    # Its first column is for AUTH, which is not there yet.
-    assert table == {code: codes[1:] for code, codes in ast.literal_eval(text).items()}
+    assert table == ast.literal_eval(text)
 
 
 def test_the_deadlines_that_are_told_are_those_of_the_options() -> None:

@@ -84,6 +84,22 @@ def test_coroutine_hooks_delivers_to_its_users_only() -> None:
     assert running.said == ["alice@example.org: 'Hi there'", "127.0.0.1 has left"]
 
 
+def test_submission_takes_mail_of_its_users_only() -> None:
+    with example("submission.py", "0") as running, smtp(running) as client:
+        with pytest.raises(smtplib.SMTPSenderRefused) as error:
+            client.sendmail("alice@example.org", ["b@y.example"], BODY)
+        assert error.value.smtp_code == 530
+        with pytest.raises(smtplib.SMTPAuthenticationError) as wrong:
+            client.login("alice", "looking glass")
+        assert wrong.value.smtp_error == b"5.7.8 wrong name or password"
+        client.login("alice", "wonderland")
+        with pytest.raises(smtplib.SMTPSenderRefused) as error:
+            client.sendmail("bob@example.org", ["b@y.example"], BODY)
+        assert error.value.smtp_code == 550
+        client.sendmail("alice@example.org", ["b@y.example"], BODY)
+    assert running.said == [f"{len(BODY)} octets of alice by ESMTPA"]
+
+
 def test_lmtp_gateway_answers_each_recipient_and_keeps_what_it_took(tmp_path: Path) -> None:
     folder, path = tmp_path / "mail", str(tmp_path / "lmtp")
     for name in ("alice", "bob"):

@@ -31,7 +31,7 @@ row = pytest.mark.row
 
 CANARY = "c4nary-s3cret"
 # NUL is left out: each mechanism has an opinion of its own of it.
-NOT_IN_A_NAME = ["\x01", "\r", "\n", "\t", "\x1b", "\x7f", "\x80", "\x9b"]
+NOT_IN_A_NAME = ["\x01", "\r", "\n", "\t", "\x1b", "\x7f", "\x80", "\x9b", "\u2028", "\u202e"]
 
 
 def asked(step: object) -> Auth:
@@ -79,7 +79,9 @@ def test_a_name_is_utf8_without_control_characters(octets: bytes) -> None:
             text = octets.decode()
         except UnicodeDecodeError:
             return
-        assert any(ord(c) < 0x20 or 0x7F <= ord(c) < 0xA0 for c in text)
+        assert any(
+            ord(c) < 0x20 or 0x7F <= ord(c) < 0xA0 or 0x2028 <= ord(c) < 0x206A for c in text
+        )
     else:
         assert name.encode() == octets
 
@@ -186,7 +188,9 @@ def test_cram_md5_checks_the_example_of_its_rfc() -> None:
 
 
 @row("AUTH-06")
-@given(st.text(st.characters(exclude_categories=["Cc", "Cs"]), min_size=1), st.text())
+@given(
+    st.text(st.characters(exclude_categories=["Cc", "Cf", "Cs", "Zl", "Zp"]), min_size=1), st.text()
+)
 def test_cram_md5_splits_at_the_last_space(username: str, password: str) -> None:
     secret = password.encode()
     digest = hmac.new(secret, b"<1.2@x>", "md5").hexdigest()

@@ -26,9 +26,16 @@ from fastsmtp.testing import Wire
 FILES = (
     *("smug", "line", "byte", "addr", "parm", "size", "bdat", "lmtp", "state", "flood", "slow"),
     *("network", "pipe", "log", "hook_answers", "hook_ends", "hook_faults", "stream"),
+    *("auth", "auth_hooks"),
 )
-MOST_OCTETS = {"fuzz_session": 400, "fuzz_reply": 200}
-OF_A_FUNCTION = {"fuzz_session": 2, "fuzz_reply": 6, "fuzz_data": 8, "fuzz_params": 12}
+MOST_OCTETS = {"fuzz_session": 400, "fuzz_reply": 200, "fuzz_auth": 400}
+OF_A_FUNCTION = {
+    "fuzz_session": 2,
+    "fuzz_auth": 4,
+    "fuzz_reply": 6,
+    "fuzz_data": 8,
+    "fuzz_params": 12,
+}
 PATH = re.compile(rb"(?i)^(?:MAIL|RCPT)[ \t]+((FROM|TO)[ \t]*:.*)$")
 PARAMETERS = re.compile(rb"(?i)^(MAIL|RCPT) (?:FROM|TO): ?<[^>]*> (.*)$")
 FOUND = "# found"
@@ -57,6 +64,10 @@ class Recorded:
     def pytest_runtest_teardown(self, item: pytest.Item) -> None:
         """A test has ended: its sessions are complete."""
         for key, (_, options, steps) in self.wires.items():
+            if b"AUTH" in b"".join(steps).upper():
+                kind = 0 if options.get("strict_pipelining") is False else 1
+                self.add("fuzz_auth", bytes([kind | 18, 0]) + b"".join(steps))
+                continue
             head = header(options)
             self.add("fuzz_session", head + self.outcomes.get(key, b"") + b"".join(steps))
         self.wires.clear()

@@ -7,12 +7,16 @@ from typing import assert_type
 
 from fastsmtp import (
     Address,
+    Auth,
+    AuthResponse,
     DataStream,
     Envelope,
     MessageAborted,
+    ScramKeys,
     Session,
     SMTPError,
     SMTPServer,
+    scram_keys,
 )
 
 
@@ -25,6 +29,27 @@ async def on_connect(session: Session) -> None:
     assert_type(session.envelope, Envelope)
     assert_type(session.transmission_type, str)
     session.data["seen"] = True
+
+
+async def on_auth(auth: Auth, session: Session) -> AuthResponse | dict[str, object]:
+    """An answer with a user lets the client in; a mapping may stand for one."""
+    assert_type(auth.method, str)
+    assert_type(auth.username, str)
+    assert_type(auth.authzid, str)
+    assert_type(auth.password, str | None)
+    assert_type(auth.access_token, str | None)
+    assert_type(auth.port, int | None)
+    assert_type(auth.verified, bool)
+    if auth.validate_password("secret"):
+        return AuthResponse(user=auth.username)
+    return {"message": "no", "response_code": 535}
+
+
+async def on_scram(username: str, session: Session) -> ScramKeys | None:
+    """None is nobody."""
+    keys = scram_keys("pencil", iterations=4096)
+    assert_type(keys.salt, bytes)
+    return keys if username else None
 
 
 def on_mail_from(
