@@ -23,7 +23,7 @@ PACKAGE = ROOT / "fastsmtp"
 
 # From the bottom up: a module imports from its own level or from one before it, never in a circle.
 LEVELS = (
-    {"_parser", "_grammar", "_log", "_networks", "replies"},
+    {"_parser", "_grammar", "_proxy", "_log", "_networks", "replies"},
     {"errors", "_option_types", "options", "session"},
     {"_hooks", "_answers", "_extensions", "_sasl", "stream"},
     {
@@ -40,7 +40,7 @@ LEVELS = (
 )
 # These know no socket, no event loop and no clock: octets and `now` come in as arguments.
 SANS_IO = LEVELS[3] | {
-    *("_parser", "_grammar", "replies", "errors", "session"),
+    *("_parser", "_grammar", "_proxy", "replies", "errors", "session"),
     *("_answers", "_extensions", "_sasl"),
 }
 IO_MODULES = {
