@@ -14,6 +14,7 @@ from math import inf
 from typing import Any, Final, cast
 
 from fastsmtp._admission import Server
+from fastsmtp._balancer import Introduction, via
 from fastsmtp._dialogue import Dialogue
 from fastsmtp._hooks import Answer
 from fastsmtp._link import Link
@@ -49,6 +50,8 @@ class Connection(Link):
         self._transport: asyncio.Transport = cast("asyncio.Transport", None)
         self._counted_address = ""  # what `admit_host` has counted
         self._entry: Callable[[bytes], None] | None = None  # takes the octets before the dialogue
+        self._introduction: Introduction | None = None  # the PROXY header is still to come
+        self._via = ""  # what the log says of the balancer
         self._started = False  # the hook on_connect was reached, so on_close is due
         self._refused = False
         self._prelude: Prelude | None = None
@@ -70,13 +73,19 @@ class Connection(Link):
         session.local_address, session.local_port = peer_address(
             transport.get_extra_info("sockname")
         )
-        self._dialogue.is_unix = unix
+        dialogue = self._dialogue
+        dialogue.is_unix = unix
+        dialogue.remote_address = session.remote_address
         self._transport.set_write_buffer_limits(high=WRITE_HIGH_WATER, low=WRITE_LOW_WATER)
         refusal = self._server.admit(self)
         if refusal is not None:
             self._refuse(refusal)
             return
-        self._let_in(None if unix else session.remote_address)
+        balancers = self._server.service.options.use_proxy
+        if balancers and dialogue.trusts(balancers):
+            self._await_header()
+        else:
+            self._let_in(None if unix else session.remote_address)
 
     def data_received(self, data: bytes) -> None:
         """Take what was read: to the dialogue, or to what stands before it."""
@@ -122,6 +131,7 @@ class Connection(Link):
         self._lost = True
         self._watch.check_at = self._close_at = inf
         self._stop_preparing()
+        self._entry = self._introduction = None
         if exc is not None:
             self._socket_failed(exc)
         now = self._now()
@@ -182,7 +192,7 @@ class Connection(Link):
 
     def report(self, error: BaseException, stage: str) -> None:
         """A hook, or the socket inside a transaction, has failed."""
-        self._server.report(error, self.session.remote_address, stage)
+        self._server.report(error, self.session.remote_address, stage, self._via)
 
     def wall_time(self) -> float:
         """Seconds since the epoch."""
@@ -193,6 +203,9 @@ class Connection(Link):
     def shut_down(self) -> None:
         """The server is closing; RFC 5321 §3.8 asks for a 421."""
         if self._refused or self._lost or self._dialogue.closing:
+            return
+        if self._introduction is not None:
+            self._refuse_in_silence()
             return
         now = self._now()
         self._dialogue.shut_down(now)
@@ -222,6 +235,35 @@ class Connection(Link):
         self._refused = True
         self._write(refusal.wire, self._now())
         self._close()
+
+    def _refuse_in_silence(self) -> None:
+        self._refused = True
+        self._entry = self._introduction = None
+        self._close()
+
+    def _await_header(self) -> None:
+        """The peer is a balancer: what it says comes before all else."""
+        self._introduction = Introduction(
+            self.session, self._dialogue, self._introduced, self._refuse_in_silence
+        )
+        self._entry = self._introduction.receive
+        deadline = self._now() + self._server.service.options.proxy_timeout
+        self._dialogue.clock.deadline = deadline
+        self._arm(deadline)
+
+    def _introduced(self, address: str | None, rest: bytes) -> None:
+        self._entry = self._introduction = None
+        self._via = via(self.session)
+        self._dialogue.clock.stop()
+        self._let_in(address)
+        if rest:
+            self.data_received(rest)
+
+    def _expired(self, now: float) -> None:
+        if self._introduction is None:
+            self._dialogue.expire(now)
+        else:
+            self._introduction.time_out()
 
     def _let_in(self, address: str | None) -> None:
         """Count the client among those of its host. address: the effective one, None: not
@@ -257,7 +299,6 @@ class Connection(Link):
         self._started = True
         dialogue = self._dialogue
         dialogue.client_hostname = self.session.client_hostname
-        dialogue.remote_address = self.session.remote_address
         now = self._now()
         try:
             dialogue.start(now)

@@ -57,6 +57,10 @@ class Link:
         """The connection is out when the client and all hooks are."""
         raise NotImplementedError
 
+    def _expired(self, now: float) -> None:
+        """The deadline has passed, and no input was left that could have kept it."""
+        raise NotImplementedError
+
     def _stop_preparing(self) -> None:
         """Nobody will be greeted any more."""
         raise NotImplementedError
@@ -164,7 +168,7 @@ class Link:
         else:
             self._grace = 0
             try:
-                self._dialogue.expire(now)
+                self._expired(now)
             finally:
                 self._after(now)
                 self._rearm()

@@ -73,14 +73,13 @@ class Kind(Generic[T]):
 
 # --- rows ---
 
-Feature: TypeAlias = Literal["tls", "auth", "proxy"]
+Feature: TypeAlias = Literal["tls", "auth"]
 
 # What this version does not have yet. Its options are known and checked, and refused but for their
 # defaults: an option that is silently ignored would be worse than none.
 UNAVAILABLE: Final[Mapping[Feature, str]] = {
     "tls": "TLS",
     "auth": "AUTH",
-    "proxy": "the PROXY protocol, XCLIENT and XFORWARD",
 }
 
 

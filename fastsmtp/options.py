@@ -230,7 +230,7 @@ class Options:
     tls_handshake_timeout: float = row(Group.DEADLINES, DEADLINE, 15, needs="tls",
         does="From the start of a TLS handshake to its end.",
         reason="It takes two round trips; asyncio's 60 seconds serve those who hold connections.")
-    proxy_timeout: float = row(Group.DEADLINES, DEADLINE, 5, needs="proxy",
+    proxy_timeout: float = row(Group.DEADLINES, DEADLINE, 5,
         does="From the connection to the end of the PROXY header.",
         reason="Its specification wants at least 3, so that a lost packet can be sent again.")
     write_timeout: float = row(Group.DEADLINES, DEADLINE, 30,
@@ -264,15 +264,15 @@ class Options:
 
     # --- proxying ---
     use_proxy: Networks = row(Group.PROXYING,
-        networks("any client could then claim any address"), False, needs="proxy",
+        networks("any client could then claim any address"), False,
         does="Networks of load balancers, which begin each connection with a PROXY header.",
         reason="Whoever is listed can claim any address, so it has to be named.")
     use_xclient: Networks = row(Group.PROXYING,
-        networks("any client could then claim any address and login"), False, needs="proxy",
+        networks("any client could then claim any address and login"), False,
         does="Networks whose clients may use XCLIENT to act for another client.",
         reason="Whoever is listed can claim any address and login, so it has to be named.")
     use_xforward: Networks = row(Group.PROXYING,
-        networks("any client could then name any origin for its mail"), False, needs="proxy",
+        networks("any client could then name any origin for its mail"), False,
         does="Networks whose clients may use XFORWARD to tell where a message came from.",
         reason="What they tell ends up in logs and rules, so they have to be named.")
 

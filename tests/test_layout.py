@@ -31,7 +31,7 @@ LEVELS = (
         *("_transaction", "_content", "_commands", "_ehlo", "_service", "_dispatch", "_dialogue"),
     },
     {
-        *("_tls", "_lookup", "_admission", "_prelude", "_listener"),
+        *("_tls", "_balancer", "_lookup", "_admission", "_prelude", "_listener"),
         *("_tasks", "_writing", "_link", "_connection"),
     },
     {"server"},

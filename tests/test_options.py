@@ -102,7 +102,6 @@ NEEDS = {
     " max_version ciphers sni_options ssl_context tls_handshake_timeout",
     "auth": "auth_methods allow_insecure_auth max_auth_failures auth_timeout scram_iterations"
     " scram_secret",
-    "proxy": "use_proxy proxy_timeout use_xclient use_xforward",
 }
 UNAVAILABLE = {name for names in NEEDS.values() for name in names.split()}
 
@@ -587,10 +586,6 @@ OTHER_THAN_DEFAULT: dict[str, object] = {
     "auth_timeout": 30,
     "scram_iterations": 8192,
     "scram_secret": b"x" * 32,
-    "use_proxy": ["10.0.0.0/8"],
-    "proxy_timeout": 1,
-    "use_xclient": ["unix"],
-    "use_xforward": ["10.0.0.0/8"],
 }
 
 
@@ -598,7 +593,7 @@ OTHER_THAN_DEFAULT: dict[str, object] = {
 def test_an_option_without_its_feature_is_refused_and_not_ignored(name: str) -> None:
     message = refusal(name, OTHER_THAN_DEFAULT[name])
     assert message.startswith(f"ValueError: option {name!r} is not available in this version")
-    feature = {"tls": "TLS", "auth": "AUTH", "proxy": "PROXY"}[str(OPTIONS[name].needs)]
+    feature = {"tls": "TLS", "auth": "AUTH"}[str(OPTIONS[name].needs)]
     assert feature in message
     assert f"only its default, {OPTIONS[name].default_text}" in message
 
