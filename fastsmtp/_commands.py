@@ -26,6 +26,7 @@ from fastsmtp._verbs import (
     handle_rset,
     handle_vrfy,
 )
+from fastsmtp._xclient import handle_xclient, handle_xforward
 from fastsmtp.options import Options
 from fastsmtp.replies import Reply
 
@@ -94,9 +95,9 @@ _TABLE: Final[dict[Verb, Row]] = {
     Verb.QUIT: Row(handle_quit, _OK, Flag.NONE),
     Verb.AUTH: _NOT_IMPLEMENTED,
     Verb.STARTTLS: _NOT_IMPLEMENTED,
-    # Nobody is trusted yet.
-    Verb.XCLIENT: Row(handle_refused, _always(replies.NOT_ALLOWED), Flag.COUNTED),
-    Verb.XFORWARD: Row(handle_refused, _always(replies.NOT_ALLOWED), _JUNK),
+    # Trust comes before the state, so the handler looks at both.
+    Verb.XCLIENT: Row(handle_xclient, _OK, Flag.COUNTED),
+    Verb.XFORWARD: Row(handle_xforward, _OK, _JUNK),
     Verb.EXPN: _NOT_IMPLEMENTED,
     Verb.SEND: _NOT_IMPLEMENTED,
     Verb.SOML: _NOT_IMPLEMENTED,

@@ -12,6 +12,7 @@ from typing import Final
 
 from fastsmtp._exchange import Exchange
 from fastsmtp._extensions import binarymime_offered, chunking_offered, smtputf8_offered
+from fastsmtp._xclient import xclient_offer, xforward_offer
 from fastsmtp.options import Options
 from fastsmtp.replies import Reply
 
@@ -40,6 +41,8 @@ def _rows(options: Options) -> list[type_row]:
         ("MT-PRIORITY", not options.hide_mt_priority),
         ("DELIVERBY", not options.hide_deliverby),
         (_futurerelease, not options.hide_futurerelease),
+        (xclient_offer, bool(options.use_xclient)),
+        (xforward_offer, bool(options.use_xforward)),
     ]
     return [row for row, offered in offers if offered]
 

@@ -29,7 +29,7 @@ HOOK_ARGUMENTS: Final[dict[str, tuple[str, ...]]] = {
     "on_data": ("stream", "session", "callback"),
     "on_close": ("session",),
 }
-_NEEDS: Final = {"on_secure": "TLS", "on_auth": "AUTH", "on_scram": "AUTH"}
+_NEEDS: Final = {"on_secure": "TLS", "on_scram": "AUTH"}
 
 type_hook = Callable[..., Any]
 

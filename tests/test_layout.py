@@ -29,6 +29,7 @@ LEVELS = (
     {
         *("_state", "_clock", "_counters", "_verbs", "_exchange"),
         *("_transaction", "_content", "_commands", "_ehlo", "_service", "_dispatch", "_dialogue"),
+        "_xclient",
     },
     {
         *("_tls", "_balancer", "_lookup", "_admission", "_prelude", "_listener"),
