@@ -206,11 +206,11 @@ def test_a_length_that_is_too_large_is_not_waited_for() -> None:
 def test_a_server_that_closes_says_nothing_to_who_has_not_said_who_it_is(run: Any) -> None:
     async def scenario() -> None:
         sink = Sink()
-        server = sink.server(use_proxy=["127.0.0.1"])
+        server = sink.server(use_proxy=["127.0.0.1"], proxy_timeout=100)
         async with running(server) as address, await Client.connect(address) as client:
             client.send(LINE[:20])
             await until(lambda: server.connections)
-            closed = server.close()
+            closed = asyncio.ensure_future(server.close())
             assert await client.rest() == []
             client.finish()
             await closed
