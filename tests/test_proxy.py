@@ -18,6 +18,7 @@ import pytest
 from clients import Client, Sink, happened, until
 from fuzz.clean import Lines
 from proxy_kit import (
+    BAD_LINES,
     DESTINATION,
     INET6,
     LINE,
@@ -159,6 +160,14 @@ def test_what_is_no_header_is_cut_with_one_clean_line_in_the_log(
     assert "10.0.0.7" in line
     assert re.fullmatch(r"[\x20-\x7e\xa1-\xff]+", line)
     assert len(line) < 300
+
+
+@row("PROXY-03")
+@pytest.mark.parametrize("name", BAD_LINES)
+def test_a_line_that_is_no_header_reaches_nobody(name: str) -> None:
+    with behind() as session:
+        session.do(BAD_LINES[name] + EH * 3)
+        assert_cut_in_silence(session)
 
 
 @row("PROXY-10", "SLOW-02")

@@ -15,6 +15,7 @@ from hypothesis import given
 from proxy_kit import (
     ADDRESSES,
     ADDRESSES6,
+    BAD_LINES,
     DESTINATION,
     DESTINATION6,
     INET,
@@ -125,51 +126,6 @@ def test_a_line_may_say_that_nothing_is_known(rest: bytes) -> None:
     octets = b"PROXY UNKNOWN" + rest + b"\r\n"
     assert len(octets) <= 107
     assert check(octets)[0] == (1, "UNKNOWN", None, None, [], None)
-
-
-BAD_LINES = {
-    "no line end": b"PROXY TCP4 192.0.2.1 198.51.100.2 56324 25".ljust(108, b" "),
-    "no line end, unknown": b"PROXY UNKNOWN ".ljust(108, b"x"),
-    "a line end at 108": b"PROXY UNKNOWN " + b"x" * 92 + b"\r\n",
-    "LF only": LINE.replace(b"\r", b""),
-    "CR only": LINE[:-1] + b"x",
-    "TCP5": LINE.replace(b"TCP4", b"TCP5"),
-    "UDP4": LINE.replace(b"TCP4", b"UDP4"),
-    "UNKNOWNX": b"PROXY UNKNOWNX\r\n",
-    "UNKNOWN and CR": b"PROXY UNKNOWN\rx\r\n",
-    "five fields": b"PROXY TCP4 192.0.2.1 198.51.100.2 56324\r\n",
-    "seven fields": LINE[:-2] + b" 1\r\n",
-    "a double space": LINE.replace(b" 198", b"  198"),
-    "a leading space": b" " + LINE,
-    "a trailing space": LINE[:-2] + b" \r\n",
-    "a tab": LINE.replace(b" 198", b"\t198"),
-    "small letters": LINE.replace(b"PROXY", b"proxy"),
-    "small letters in the family": LINE.replace(b"TCP4", b"tcp4"),
-    "port 0123": LINE.replace(b"56324", b"0123"),
-    "port 65536": LINE.replace(b"56324", b"65536"),
-    "port 100000": LINE.replace(b"56324", b"100000"),
-    "port -1": LINE.replace(b"56324", b"-1"),
-    "port +25": LINE.replace(b" 25\r", b" +25\r"),
-    "an empty port": LINE.replace(b" 25\r", b" \r"),
-    "IPv6 in TCP4": LINE.replace(b"192.0.2.1", b"2001:db8::1"),
-    "IPv4 in TCP6": LINE6.replace(b"2001:db8::1", b"192.0.2.1"),
-    "a mapped address in TCP4": LINE.replace(b"192.0.2.1", b"::ffff:1.2.3.4"),
-    "a mapped address in TCP6": LINE6.replace(b"2001:db8::1", b"::ffff:1.2.3.4"),
-    "a mapped address in hexadecimal": LINE6.replace(b"2001:db8::1", b"::ffff:102:304"),
-    "a zone id": LINE6.replace(b"2001:db8::1", b"fe80::1%eth0"),
-    "two double colons": LINE6.replace(b"2001:db8::1", b"1::2::3"),
-    "five digits": LINE6.replace(b"2001:db8::1", b"02001:db8::1"),
-    "a long address": LINE6.replace(b"2001:db8::1", b"0" * 40),
-    "a host name": LINE.replace(b"192.0.2.1", b"client.example"),
-    "leading zeros": LINE.replace(b"192.0.2.1", b"01.02.03.04"),
-    "256": LINE.replace(b"192.0.2.1", b"192.0.2.256"),
-    "three numbers": LINE.replace(b"192.0.2.1", b"192.0.2"),
-    "eight bits": LINE.replace(b"192", b"\xb92"),
-    "NUL": LINE.replace(b"192", b"\x0092"),
-    "an EHLO": b"EHLO client.example\r\n",
-    "a ClientHello": b"\x16\x03\x01\x02\x00\x01\x00\x01\xfc\x03\x03",
-    "a CR alone": b"\rPROXY",
-}
 
 
 @row("PROXY-03")
