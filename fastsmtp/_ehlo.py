@@ -41,8 +41,8 @@ def _rows(options: Options) -> list[type_row]:
         ("MT-PRIORITY", not options.hide_mt_priority),
         ("DELIVERBY", not options.hide_deliverby),
         (_futurerelease, not options.hide_futurerelease),
-        (xclient_offer, bool(options.use_xclient)),
-        (xforward_offer, bool(options.use_xforward)),
+        (xclient_offer, _trusted_for(options, "XCLIENT")),
+        (xforward_offer, _trusted_for(options, "XFORWARD")),
     ]
     return [row for row, offered in offers if offered]
 
@@ -57,6 +57,12 @@ def _limits(options: Options) -> str:
 def _requiretls(dialogue: Exchange) -> str:
     """Inside TLS only: RFC 8689 §2."""
     return "REQUIRETLS" if dialogue.secure else ""
+
+
+def _trusted_for(options: Options, verb: str) -> bool:
+    """Whether there may be anybody who is offered this verb."""
+    networks = options.use_xclient if verb == "XCLIENT" else options.use_xforward
+    return bool(networks) and verb not in options.disabled_commands
 
 
 def _futurerelease(dialogue: Exchange) -> str:

@@ -51,4 +51,5 @@ cdef class Exchange:
     cpdef end_transaction(self)
     cpdef _drop_transaction(self)
     cpdef announce(self)
+    cpdef bint _speaks_for_others(self)
     cpdef forget_transaction(self)

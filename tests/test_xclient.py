@@ -6,9 +6,11 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import hypothesis.strategies as st
 import pytest
 from clients import Client, Sink
 from hook_kit import BODY, END, STYLES, Call, in_style
+from hypothesis import given
 from proxy_kit import LINE
 from rows import (
     COUNTERS_OFF,
@@ -104,6 +106,14 @@ def test_a_unix_socket_is_trusted_by_its_word(run: Any, tmp_path: Path) -> None:
             assert await client.ask(b"XFORWARD PORT=1\r\n") == "250 2.0.0"
 
     run(scenario())
+
+
+def test_what_is_disabled_is_neither_offered_nor_known() -> None:
+    with relay(disabled_commands=["XCLIENT", "XFORWARD"]) as session:
+        session.do(EH)
+        assert b"XCLIENT" not in session.written[-1]
+        assert b"XFORWARD" not in session.written[-1]
+        assert session.do(ADDR, b"XFORWARD PORT=1\r\n") == ["500 5.5.2"] * 2
 
 
 # --- what it changes ---
@@ -620,6 +630,30 @@ def test_on_data_sees_where_the_message_came_from() -> None:
     with relay(Hooks(data=data)) as session:
         session.do(EH, ORIGIN + TX + b"DATA\r\n", BODY + END, TX + b"DATA\r\n", BODY + END)
     assert seen == ["h.example", None]
+
+
+# --- any line ---
+
+_WORDS = st.one_of(
+    st.sampled_from([b"ADDR=192.0.2.1", b"ADDR=", b"NAME=h", b"PORT=25", b"HELO=x", b"=", b"+3D"]),
+    st.from_regex(
+        rb"(?i)(ADDR|NAME|PORT|HELO|PROTO|IDENT|SOURCE)=[0-9a-f:.+\[\]]{1,12}", fullmatch=True
+    ),
+    st.binary(max_size=12).map(lambda octets: bytes(o for o in octets if o >= 32 and o != 127)),
+)
+
+
+@row("XCL-05")
+@given(st.sampled_from([b"XCLIENT", b"XFORWARD"]), st.lists(_WORDS, max_size=5))
+def test_any_line_is_taken_over_as_a_whole_or_not_at_all(verb: bytes, words: list[bytes]) -> None:
+    line = verb + b" " + b" ".join(words)
+    accepted = BACK if verb == b"XCLIENT" else "250 2.0.0"
+    with relay() as session:
+        session.do(EH)
+        before = facts(session)
+        (code,) = session.do(line + b"\r\n")
+        assert code in (accepted, BAD)
+        assert (facts(session) == before) is (code == BAD)
 
 
 # --- the event `connect` ---
