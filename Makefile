@@ -105,7 +105,7 @@ types:
 	$(MYPY)
 
 stubs:
-	$(PYTHON) -m mypy.stubtest fastsmtp._parser fastsmtp._grammar
+	$(PYTHON) -m mypy.stubtest fastsmtp._parser fastsmtp._grammar fastsmtp._proxy
 
 check: lint types stubs test
 

@@ -27,8 +27,6 @@ Durations are in seconds, sizes in octets. A deadline is more than 0: none can b
 off. The names are those of the JavaScript libraries smtp-server and bun-smtp in snake_case; where
 those count in milliseconds, fastsmtp counts in seconds.
 
-An option marked † belongs to something that this version does not have yet (AUTH, the PROXY
-protocol, XCLIENT, XFORWARD); it takes only its default, and anything else is a `ValueError`.
 
 <!-- Made by docs/make_options.py from fastsmtp/options.py: change it there. -->
 """
@@ -49,9 +47,8 @@ def render() -> str:
 
 
 def _row(option: Option) -> str:
-    mark = "" if option.is_available else " †"
     cells = (
-        f"`{option.name}`{mark}",
+        f"`{option.name}`",
         option.takes,
         _default(option),
         option.does,

@@ -34,8 +34,8 @@ class Server(Protocol):
     def connected(self, connection: Connection) -> None:
         """The client is about to be greeted: event `connect`."""
 
-    def report(self, error: BaseException, remote_address: str, stage: str) -> None:
-        """Something of ours or of a hook has failed: event `error`."""
+    def report(self, error: BaseException, remote_address: str, stage: str, via: str = "") -> None:
+        """Something of ours or of a hook has failed: event `error`. via: for the log."""
 
     def finished(self, connection: Connection) -> None:
         """The connection and all its hooks have ended."""

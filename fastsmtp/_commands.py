@@ -28,6 +28,7 @@ from fastsmtp._verbs import (
     handle_rset,
     handle_vrfy,
 )
+from fastsmtp._xclient import handle_xclient, handle_xforward
 from fastsmtp.options import Options
 from fastsmtp.replies import Reply
 
@@ -99,9 +100,9 @@ _TABLE: Final[dict[Verb, Row]] = {
     Verb.AUTH: Row(handle_auth, _not_after(replies.IN_TRANSACTION), Flag.SYNC),
     Verb.AUTH_LINE: Row(handle_auth_line, _OK, Flag.SYNC),
     Verb.STARTTLS: _NOT_IMPLEMENTED,  # where TLS is not configured
-    # Nobody is trusted yet.
-    Verb.XCLIENT: Row(handle_refused, _always(replies.NOT_ALLOWED), Flag.UPGRADE | Flag.COUNTED),
-    Verb.XFORWARD: Row(handle_refused, _always(replies.NOT_ALLOWED), _LATER),
+    # Trust comes before the state, so the handler looks at both.
+    Verb.XCLIENT: Row(handle_xclient, _OK, Flag.UPGRADE | Flag.COUNTED),
+    Verb.XFORWARD: Row(handle_xforward, _OK, _LATER),
     Verb.EXPN: _NOT_IMPLEMENTED,
     Verb.SEND: _NOT_IMPLEMENTED,
     Verb.SOML: _NOT_IMPLEMENTED,

@@ -14,6 +14,7 @@ from math import inf
 from typing import Any, Final, cast
 
 from fastsmtp._admission import Server
+from fastsmtp._balancer import Introduction, via
 from fastsmtp._dialogue import Dialogue
 from fastsmtp._hooks import Answer
 from fastsmtp._log import logger
@@ -59,6 +60,9 @@ class Connection(SecureLink):
         self._transport: asyncio.Transport = cast("asyncio.Transport", None)
         self._counted_address = ""  # what `admit_host` has counted
         self._entry = None  # takes the octets before the dialogue
+        self._introduction: Introduction | None = None  # the PROXY header is still to come
+        self._peer = ""  # the address of the socket
+        self._via = ""  # what the log says of the balancer
         self._started = False  # the hook on_connect was reached, so on_close is due
         self._refused = False
         self._prelude: Prelude | None = None
@@ -75,15 +79,22 @@ class Connection(SecureLink):
         sock = transport.get_extra_info("socket")
         unix = sock is not None and sock.family == getattr(socket, "AF_UNIX", None)
         peer, own = _socket_name(transport, "peername"), _socket_name(transport, "sockname")
-        session.remote_address, session.remote_port = peer_address(peer)
+        self._peer, session.remote_port = peer_address(peer)
+        session.remote_address = self._peer
         session.local_address, session.local_port = peer_address(own)
-        self._dialogue.is_unix = unix
+        dialogue = self._dialogue
+        dialogue.is_unix = unix
+        dialogue.remote_address = self._peer
         self._transport.set_write_buffer_limits(high=WRITE_HIGH_WATER, low=WRITE_LOW_WATER)
         refusal = self._server.admit(self)
         if refusal is not None:
             self._refuse(refusal)
             return
-        self._let_in(None if unix else session.remote_address)
+        balancers = self._server.service.options.use_proxy
+        if balancers and dialogue.trusts(balancers):
+            self._await_header()
+        else:
+            self._let_in(None if unix else session.remote_address)
 
     def data_received(self, data: bytes) -> None:
         """Take what was read: to the dialogue, or to what stands before it."""
@@ -135,6 +146,7 @@ class Connection(SecureLink):
         self._lost = True
         self._watch.check_at = self._close_at = inf
         self._stop_preparing()
+        self._entry = self._introduction = None
         now = self._now()
         try:
             if exc is not None:
@@ -209,7 +221,8 @@ class Connection(SecureLink):
 
     def report(self, error: BaseException, stage: str) -> None:
         """A hook, or the socket inside a transaction, has failed."""
-        self._server.report(error, self._dialogue.remote_address, stage)
+        address = self._dialogue.remote_address or self._peer
+        self._server.report(error, address, stage, self._via)
 
     def wall_time(self) -> float:
         """Seconds since the epoch."""
@@ -220,6 +233,9 @@ class Connection(SecureLink):
     def shut_down(self) -> None:
         """The server is closing; RFC 5321 §3.8 asks for a 421."""
         if self._refused or self._lost or self._dialogue.closing:
+            return
+        if self._introduction is not None:
+            self._refuse_in_silence()
             return
         if self._dialogue.securing:
             self._cut_handshake(None)
@@ -253,6 +269,36 @@ class Connection(SecureLink):
         if not self._tls.implicit:  # there nothing can be said before the handshake
             self._write(refusal.wire, self._now())
         self._close()
+
+    def _refuse_in_silence(self) -> None:
+        self._refused = True
+        self._entry = self._introduction = None
+        self._close()
+
+    def _await_header(self) -> None:
+        """The peer is a balancer: what it says comes before all else."""
+        self._introduction = Introduction(
+            self.session, self._dialogue, self._introduced, self._refuse_in_silence
+        )
+        self._entry = self._introduction.receive
+        deadline = self._now() + self._server.service.options.proxy_timeout
+        self._dialogue.clock.deadline = deadline
+        self._arm(deadline)
+
+    def _introduced(self, address: str | None, rest: bytes) -> None:
+        self._entry = self._introduction = None
+        self._via = via(self.session)
+        self._dialogue.clock.stop()
+        self._let_in(address)
+        if rest:
+            self.data_received(rest)
+
+    def _expired(self, now: float) -> None:
+        if self._introduction is None:
+            super()._expired(now)
+        else:
+            self._introduction.time_out()
+            self._rearm()
 
     def _let_in(self, address: str | None) -> None:
         """Count the client among those of its host. address: the effective one, None: not
@@ -291,7 +337,6 @@ class Connection(SecureLink):
         self._started = True
         dialogue = self._dialogue
         dialogue.client_hostname = self.session.client_hostname
-        dialogue.remote_address = self.session.remote_address
         now = self._now()
         try:
             dialogue.start(now)

@@ -13,6 +13,7 @@ from typing import Final
 from fastsmtp._auth import usable_mechanisms
 from fastsmtp._exchange import Exchange
 from fastsmtp._extensions import binarymime_offered, chunking_offered, smtputf8_offered
+from fastsmtp._xclient import xclient_offer, xforward_offer
 from fastsmtp.options import Options
 from fastsmtp.replies import Reply
 
@@ -43,6 +44,8 @@ def _rows(options: Options) -> list[type_row]:
         ("MT-PRIORITY", not options.hide_mt_priority),
         ("DELIVERBY", not options.hide_deliverby),
         (_futurerelease, not options.hide_futurerelease),
+        (xclient_offer, _trusted_for(options, "XCLIENT")),
+        (xforward_offer, _trusted_for(options, "XFORWARD")),
     ]
     return [row for row, offered in offers if offered]
 
@@ -68,6 +71,12 @@ def _starttls(dialogue: Exchange) -> str:
 def _requiretls(dialogue: Exchange) -> str:
     """Inside TLS only: RFC 8689 §2."""
     return "REQUIRETLS" if dialogue.secure else ""
+
+
+def _trusted_for(options: Options, verb: str) -> bool:
+    """Whether there may be anybody who is offered this verb."""
+    networks = options.use_xclient if verb == "XCLIENT" else options.use_xforward
+    return bool(networks) and verb not in options.disabled_commands
 
 
 def _futurerelease(dialogue: Exchange) -> str:

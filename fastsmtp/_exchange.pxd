@@ -26,10 +26,13 @@ cdef class Exchange:
     cdef public bint _enhanced
     cdef public unsigned long _thread
     cdef public Py_ssize_t _transactions
+    cdef public bint announced
+    cdef public dict xclient
     # greeting
     cdef public int state
-    cdef public bint extended, authenticated
+    cdef public bint extended, authenticated, user_from_xclient
     cdef public object attempt
+    cdef public dict xforward
     # transaction
     cdef public Transaction transaction
 
@@ -48,4 +51,7 @@ cdef class Exchange:
     cpdef message_done(self, bint accepted)
     cpdef count_transaction(self)
     cpdef end_transaction(self)
+    cpdef _drop_transaction(self)
+    cpdef announce(self)
+    cpdef bint _speaks_for_others(self)
     cpdef forget_transaction(self)

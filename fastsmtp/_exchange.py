@@ -76,11 +76,15 @@ class Exchange:
         self._enhanced = service.enhanced
         self._thread = get_ident()
         self._transactions = 1
+        self.announced = False  # the event `connect` was emitted
+        self.xclient: dict[str, Any] | None = None  # what XCLIENT said, None while it said nothing
         # greeting
         self.state: int = _OPENING
         self.extended = False
         self.authenticated = False
         self.attempt: Any = None  # the exchange of AUTH that is under way
+        self.user_from_xclient = False  # the user is that of LOGIN=, not of AUTH
+        self.xforward: dict[str, Any] | None = None  # likewise of XFORWARD, until the next reset
         # transaction
         self.transaction = Transaction()
 
@@ -250,15 +254,33 @@ class Exchange:
         """Greet the client: from now on it may speak."""
         self.state = _CONNECTED
         self.halted = False
-        self.host.connected()
+        if not self._speaks_for_others():
+            self.announce()
         self.reply(self.service.greeting)
+
+    def _speaks_for_others(self) -> bool:
+        """Whether the client may still say that it is another one."""
+        options = self.options
+        if not options.use_xclient and not options.use_xforward:
+            return False
+        if self.xclient is not None and "ADDR" in self.xclient:
+            return False
+        return self.trusts(options.use_xclient) or self.trusts(options.use_xforward)
+
+    def announce(self) -> None:
+        """Event `connect`, once: whose connection this is, is known."""
+        if not self.announced:
+            self.announced = True
+            self.host.connected()
 
     def greeted(self, verb: str, name: str) -> None:
         """An accepted HELO, EHLO or LHLO, which acts as RSET."""
-        self.end_transaction()
+        self._drop_transaction()
+        self.state = _GREETED
         self.extended = verb != "HELO"
         self.session.opening_command = verb
-        self.session.host_name_appears_as = name
+        if self.xclient is None or "HELO" not in self.xclient:
+            self.session.host_name_appears_as = name
 
     def watch_lines(self) -> None:
         """Say what keeps a command off the short way: the first line, demands for TLS and AUTH."""
@@ -296,7 +318,12 @@ class Exchange:
         session.opening_command = ""
         session.host_name_appears_as = ""
         session.error = None
-        session.xforward = {}
+        self.forget_forwarded()
+        self.user_from_xclient = False
+        if self.xclient is not None:
+            for name in ("HELO", "PROTO", "LOGIN"):
+                self.xclient.pop(name, None)
+            session.xclient = dict(self.xclient)
 
     def await_handshake(self) -> None:
         """From here on nothing is plaintext; what is queued is the last."""
@@ -334,10 +361,20 @@ class Exchange:
 
     def end_transaction(self) -> None:
         """Nothing of the transaction is left; an open body is aborted."""
-        self.content.abort("reset")
-        self.forget_transaction()
+        self._drop_transaction()
+        if self.xforward is not None:
+            self.forget_forwarded()
         if self.state != _CLOSING:
             self.state = _GREETED
+
+    def _drop_transaction(self) -> None:
+        self.content.abort("reset")
+        self.forget_transaction()
+
+    def forget_forwarded(self) -> None:
+        """What XFORWARD said was about one message."""
+        self.xforward = None
+        self.session.xforward = {}
 
     def forget_transaction(self) -> None:
         """A new transaction object, and an envelope that is made when somebody looks."""

@@ -17,7 +17,7 @@ from difflib import get_close_matches
 from enum import Enum
 from functools import cache
 from secrets import token_bytes
-from typing import Any, Final, Generic, Literal, TypeAlias, TypeVar, cast
+from typing import Any, Final, Generic, TypeAlias, TypeVar, cast
 
 from fastsmtp._networks import Networks
 
@@ -29,7 +29,7 @@ except ImportError:  # Windows
 __all__ = [
     "COMMAND_LENGTH", "COUNT", "DEADLINE", "FLAG", "HOLD", "HOST_NAME", "ITERATIONS", "LINE",
     "LIST_COUNT", "MECHANISMS", "PASSWORD", "PEM", "RATE", "RESOLVER", "SECONDS", "SECRET", "SIZE",
-    "SNI", "SSL_CONTEXT", "TEXT", "TLS_VERSION", "UNAVAILABLE", "VERBS", "Feature", "Group", "Kind",
+    "SNI", "SSL_CONTEXT", "TEXT", "TLS_VERSION", "VERBS", "Group", "Kind",
     "Option", "Refused", "Resolver", "WrongType", "choice", "default_max_clients", "networks",
     "optional", "row",
 ]  # fmt: skip
@@ -73,14 +73,6 @@ class Kind(Generic[T]):
 
 # --- rows ---
 
-Feature: TypeAlias = Literal["tls", "auth", "proxy"]
-
-# What this version does not have yet. Its options are known and checked, and refused but for their
-# defaults: an option that is silently ignored would be worse than none.
-UNAVAILABLE: Final[Mapping[Feature, str]] = {
-    "proxy": "the PROXY protocol, XCLIENT and XFORWARD",
-}
-
 
 class Group(Enum):
     """The groups of the reference, by title."""
@@ -104,8 +96,7 @@ class Option:
     default: as it would be given; a function is called for it, once per `Options`.
     section: where the RFCs speak of it, "" if they do not.
     does, reason: a sentence each, what the option is for, and why the default is what it is.
-    needs: the feature without which it means nothing. default_text: the default in words.
-    is_secret: the value must not show in a message or a repr.
+    default_text: the default in words. is_secret: the value must not show in a message or a repr.
     """
 
     name: str
@@ -115,7 +106,6 @@ class Option:
     section: str
     does: str
     reason: str
-    needs: Feature | None
     default_text: str
     is_secret: bool
 
@@ -123,11 +113,6 @@ class Option:
     def takes(self) -> str:
         """What to give, in words."""
         return self.kind.takes
-
-    @property
-    def is_available(self) -> bool:
-        """Whether this version takes anything but the default."""
-        return self.needs not in UNAVAILABLE
 
 
 def row(
@@ -138,7 +123,6 @@ def row(
     *,
     does: str,
     reason: str,
-    needs: Feature | None = None,
     default_text: str = "",
     is_secret: bool = False,
 ) -> T:
@@ -155,7 +139,6 @@ def row(
         "section": section,
         "does": does,
         "reason": reason,
-        "needs": needs,
         "default_text": default_text,
         "is_secret": is_secret,
     }

@@ -22,19 +22,8 @@ def handle_starttls(dialogue: Exchange, argument: bytes) -> None:
     else:
         dialogue.reply(replies.READY_FOR_TLS)
         dialogue.reset_greeting()
-        _forget_user(dialogue)
+        dialogue.forget_user()
         dialogue.await_handshake()
-
-
-def _forget_user(dialogue: Exchange) -> None:
-    """Who the client said it was counts no more; where it is, its connection still says."""
-    dialogue.forget_user()
-    session = dialogue.session
-    session.xclient = {
-        name: value
-        for name, value in session.xclient.items()
-        if name not in ("HELO", "PROTO", "LOGIN")
-    }
 
 
 def go_on_inside(dialogue: Exchange) -> None:
@@ -59,7 +48,7 @@ def greet_inside(dialogue: Exchange) -> None:
     greeted.
     """
     hook = dialogue.hooks.on_secure
-    if hook is None or dialogue.tls is None:
+    if hook is None or dialogue.tls is None or dialogue.state != State.OPENING:
         dialogue.greet()
     else:
         dialogue.ask(hook, dialogue.tls, _answered_before_greeting)

@@ -74,6 +74,8 @@ def _mail_accepted(dialogue: Exchange) -> None:
     transaction.envelope.mail_from = transaction.address
     dialogue.state = State.MAIL_GIVEN
     dialogue.content.forget_skipped()
+    if not dialogue.announced:
+        dialogue.announce()
     dialogue.reply(replies.MAIL_ACCEPTED)
 
 

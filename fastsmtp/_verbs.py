@@ -65,6 +65,8 @@ def handle_rset(dialogue: Exchange, argument: bytes) -> None:
         return
     if dialogue.state != State.CONNECTED:
         dialogue.end_transaction()
+    elif dialogue.xforward is not None:
+        dialogue.forget_forwarded()
     dialogue.reply(replies.FLUSHED)
 
 

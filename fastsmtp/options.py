@@ -40,7 +40,6 @@ from fastsmtp._option_types import (
     SSL_CONTEXT,
     TEXT,
     TLS_VERSION,
-    UNAVAILABLE,
     VERBS,
     Group,
     Option,
@@ -75,13 +74,13 @@ class Options:
     """
 
     # --- connection ---
-    secure: bool = row(Group.CONNECTION, FLAG, False, "RFC 8314 §3.3", needs="tls",
+    secure: bool = row(Group.CONNECTION, FLAG, False, "RFC 8314 §3.3",
         does="Expects a TLS handshake before the first octet of SMTP (implicit TLS).",
         reason="Port 25 begins in plaintext; implicit TLS belongs to port 465.")
     secured: bool = row(Group.CONNECTION, FLAG, False, "RFC 3207 §4",
         does="Takes connections for secure that a TLS terminator in front of the server hands on.",
         reason="Nothing in the octets shows it, so it has to be said.")
-    needs_upgrade: bool = row(Group.CONNECTION, FLAG, False, "RFC 3207 §4", needs="tls",
+    needs_upgrade: bool = row(Group.CONNECTION, FLAG, False, "RFC 3207 §4",
         does="Answers 530 until the client has given STARTTLS.",
         reason="A server that the public sends mail to must not demand TLS.")
     name: str = row(Group.CONNECTION, HOST_NAME, None, "RFC 5321 §4.1.1.1, §4.3.1",
@@ -103,22 +102,21 @@ class Options:
 
     # --- authentication ---
     auth_methods: tuple[str, ...] = row(Group.AUTH, MECHANISMS, ("LOGIN", "PLAIN"), "RFC 4954 §3",
-        needs="auth",
         does="Offers these mechanisms, in this order, as far as the connection allows them.",
         reason="The default of smtp-server, and what every mail program knows.")
     auth_optional: bool = row(Group.AUTH, FLAG, False, "RFC 4954 §6",
         does="Takes mail from clients that have not authenticated.",
         reason="As in smtp-server: that strangers may send has to be written down.")
-    allow_insecure_auth: bool = row(Group.AUTH, FLAG, False, "RFC 4954 §4", needs="auth",
+    allow_insecure_auth: bool = row(Group.AUTH, FLAG, False, "RFC 4954 §4",
         does="Offers AUTH on connections without TLS.",
         reason="Passwords must not travel in plaintext.")
     auth_required_message: str = row(Group.AUTH, TEXT, "", "RFC 4954 §6",
         does="Text of the 530 to clients that would have to authenticate first.",
         reason="Empty stands for the text of smtp-server, `Error: authentication Required`.")
-    scram_iterations: int = row(Group.AUTH, ITERATIONS, 4096, "RFC 7677 §4", needs="auth",
+    scram_iterations: int = row(Group.AUTH, ITERATIONS, 4096, "RFC 7677 §4",
         does="What unknown names are told; the records of real users must have the same number.",
         reason="The least that the RFC recommends.")
-    scram_secret: bytes = row(Group.AUTH, SECRET, None, "RFC 5802 §9", needs="auth", is_secret=True,
+    scram_secret: bytes = row(Group.AUTH, SECRET, None, "RFC 5802 §9", is_secret=True,
         default_text="32 random octets per process",
         does="Makes the salts of unknown names; one value for all processes that serve a name.",
         reason="A salt that is different at each try would tell which names exist.")
@@ -211,7 +209,7 @@ class Options:
     max_junk_commands: int = row(Group.LIMITS, COUNT, 100, "RFC 5321 §7.8",
         does="NOOP, RSET, VRFY … since the last message; the last of them is answered 421.",
         reason="Postfix's default for the same (`smtpd_junk_command_limit`).")
-    max_auth_failures: int = row(Group.LIMITS, COUNT, 3, "RFC 4954 §4", needs="auth",
+    max_auth_failures: int = row(Group.LIMITS, COUNT, 3, "RFC 4954 §4",
         does="Failed authentications of a connection; the last of them is answered 421.",
         reason="The least number of tries that the RFC wants a server to allow.")
 
@@ -225,13 +223,13 @@ class Options:
     min_data_rate: float = row(Group.DEADLINES, RATE, 500,
         does="The rate, in octets per second, at which a body keeps its credit.",
         reason="Postfix's default for the same (`smtpd_min_data_rate`).")
-    auth_timeout: float = row(Group.DEADLINES, DEADLINE, 60, needs="auth",
+    auth_timeout: float = row(Group.DEADLINES, DEADLINE, 60,
         does="From each 334 to the end of the client's answer.",
         reason="Programs answer, not people: a minute is many round trips.")
-    tls_handshake_timeout: float = row(Group.DEADLINES, DEADLINE, 15, needs="tls",
+    tls_handshake_timeout: float = row(Group.DEADLINES, DEADLINE, 15,
         does="From the start of a TLS handshake to its end.",
         reason="It takes two round trips; asyncio's 60 seconds serve those who hold connections.")
-    proxy_timeout: float = row(Group.DEADLINES, DEADLINE, 5, needs="proxy",
+    proxy_timeout: float = row(Group.DEADLINES, DEADLINE, 5,
         does="From the connection to the end of the PROXY header.",
         reason="Its specification wants at least 3, so that a lost packet can be sent again.")
     write_timeout: float = row(Group.DEADLINES, DEADLINE, 30,
@@ -265,15 +263,15 @@ class Options:
 
     # --- proxying ---
     use_proxy: Networks = row(Group.PROXYING,
-        networks("any client could then claim any address"), False, needs="proxy",
+        networks("any client could then claim any address"), False,
         does="Networks of load balancers, which begin each connection with a PROXY header.",
         reason="Whoever is listed can claim any address, so it has to be named.")
     use_xclient: Networks = row(Group.PROXYING,
-        networks("any client could then claim any address and login"), False, needs="proxy",
+        networks("any client could then claim any address and login"), False,
         does="Networks whose clients may use XCLIENT to act for another client.",
         reason="Whoever is listed can claim any address and login, so it has to be named.")
     use_xforward: Networks = row(Group.PROXYING,
-        networks("any client could then name any origin for its mail"), False, needs="proxy",
+        networks("any client could then name any origin for its mail"), False,
         does="Networks whose clients may use XFORWARD to tell where a message came from.",
         reason="What they tell ends up in logs and rules, so they have to be named.")
 
@@ -286,41 +284,40 @@ class Options:
         reason="The system's resolver knows the local configuration.")
 
     # --- TLS ---
-    key: str | bytes | None = row(Group.TLS, PEM, None, "RFC 3207 §4", needs="tls", is_secret=True,
+    key: str | bytes | None = row(Group.TLS, PEM, None, "RFC 3207 §4", is_secret=True,
         does="The private key of `cert`.",
         reason="There is no key that could be shipped.")
-    key_password: str | bytes | None = row(Group.TLS, PASSWORD, None, needs="tls", is_secret=True,
+    key_password: str | bytes | None = row(Group.TLS, PASSWORD, None, is_secret=True,
         does="Decrypts `key`.",
         reason="Most keys of servers are not encrypted, for somebody would have to be there.")
-    cert: str | bytes | None = row(Group.TLS, PEM, None, "RFC 3207 §4", needs="tls",
+    cert: str | bytes | None = row(Group.TLS, PEM, None, "RFC 3207 §4",
         does="The certificate, with its chain behind it.",
         reason="Without one TLS is not configured, and STARTTLS is not offered.")
-    ca: str | bytes | None = row(Group.TLS, PEM, None, "RFC 5280 §6", needs="tls",
+    ca: str | bytes | None = row(Group.TLS, PEM, None, "RFC 5280 §6",
         does="The authorities that may have signed a client's certificate.",
         reason="Which clients to trust cannot be guessed.")
-    request_cert: bool = row(Group.TLS, FLAG, False, "RFC 8446 §4.3.2", needs="tls",
+    request_cert: bool = row(Group.TLS, FLAG, False, "RFC 8446 §4.3.2",
         does="Asks clients for a certificate.",
         reason="Some clients fail when they are asked.")
-    reject_unauthorized: bool = row(Group.TLS, FLAG, True, needs="tls",
+    reject_unauthorized: bool = row(Group.TLS, FLAG, True,
         does="With `request_cert`: no connection without a certificate that `ca` has signed.",
         reason="As in Node's tls: who asks for certificates wants them to count.")
-    min_version: str = row(Group.TLS, TLS_VERSION, "TLSv1.2", "RFC 8996", needs="tls",
+    min_version: str = row(Group.TLS, TLS_VERSION, "TLSv1.2", "RFC 8996",
         does="The oldest version of TLS.",
         reason="The RFC forbids those before it.")
-    max_version: str | None = row(Group.TLS, optional(TLS_VERSION), None, needs="tls",
+    max_version: str | None = row(Group.TLS, optional(TLS_VERSION), None,
         does="The newest version of TLS.",
         reason="None stands for the newest that OpenSSL has.")
-    ciphers: str | None = row(Group.TLS, optional(LINE), None, "RFC 9325 §4.2", needs="tls",
+    ciphers: str | None = row(Group.TLS, optional(LINE), None, "RFC 9325 §4.2",
         does="Cipher suites up to TLS 1.2, as an OpenSSL cipher list.",
         reason="None stands for OpenSSL's choice, which is kept up to date with it.")
-    honor_cipher_order: bool = row(Group.TLS, FLAG, True, "RFC 9325 §4.2.1", needs="tls",
+    honor_cipher_order: bool = row(Group.TLS, FLAG, True, "RFC 9325 §4.2.1",
         does="Takes the first cipher of its own list that the client has, not of the client's.",
         reason="As in smtp-server; the RFC recommends it, for the server is the better kept end.")
-    sni_options: dict[str, object] | None = row(Group.TLS, SNI, None, "RFC 6066 §3",
-        needs="tls", is_secret=True,
+    sni_options: dict[str, object] | None = row(Group.TLS, SNI, None, "RFC 6066 §3", is_secret=True,
         does="TLS options by the host name that the client asks for.",
         reason="One name, one certificate is the usual case.")
-    ssl_context: ssl.SSLContext | None = row(Group.TLS, SSL_CONTEXT, None, needs="tls",
+    ssl_context: ssl.SSLContext | None = row(Group.TLS, SSL_CONTEXT, None,
         does="A ready context, in place of all other TLS options.",
         reason="It is made from the other options.")
 # fmt: on
@@ -335,8 +332,7 @@ def parse_options(given: Mapping[str, object]) -> Options:
     """Check `given` and return it as `Options`, with the defaults of all that is not in it.
 
     TypeError: an unknown name (the message has the nearest one), or a value of a wrong type.
-    ValueError: a value that the option does not take, options that exclude each other, or an option
-    whose feature is not in this version.
+    ValueError: a value that the option does not take, or options that exclude each other.
     """
     for name in given:
         if name not in OPTIONS:
@@ -345,8 +341,6 @@ def parse_options(given: Mapping[str, object]) -> Options:
     for name, option in OPTIONS.items():
         default = option.default() if callable(option.default) else option.default
         values[name] = _normalize(option, given.get(name, default))
-        if not option.is_available and values[name] != option.kind.normalize(default):
-            raise ValueError(_unavailable(option))
     options = Options(**values)
     _check_together(options)
     return options
@@ -393,14 +387,6 @@ def _check_together(options: Options) -> None:
                     f"option {name!r} takes only False with lmtp=True: "
                     f"an LMTP server has to offer {extension}, RFC 2033 §5"
                 )
-
-
-def _unavailable(option: Option) -> str:
-    assert option.needs is not None
-    return (
-        f"option {option.name!r} is not available in this version, which does not have "
-        f"{UNAVAILABLE[option.needs]}; it takes only its default, {option.default_text}"
-    )
 
 
 def _unknown_option(name: object) -> str:

@@ -238,3 +238,9 @@ CHUNK_RECEIVED: Final = Reply(250, "2.0.0", "OK: %d octets received")
 
 # XCLIENT and XFORWARD.
 NOT_ALLOWED: Final = Reply(550, "5.7.0", "Error: Not allowed")
+BAD_ATTRIBUTE: Final = Reply(501, "5.5.4", "Error: Bad command parameter syntax")
+BAD_ATTRIBUTE_ADDRESS: Final = Reply(
+    501, "5.5.4", "Error: Bad command parameter syntax. Invalid address"
+)
+LOGIN_REFUSED: Final = Reply(550, "5.7.8", "Error: Authentication credentials invalid")
+LOGIN_NOT_IMPLEMENTED: Final = Reply(550, "5.7.8", "Authentication not implemented")

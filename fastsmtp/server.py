@@ -235,8 +235,8 @@ class SMTPServer:
             )
             self._emit("connect", {name: getattr(session, name) for name in names})
 
-    def report(self, error: BaseException, remote_address: str, stage: str) -> None:
-        """Emit `error`; without a listener it is logged."""
+    def report(self, error: BaseException, remote_address: str, stage: str, via: str = "") -> None:
+        """Emit `error`; without a listener it is logged. via: what the log says of a balancer."""
         with suppress(Exception):  # an exception class of a user may take no attributes
             error.remote_address = remote_address  # type: ignore[attr-defined]
             error.stage = stage  # type: ignore[attr-defined]
@@ -245,9 +245,11 @@ class SMTPServer:
         elif stage == "tls":
             self.handshakes.failed(error, remote_address)
         elif stage == "socket":
-            logger.info("%s: connection lost inside a transaction: %s", remote_address, error)
+            logger.info(
+                "%s%s: connection lost inside a transaction: %s", remote_address, via, error
+            )
         else:
-            logger.error("%s: failure at %s", remote_address, stage, exc_info=error)
+            logger.error("%s%s: failure at %s", remote_address, via, stage, exc_info=error)
 
     def finished(self, connection: Connection) -> None:
         """A connection has ended with all its hooks."""

@@ -23,7 +23,7 @@ def _one_loop_for_all_runs() -> Iterator[None]:
 
 def test_there_are_targets_for_all_that_octets_reach() -> None:
     assert {"fuzz_address", "fuzz_auth", "fuzz_data", "fuzz_params"} <= {*TARGETS}
-    assert {"fuzz_reply", "fuzz_session"} <= {*TARGETS}
+    assert {"fuzz_proxy", "fuzz_reply", "fuzz_session"} <= {*TARGETS}
 
 
 @pytest.mark.parametrize("target", TARGETS)

@@ -23,18 +23,18 @@ PACKAGE = ROOT / "fastsmtp"
 
 # From the bottom up: a module imports from its own level or from one before it, never in a circle.
 LEVELS = (
-    {"_parser", "_grammar", "_log", "_networks", "replies"},
+    {"_parser", "_grammar", "_proxy", "_log", "_networks", "replies"},
     {"errors", "_option_types", "options", "session"},
     {"_hooks", "_answers", "_extensions", "_sasl", "_saslprep", "_mechanisms", "_scram", "stream"},
     {
-        *("_state", "_clock", "_counters", "_verbs", "_starttls", "_auth", "_exchange"),
+        *("_state", "_clock", "_counters", "_verbs", "_starttls", "_auth", "_xclient"),
         *("_transaction", "_message", "_content", "_commands", "_ehlo", "_service"),
-        *("_dispatch", "_dialogue"),
+        *("_exchange", "_dispatch", "_dialogue"),
     },
     {
         *("_client_hello", "_pem", "_self_signed", "_verifying"),
         *("_tls", "_tls_pump", "_tls_socket", "_handshakes"),
-        *("_lookup", "_admission", "_prelude", "_listener"),
+        *("_balancer", "_lookup", "_admission", "_prelude", "_listener"),
         *("_tasks", "_writing", "_link", "_secure_link", "_connection"),
     },
     {"server"},
@@ -43,7 +43,7 @@ LEVELS = (
 )
 # These know no socket, no event loop and no clock: octets and `now` come in as arguments.
 SANS_IO = LEVELS[3] | {
-    *("_parser", "_grammar", "replies", "errors", "session"),
+    *("_parser", "_grammar", "_proxy", "replies", "errors", "session"),
     *("_answers", "_extensions", "_sasl", "_saslprep", "_mechanisms", "_scram"),
 }
 IO_MODULES = {

@@ -99,13 +99,6 @@ LIMITS = sorted({"size", "max_clients", *(name for name in DEFAULTS if name.star
                 - {"max_command_length", "max_version"})  # fmt: skip
 TEXTS = ("banner", "auth_required_message")
 NETWORKS = ("bare_newline_exclusions", "use_proxy", "use_xclient", "use_xforward")
-NEEDS = {
-    "tls": "secure needs_upgrade key cert ca request_cert reject_unauthorized min_version"
-    " max_version ciphers sni_options ssl_context tls_handshake_timeout key_password"
-    " honor_cipher_order",
-    "proxy": "use_proxy proxy_timeout use_xclient use_xforward",
-}
-UNAVAILABLE = {name for feature in ("auth", "proxy") for name in NEEDS[feature].split()}
 
 
 def parse(**given: object) -> Options:
@@ -161,12 +154,6 @@ def test_each_row_says_what_it_takes_what_it_does_and_why(name: str) -> None:
         assert sentence[0].isupper() or sentence[0] == "`" or sentence[0].isdigit(), sentence
         assert sentence.endswith("."), sentence
     assert not option.section or option.section.startswith("RFC "), option.section
-
-
-def test_each_row_says_which_feature_it_needs() -> None:
-    for feature, names in NEEDS.items():
-        marked = {name for name, option in OPTIONS.items() if option.needs == feature}
-        assert marked == set(names.split())
 
 
 def test_the_table_and_the_options_cannot_be_changed() -> None:
@@ -567,35 +554,10 @@ def test_secrets_are_not_in_the_repr() -> None:
         assert (f" {name}=" in text or f"({name}=" in text) is not option.is_secret
 
 
-# --- what is not there yet ---
-
-OTHER_THAN_DEFAULT: dict[str, object] = {
-    "use_proxy": ["10.0.0.0/8"],
-    "proxy_timeout": 1,
-    "use_xclient": ["unix"],
-    "use_xforward": ["10.0.0.0/8"],
-}
-
-
-@pytest.mark.parametrize("name", sorted(UNAVAILABLE))
-def test_an_option_without_its_feature_is_refused_and_not_ignored(name: str) -> None:
-    message = refusal(name, OTHER_THAN_DEFAULT[name])
-    assert message.startswith(f"ValueError: option {name!r} is not available in this version")
-    feature = {"proxy": "PROXY"}[str(OPTIONS[name].needs)]
-    assert feature in message
-    assert f"only its default, {OPTIONS[name].default_text}" in message
-
-
-def test_all_other_options_are_available() -> None:
-    assert {name for name, option in OPTIONS.items() if not option.is_available} == UNAVAILABLE
-    assert parse(secured=True, auth_optional=True, auth_required_message="No.", hide_starttls=True)
-
-
 def test_the_default_in_another_spelling_is_the_default() -> None:
-    options = parse(
-        auth_methods=["login", "plain"], auth_timeout=60, use_proxy=[], use_xclient=None
-    )
+    options = parse(auth_methods=["login", "plain"], use_proxy=[], use_xclient=None)
     assert options.auth_methods == ("LOGIN", "PLAIN")
+    assert not options.use_xclient
 
 
 # --- options that exclude each other ---
@@ -681,12 +643,9 @@ def test_the_reference_is_current() -> None:
 def test_the_reference_has_a_row_of_six_cells_for_each_option(name: str) -> None:
     option = OPTIONS[name]
     rows = [
-        line
-        for line in make_options().render().splitlines()
-        if line.startswith((f"| `{name}` |", f"| `{name}` † |"))
+        line for line in make_options().render().splitlines() if line.startswith(f"| `{name}` |")
     ]
     assert len(rows) == 1
     assert rows[0].replace("\\|", "").count("|") == 7
-    assert ("†" in rows[0]) is not option.is_available
     for text in (option.takes, option.does, option.reason, option.default_text):
         assert text in rows[0]

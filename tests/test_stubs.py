@@ -44,7 +44,7 @@ def run_python(*arguments: str, cwd: Path) -> None:
     assert done.returncode == 0, done.stdout
 
 
-@pytest.mark.parametrize("module", ["fastsmtp._parser", "fastsmtp._grammar"])
+@pytest.mark.parametrize("module", ["fastsmtp._parser", "fastsmtp._grammar", "fastsmtp._proxy"])
 def test_stub_agrees_with_the_compiled_module(module: str, tmp_path: Path) -> None:
     run_python("-m", "mypy.stubtest", module, cwd=tmp_path)
 

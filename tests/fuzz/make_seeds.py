@@ -19,6 +19,7 @@ import rows
 from fuzz.fuzz_reply import CODES, ENHANCED
 from fuzz.inputs import HERE, TARGETS
 from fuzz.session_kit import EXTENSIONS, LIMITS, OUTCOMES, SIZES, TIMES
+from proxy_kit import SIGNATURE
 
 from fastsmtp import SMTPError
 from fastsmtp.testing import Wire
@@ -26,15 +27,16 @@ from fastsmtp.testing import Wire
 FILES = (
     *("smug", "line", "byte", "addr", "parm", "size", "bdat", "lmtp", "state", "flood", "slow"),
     *("network", "pipe", "log", "hook_answers", "hook_ends", "hook_faults", "stream"),
-    *("auth", "auth_hooks"),
+    *("auth", "auth_hooks", "proxy"),
 )
-MOST_OCTETS = {"fuzz_session": 400, "fuzz_reply": 200, "fuzz_auth": 400}
+MOST_OCTETS = {"fuzz_session": 400, "fuzz_reply": 200, "fuzz_auth": 400, "fuzz_proxy": 500}
 OF_A_FUNCTION = {
     "fuzz_session": 2,
     "fuzz_auth": 4,
     "fuzz_reply": 6,
     "fuzz_data": 8,
     "fuzz_params": 12,
+    "fuzz_proxy": 50,
 }
 PATH = re.compile(rb"(?i)^(?:MAIL|RCPT)[ \t]+((FROM|TO)[ \t]*:.*)$")
 PARAMETERS = re.compile(rb"(?i)^(MAIL|RCPT) (?:FROM|TO): ?<[^>]*> (.*)$")
@@ -76,6 +78,9 @@ class Recorded:
     def sent(self, segments: Iterable[bytes], before: bytes) -> None:
         """Take lines and bodies out of what was sent; `before` is what the server said last."""
         octets = b"".join(segments)
+        if not before and octets.startswith((b"PROXY ", SIGNATURE)):
+            self.add("fuzz_proxy", b"\x00" + octets)
+            return
         if before.startswith(b"354"):
             self.add("fuzz_data", b"\x00\x00\x00\x00" + octets)
             self.add("fuzz_data", b"\x01\x05\x00\x01" + octets)

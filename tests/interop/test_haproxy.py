@@ -1,0 +1,136 @@
+"""HAProxy in front of a plain server, with both versions of the PROXY header, on each loop."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import socket
+import subprocess
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from pathlib import Path
+from typing import Any
+
+import pytest
+from clients import PATIENCE, Client, Sink, digest, program
+from rows import EH, MAILED, TX
+
+from fastsmtp import SMTPServer
+from fastsmtp.testing import running
+
+HAPROXY, REASON = program("haproxy", "haproxy")
+
+pytestmark = [pytest.mark.interop, pytest.mark.skipif(not HAPROXY, reason=REASON)]
+
+CONFIGURATION = """
+global
+    maxconn 100
+defaults
+    mode tcp
+    timeout connect 10s
+    timeout client 20s
+    timeout server 20s
+frontend smtp
+    bind fd@{fd}
+    default_backend engine
+backend engine
+    server engine {host}:{port} {how}
+"""
+WAYS = {
+    "v1": ("send-proxy", 1),
+    "v2": ("send-proxy-v2", 2),
+    "v2 with all it can tell": ("send-proxy-v2 proxy-v2-options crc32c,unique-id,authority", 2),
+}
+
+
+class Seen(Sink):
+    """What the server was told of its clients."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.proxies: list[Any] = []
+        self.addresses: list[Any] = []
+
+    def server(self, **options: Any) -> SMTPServer:
+        return super().server(on_connect=self.on_connect, use_proxy=["127.0.0.1"], **options)
+
+    async def on_connect(self, session: Any) -> None:
+        self.proxies.append(session.proxy)
+        self.addresses.append((session.remote_address, session.remote_port))
+
+
+@asynccontextmanager
+async def haproxy(folder: Path, how: str, engine: Any) -> AsyncIterator[tuple[str, int]]:
+    """Run HAProxy in front of `engine`; its listening socket is ours, so it is there at once."""
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        configuration = folder / "haproxy.cfg"
+        host, port = engine
+        fd = listener.fileno()
+        configuration.write_text(CONFIGURATION.format(fd=fd, host=host, port=port, how=how))
+        process = await asyncio.create_subprocess_exec(
+            *(HAPROXY, "-db", "-f", str(configuration)),
+            pass_fds=[fd],
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.DEVNULL,
+            stderr=subprocess.DEVNULL,
+        )
+        try:
+            yield listener.getsockname()
+        finally:
+            with contextlib.suppress(ProcessLookupError):
+                process.kill()
+            async with asyncio.timeout(PATIENCE):
+                await process.wait()
+
+
+@pytest.mark.row("PROXY-01", "PROXY-07")
+@pytest.mark.parametrize("way", WAYS)
+def test_a_message_through_haproxy_is_that_of_its_client(
+    run: Any, way: str, tmp_path: Path
+) -> None:
+    how, version = WAYS[way]
+    text = b"Subject: x\r\n\r\n" + b"text\r\n" * 10_000
+
+    async def scenario() -> None:
+        sink = Seen()
+        async with (
+            running(sink.server()) as engine,
+            haproxy(tmp_path, how, engine) as balancer,
+            await Client.connect(balancer) as client,
+        ):
+            own = client.writer.get_extra_info("sockname")[:2]
+            assert await client.reply() == "220"
+            assert await client.ask(EH) == "250"
+            client.send(TX + b"DATA\r\n")
+            assert await client.replies(3) == [*MAILED, "354"]
+            assert await client.ask(text + b".\r\n") == "250 2.6.0"
+            assert await client.ask(b"QUIT\r\n") == "221 2.0.0"
+        (proxy,) = sink.proxies
+        assert sink.addresses == [tuple(own)]
+        assert (proxy["version"], proxy["command"]) == (version, "PROXY")
+        assert proxy["destination"] == tuple(balancer)
+        assert proxy["peer"][0] == "127.0.0.1"
+        assert [told.digest for told in sink.arrived] == [digest(text)]
+
+    run(scenario())
+
+
+@pytest.mark.row("PROXY-08")
+@pytest.mark.parametrize("way", WAYS)
+def test_a_client_that_talks_first_is_served_in_order(run: Any, way: str, tmp_path: Path) -> None:
+    """HAProxy sends its header and the first octets of the client in one segment then."""
+
+    async def scenario() -> None:
+        sink = Seen()
+        how = WAYS[way][0]
+        async with running(sink.server()) as engine, haproxy(tmp_path, how, engine) as balancer:
+            clients = [await Client.connect(balancer) for _ in range(20)]
+            for client in clients:
+                client.send(b"NOOP\r\nEHLO c.example\r\n")
+            for client in clients:
+                assert await client.replies(3) == ["220", "250 2.0.0", "250"]
+                assert await client.ask(b"QUIT\r\n") == "221 2.0.0"
+                await client.close()
+        assert len(sink.addresses) == len(set(sink.addresses)) == 20
+
+    run(scenario())
