@@ -27,7 +27,7 @@ Durations are in seconds, sizes in octets. A deadline is more than 0: none can b
 off. The names are those of the JavaScript libraries smtp-server and bun-smtp in snake_case; where
 those count in milliseconds, fastsmtp counts in seconds.
 
-An option marked † belongs to something that this version does not have yet (TLS, AUTH, the PROXY
+An option marked † belongs to something that this version does not have yet (TLS, the PROXY
 protocol, XCLIENT, XFORWARD); it takes only its default, and anything else is a `ValueError`.
 
 <!-- Made by docs/make_options.py from fastsmtp/options.py: change it there. -->

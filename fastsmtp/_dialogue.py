@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any, Final
 
 from fastsmtp import replies
 from fastsmtp._content import Content
-from fastsmtp._dispatch import answer_fault, is_answered
+from fastsmtp._dispatch import answer_fault, is_answered, watch_mask
 from fastsmtp._exchange import Exchange
 from fastsmtp._hooks import WAITING, Answer, Host
 from fastsmtp._log import logger
@@ -69,7 +69,7 @@ class Dialogue(Exchange):
         self.unsent = 0  # octets of earlier replies that it has not taken
         self._eof = False
         self._rows = service.rows
-        self.watch_lines()
+        self.watch = watch_mask(self)
         self.content = Content(self)
 
     # For the connection.

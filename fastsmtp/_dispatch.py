@@ -13,10 +13,10 @@ from fastsmtp import replies
 from fastsmtp._auth import fail_auth, forget_auth
 from fastsmtp._exchange import Exchange
 from fastsmtp._parser import Command, Fault, FaultKind
-from fastsmtp._state import Flag, State
+from fastsmtp._state import DEMANDED, WATCHED, Flag, State
 from fastsmtp.replies import Reply
 
-__all__ = ["answer_fault", "is_answered"]
+__all__ = ["answer_fault", "is_answered", "watch_mask"]
 
 _FAULTS: Final[dict[int, tuple[Reply, bool]]] = {  # kind -> reply, does it close
     FaultKind.LINE_TOO_LONG: (replies.LINE_TOO_LONG, False),
@@ -29,13 +29,22 @@ _FAULTS: Final[dict[int, tuple[Reply, bool]]] = {  # kind -> reply, does it clos
 }
 
 
+def watch_mask(dialogue: Exchange) -> int:
+    """The flags that keep a command off the short way."""
+    if dialogue.first_line:
+        return WATCHED | Flag.LINE
+    if dialogue.service.auth_required and not dialogue.authenticated:
+        return WATCHED | DEMANDED
+    return WATCHED
+
+
 def is_answered(
     dialogue: Exchange, command: Command, refusals: tuple[Reply | None, ...], flags: int
 ) -> bool:
     """Look at what the short way leaves out; True: the command is answered and not executed."""
     first_line, dialogue.first_line = dialogue.first_line, False
     if first_line:
-        dialogue.watch_lines()
+        dialogue.watch = watch_mask(dialogue)
     if flags & Flag.UNKNOWN:
         _answer_unknown(dialogue, command, flags, first_line)
         return True

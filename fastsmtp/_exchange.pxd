@@ -41,7 +41,6 @@ cdef class Exchange:
     cpdef ask(self, hook, subject, then)
     cpdef wait(self, Answer answer, double timeout)
     cpdef stop_if_asked(self)
-    cpdef watch_lines(self)
     cpdef begin_receiving(self)
     cpdef end_receiving(self)
     cpdef newline_policy(self)

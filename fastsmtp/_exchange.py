@@ -18,7 +18,7 @@ from fastsmtp._hooks import WAITING, Answer, Host
 from fastsmtp._log import logger
 from fastsmtp._networks import Networks
 from fastsmtp._parser import Parser
-from fastsmtp._state import DEMANDED, WATCHED, Flag, State, Transaction
+from fastsmtp._state import DEMANDED, State, Transaction
 from fastsmtp.replies import Reply
 from fastsmtp.session import Session
 
@@ -254,27 +254,19 @@ class Exchange:
         self.session.opening_command = verb
         self.session.host_name_appears_as = name
 
-    def watch_lines(self) -> None:
-        """Say what keeps a command off the short way: the first line, a demand for AUTH."""
-        watch = WATCHED
-        if self.first_line:
-            watch |= Flag.LINE
-        if self.service.auth_required and not self.authenticated:
-            watch |= DEMANDED
-        self.watch = watch
-
     def authenticate(self, user: object) -> None:
-        """The client is `user` from now on: what is demanded of strangers is not of it."""
+        """The client is `user` from now on: no authentication is demanded of it any more."""
         self.session.user = user
         self.authenticated = True
         self.counters.unauthenticated = 0
-        self.watch_lines()
+        self.watch &= ~DEMANDED
 
     def forget_user(self) -> None:
         """The client is nobody again."""
         self.session.user = None
         self.authenticated = False
-        self.watch_lines()
+        if self.service.auth_required:
+            self.watch |= DEMANDED
 
     def reset_greeting(self) -> None:
         """Back to where our greeting was: the client has said nothing yet (RFC 3207 §4.2)."""
