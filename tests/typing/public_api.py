@@ -109,6 +109,8 @@ async def serve() -> None:
         size=1024,
         hide_starttls=True,
         on_connect=on_connect,
+        on_auth=on_auth,
+        on_scram=on_scram,
         on_mail_from=on_mail_from,
         on_rcpt_to=on_rcpt_to,
         on_data=on_data,
