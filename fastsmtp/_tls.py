@@ -233,6 +233,8 @@ class ServerTLS:
             )
         self._options = replace(self._options, cert=pem)
         self._material = _materials(self._options)
+        for listener in self._listeners:  # they can do STARTTLS from now on
+            listener.contexts = _contexts(self._material)
         logger.warning(
             "no certificate is given: a self-signed one was made for %s, for development only",
             self._options.name,
