@@ -116,4 +116,6 @@ async def serve() -> None:
         on_data=on_data,
     )
     await server.listen(2525, host="127.0.0.1")
+    await server.listen(4650, host="127.0.0.1", secure=True)
+    server.update_secure_context(key="key.pem", cert="cert.pem")
     await server.close()
