@@ -165,6 +165,8 @@ def parse_listener(text: str) -> Listener:
     if slashes:
         return _parse_url(text, scheme.lower() + slashes, authority)
     scheme, colon, rest = text.partition(":")
+    if colon and f"{scheme.lower()}://" in (kind.value for kind in DEFAULT_PORTS):
+        raise _bad_listener(text)
     lmtp = bool(colon) and scheme.lower() == "lmtp"
     place = rest if lmtp else text
     if "/" in place:

@@ -41,7 +41,7 @@ __all__ = ["StartError", "run_service"]
 
 EXIT_CLEAN: Final = 0
 EXIT_AT_ONCE: Final = 1
-
+FOR_USERS: Final = (Kind.SMTPS, Kind.SUBMISSION)
 
 # Descriptors that are not for clients: listeners, the loop's own, a directory for each thread of
 # the disk, and some to spare.
@@ -95,9 +95,14 @@ def _logins_of(config: Config) -> Logins | None:
     if not config.users:
         return None
     try:
-        return Logins(_users_of(config), Checker())
-    except (MissingPackage, UsersError) as error:
+        logins = Logins(_users_of(config), Checker())
+    except UsersError as error:
+        raise StartError(f"--users {error}") from error
+    except MissingPackage as error:
         raise StartError(str(error)) from error
+    if not any(listener.kind in FOR_USERS for listener in config.listeners):
+        logger.warning("nobody can log in: that is for smtps:// and submission:// alone")
+    return logins
 
 
 def _users_of(config: Config) -> Users:
@@ -262,7 +267,7 @@ class _Service:
         return server
 
     def _login_options(self, kind: Kind) -> dict[str, Any]:
-        if self._logins is None or kind not in (Kind.SMTPS, Kind.SUBMISSION):
+        if self._logins is None or kind not in FOR_USERS:
             # Nobody has to log in, and nobody can: other servers bring their mail here.
             return {"auth_optional": True, "disabled_commands": ["AUTH"]}
         # What a hash can check: the other mechanisms need the password, or keys made of it.
