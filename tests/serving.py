@@ -140,9 +140,9 @@ class Gateway:
         self.wait()
 
 
-def command(*arguments: str) -> list[str]:
-    """The command line of `fastsmtp serve`."""
-    return [sys.executable, "-m", "fastsmtp", "serve", *arguments]
+def command(*arguments: str, name: str = "serve") -> list[str]:
+    """The command line of `fastsmtp serve`, or of another command."""
+    return [sys.executable, "-m", "fastsmtp", name, *arguments]
 
 
 def run_to_end(*arguments: str, **options: Any) -> subprocess.CompletedProcess[str]:

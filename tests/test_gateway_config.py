@@ -11,6 +11,7 @@ from fastsmtp.gateway.config import (
     DEFAULT_LISTEN,
     DEFAULT_SIZE,
     Config,
+    Kind,
     Listener,
     domain_key,
     make_config,
@@ -29,11 +30,17 @@ LISTENERS = {
     "[::1]:25": Listener(host="::1", port=25),
     "[::]:25": Listener(host="::", port=25),
     "[fe80::1%eth0]:25": Listener(host="fe80::1%eth0", port=25),
-    "lmtp:/run/fastsmtp.sock": Listener(path="/run/fastsmtp.sock", lmtp=True),
-    "LMTP:./lmtp.sock": Listener(path="./lmtp.sock", lmtp=True),
-    "lmtp:127.0.0.1:2424": Listener(host="127.0.0.1", port=2424, lmtp=True),
-    "lmtp:[::1]:2424": Listener(host="::1", port=2424, lmtp=True),
-    "lmtp:2424": Listener(host="127.0.0.1", port=2424, lmtp=True),
+    "lmtp:/run/fastsmtp.sock": Listener(path="/run/fastsmtp.sock", kind=Kind.LMTP),
+    "LMTP:./lmtp.sock": Listener(path="./lmtp.sock", kind=Kind.LMTP),
+    "lmtp:127.0.0.1:2424": Listener(host="127.0.0.1", port=2424, kind=Kind.LMTP),
+    "lmtp:[::1]:2424": Listener(host="::1", port=2424, kind=Kind.LMTP),
+    "lmtp:2424": Listener(host="127.0.0.1", port=2424, kind=Kind.LMTP),
+    "smtps://mx.example.org": Listener(host="mx.example.org", port=465, kind=Kind.SMTPS),
+    "SMTPS://[::1]": Listener(host="::1", port=465, kind=Kind.SMTPS),
+    "smtps://[::1]:4650": Listener(host="::1", port=4650, kind=Kind.SMTPS),
+    "smtps://127.0.0.1:0": Listener(host="127.0.0.1", port=0, kind=Kind.SMTPS),
+    "submission://0.0.0.0": Listener(host="0.0.0.0", port=587, kind=Kind.SUBMISSION),
+    "submission://localhost:5870": Listener(host="localhost", port=5870, kind=Kind.SUBMISSION),
 }
 
 NO_LISTENERS = {
@@ -59,7 +66,23 @@ NO_LISTENERS = {
     "[::g]:25": "IPv6",
     "[::1]": "host:port",
     "/run/fastsmtp.sock": "lmtp:",
-    "smtp://localhost:25": "lmtp:",
+    "smtp://localhost:25": "smtps://",
+    "lmtp://localhost:24": "lmtp:",
+    "smtps:localhost:465": "smtps://",
+    "smtps://": "0.0.0.0",
+    "smtps://465": "smtps://host:port",
+    "smtps://٤٦٥": "smtps://host:port",
+    "smtps://:465": "0.0.0.0",
+    "smtps://localhost:": "host:port",
+    "smtps://localhost/": "host:port",
+    "smtps://localhost:465/x": "host:port",
+    "smtps://a b": "host:port",
+    "smtps://user@localhost": "host:port",
+    "smtps://::1": "brackets",
+    "smtps://[::g]": "IPv6",
+    "smtps:///run/x.sock": "host:port",
+    "submission:587": "submission://",
+    "submission://localhost:65536": "65535",
     "lmtp:/": "socket",
     "lmtp:/run/": "socket",
     "lmtp:/a\0b": "socket",
@@ -83,7 +106,11 @@ def test_what_is_no_address_is_refused_with_the_reason(text: str) -> None:
 
 
 @pytest.mark.parametrize(
-    "text", ["127.0.0.1:2525", "[::1]:25", "lmtp:/run/x.sock", "lmtp:127.0.0.1:24", "lmtp:[::]:24"]
+    "text",
+    [
+        *["127.0.0.1:2525", "[::1]:25", "lmtp:/run/x.sock", "lmtp:127.0.0.1:24", "lmtp:[::]:24"],
+        *["smtps://127.0.0.1:465", "submission://[::1]:587"],
+    ],
 )
 def test_an_address_is_shown_as_it_is_typed(text: str) -> None:
     assert str(parse_listener(text)) == text
@@ -207,8 +234,36 @@ def test_a_free_port_may_be_asked_for_twice() -> None:
 
 @pytest.mark.parametrize(
     "changes",
-    [{"listen": ["25", "127.0.0.1:25"]}, {"listen": []}, {"maildir": ""}, {"maildir": "a\0b"}],
+    [
+        {"listen": ["25", "127.0.0.1:25"]},
+        {"listen": ["smtps://[::1]", "smtps://[::1]:465"]},
+        {"listen": []},
+        {"listen": ["submission://localhost"]},
+        {"maildir": ""},
+        {"maildir": "a\0b"},
+        {"key": "key.pem"},
+        {"cert": ""},
+        {"cert": "c.pem", "key": ""},
+        {"client_ca": ""},
+        {"users": ""},
+        {"users": "a\0b"},
+    ],
 )
 def test_options_that_make_no_sense_together_are_refused(changes: dict[str, object]) -> None:
     with pytest.raises(ValueError, match="--"):
         config(**changes)
+
+
+def test_files_are_named_by_their_whole_paths(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    found = config(cert="mx.pem", key="./mx.key", client_ca="../ca.pem", users="users")
+    folder = str(tmp_path)
+    assert (found.cert, found.key) == (f"{folder}/mx.pem", f"{folder}/mx.key")
+    assert (found.client_ca, found.users) == (f"{tmp_path.parent}/ca.pem", f"{folder}/users")
+
+
+def test_without_files_there_are_no_paths() -> None:
+    found = config()
+    assert (found.cert, found.key, found.client_ca, found.users) == ("", "", "", "")

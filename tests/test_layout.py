@@ -54,7 +54,7 @@ IO_MODULES = {
 HARMLESS = {("asyncio", "CancelledError"), ("threading", "get_ident")}
 # What may be imported from outside of the standard library, and where.
 ENGINE_DEPENDENCIES = {"uvloop"}
-GATEWAY_DEPENDENCIES = {"uvloop", "click"}
+GATEWAY_DEPENDENCIES = {"uvloop", "click", "argon2"}
 # Libraries that one module may look for at the moment of use, because it does without them.
 OPTIONAL = {("_self_signed", "cryptography")}
 

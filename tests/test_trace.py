@@ -123,6 +123,23 @@ def test_with_names_the_protocol_of_rfc_3848(facts: dict[str, object], protocol:
     assert f"\n\tby mx.example with {protocol} id " in headers_of(session_of(**facts))  # type: ignore[arg-type] # facts of the session only
 
 
+TLS = {"version": "TLSv1.3", "standard_name": "TLS_AES_128_GCM_SHA256", "name": "x"}
+
+
+def test_tls_is_told_in_a_comment_and_who_has_logged_in_is_not() -> None:
+    session = session_of(secure=True, user="anne@secret.example", tls_options=TLS)
+    text = headers_of(session)
+    assert f" with ESMTPSA id {session.id}-1 (TLSv1.3 TLS_AES_128_GCM_SHA256)\n\tfor " in text
+    assert "anne" not in text
+    check_one_clean_header(session)
+
+
+@pytest.mark.parametrize("facts", [{"tls_options": TLS}, {"secure": True}])
+def test_without_tls_of_ours_there_is_no_comment_about_it(facts: dict[str, object]) -> None:
+    session = session_of(**facts)  # type: ignore[arg-type] # facts of the session only
+    assert f" id {session.id}-1\n\tfor " in headers_of(session)
+
+
 @pytest.mark.parametrize(
     ("opening_command", "protocol"), [("EHLO", "UTF8SMTP"), ("LHLO", "UTF8LMTP")]
 )

@@ -2,15 +2,22 @@
 
 from __future__ import annotations
 
+import contextlib
+import sys
 from collections.abc import Sequence
+from typing import Final
 
 import click
 
 from fastsmtp.gateway.config import DEFAULT_LISTEN, DEFAULT_MAILDIR, DEFAULT_SIZE, make_config
 from fastsmtp.gateway.log import complain
+from fastsmtp.gateway.logins import MissingPackage, hasher
 from fastsmtp.gateway.service import StartError, run_service
+from fastsmtp.gateway.users import UsersError, checked_name, prepared, store_user
 
 __all__ = ["run"]
+
+MAX_PASSWORD: Final = 1024  # characters; a line of AUTH takes no more than 9 KB of PLAIN
 
 
 @click.group(
@@ -32,7 +39,8 @@ def fastsmtp(context: click.Context) -> None:
     metavar="ADDRESS",
     default=(DEFAULT_LISTEN,),
     show_default=True,
-    help="Where to listen: host:port, [v6]:port, port, lmtp:host:port, lmtp:/path. Repeatable.",
+    help="Where to listen: host:port, [v6]:port, port, smtps://host, submission://host, "
+    "lmtp:host:port, lmtp:/path. Repeatable.",
 )
 @click.option(
     "--maildir",
@@ -54,14 +62,42 @@ def fastsmtp(context: click.Context) -> None:
     metavar="DOMAIN",
     help="Take mail for this domain only. Repeatable. Without it mail for every domain is taken.",
 )
+@click.option("--cert", metavar="FILE", help="The certificate, PEM, with its chain behind it.")
+@click.option("--key", metavar="FILE", help="Its private key, where it is not in the same file.")
+@click.option(
+    "--client-ca",
+    metavar="FILE",
+    help="Ask clients for a certificate, and check it by these authorities.",
+)
+@click.option(
+    "--users",
+    metavar="FILE",
+    help="Who may log in, on smtps:// and submission://; see fastsmtp passwd.",
+)
 @click.option("-v", "--verbose", is_flag=True, help="Log connections and refusals, too.")
 def serve(
-    listen: tuple[str, ...], maildir: str, size: str, domain: tuple[str, ...], verbose: bool
+    listen: tuple[str, ...],
+    maildir: str,
+    size: str,
+    domain: tuple[str, ...],
+    cert: str | None,
+    key: str | None,
+    client_ca: str | None,
+    users: str | None,
+    verbose: bool,
 ) -> int:
     """Take mail and deliver it into a Maildir."""
     try:
         config = make_config(
-            listen=listen, maildir=maildir, size=size, domains=domain, verbose=verbose
+            listen=listen,
+            maildir=maildir,
+            size=size,
+            domains=domain,
+            verbose=verbose,
+            cert=cert,
+            key=key,
+            client_ca=client_ca,
+            users=users,
         )
     except ValueError as error:
         raise click.UsageError(str(error)) from error
@@ -69,6 +105,44 @@ def serve(
         return run_service(config)
     except StartError as error:
         raise click.ClickException(str(error)) from error
+
+
+@fastsmtp.command()
+@click.argument("file")
+@click.argument("name")
+@click.option("--stdin", is_flag=True, help="Read the password from one line of standard input.")
+def passwd(file: str, name: str, stdin: bool) -> int:
+    """Set the password of NAME in the users file FILE; both are made when they are not there."""
+    try:
+        checked_name(name)
+        password = prepared(_password_of_stdin() if stdin else _password_of_terminal())
+        if password is None:
+            raise UsersError("this is no password: it has characters that none may have")
+        existed = store_user(file, name, hasher().hash(password))
+    except (UsersError, MissingPackage) as error:
+        raise click.ClickException(str(error)) from error
+    with contextlib.suppress(OSError):
+        click.echo(f"fastsmtp: {name} {'has a new password' if existed else 'was added'} in {file}")
+    return 0
+
+
+def _password_of_stdin() -> str:
+    line = sys.stdin.buffer.readline(4 * MAX_PASSWORD)
+    return _checked(line.rstrip(b"\r\n").decode("utf-8", "surrogateescape"))
+
+
+def _password_of_terminal() -> str:
+    if not sys.stdin.isatty():
+        raise UsersError("there is no terminal to ask for the password on; use --stdin")
+    return _checked(str(click.prompt("Password", hide_input=True, confirmation_prompt=True)))
+
+
+def _checked(password: str) -> str:
+    if not password:
+        raise UsersError("a password is needed")
+    if len(password) > MAX_PASSWORD:
+        raise UsersError(f"a password has at most {MAX_PASSWORD} characters")
+    return password
 
 
 def run(arguments: Sequence[str] | None = None) -> int:

@@ -13,6 +13,7 @@ import re
 import socket
 from collections.abc import Iterable
 from dataclasses import dataclass
+from enum import Enum
 from typing import Final
 
 __all__ = [
@@ -20,6 +21,7 @@ __all__ = [
     "DEFAULT_MAILDIR",
     "DEFAULT_SIZE",
     "Config",
+    "Kind",
     "Listener",
     "domain_key",
     "make_config",
@@ -49,6 +51,18 @@ _DOMAIN: Final = re.compile(
 _LITERAL: Final = re.compile(r"\[(?:([0-9.]+)|[Ii][Pp][Vv]6:([0-9A-Fa-f:.]+))\]")
 
 
+class Kind(Enum):
+    """What is spoken on a listener. The value stands in front of its address."""
+
+    SMTP = ""
+    LMTP = "lmtp:"
+    SMTPS = "smtps://"  # TLS before the first octet, RFC 8314 §3.3
+    SUBMISSION = "submission://"  # STARTTLS, then AUTH, then all else; RFC 6409, RFC 8314 §3.3
+
+
+DEFAULT_PORTS: Final = {Kind.SMTPS: 465, Kind.SUBMISSION: 587}
+
+
 @dataclass(frozen=True, slots=True)
 class Listener:
     """One place to listen on: a UNIX socket when `path` is not empty, else TCP."""
@@ -56,7 +70,7 @@ class Listener:
     host: str = ""
     port: int = 0
     path: str = ""
-    lmtp: bool = False
+    kind: Kind = Kind.SMTP
 
     def __str__(self) -> str:
         if self.path:
@@ -65,7 +79,7 @@ class Listener:
             place = f"[{self.host}]:{self.port}"
         else:
             place = f"{self.host}:{self.port}"
-        return f"lmtp:{place}" if self.lmtp else place
+        return f"{self.kind.value}{place}"
 
 
 @dataclass(frozen=True, slots=True)
@@ -73,7 +87,8 @@ class Config:
     """What `fastsmtp serve` was asked to do.
 
     maildir: absolute path. size: octets, 0 for no limit. domains: keys of `domain_key`; empty:
-    every domain. name: our own host name, for the greeting and the trace header.
+    every domain. name: our own host name, for the greeting and the trace header. cert, key,
+    client_ca, users: absolute paths, "" where none is given.
     """
 
     listeners: tuple[Listener, ...]
@@ -82,6 +97,10 @@ class Config:
     domains: frozenset[str]
     verbose: bool
     name: str
+    cert: str = ""
+    key: str = ""
+    client_ca: str = ""
+    users: str = ""
 
 
 def make_config(
@@ -91,6 +110,10 @@ def make_config(
     size: str,
     domains: Iterable[str] = (),
     verbose: bool = False,
+    cert: str | None = None,
+    key: str | None = None,
+    client_ca: str | None = None,
+    users: str | None = None,
 ) -> Config:
     """Check all options together; raises ValueError for the first that is wrong."""
     listeners = tuple(parse_listener(text) for text in listen)
@@ -99,8 +122,12 @@ def make_config(
     for position, listener in enumerate(listeners):
         if listener in listeners[:position] and (listener.path or listener.port):
             raise ValueError(f"--listen: {listener} is given twice")
+        if listener.kind is Kind.SUBMISSION and users is None:
+            raise ValueError(f"--listen: {listener} needs --users: nobody could log in")
     if not maildir or "\0" in maildir:
         raise ValueError("--maildir: a directory is needed")
+    if key is not None and cert is None:
+        raise ValueError("--key: the certificate is missing, give it with --cert")
     return Config(
         listeners=listeners,
         maildir=os.path.abspath(maildir),
@@ -108,7 +135,20 @@ def make_config(
         domains=frozenset(parse_domain(domain) for domain in domains),
         verbose=verbose,
         name=_own_name(),
+        cert=_file("--cert", cert),
+        key=_file("--key", key),
+        client_ca=_file("--client-ca", client_ca),
+        users=_file("--users", users),
     )
+
+
+def _file(option: str, path: str | None) -> str:
+    """Return the whole path of a file, "" for None; whether it is there is seen at the start."""
+    if path is None:
+        return ""
+    if not path or "\0" in path:
+        raise ValueError(f"{option}: a file is needed")
+    return os.path.abspath(path)
 
 
 def _own_name() -> str:
@@ -118,18 +158,37 @@ def _own_name() -> str:
 
 
 def parse_listener(text: str) -> Listener:
-    """Read `host:port`, `[v6]:port`, `port`, and behind `lmtp:` one of these or a socket's path."""
+    """Read `host:port`, `[v6]:port`, `port`, and behind `lmtp:` one of these or a socket's path;
+    `smtps://host`, `submission://host`, both with or without a port.
+    """
+    scheme, slashes, authority = text.partition("://")
+    if slashes:
+        return _parse_url(text, scheme.lower() + slashes, authority)
     scheme, colon, rest = text.partition(":")
+    if colon and f"{scheme.lower()}://" in (kind.value for kind in DEFAULT_PORTS):
+        raise _bad_listener(text)
     lmtp = bool(colon) and scheme.lower() == "lmtp"
     place = rest if lmtp else text
     if "/" in place:
         if not lmtp:
             raise _bad_listener(text, "a socket path needs lmtp: in front of it")
-        return Listener(path=_checked_path(text, place), lmtp=True)
+        return Listener(path=_checked_path(text, place), kind=Kind.LMTP)
     host, port = _parse_host_and_port(text, place)
     if lmtp and port == 25:
         raise _bad_listener(text, "LMTP must not be spoken on port 25 (RFC 2033 §5)")
-    return Listener(host=host, port=port, lmtp=lmtp)
+    return Listener(host=host, port=port, kind=Kind.LMTP if lmtp else Kind.SMTP)
+
+
+def _parse_url(text: str, scheme: str, authority: str) -> Listener:
+    kind = next((kind for kind in DEFAULT_PORTS if kind.value == scheme), None)
+    if kind is None:
+        raise _bad_listener(text)
+    if authority.isdigit():  # it could be a port, and looks like the host 0.0.x.y to the system
+        raise _bad_listener(text, f"a host is needed: {kind.value}host:port")
+    if authority.endswith("]") or ":" not in authority:
+        authority = f"{authority}:{DEFAULT_PORTS[kind]}"
+    host, port = _parse_host_and_port(text, authority)
+    return Listener(host=host, port=port, kind=kind)
 
 
 def _parse_host_and_port(text: str, place: str) -> tuple[str, int]:
@@ -168,7 +227,10 @@ def _checked_path(text: str, path: str) -> str:
 
 
 def _bad_listener(text: str, why: str = "") -> ValueError:
-    wanted = why or "it takes host:port, [v6]:port, port, lmtp:host:port or lmtp:/path.sock"
+    wanted = why or (
+        "it takes host:port, [v6]:port, port, lmtp:host:port, lmtp:/path.sock, smtps://host:port"
+        " or submission://host:port"
+    )
     return ValueError(f"--listen: {text!r} is no address to listen on; {wanted}")
 
 

@@ -172,7 +172,15 @@ def _facts(session: Session) -> str:
         f"id={session.id}-{session.transaction} from=<{clean(sender)}> to=<{clean(first)}> "
         f"recipients={len(envelope.rcpt_to)} client={clean(name)}[{clean(session.remote_address)}] "
         f"helo={clean(session.host_name_appears_as)} with={session.transmission_type}"
+        f"{_security(session)}"
     )
+
+
+def _security(session: Session) -> str:
+    """Return what TLS and AUTH have brought about, "" in plaintext and without a login."""
+    tls = session.tls_options if session.secure else None
+    told = f" tls={tls['version']}/{tls['standard_name']}" if tls else ""
+    return told if session.user is None else f"{told} user={clean(session.user)}"
 
 
 def _log(what: str, facts: str, stream: DataStream, **more: str) -> None:

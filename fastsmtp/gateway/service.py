@@ -1,8 +1,9 @@
-"""Runs the gateway: opens the Maildir, listens, says so, and ends on SIGTERM or SIGINT.
+"""Runs the gateway: reads keys and users, opens the Maildir, listens, says so, and ends on SIGTERM
+or SIGINT.
 
 The first signal stops listening and lets messages in flight get their real reply; a second one
 ends the process at once. Nothing acknowledged is lost by either: a 250 is sent only when the
-message is on disk.
+message is on disk. SIGHUP reads keys and users anew; what is wrong with them changes nothing.
 """
 
 from __future__ import annotations
@@ -15,22 +16,32 @@ import os
 import resource
 import signal
 from collections.abc import Iterator, Mapping
-from typing import Final
+from typing import Any, Final
 
 import uvloop
 
 from fastsmtp._log import clean
-from fastsmtp.gateway.config import Config, Listener
+from fastsmtp.gateway.certificates import (
+    NO_LIBRARY,
+    Certificate,
+    CertificateError,
+    explained,
+    log_client,
+    read_certificate,
+)
+from fastsmtp.gateway.config import Config, Kind, Listener
 from fastsmtp.gateway.delivery.maildir import Maildir
 from fastsmtp.gateway.log import LogWriter, logger
+from fastsmtp.gateway.logins import Checker, Logins, MissingPackage
 from fastsmtp.gateway.receiver import Disk, Receiver
+from fastsmtp.gateway.users import Users, UsersError, read_users
 from fastsmtp.server import SMTPServer
 
 __all__ = ["StartError", "run_service"]
 
 EXIT_CLEAN: Final = 0
 EXIT_AT_ONCE: Final = 1
-
+FOR_USERS: Final = (Kind.SMTPS, Kind.SUBMISSION)
 
 # Descriptors that are not for clients: listeners, the loop's own, a directory for each thread of
 # the disk, and some to spare.
@@ -48,9 +59,11 @@ def run_service(config: Config) -> int:
     # A limit on the size of files is an error of write(), EFBIG, and not the end of the process.
     signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
     with _logging_to(LogWriter(), verbose=config.verbose) as writer:
+        certificate = _certificate_of(config)
+        logins = _logins_of(config)
         maildir = _open_maildir(config.maildir)
         with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
-            return runner.run(_Service(config, maildir, writer).run())
+            return runner.run(_Service(config, maildir, writer, certificate, logins).run())
 
 
 @contextlib.contextmanager
@@ -69,6 +82,37 @@ def _logging_to(writer: LogWriter, *, verbose: bool) -> Iterator[LogWriter]:
         for source in sources:
             source.removeHandler(writer)
         writer.finish()
+
+
+def _certificate_of(config: Config) -> Certificate | None:
+    try:
+        return read_certificate(config)
+    except CertificateError as error:
+        raise StartError(str(error)) from error
+
+
+def _logins_of(config: Config) -> Logins | None:
+    if not config.users:
+        return None
+    try:
+        logins = Logins(_users_of(config), Checker())
+    except UsersError as error:
+        raise StartError(f"--users {error}") from error
+    except MissingPackage as error:
+        raise StartError(str(error)) from error
+    if not any(listener.kind in FOR_USERS for listener in config.listeners):
+        logger.warning("nobody can log in: that is for smtps:// and submission:// alone")
+    return logins
+
+
+def _users_of(config: Config) -> Users:
+    """Read the users file, and say what is odd about it. Raises UsersError."""
+    users = read_users(config.users)
+    if users.is_open:
+        logger.warning("others can read or change %s: chmod 600 it", config.users)
+    if not len(users):
+        logger.warning("%s has no users: nobody can log in", config.users)
+    return users
 
 
 def _open_maildir(path: str) -> Maildir:
@@ -97,7 +141,7 @@ async def _listen(server: SMTPServer, listener: Listener) -> list[Listener]:
     return [
         listener
         if isinstance(address, str)
-        else Listener(host=address[0], port=address[1], lmtp=listener.lmtp)
+        else Listener(host=address[0], port=address[1], kind=listener.kind)
         for address in server.addresses()[before:]
     ]
 
@@ -135,40 +179,72 @@ def _log_connection(client: Mapping[str, object]) -> None:
 
 
 class _Service:
-    """One run: its servers, its threads for the disk, and the signals."""
+    """One run: its servers, its threads for the disk and for logins, and the signals."""
 
-    def __init__(self, config: Config, maildir: Maildir, writer: LogWriter) -> None:
+    def __init__(
+        self,
+        config: Config,
+        maildir: Maildir,
+        writer: LogWriter,
+        certificate: Certificate | None,
+        logins: Logins | None,
+    ) -> None:
         self._config = config
         self._maildir = maildir
         self._writer = writer
+        self._certificate = certificate
+        self._logins = logins
         self._disk = Disk()
+        self._servers: dict[Kind, SMTPServer] = {}
         self._stop = asyncio.Event()
+        self._hangup = asyncio.Event()
 
     async def run(self) -> int:
         """Serve until told to stop, then let what is in flight end."""
         loop = asyncio.get_running_loop()
         for number in (signal.SIGTERM, signal.SIGINT):
             loop.add_signal_handler(number, self._on_signal, number)
-        listeners = self._config.listeners
-        # One server per dialect: LMTP is an option of the whole of it.
-        dialects = {each.lmtp for each in listeners}
-        clients = _allow_clients(len(dialects))
-        servers = {lmtp: self._server(lmtp=lmtp, max_clients=clients) for lmtp in dialects}
+        loop.add_signal_handler(signal.SIGHUP, self._hangup.set)
+        self._make_servers()
+        reloading = None
         try:
-            addresses = [await _listen(servers[each.lmtp], each) for each in listeners]
+            listeners = self._config.listeners
+            addresses = [await _listen(self._servers[each.kind], each) for each in listeners]
             for address in itertools.chain.from_iterable(addresses):
                 self._writer.say(f"listening on {address}")
+            self._say_what_is_secure()
             self._writer.say(f"delivering to {self._maildir.path}")
+            reloading = asyncio.create_task(self._reload_when_told())
             await self._stop.wait()
         finally:
-            await asyncio.gather(*(server.close() for server in servers.values()))
-            # In a thread: a second signal must get through while this waits for a slow disk.
+            if reloading is not None:
+                reloading.cancel()
+            await asyncio.gather(*(server.close() for server in self._servers.values()))
+            # In threads: a second signal must get through while this waits for a slow disk.
             await asyncio.to_thread(self._disk.close)
+            if self._logins is not None:
+                await asyncio.to_thread(self._logins.close)
         self._writer.say("ended")
         return EXIT_CLEAN
 
-    def _server(self, *, lmtp: bool, max_clients: int) -> SMTPServer:
+    def _say_what_is_secure(self) -> None:
+        if self._certificate is not None:
+            self._writer.say(self._certificate.told)
+        elif Kind.SMTP in self._servers:
+            self._writer.say(f"STARTTLS is not offered: {NO_LIBRARY}")
+
+    def _make_servers(self) -> None:
+        """Make one for each kind of listener, for what it speaks and demands is options of it."""
+        kinds = {each.kind for each in self._config.listeners}
+        clients = _allow_clients(len(kinds))
+        try:
+            self._servers = {kind: self._server(kind, clients) for kind in kinds}
+        except (ValueError, OSError) as error:  # all options but those of TLS were checked
+            raise StartError(explained(error, self._config)) from error
+
+    def _server(self, kind: Kind, max_clients: int) -> SMTPServer:
         config = self._config
+        lmtp = kind is Kind.LMTP
         receiver = Receiver(
             self._maildir, self._disk, name=config.name, domains=config.domains, lmtp=lmtp
         )
@@ -177,15 +253,25 @@ class _Service:
             size=config.size,
             lmtp=lmtp,
             max_clients=max_clients,
-            # There are no users: nobody has to log in, and nobody can.
-            auth_optional=True,
-            disabled_commands=["AUTH"],
+            secure=kind is Kind.SMTPS,
+            needs_upgrade=kind is Kind.SUBMISSION,
             on_rcpt_to=receiver.on_rcpt_to,
             on_data=receiver.on_data,
+            **self._login_options(kind),
+            **({} if self._certificate is None else self._certificate.options),
         )
+        if config.client_ca:
+            server.on_secure = log_client
         if config.verbose:
             server.on("connect", _log_connection)
         return server
+
+    def _login_options(self, kind: Kind) -> dict[str, Any]:
+        if self._logins is None or kind not in FOR_USERS:
+            # Nobody has to log in, and nobody can: other servers bring their mail here.
+            return {"auth_optional": True, "disabled_commands": ["AUTH"]}
+        # What a hash can check: the other mechanisms need the password, or keys made of it.
+        return {"auth_methods": ["PLAIN", "LOGIN"], "on_auth": self._logins.on_auth}
 
     def _on_signal(self, number: int) -> None:
         name = signal.Signals(number).name
@@ -197,3 +283,41 @@ class _Service:
             os._exit(EXIT_AT_ONCE)
         self._writer.say(f"{name}: no new clients; messages in flight are finished first")
         self._stop.set()
+
+    # SIGHUP.
+
+    async def _reload_when_told(self) -> None:
+        """Read the files anew at each SIGHUP, one after the other; several at once are one."""
+        while True:
+            await self._hangup.wait()
+            self._hangup.clear()
+            has_files = self._certificate is not None and not self._certificate.self_made
+            if has_files:
+                await self._reload_certificate()
+            if self._logins is not None:
+                await self._reload_users(self._logins)
+            if not has_files and self._logins is None:
+                logger.info("SIGHUP: there is nothing to read anew")
+
+    async def _reload_certificate(self) -> None:
+        try:
+            # In a thread: who waits for the disk must not be all clients.
+            certificate = await asyncio.to_thread(read_certificate, self._config)
+            assert certificate is not None
+            for server in self._servers.values():
+                # They have the same octets: if one cannot be made, the first cannot.
+                server.update_secure_context(**certificate.options)
+        except (ValueError, OSError) as error:
+            reason = explained(error, self._config)
+            logger.error("SIGHUP: the certificate stays as it was: %s", reason)
+            return
+        self._certificate = certificate
+        logger.info("SIGHUP: %s", certificate.told)
+
+    async def _reload_users(self, logins: Logins) -> None:
+        try:
+            logins.users = await asyncio.to_thread(_users_of, self._config)
+        except UsersError as error:
+            logger.error("SIGHUP: the users stay as they were: %s", error)
+            return
+        logger.info("SIGHUP: %d users from %s", len(logins.users), self._config.users)

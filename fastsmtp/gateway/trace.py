@@ -2,7 +2,7 @@
 
 In: the facts of a session. Out: octets, each line ended by LF (see `delivery.maildir` for why not
 CRLF), never longer than 998 octets. RFC 5321 §4.4; RFC 3848 and RFC 6531 §4.3 for the word behind
-`with`; dates by RFC 5322 §3.3.
+`with`; dates by RFC 5322 §3.3. Who has logged in is not told: `with` says that somebody has.
 
 What a client says of itself is hostile until shown harmless: a name of letters, digits, dots,
 hyphens and underscores goes in as it is, all else stands in a comment, with every character that
@@ -59,6 +59,7 @@ def trace_headers(session: Session, name: str, when: datetime) -> bytes:
             by=_masked(name, MAX_NAME),
             protocol=session.transmission_type,
             identity=f"{session.id}-{session.transaction}",
+            security=_security(session),
             recipient=_recipient_for_received(envelope.rcpt_to),
             when=when,
         )
@@ -68,13 +69,35 @@ def trace_headers(session: Session, name: str, when: datetime) -> bytes:
 
 
 def received(
-    *, client: str, by: str, protocol: str, identity: str, recipient: str, when: datetime
+    *,
+    client: str,
+    by: str,
+    protocol: str,
+    identity: str,
+    recipient: str,
+    when: datetime,
+    security: str = "",
 ) -> str:
-    """Return one folded Received header without its last line end; `recipient` "": no `for`."""
+    """Return one folded Received header without its last line end; `recipient` "": no `for`;
+    security: a comment about TLS.
+    """
     # format_datetime has English names in a table of its own: no locale gets at them.
     ending = f"; {format_datetime(when)}"
     clause = f"\n\tfor <{recipient}>" if recipient else ""
-    return f"Received: from {client}\n\tby {by} with {protocol} id {identity}{clause}{ending}"
+    comment = f" ({security})" if security else ""
+    return (
+        f"Received: from {client}\n\tby {by} with {protocol} id {identity}{comment}{clause}{ending}"
+    )
+
+
+def _security(session: Session) -> str:
+    """Return version and cipher suite of TLS by its standard name, as RFC 8314 §4.3 wants them told
+    to who looks into a header.
+    """
+    tls = session.tls_options
+    if not session.secure or not tls:
+        return ""
+    return " ".join(_masked(tls[key], MAX_STRANGE_NAME) for key in ("version", "standard_name"))
 
 
 def _client(greeted_as: str, host_name: str, address: str) -> str:

@@ -1,0 +1,149 @@
+"""The certificate of the gateway: read from files, or made for a server in development.
+
+In: the paths of a `Config`. Out: the TLS options of the engine, and a line that says where they
+come from. The files are read once for all servers, so that none gets another pair than the rest.
+Raised: `CertificateError`, whose text is one line that has the option, the file and the reason.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import re
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from typing import Any, Final
+
+from fastsmtp._log import clean
+from fastsmtp._pem import Pem, expired_at, leaf_of, read_pem
+from fastsmtp._self_signed import self_signed
+from fastsmtp._tls_socket import TLSSocket
+from fastsmtp.gateway.config import Config, Kind
+from fastsmtp.gateway.log import logger
+from fastsmtp.session import Session
+
+__all__ = [
+    "NO_LIBRARY",
+    "Certificate",
+    "CertificateError",
+    "explained",
+    "log_client",
+    "read_certificate",
+]
+
+NO_LIBRARY: Final = (
+    "no --cert is given, and the package cryptography, which would make a certificate for"
+    " development, is missing: pip install 'fastsmtp[tls]'"
+)
+_OPTIONS: Final = {"cert": "--cert", "key": "--key", "ca": "--client-ca"}
+_NAMED: Final = re.compile("option '(cert|key|ca)'")
+# The engine would take the password of a key; there is no option for it here.
+_PASSWORD: Final = ("; give its key_password", "; it must not be, for nobody is asked here")
+
+
+class CertificateError(ValueError):
+    """There is no certificate, or none that can be used."""
+
+
+@dataclass(frozen=True, slots=True)
+class Certificate:
+    """options: of TLS, as the engine takes them; they hold the key. told: where it is from.
+
+    self_made: there is no file, so there is nothing to be read anew.
+    """
+
+    options: Mapping[str, Any] = field(repr=False)
+    told: str
+    self_made: bool = False
+
+
+def read_certificate(config: Config) -> Certificate | None:
+    """Read what is given; without it, make one for the listeners that want TLS.
+
+    None: no TLS, since it is not wanted, or (`NO_LIBRARY`) not to be had and not needed.
+    """
+    authorities: dict[str, Any] = {}
+    if config.client_ca:
+        # Nobody is kept out by it: whoever sends mail from elsewhere has no certificate of ours.
+        authorities = {
+            "ca": _read(config, "ca").octets,
+            "request_cert": True,
+            "reject_unauthorized": False,
+        }
+    if not config.cert:
+        return _made(config, authorities)
+    cert = _read(config, "cert")
+    options = {"cert": cert.octets, **authorities}
+    if config.key:
+        options["key"] = _read(config, "key").octets
+    try:
+        end = expired_at(leaf_of(cert))
+    except ValueError as error:
+        raise CertificateError(explained(error, config)) from None
+    until = "" if end is None else f", good until {end:%Y-%m-%d}"
+    return Certificate(options, f"certificate from {config.cert}{until}")
+
+
+def _made(config: Config, authorities: Mapping[str, Any]) -> Certificate | None:
+    kinds = {listener.kind for listener in config.listeners}
+    if not kinds - {Kind.LMTP}:
+        if authorities:
+            raise CertificateError("--client-ca: there is no TLS without --cert")
+        return None
+    pem = self_signed(config.name)
+    if pem is not None:
+        told = f"certificate made at start for {config.name}, self-signed: for development only"
+        return Certificate({"cert": pem, **authorities}, told, self_made=True)
+    for listener in config.listeners:
+        if listener.kind in (Kind.SMTPS, Kind.SUBMISSION):
+            raise CertificateError(f"{listener} needs TLS: {NO_LIBRARY}")
+    if authorities:
+        raise CertificateError(f"--client-ca needs TLS: {NO_LIBRARY}")
+    return None
+
+
+def _read(config: Config, option: str) -> Pem:
+    try:
+        return read_pem(option, _path(config, option))
+    except ValueError as error:
+        raise CertificateError(explained(error, config)) from None
+
+
+def _path(config: Config, option: str) -> str:
+    return {"cert": config.cert, "key": config.key, "ca": config.client_ca}[option]
+
+
+def explained(error: Exception, config: Config) -> str:
+    """Return what the engine says of its options, in the words of the command line."""
+
+    def named(found: re.Match[str]) -> str:
+        return f"{_OPTIONS[found[1]]} {_path(config, found[1])}".rstrip()
+
+    text = str(error)
+    for option in _OPTIONS:  # it has the file only where it has read it itself
+        text = text.replace(f"option '{option}': {_path(config, option)} ", f"option '{option}' ")
+    return _NAMED.sub(named, text).replace(*_PASSWORD)
+
+
+# --- certificates of clients ---
+
+
+def log_client(
+    socket: TLSSocket, session: Session, callback: Callable[[Exception | None], Any]
+) -> None:
+    """The hook `on_secure`: tell of a client's certificate that is good; nobody is refused."""
+    if socket.verified and socket.certificate_der is not None:
+        logger.info(
+            "client certificate id=%s client=[%s] subject=%s sha256=%s",
+            session.id,
+            clean(session.remote_address),
+            clean(_subject(socket.certificate or {})),
+            hashlib.sha256(socket.certificate_der).hexdigest(),
+        )
+    callback(None)
+
+
+def _subject(certificate: Mapping[str, Any]) -> str:
+    """Return the subject of a parsed certificate as `commonName=anne,organizationName=…`."""
+    return ",".join(
+        f"{key}={value}" for group in certificate.get("subject", ()) for key, value in group
+    )

@@ -1,0 +1,230 @@
+"""The users file: who may log in, a line for each, `name:hash`.
+
+    # comments, and empty lines
+    anne:$argon2id$v=19$m=65536,t=3,p=4$c2FsdHNhbHRzYWx0$…
+
+In: a path. Out: `Users`, or a changed file. Raised: `UsersError` with one line that has the file,
+and the number of the line. A hash is never part of a text of ours. RFC 9106; names and passwords
+are prepared as RFC 4616 §2 has it, so that what looks the same is the same.
+"""
+
+from __future__ import annotations
+
+import base64
+import contextlib
+import fcntl
+import hmac
+import os
+import re
+import secrets
+import stat
+import tempfile
+from collections.abc import Iterator, Mapping
+from typing import Final
+
+from fastsmtp._log import clean
+from fastsmtp._saslprep import saslprep
+
+__all__ = ["Users", "UsersError", "checked_name", "prepared", "read_users", "store_user"]
+
+MAX_NAME: Final = 255  # octets
+MAX_FILE: Final = 64 << 20  # octets; half a million users
+MAX_NUMBER: Final = 2**32 - 1  # of m and t, RFC 9106 §3.1
+MAX_LANES: Final = 2**24 - 1
+
+_HASH: Final = re.compile(
+    r"\$(argon2(?:id|i|d)\$v=19\$m=(\d{1,10}),t=(\d{1,10}),p=(\d{1,8}))"
+    r"\$([A-Za-z0-9+/]{11,86})\$([A-Za-z0-9+/]{16,342})"
+)
+# What a user who does not exist is checked against where there is nobody to be like.
+_USUAL: Final = "argon2id$v=19$m=65536,t=3,p=4"
+
+
+class UsersError(ValueError):
+    """The users file cannot be used; the text is one line for the user."""
+
+
+class Users:
+    """Names and hashes. is_open: others than owner and group may read or change the file."""
+
+    def __init__(self, hashes: Mapping[str, str], is_open: bool = False) -> None:
+        self._hashes = dict(hashes)
+        self._costs = [_cost(each) for each in self._hashes.values()] or [_USUAL]
+        self._secret = secrets.token_bytes(16)
+        self.is_open = is_open
+
+    def __len__(self) -> int:
+        return len(self._hashes)
+
+    def find(self, name: str) -> tuple[str, bool]:
+        """Return what to check a password of `name` against, and whether there is such a user.
+
+        One who does not exist gets a hash that no password has and that costs as much as that of
+        some user, always the same for the same name: time tells nobody who exists.
+        """
+        key = prepared(name)
+        found = None if key is None else self._hashes.get(key)
+        if found is not None:
+            return found, True
+        digest = hmac.digest(self._secret, name.encode("utf-8", "surrogatepass"), "sha256")
+        cost = self._costs[int.from_bytes(digest[:8], "big") % len(self._costs)]
+        return f"${cost}${_base64(digest[8:24])}${_base64(secrets.token_bytes(32))}", False
+
+    def __repr__(self) -> str:
+        return f"<Users {len(self)}>"
+
+
+def _cost(record: str) -> str:
+    match = _HASH.fullmatch(record)
+    return _USUAL if match is None else match[1]
+
+
+def _base64(octets: bytes) -> str:
+    return base64.b64encode(octets).decode("ascii").rstrip("=")
+
+
+def prepared(text: str) -> str | None:
+    """Return a name or password as it is compared; None for what none can be."""
+    return saslprep(text, stored=False) or None
+
+
+def checked_name(name: str) -> str:
+    """Return `name` as it is stored. Raises UsersError for one that could not log in, or that the
+    file could not hold.
+    """
+    if not name:
+        raise UsersError("a name is needed")
+    shown = clean(name)
+    if ":" in name:
+        raise UsersError(f"{shown} is no name: it must not have a colon")
+    key = saslprep(name, stored=True)
+    if not key or not key.isprintable() or ":" in key:
+        raise UsersError(f"{shown} is no name: it has characters that no name may have")
+    if key != key.strip() or key.startswith("#"):
+        raise UsersError(f"{shown} is no name: it begins or ends with a space, or begins with #")
+    if len(key.encode()) > MAX_NAME:
+        raise UsersError(f"{shown} is no name: it has more than {MAX_NAME} octets")
+    return key
+
+
+def read_users(path: str) -> Users:
+    """Read a users file. Raises UsersError for the first line that is wrong."""
+    octets, mode = _read(path)
+    hashes = {name: record for name, record in _entries(path, octets) if record}
+    return Users(hashes, is_open=bool(mode & (stat.S_IROTH | stat.S_IWOTH)))
+
+
+def _read(path: str) -> tuple[bytes, int]:
+    try:
+        with open(path, "rb") as file:
+            mode = os.fstat(file.fileno()).st_mode
+            octets = file.read(MAX_FILE + 1)
+    except OSError as error:
+        raise UsersError(f"{path} cannot be read: {error.strerror or error}") from None
+    if len(octets) > MAX_FILE:
+        raise UsersError(f"{path} is too large for a users file")
+    return octets, mode
+
+
+def _entries(path: str, octets: bytes) -> Iterator[tuple[str, str]]:
+    """Give name and hash of each line, two times "" for one that has none."""
+    seen: dict[str, int] = {}
+    for number, line in enumerate(octets.split(b"\n"), 1):
+        text = line.strip()
+        if not text or text.startswith(b"#"):
+            yield "", ""
+            continue
+        try:
+            name, record = _entry(text)
+        except UsersError as error:
+            raise UsersError(f"{path}:{number}: {error}") from None
+        if name in seen:
+            raise UsersError(f"{path}:{number}: {clean(name)} stands in line {seen[name]} already")
+        seen[name] = number
+        yield name, record
+
+
+def _entry(line: bytes) -> tuple[str, str]:
+    try:
+        text = line.decode()
+    except UnicodeDecodeError:
+        raise UsersError("the line is no UTF-8") from None
+    name, colon, record = text.partition(":")
+    if not colon:
+        raise UsersError("the line is not name:hash")
+    match = _HASH.fullmatch(record)
+    if match is None:
+        raise UsersError(f"what stands behind {clean(name)}: is no hash of argon2")
+    memory, passes, lanes = int(match[2]), int(match[3]), int(match[4])
+    if not 1 <= lanes <= MAX_LANES or not 8 * lanes <= memory <= MAX_NUMBER:
+        raise UsersError(f"the hash of {clean(name)} has impossible costs")
+    if not 1 <= passes <= MAX_NUMBER:
+        raise UsersError(f"the hash of {clean(name)} has impossible costs")
+    return checked_name(name), record
+
+
+# --- changing the file ---
+
+
+def store_user(path: str, name: str, record: str) -> bool:
+    """Write the line of one user, whole or not at all; True: there was one of that name.
+
+    A file that is made is for its owner only; one that is there keeps owner and mode. Comments and
+    the order of lines stay. Raises UsersError.
+    """
+    path = os.path.realpath(path)  # a link stays, what it leads to is replaced
+    key = checked_name(name)
+    try:
+        with _one_at_a_time(os.path.dirname(path)) as folder:
+            octets, existed = _changed(path, key, f"{key}:{record}".encode())
+            _replace(path, octets)
+            os.fsync(folder)
+    except OSError as error:
+        raise UsersError(f"{path} cannot be written: {error.strerror or error}") from None
+    return existed
+
+
+@contextlib.contextmanager
+def _one_at_a_time(folder: str) -> Iterator[int]:
+    """Keep others who do the same from reading what is about to be replaced."""
+    descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+    try:
+        with contextlib.suppress(OSError):  # a file system without locks
+            fcntl.flock(descriptor, fcntl.LOCK_EX)
+        yield descriptor
+    finally:
+        os.close(descriptor)
+
+
+def _changed(path: str, key: str, line: bytes) -> tuple[bytes, bool]:
+    if not os.path.lexists(path):
+        return line + b"\n", False
+    octets, _ = _read(path)
+    lines = octets.split(b"\n")
+    names = [name for name, _ in _entries(path, octets)]
+    if key in names:
+        lines[names.index(key)] = line
+        return b"\n".join(lines), True
+    ended = octets if octets.endswith(b"\n") or not octets else octets + b"\n"
+    return ended + line + b"\n", False
+
+
+def _replace(path: str, octets: bytes) -> None:
+    descriptor, temporary = tempfile.mkstemp(  # 0600
+        prefix=f".{os.path.basename(path)}.", dir=os.path.dirname(path)
+    )
+    try:
+        with open(descriptor, "wb") as file:
+            file.write(octets)
+            with contextlib.suppress(FileNotFoundError):
+                found = os.stat(path)
+                if (found.st_uid, found.st_gid) != (os.geteuid(), os.getegid()):
+                    os.fchown(file.fileno(), found.st_uid, found.st_gid)
+                os.fchmod(file.fileno(), stat.S_IMODE(found.st_mode))
+            file.flush()
+            os.fsync(file.fileno())
+        os.replace(temporary, path)
+    except BaseException:
+        with contextlib.suppress(OSError):
+            os.unlink(temporary)
+        raise
