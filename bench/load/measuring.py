@@ -255,6 +255,7 @@ def versions() -> dict[str, str]:
         # An interpreter without profile-guided optimisation is slower, often by a tenth.
         "optimized": "yes" if "--enable-optimizations" in flags else "no",
         "uvloop": metadata.version("uvloop"),
+        "openssl": ssl.OPENSSL_VERSION.split()[1],
         "postfix": output_of("postconf", "-h", "mail_version") or "unknown",
     }
 
