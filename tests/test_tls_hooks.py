@@ -239,3 +239,24 @@ def test_it_sees_the_certificate_of_the_client() -> None:
         assert wire.session.tls_options["peer_certificate_der"] == socket.certificate_der
         assert wire.session.tls_options["verified"] is True
         assert client.codes(TX) == ["250 2.1.0", "250 2.1.5"]
+
+
+class Unfit(SMTPError):
+    """A rejection that says nothing when it is asked."""
+
+    @property
+    def response_code(self) -> int:  # type: ignore[override]
+        raise RuntimeError("no code")
+
+    @response_code.setter
+    def response_code(self, value: object) -> None:
+        """Not kept."""
+
+
+@row("HOOK-04")
+@pytest.mark.parametrize(("kind", "said"), [("implicit", ["421"]), ("STARTTLS", [])])
+def test_a_rejection_whose_code_cannot_be_had_is_a_failure(kind: str, said: list[str]) -> None:
+    wire, client = met(kind, lambda socket, session, callback: callback(Unfit()))
+    with wire:
+        assert codes(client.hear()) == said
+        assert wire.closed
