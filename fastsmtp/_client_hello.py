@@ -12,7 +12,7 @@ from __future__ import annotations
 import re
 from typing import Final
 
-__all__ = ["MORE", "NO_TLS", "server_name"]
+__all__ = ["MORE", "NO_TLS", "read_hello", "server_name"]
 
 HANDSHAKE: Final = 22  # record type, RFC 8446 §5.1
 CLIENT_HELLO: Final = 1
@@ -62,35 +62,48 @@ def server_name(octets: bytes) -> str:
 
     MORE: the ClientHello is not whole yet. NO_TLS: the client does not speak TLS.
     """
+    return read_hello(octets)[0]
+
+
+def read_hello(octets: bytes) -> tuple[str, int]:
+    """Return what `server_name` does, and with MORE how many octets there must be at least before
+    another look can say more: looks at each octet of many small records would be quadratic.
+    """
     if octets and octets[0] != HANDSHAKE:
-        return NO_TLS
+        return NO_TLS, 0
+    message, missing = _message(octets)
+    if missing:
+        wanted = min(len(octets) + missing, MAX_HELLO)
+        return (MORE, wanted) if len(octets) < MAX_HELLO else ("", 0)
     try:
-        message = _message(octets)
+        return _name_in(_Reader(message)), 0
     except _Short:
-        return MORE if len(octets) < MAX_HELLO else ""
-    try:
-        return _name_in(message)
-    except _Short:
-        return ""
+        return "", 0
 
 
-def _message(octets: bytes) -> _Reader:
-    """The body of the first handshake message, which may lie in several records."""
-    records = _Reader(octets)
-    message = b""
-    while True:
-        if records.take(1)[0] != HANDSHAKE:
-            return _Reader(b"")
-        records.take(2)  # version, which says nothing
-        size = records.number(2)
+def _message(octets: bytes) -> tuple[bytes, int]:
+    """The body of the first handshake message, which may lie in several records, and how many
+    octets of it are missing; b"" for what is none.
+    """
+    pieces: list[bytes] = []
+    at = have = 0
+    whole = 4  # the header says how many there are
+    while have < whole:
+        if at + 5 > len(octets):
+            return b"", whole - have
+        size = octets[at + 3] << 8 | octets[at + 4]  # before it the version, which says nothing
+        if octets[at] != HANDSHAKE or not size:  # no fragment is empty, RFC 8446 §5.1
+            return b"", 0
         # What of the record is there shows whether the message is whole; the record need not be.
-        message += records.take(min(size, records.left))
-        if len(message) >= 4:
-            if message[0] != CLIENT_HELLO:
-                return _Reader(b"")
-            length = int.from_bytes(message[1:4], "big")
-            if len(message) >= 4 + length:
-                return _Reader(message[4 : 4 + length])
+        pieces.append(octets[at + 5 : at + 5 + size])
+        have += len(pieces[-1])
+        at += 5 + size
+        if whole == 4 and have >= 4:
+            pieces = [b"".join(pieces)]
+            if pieces[0][0] != CLIENT_HELLO:
+                return b"", 0
+            whole += int.from_bytes(pieces[0][1:4], "big")
+    return b"".join(pieces)[4:whole], 0
 
 
 def _name_in(hello: _Reader) -> str:

@@ -96,12 +96,13 @@ class Link:
             if not self._reading:
                 self._set_reading(True)
             if self._pump is not None and not transport.is_closing():
-                transport.write(self._pump.close())  # close_notify, RFC 8446 §6.1
+                self._watch.write(self._pump.close(), self._now())  # close_notify, RFC 8446 §6.1
             if not self._eof and not transport.is_closing():
                 with suppress(OSError, RuntimeError, NotImplementedError):
                     transport.write_eof()
-            if self._close_at < self._timer_at:
-                self._arm(self._close_at)
+            due = min(self._close_at, self._watch.check_at)
+            if due < self._timer_at:
+                self._arm(due)
         if self._eof:
             transport.close()
 

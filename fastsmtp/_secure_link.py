@@ -49,6 +49,10 @@ class SecureLink(Link):
         """No octet of the client will be read any more."""
         raise NotImplementedError
 
+    def report(self, error: BaseException, stage: str) -> None:
+        """Something has failed."""
+        raise NotImplementedError
+
     # The handshake.
 
     def _begin_tls(self) -> None:
@@ -145,7 +149,7 @@ class SecureLink(Link):
         self._entry = _drop
         if self._dialogue.securing:
             self._dialogue.securing = False
-        self._server.report(error, self.session.remote_address, "tls")
+        self.report(error, "tls")
         self._dialogue.close()
         self._close()
 
@@ -167,7 +171,7 @@ class SecureLink(Link):
         """The handshake is given up; error: why, None when it is nobody's fault."""
         self._entry = _drop
         if error is not None:
-            self._server.report(error, self.session.remote_address, "tls")
+            self.report(error, "tls")
         self._transport.abort()
 
 

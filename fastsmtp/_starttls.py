@@ -61,7 +61,7 @@ def _answered_before_greeting(dialogue: Exchange, answer: Answer) -> None:
         dialogue.greet()
         return
     if answer.error is not None and not answer.failed:
-        if getattr(answer.error, "response_code", None) is None:
+        if not _has_code(answer.error):
             dialogue.close()
             return
         refused = service.connection_refused
@@ -70,3 +70,11 @@ def _answered_before_greeting(dialogue: Exchange, answer: Answer) -> None:
             dialogue.reply_and_close(reply)
             return
     dialogue.reply_and_close(service.not_available)
+
+
+def _has_code(error: BaseException) -> bool:
+    """Whether a hook has said how to refuse; what a user's property raises is for `rejection`."""
+    try:
+        return getattr(error, "response_code", None) is not None
+    except Exception:
+        return True

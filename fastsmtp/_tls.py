@@ -117,6 +117,8 @@ class _Material:
                 context.load_cert_chain(certfile, keyfile, lambda: password or "")
         except ssl.SSLError as error:
             raise ValueError(_why_no_pair(cert, key, error)) from None
+        except OSError as error:  # no descriptor is left, or no memory
+            raise ValueError(f"{cert.name} cannot be loaded: {error.strerror}") from None
 
     def _ask_for_certificates(self, context: ssl.SSLContext) -> None:
         if self.ca is not None:

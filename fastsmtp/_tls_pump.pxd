@@ -4,7 +4,7 @@ cdef class Pump:
     cdef public str servername
     cdef object _choose, _incoming, _outgoing
     cdef bytes _early
-    cdef public Py_ssize_t taken
+    cdef public Py_ssize_t taken, _wanted
 
     cpdef bytes receive(self, bytes octets)
     cdef Py_ssize_t _decrypt(self, Py_ssize_t used, list parts)

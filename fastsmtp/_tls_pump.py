@@ -16,7 +16,7 @@ import threading
 from collections.abc import Callable
 from typing import Final, cast
 
-from fastsmtp._client_hello import MORE, NO_TLS, server_name
+from fastsmtp._client_hello import MORE, NO_TLS, read_hello
 from fastsmtp._verifying import LenientContext, verdict
 
 __all__ = ["Pump"]
@@ -57,6 +57,7 @@ class Pump:
         self.tls: ssl.SSLObject | None = None
         self._choose: type_choose | None = choose
         self._early = b""  # the beginning of a ClientHello
+        self._wanted = 0  # octets of it before which there is no use in looking at it
         self._suspect = False
         self.taken = 0  # octets of the handshake so far
         self._incoming: ssl.MemoryBIO | None = None
@@ -88,7 +89,9 @@ class Pump:
 
     def _begin(self, octets: bytes) -> bool:
         """Choose the context; False: more octets are needed, or there is no TLS."""
-        name = server_name(octets)
+        if len(octets) < self._wanted:
+            return False
+        name, self._wanted = read_hello(octets)
         if name == MORE:
             return False
         if name == NO_TLS:

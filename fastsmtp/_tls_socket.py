@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import re
 import ssl
+from contextlib import suppress
 from typing import Any, Final
 
 from fastsmtp._pem import signature_hash
@@ -76,6 +77,7 @@ class TLSSocket:
         self.certificate: dict[str, Any] | None = None
         if self.certificate_der is not None:
             self.certificate = _parsed(tls)
+            _forget_errors()
         self.verified = trusted and self.certificate_der is not None
 
     @property
@@ -129,3 +131,18 @@ def _parsed(tls: ssl.SSLObject) -> dict[str, Any] | None:
         return dict(tls.getpeercert() or {})
     except ValueError:  # what Python cannot decode is still there in DER
         return None
+
+
+# Never used for TLS. A context for clients is made without asking for a certificate.
+_scratch: Final = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
+
+
+def _forget_errors() -> None:
+    """Empty OpenSSL's queue of errors, which is the thread's.
+
+    What it finds wrong in the certificate of one client stays there without a word, and the next
+    read of any other that has to wait would be taken for failed. Python has no call for it, but
+    it empties the queue behind every list of ciphers in which there is none.
+    """
+    with suppress(ssl.SSLError):
+        _scratch.set_ciphers("NONE")

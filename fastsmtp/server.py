@@ -243,7 +243,7 @@ class SMTPServer:
         if self._events["error"]:
             self._emit("error", error)
         elif stage == "tls":
-            self.handshakes.failed(error, remote_address)
+            self.handshakes.failed(error, remote_address + via)
         elif stage == "socket":
             logger.info(
                 "%s%s: connection lost inside a transaction: %s", remote_address, via, error

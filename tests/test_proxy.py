@@ -33,6 +33,7 @@ from proxy_kit import (
     with_checksum,
 )
 from rows import DEFAULTS, EH, FIN, RST, Hooks, Session, codes, octet_by_octet, pause, three_ways
+from tls_kit import certified
 
 from fastsmtp import SMTPError, SMTPServer
 from fastsmtp.testing import VirtualLoop, Wire, running
@@ -468,3 +469,10 @@ def test_a_balancer_may_sit_at_a_unix_socket(run: Any, tmp_path: Path) -> None:
         assert told == [("192.0.2.1", ("", 0))]
 
     run(scenario())
+
+
+@row("PROXY-11")
+def test_the_log_names_the_balancer_of_a_handshake_that_failed() -> None:
+    with log() as lines, behind(**certified(secure=True)) as session:
+        assert session.wire.send(LINE + b"EHLO c.example\r\n") == b""
+    assert [line for line in lines if "192.0.2.1 via 10.0.0.7: TLS failed" in line]

@@ -627,3 +627,19 @@ def test_many_reloads_leave_nothing() -> None:
 
 
 WATCHED = ("SSLContext", "_SSLContext", "LenientContext", "Contexts", "_Material", "ListenerTLS")
+
+
+def test_a_reload_that_the_system_has_no_room_for_changes_nothing(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    def no_file(octets: bytes) -> None:
+        raise OSError(24, "Too many open files")
+
+    server = SMTPServer(**certified())
+    before = server.tls.default.contexts
+    monkeypatch.setattr("fastsmtp._tls.as_file", no_file)
+    with pytest.raises(ValueError, match="option 'cert' cannot be loaded: Too many open files"):
+        server.update_secure_context()
+    server._reload()  # SIGHUP
+    assert "the certificates stay as they were" in caplog.text
+    assert server.tls.default.contexts is before

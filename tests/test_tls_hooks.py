@@ -4,16 +4,23 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable
+from datetime import UTC, datetime
+from pathlib import Path
 from typing import Any
 
 import pytest
+from cryptography import x509
+from cryptography.hazmat.primitives import hashes, serialization
+from cryptography.hazmat.primitives.asymmetric import ec
+from cryptography.x509.oid import NameOID
 from rows import EH, TX, codes
-from tls_kit import MemoryClient, authority, ca_pem, certified, client_context
+from tls_kit import MemoryClient, MemoryTLS, authority, ca_pem, certified, client_context
 
 from fastsmtp import SMTPError, SMTPServer
 from fastsmtp.testing import Wire
 
 row = pytest.mark.row
+AUTHORITY_INFORMATION_ACCESS = x509.ObjectIdentifier("1.3.6.1.5.5.7.1.1")
 STYLES = ("callback", "coroutine", "coroutine with callback")
 KINDS = ("implicit", "STARTTLS")
 
@@ -239,3 +246,60 @@ def test_it_sees_the_certificate_of_the_client() -> None:
         assert wire.session.tls_options["peer_certificate_der"] == socket.certificate_der
         assert wire.session.tls_options["verified"] is True
         assert client.codes(TX) == ["250 2.1.0", "250 2.1.5"]
+
+
+class Unfit(SMTPError):
+    """A rejection that says nothing when it is asked."""
+
+    @property
+    def response_code(self) -> int:  # type: ignore[override]
+        raise RuntimeError("no code")
+
+    @response_code.setter
+    def response_code(self, value: object) -> None:
+        """Not kept."""
+
+
+@row("HOOK-04")
+@pytest.mark.parametrize(("kind", "said"), [("implicit", ["421"]), ("STARTTLS", [])])
+def test_a_rejection_whose_code_cannot_be_had_is_a_failure(kind: str, said: list[str]) -> None:
+    wire, client = met(kind, lambda socket, session, callback: callback(Unfit()))
+    with wire:
+        assert codes(client.hear()) == said
+        assert wire.closed
+
+
+def with_an_unreadable_extension() -> bytes:
+    """A certificate with its key, whose place of further facts is not what it must be."""
+    key = ec.generate_private_key(ec.SECP256R1())
+    name = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, "c.example")])
+    made = (
+        x509.CertificateBuilder(name, name, key.public_key(), 1)
+        .not_valid_before(datetime(2020, 1, 1, tzinfo=UTC))
+        .not_valid_after(datetime(2099, 1, 1, tzinfo=UTC))
+        .add_extension(x509.UnrecognizedExtension(AUTHORITY_INFORMATION_ACCESS, b"x"), False)
+        .sign(key, hashes.SHA256())
+    )
+    form = (serialization.PrivateFormat.PKCS8, serialization.NoEncryption())
+    pem = serialization.Encoding.PEM
+    return made.public_bytes(pem) + key.private_bytes(pem, *form)
+
+
+@row("TLS-20")
+def test_a_certificate_that_cannot_be_read_is_no_matter_to_other_clients(tmp_path: Path) -> None:
+    # What OpenSSL finds wrong stays in a queue of the thread, and the next to look takes it for
+    # its own.
+    (tmp_path / "own").write_bytes(with_an_unreadable_extension())
+    context = client_context()
+    context.load_cert_chain(tmp_path / "own")
+    lenient = {"request_cert": True, "reject_unauthorized": False, "ca": ca_pem()}
+    with Wire(**certified(secure=True)) as quiet, Wire(**certified(secure=True, **lenient)) as wire:
+        other = MemoryClient(quiet)
+        tls = other.handshake()
+        assert codes(other.hear()) == ["220"]
+        record = tls.encrypt(EH)
+        stranger = MemoryTLS(context)
+        wire.send(stranger.shake(wire.send(stranger.shake())))
+        assert wire.session.tls_options["peer_certificate_der"] is not None
+        assert quiet.send(record[:9]) == b""
+        assert codes(tls.decrypt(quiet.send(record[9:]))) == ["250"]

@@ -323,3 +323,34 @@ def test_the_rate_of_a_body_counts_plaintext() -> None:
             if wire.closed:
                 break
         assert codes(said) == ["220", "421 4.4.2"]
+
+
+def test_a_session_without_attributes_is_no_matter_to_a_failure_of_tls(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    def on_connect(session: Any, callback: Any) -> None:
+        del session.remote_address
+        callback()
+
+    caplog.set_level("INFO")
+    with Wire(**certified(secure=True, on_connect=on_connect)) as wire:
+        client = MemoryClient(wire)
+        client.handshake()
+        assert codes(client.hear()) == ["220"]
+        wire.send(b"\x17\x03\x03\x00\x20" + bytes(32))
+        assert wire.closed
+    assert "192.0.2.1: TLS failed" in caplog.text
+
+
+@row("NET-05")
+def test_a_client_that_does_not_even_take_the_end_of_tls_is_cut() -> None:
+    with Wire(**secure()) as wire:
+        client = MemoryClient(wire)
+        tls = client.handshake()
+        assert codes(client.hear()) == ["220"]
+        wire.advance(100)  # all is taken, and nobody looks after the output any more
+        wire.stop_reading()
+        wire.send(tls.close_notify())
+        assert wire.transport.get_write_buffer_size() > 0
+        wire.advance(45)
+        assert wire.transport.is_closing()

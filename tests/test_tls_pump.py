@@ -13,7 +13,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from tls_kit import TLS12, MemoryTLS, client_context, cut, pair
 
-from fastsmtp._client_hello import MORE, NO_TLS, server_name
+from fastsmtp._client_hello import MAX_HELLO, MORE, NO_TLS, read_hello, server_name
 from fastsmtp._tls import ServerTLS
 from fastsmtp._tls_pump import MAX_FLIGHT, Pump
 from fastsmtp.options import parse_options
@@ -43,6 +43,11 @@ def shaken(size: int = 0, **client: object) -> tuple[Pump, MemoryTLS]:
     assert plaintext == b""
     assert pump.established
     return pump, client_end
+
+
+def in_small_records(octets: bytes) -> bytes:
+    """One handshake message, an octet in each record."""
+    return b"".join(b"\x16\x03\x01\x00\x01%c" % octet for octet in octets)
 
 
 # --- the handshake ---
@@ -239,3 +244,31 @@ def test_no_octets_make_the_look_fail(octets: bytes, seed: int) -> None:
 
 
 HELLO = hello()
+
+
+@row("TLS-26")
+def test_a_hello_of_many_small_records_is_looked_at_a_few_times() -> None:
+    sent = in_small_records(b"\x01" + (5000).to_bytes(3) + bytes(5000))
+    looks, wanted = 0, 0
+    for end in range(1, len(sent) + 1):
+        if end >= wanted:
+            looks += 1
+            found, wanted = read_hello(sent[:end])
+            assert found == (MORE if end < len(sent) else "")
+    assert looks < 100
+
+
+@pytest.mark.parametrize("size", [0, 1])
+def test_a_hello_in_small_records_succeeds_in_any_segments(size: int) -> None:
+    pump, client = contexts(), MemoryTLS()
+    for piece in cut(in_small_records(client.shake()[5:]), size):
+        assert pump.shake(piece) is None
+    assert pump.error is None
+    assert pump.servername == "srv.test"
+    assert pump.shake(client.shake(pump.take_output())) == b""
+
+
+def test_records_with_nothing_in_them_have_no_name() -> None:
+    assert server_name(b"\x16\x03\x01\x00\x00") == ""
+    assert read_hello(b"\x16\x03\x01\x00\x01\x01") == (MORE, 9)
+    assert read_hello(b"\x16\x03\x01\x40\x00\x01\xff\xff\xff") == (MORE, MAX_HELLO)

@@ -267,6 +267,7 @@ def test_counters_are_kept() -> None:
 @row("TLS-11")
 def test_where_tls_is_demanded_nothing_else_works_before_it() -> None:
     refused = [b"HELO x", b"HELP", b"RSET", b"VRFY x", b"MAIL FROM:<a@x.example>", b"DATA", b"RCPT"]
+    refused += [b"AUTH", b"AUTH PLAIN AHUAcA=="]
     off = {"max_errors": 0, "max_allowed_unauthenticated_commands": 0}
     with served(needs_upgrade=True, auth_optional=False, **off) as client:
         client.wire.receive()
