@@ -50,13 +50,6 @@ class Exchange:
         self.hooks = service.hooks
         self.session = session
         self.host = host
-        self.client_hostname = session.client_hostname
-        self.remote_address = session.remote_address  # the effective one; "" is in no network
-        self.is_unix = False  # the client is at the other end of a UNIX socket
-        self.secure = service.options.secured
-        # Facts of TLS that ends here (a `TLSSocket`), None before a handshake and without one.
-        self.tls: Any = None
-        self.securing = False  # a handshake is under way: nothing is said, and the clock is its
         self.clock = Clock(service.options, now)
         self.parser = Parser(service.options.max_command_length)
         self.counters = Counters(service.options)
@@ -77,6 +70,18 @@ class Exchange:
         self._thread = get_ident()
         self._transactions = 1
         self.announced = False  # the event `connect` was emitted
+        self._meet(session)
+
+    def _meet(self, session: Session) -> None:
+        """What the client is and says, before it has said anything."""
+        # connection
+        self.client_hostname = session.client_hostname
+        self.remote_address = session.remote_address  # the effective one; "" is in no network
+        self.is_unix = False  # the client is at the other end of a UNIX socket
+        self.secure = self.options.secured
+        # Facts of TLS that ends here (a `TLSSocket`), None before a handshake and without one.
+        self.tls: Any = None
+        self.securing = False  # a handshake is under way: nothing is said, and the clock is its
         self.xclient: dict[str, Any] | None = None  # what XCLIENT said, None while it said nothing
         # greeting
         self.state: int = _OPENING

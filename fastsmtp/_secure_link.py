@@ -107,12 +107,16 @@ class SecureLink(Link):
     # Octets.
 
     def _take_ciphertext(self, data: bytes) -> None:
-        pump = self._pump
-        if pump is None:
-            return
+        if self._pump is not None:
+            self._answer_tls(self._pump, data)
+
+    def _answer_tls(self, pump: Pump, data: bytes) -> None:
         plaintext = pump.receive(data)
-        self._write_raw(pump.take_output())
+        output = pump.take_output()
+        self._write_raw(output)
         self._pass_on(pump, plaintext)
+        if output and self._reading and self._dialogue.blocked:
+            self._set_reading(False)  # it asks for new keys and takes no answer
 
     def _pass_on(self, pump: Pump, plaintext: bytes) -> None:
         """Give plaintext to the dialogue, then see whether there is more to come."""

@@ -39,6 +39,8 @@ class _Material:
         self.ca: Pem | None = None
         self.leaf: bytes | None = None
         if options.ssl_context is not None:
+            if options.ssl_context.protocol is ssl.PROTOCOL_TLS_CLIENT:
+                raise ValueError("option 'ssl_context' is a context for clients")
             return
         self._read_pair(options)
         if options.ca is not None:
@@ -204,7 +206,7 @@ class ServerTLS:
         self._listeners: list[ListenerTLS] = []
         if _is_configured(options):
             self._material = _materials(options)
-        elif (options.secure and not options.secured) or options.needs_upgrade:
+        elif (options.secure or options.needs_upgrade) and not options.secured:
             self.make_certificate()
         # What a connection gets that comes from no listener of its own.
         self.default = self.listener(options.secure)
@@ -231,6 +233,8 @@ class ServerTLS:
             )
         self._options = replace(self._options, cert=pem)
         self._material = _materials(self._options)
+        for listener in self._listeners:  # they can do STARTTLS from now on
+            listener.contexts = _contexts(self._material)
         logger.warning(
             "no certificate is given: a self-signed one was made for %s, for development only",
             self._options.name,

@@ -74,13 +74,13 @@ class Pump:
         if self.taken > MAX_FLIGHT:
             self._fail(ssl.SSLError("the handshake is too long"))
             return None
-        if self.tls is None:
-            octets = self._early + octets
-            if not self._begin(octets):
-                self._early = octets
-                return None
-            self._early = b""
         try:
+            if self.tls is None:
+                octets = self._early + octets
+                if not self._begin(octets):
+                    self._early = octets if self.error is None else b""
+                    return None
+                self._early = b""
             return self._shake(octets)
         except (ssl.SSLError, OSError, ValueError) as error:
             self._fail(error)

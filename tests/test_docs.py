@@ -241,7 +241,7 @@ def test_the_deadlines_that_are_told_are_those_of_the_options() -> None:
     for name, default in told.items():
         assert float(default) == OPTIONS[name].default, name
     deadlines = {one.name for one in OPTIONS.values() if one.group.value == "Deadlines"}
-    assert set(told) == {name for name in deadlines if OPTIONS[name].is_available}
+    assert set(told) == deadlines
 
 
 def test_the_bounds_that_are_told_are_those_of_the_source() -> None:

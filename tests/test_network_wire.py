@@ -21,7 +21,7 @@ from clients import Client, Sink, greets, until
 from hook_kit import BODY, END, MAIL, RCPT
 from rows import COUNTERS_OFF, DEFAULTS, EH, FIN, RST, TX, Hooks, one_way
 
-from fastsmtp import MessageAborted, SMTPError, SMTPServer, _connection
+from fastsmtp import MessageAborted, SMTPError, SMTPServer, _link
 from fastsmtp.testing import running
 
 row = pytest.mark.row
@@ -221,7 +221,7 @@ def test_an_out_of_band_octet_never_shifts_the_stream(run: Any) -> None:
 def test_a_client_that_does_not_close_behind_quit_is_cut(
     run: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(_connection, "LINGER", 0.05)
+    monkeypatch.setattr(_link, "LINGER", 0.05)
 
     async def scenario() -> None:
         closes: list[Any] = []

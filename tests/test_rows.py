@@ -35,10 +35,6 @@ def family(name: str) -> list[str]:
 # What a row waits for -> the rows that need no test before it is there. Some have tests already, of
 # the part that does not wait. Rows only ever leave this table.
 WAITING = {
-    "TLS": [*family("TLS"), "HOOK-14", "MEM-03", "OPS-01", "SLOW-04", "SLOW-11"],
-    "AUTH": [*family("AUTH"), "LINE-07", "SLOW-07"],
-    "PROXY": [*family("PROXY"), "SLOW-02", "SLOW-03"],
-    "XCLIENT and XFORWARD": family("XCL"),
     "nightly: memory that runs out at each allocation": ["MEM-07"],
     "a restart of workers that share a socket": ["OPS-04"],
     "processors of several generations": ["OPS-15"],

@@ -74,6 +74,8 @@ def wait_for_refusal(port: int) -> None:
     while True:
         try:
             socket.create_connection(("127.0.0.1", port)).close()
+        except ConnectionResetError:
+            continue  # it was in the queue of a socket that closes
         except ConnectionRefusedError:
             return
 

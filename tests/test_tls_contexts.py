@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from conftest import Run
 from cryptography import x509
 from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec, ed25519
@@ -21,6 +22,7 @@ from tls_kit import (
     TLS12,
     MemoryClient,
     Pair,
+    TLSClient,
     authority,
     ca_pem,
     certified,
@@ -161,6 +163,7 @@ def test_an_encrypted_key_without_its_password_asks_nobody() -> None:
 def test_options_that_make_no_sense_together() -> None:
     own = pair()._asdict()
     assert "needs 'ca'" in refusal(**own, request_cert=True)
+    assert "for clients" in refusal(ssl_context=ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT))
     assert "'min_version'" in refusal(**own, min_version="TLSv1.3", max_version="TLSv1.2")
     assert "no cipher in 'NONSENSE'" in refusal(**own, ciphers="NONSENSE")
     assert "'ca'" in refusal(**own, ca=b"-----BEGIN CERTIFICATE-----\nAAAA\n")
@@ -510,6 +513,25 @@ def test_without_a_certificate_one_is_made_where_tls_is_wanted(
     assert isinstance(certificate.public_key(), ec.EllipticCurvePublicKey)
     names = certificate.extensions.get_extension_for_class(x509.SubjectAlternativeName).value
     assert names.get_values_for_type(x509.DNSName) == ["srv.test"]
+
+
+def test_a_listener_may_want_tls_where_the_server_has_none(run: Run) -> None:
+    async def main() -> None:
+        server = SMTPServer(**DEFAULTS)
+        await server.listen(0, "127.0.0.1")
+        await server.listen(0, "127.0.0.1", secure=True)
+        plain, secure = server.addresses()
+        async with await TLSClient.implicit(secure, client_context(ca=None)) as client:
+            assert await client.reply() == "220"
+            assert await client.ask(b"STARTTLS\r\n") == "503 5.5.1"
+        async with await TLSClient.greeted(plain) as client:
+            assert isinstance(client, TLSClient)
+            assert await client.ask(b"STARTTLS\r\n") == "220 2.0.0"
+            await client.upgrade(client_context(ca=None))
+            assert await client.ask(EH) == "250"
+        await server.close()
+
+    run(main())
 
 
 def test_without_the_library_that_is_an_error_that_names_both_ways_out(

@@ -241,6 +241,71 @@ def test_deadlines_inside_are_those_outside() -> None:
         assert client.tls.ended
 
 
+@row("MEM-01", "SLOW-08")
+def test_a_body_whose_hook_lags_is_not_read() -> None:
+    streams: list[Any] = []
+
+    def on_data(stream: Any, session: Any, callback: Any) -> None:
+        streams.append((stream, callback))
+
+    with Wire(**secure(on_data=on_data)) as wire:
+        client = MemoryClient(wire)
+        tls = client.handshake()
+        client.say(EH)
+        client.say(TX + b"DATA\r\n")
+        sent = 0
+        while wire.transport.reading and sent < 1_000_000:
+            sent += 30_000
+            wire.send(tls.encrypt(b"x" * 30_000))
+        assert sent == 90_000  # the read that crossed 64 KiB is the last
+        got: list[bytes] = []
+        wire.loop.step(lambda: streams[0][0].consume(got.append, streams[0][1]))
+        assert wire.transport.reading
+        assert codes(client.say(b"\r\n.\r\n")) == ["250 2.6.0"]
+        assert b"".join(got) == b"x" * sent + b"\r\n"
+
+
+@row("TLS-18", "SLOW-08")
+def test_a_client_that_takes_nothing_is_not_read() -> None:
+    with Wire(**secure(max_junk_commands=0)) as wire:
+        client = MemoryClient(wire)
+        tls = client.handshake()
+        client.say(EH)
+        wire.stop_reading()
+        wire.send(tls.encrypt(b"HELP\r\n" * 2000))
+        assert not wire.transport.reading
+        assert wire.transport.get_write_buffer_size() < 80_000
+        wire.take()
+        assert wire.transport.reading
+
+
+class KeyUpdates:
+    """A pump whose client asks for new keys and says nothing else."""
+
+    error = None
+    ended = False
+
+    def receive(self, data: bytes) -> bytes:
+        return b""
+
+    def take_output(self) -> bytes:
+        return b"k" * 70_000
+
+
+@row("TLS-18")
+def test_a_client_that_asks_for_keys_and_takes_none_is_not_read() -> None:
+    with Wire(**secure()) as wire:
+        MemoryClient(wire).handshake()
+        wire.stop_reading()
+        connection = wire.connection
+        real = connection._pump
+        wire.loop.step(lambda: connection._answer_tls(KeyUpdates(), b"records"))
+        assert not wire.transport.reading
+        assert connection._pump is real
+        wire.take()
+        assert wire.transport.reading
+
+
 @row("TLS-15")
 def test_the_rate_of_a_body_counts_plaintext() -> None:
     def on_data(stream: Any, session: Any, callback: Any) -> None:

@@ -208,15 +208,22 @@ def test_behind_it_the_engine_is_as_if_the_client_had_said_nothing(
     assert different <= {"dialogue.first_line", "dialogue.watch"}
 
 
-@row("TLS-07")
+@row("TLS-07", "XCL-08", "AUTH-15")
 def test_a_transaction_ends_by_it_and_the_client_greets_again() -> None:
-    with served() as client:
-        client.wire.send(EH, TX)
+    def on_auth(auth: Any, session: Any, callback: Any) -> None:
+        callback(None, {"user": auth.username})
+
+    trusted = ["192.0.2.0/24"]
+    with served(use_xclient=trusted, use_xforward=trusted, on_auth=on_auth) as client:
         session = client.wire.session
-        session.user = "somebody"
-        session.xclient = {"HELO": "h", "PROTO": "ESMTP", "LOGIN": "l", "ADDR": "a", "NAME": "n"}
-        session.xforward = {"NAME": "x"}
-        client.wire.connection._dialogue.authenticated = True
+        said = b"XCLIENT ADDR=192.0.2.9 NAME=n.example HELO=h PROTO=ESMTP LOGIN=l\r\n"
+        client.wire.receive()
+        assert codes(client.wire.send(said)) == ["220"]
+        assert codes(client.wire.send(EH)) == ["250"]
+        assert codes(client.wire.send(b"XFORWARD NAME=x\r\n")) == ["250 2.0.0"]
+        assert session.user == "l"
+        client.wire.send(TX)
+        before = {name: session.xclient[name] for name in session.xclient if ":" in name}
         assert client.starttls() == "220 2.0.0"
         client.handshake()
         assert session.secure
@@ -224,7 +231,7 @@ def test_a_transaction_ends_by_it_and_the_client_greets_again() -> None:
         assert session.servername == "srv.test"
         assert session.user is None
         assert not client.wire.connection._dialogue.authenticated
-        assert session.xclient == {"ADDR": "a", "NAME": "n"}
+        assert session.xclient == {"ADDR": "192.0.2.9", "NAME": "n.example", **before}
         assert session.xforward == {}
         assert session.envelope.mail_from is None
         assert session.envelope.rcpt_to == []

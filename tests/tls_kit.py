@@ -167,10 +167,12 @@ class MemoryClient:
         self.plain += answer
         return codes(answer)[-1]
 
-    def handshake(self, cuts: int = 0) -> MemoryTLS:
-        """Go through the handshake; cuts: octets of each segment, 0 for whole flights."""
+    def handshake(self, cuts: int = 0, before: bytes = b"") -> MemoryTLS:
+        """Go through the handshake; cuts: octets of each segment, 0 for whole flights. before: sent
+        in clear, in one stream with the first flight.
+        """
         self.tls = MemoryTLS(**self._tls)
-        flight = self.tls.shake()
+        flight = before + self.tls.shake()
         while flight:
             answer = self.wire.send(*cut(flight, cuts))
             flight = self.tls.shake(answer) if answer else b""

@@ -109,9 +109,13 @@ async def serve() -> None:
         size=1024,
         hide_starttls=True,
         on_connect=on_connect,
+        on_auth=on_auth,
+        on_scram=on_scram,
         on_mail_from=on_mail_from,
         on_rcpt_to=on_rcpt_to,
         on_data=on_data,
     )
     await server.listen(2525, host="127.0.0.1")
+    await server.listen(4650, host="127.0.0.1", secure=True)
+    server.update_secure_context(key="key.pem", cert="cert.pem")
     await server.close()
