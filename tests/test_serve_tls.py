@@ -255,6 +255,24 @@ def test_swaks_logs_in_and_sends(gateway: Gateway, maildir: Path, at: int) -> No
 # --- passwords ---
 
 
+@row("AUTH-13")
+def test_no_password_is_in_what_it_says_however_much_that_is(maildir: Path, files: Files) -> None:
+    with Gateway(maildir, "-v", *files.options, listen=LISTEN) as gateway:
+        for method in ("PLAIN", "LOGIN"):
+            for password in (PASSWORD, PASSWORD + "-wrong"):
+                with client_of(gateway, SMTPS) as client:
+                    client.user, client.password = "anne", password
+                    try:
+                        client.auth(method, getattr(client, f"auth_{method.lower()}"))
+                    except smtplib.SMTPAuthenticationError:
+                        pass
+        assert gateway.stop() == 0
+    said = "\n".join(gateway.out.all + gateway.err.all)
+    assert said.count("AUTH ") >= 4
+    for secret in (PASSWORD, HASH, "Y2FuYXJ5", "AGFubmUAY2FuYXJ5"):
+        assert secret not in said
+
+
 @row("AUTH-12")
 def test_a_flood_of_logins_is_put_off_and_mail_goes_on(maildir: Path, files: Files) -> None:
     # Dear enough that not even the first is done before the last has come.
