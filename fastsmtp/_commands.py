@@ -97,7 +97,7 @@ _TABLE: Final[dict[Verb, Row]] = {
     Verb.VRFY: Row(handle_vrfy, _OK, _LATER),
     Verb.HELP: Row(handle_help, _OK, _LATER),
     Verb.QUIT: Row(handle_quit, _OK, Flag.NONE),
-    Verb.AUTH: Row(handle_auth, _not_after(replies.IN_TRANSACTION), Flag.SYNC),
+    Verb.AUTH: Row(handle_auth, _not_after(replies.IN_TRANSACTION), Flag.UPGRADE | Flag.SYNC),
     Verb.AUTH_LINE: Row(handle_auth_line, _OK, Flag.SYNC),
     Verb.STARTTLS: _NOT_IMPLEMENTED,  # where TLS is not configured
     # Trust comes before the state, so the handler looks at both.
