@@ -29,7 +29,7 @@ from fastsmtp._sasl import (
     response_of,
     type_step,
 )
-from fastsmtp._scram import Scram, are_usable_keys, decoy_keys
+from fastsmtp._scram import BINDINGS, Scram, are_usable_keys, decoy_keys
 from fastsmtp._state import State
 from fastsmtp.errors import SMTPError
 from fastsmtp.options import Options
@@ -132,10 +132,15 @@ def _is_protected(dialogue: Exchange) -> bool:
 
 
 def _is_supported(dialogue: Exchange, name: str) -> bool:
-    """Whether this connection has what the mechanism needs: TLS that ends here, a certificate."""
+    """Whether this connection has what the mechanism needs: TLS that ends here, with a certificate
+    of the client, or with anything that can be bound to (RFC 5802 §6).
+    """
+    tls = dialogue.tls
     if name == "EXTERNAL":
-        return dialogue.tls is not None and dialogue.tls.verified
-    return name != "SCRAM-SHA-256-PLUS" or dialogue.tls is not None
+        return tls is not None and tls.verified
+    if name == "SCRAM-SHA-256-PLUS":
+        return tls is not None and any(tls.channel_binding(kind) for kind in BINDINGS)
+    return True
 
 
 def _offers_starttls(service: Service) -> bool:

@@ -1,4 +1,6 @@
-"""HAProxy in front of a plain server, with both versions of the PROXY header, on each loop."""
+"""HAProxy in front of a server, plain and with TLS, with both versions of the PROXY header, on each
+loop.
+"""
 
 from __future__ import annotations
 
@@ -14,6 +16,7 @@ from typing import Any
 import pytest
 from clients import PATIENCE, Client, Sink, digest, program
 from rows import EH, MAILED, TX
+from tls_kit import TLSClient, certified, pair
 
 from fastsmtp import SMTPServer
 from fastsmtp.testing import running
@@ -31,7 +34,7 @@ defaults
     timeout client 20s
     timeout server 20s
 frontend smtp
-    bind fd@{fd}
+    bind fd@{fd} {bind}
     default_backend engine
 backend engine
     server engine {host}:{port} {how}
@@ -60,13 +63,16 @@ class Seen(Sink):
 
 
 @asynccontextmanager
-async def haproxy(folder: Path, how: str, engine: Any) -> AsyncIterator[tuple[str, int]]:
+async def haproxy(
+    folder: Path, how: str, engine: Any, bind: str = ""
+) -> AsyncIterator[tuple[str, int]]:
     """Run HAProxy in front of `engine`; its listening socket is ours, so it is there at once."""
     with socket.create_server(("127.0.0.1", 0)) as listener:
         configuration = folder / "haproxy.cfg"
         host, port = engine
         fd = listener.fileno()
-        configuration.write_text(CONFIGURATION.format(fd=fd, host=host, port=port, how=how))
+        where = {"fd": fd, "host": host, "port": port}
+        configuration.write_text(CONFIGURATION.format(**where, how=how, bind=bind))
         process = await asyncio.create_subprocess_exec(
             *(HAPROXY, "-db", "-f", str(configuration)),
             pass_fds=[fd],
@@ -132,5 +138,76 @@ def test_a_client_that_talks_first_is_served_in_order(run: Any, way: str, tmp_pa
                 assert await client.ask(b"QUIT\r\n") == "221 2.0.0"
                 await client.close()
         assert len(sink.addresses) == len(set(sink.addresses)) == 20
+
+    run(scenario())
+
+
+async def send_one(client: TLSClient, text: bytes) -> None:
+    """One message, behind the greeting."""
+    client.send(TX + b"DATA\r\n")
+    assert await client.replies(3) == [*MAILED, "354"]
+    assert await client.ask(text + b".\r\n") == "250 2.6.0"
+    assert await client.ask(b"QUIT\r\n") == "221 2.0.0"
+    assert await client.rest() == []
+
+
+@pytest.mark.row("PROXY-08", "TLS-26")
+@pytest.mark.parametrize("way", WAYS)
+@pytest.mark.parametrize("kind", ["implicit", "STARTTLS"])
+def test_tls_ends_at_the_server_behind_haproxy(
+    run: Any, way: str, kind: str, tmp_path: Path
+) -> None:
+    """Header and ClientHello come in one segment wherever the client was quick enough."""
+    how, version = WAYS[way]
+    text = b"Subject: x\r\n\r\n" + b"text\r\n" * 50_000
+
+    async def scenario() -> None:
+        sink = Seen()
+        server = sink.server(**certified(secure=kind == "implicit"))
+        async with running(server) as engine, haproxy(tmp_path, how, engine) as balancer:
+            if kind == "implicit":
+                client = await TLSClient.implicit(balancer)
+                assert await client.reply() == "220"
+                assert await client.ask(EH) == "250"
+            else:
+                client = await TLSClient.upgraded(balancer)
+            async with client:
+                own = client.writer.get_extra_info("sockname")[:2]
+                await send_one(client, text)
+        (proxy,) = sink.proxies
+        assert sink.addresses == [tuple(own)]
+        assert (proxy["version"], proxy["command"]) == (version, "PROXY")
+        assert [(told.digest, told.kind) for told in sink.arrived] == [(digest(text), "ESMTPS")]
+
+    run(scenario())
+
+
+@pytest.mark.row("PROXY-07", "PROXY-08")
+@pytest.mark.parametrize("secured", [True, False])
+def test_tls_ends_at_haproxy_which_tells_of_it(run: Any, secured: bool, tmp_path: Path) -> None:
+    own = pair()
+    (tmp_path / "pem").write_bytes(own.cert + own.key)
+
+    async def scenario() -> None:
+        sink = Seen()
+        bind = f"ssl crt {tmp_path / 'pem'}"
+        how = "send-proxy-v2-ssl-cn proxy-v2-options ssl,cert-cn,authority"
+        server = sink.server(secured=secured)
+        async with (
+            running(server) as engine,
+            haproxy(tmp_path, how, engine, bind) as balancer,
+            await TLSClient.implicit(balancer) as client,
+        ):
+            assert await client.reply() == "220"
+            assert await client.ask(EH) == "250"
+            client.send(TX + b"DATA\r\n")
+            assert await client.replies(3) == [*MAILED, "354"]
+            assert await client.ask(b"x\r\n.\r\n") == "250 2.6.0"
+        (proxy,) = sink.proxies
+        assert proxy["ssl"]["version"] == "TLSv1.3"
+        assert proxy["ssl"]["client"] & 1
+        assert proxy["authority"] == "srv.test"
+        # What the header says secures nothing; that is for the operator to say.
+        assert [told.kind for told in sink.arrived] == ["ESMTPS" if secured else "ESMTP"]
 
     run(scenario())
