@@ -30,10 +30,10 @@ define compile
 	done
 endef
 
-.PHONY: help build debug sanitize test cov fuzz lint format types stubs check bench load docs dist clean
+.PHONY: help build debug sanitize test cov fuzz lint format types stubs check bench load load-tls docs dist clean
 
 help:
-	@echo "build debug sanitize - test cov fuzz - lint types stubs - check - bench load docs dist clean"
+	@echo "build debug sanitize - test cov fuzz - lint types stubs - check - bench load load-tls docs dist clean"
 
 build:
 	$(call compile,release)
@@ -117,6 +117,10 @@ bench: build
 # End to end beside Postfix's smtp-sink; LOAD_ARGS="--profile keep --rounds 9".
 load: build
 	$(PYTHON) bench/load/run.py $(LOAD_ARGS)
+
+# TLS beside uvloop's own, and beside none.
+load-tls: build
+	$(PYTHON) bench/load/tls.py $(LOAD_ARGS)
 
 # Pages that are made from the source, then the site once there is one, then the examples.
 docs:

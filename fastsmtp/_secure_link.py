@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable
+from typing import Final
 
 from fastsmtp._admission import Server
 from fastsmtp._link import Link
@@ -17,6 +18,8 @@ from fastsmtp._tls_pump import Pump
 from fastsmtp._tls_socket import TLSSocket
 
 __all__ = ["SecureLink"]
+
+PIECE: Final = 60 * 1024  # octets of ciphertext at a time
 
 
 class SecureLink(Link):
@@ -111,8 +114,19 @@ class SecureLink(Link):
     # Octets.
 
     def _take_ciphertext(self, data: bytes) -> None:
-        if self._pump is not None:
-            self._answer_tls(self._pump, data)
+        """Octets of a read, by pieces: plaintext as large as a read, beside that read, is so much
+        memory that the allocator would give it back to the system, and fault it in again, each time.
+        """
+        pump = self._pump
+        if pump is None:
+            return
+        if len(data) <= PIECE:
+            self._answer_tls(pump, data)
+            return
+        for start in range(0, len(data), PIECE):
+            self._answer_tls(pump, data[start : start + PIECE])
+            if self._dialogue.closing or self._entry is None:
+                return  # what comes behind is dropped, as that of later reads is
 
     def _answer_tls(self, pump: Pump, data: bytes) -> None:
         plaintext = pump.receive(data)

@@ -23,7 +23,7 @@ __all__ = ["Pump"]
 
 RECORD: Final = 16 * 1024  # octets of plaintext in a record at most (RFC 8446 §5.1)
 SLICE: Final = 12 * 1024
-SCRATCH: Final = 256 * 1024  # as much as one read brings
+SCRATCH: Final = 96 * 1024  # more than comes out of what is received at a time
 MAX_FLIGHT: Final = 256 * 1024  # octets that a client may send before the handshake has ended
 
 type_choose = Callable[[str], ssl.SSLContext]
