@@ -42,13 +42,13 @@ def by_name(auth: Any, session: Any, callback: Callable[..., object]) -> None:
 
 
 def inside(wire: Wire, **client: Any) -> MemoryClient:
-    """A client that has done the handshake, by the way that the server wants, and has not greeted."""
-    made = MemoryClient(wire, **client)
+    """A client that has done the handshake the way the server wants, and has not greeted since."""
+    found = MemoryClient(wire, **client)
     if not wire.server.options.secure:
-        assert made.greet() == "220 2.0.0"
-    made.handshake()
-    made.hear()
-    return made
+        assert found.greet() == "220 2.0.0"
+    found.handshake()
+    found.hear()
+    return found
 
 
 def offered(greeting: bytes) -> list[str]:
