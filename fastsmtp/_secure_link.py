@@ -115,7 +115,8 @@ class SecureLink(Link):
 
     def _take_ciphertext(self, data: bytes) -> None:
         """Octets of a read, by pieces: plaintext as large as a read, beside that read, is so much
-        memory that the allocator would give it back to the system, and fault it in again, each time.
+        memory that the allocator would give it back to the system, and fault it in again, each
+        time.
         """
         pump = self._pump
         if pump is None:
