@@ -132,7 +132,7 @@ def test_the_time_for_the_handshake_begins_behind_the_header() -> None:
         assert codes(client.hear()) == ["220"]
 
 
-@row("PROXY-11", "FLOOD-08")
+@row("PROXY-11")
 def test_one_client_of_a_host_too_many_is_cut_before_its_handshake() -> None:
     with behind(max_clients_per_host=1) as first:
         client = MemoryClient(first)

@@ -79,7 +79,7 @@ def installed() -> Installed:
         return Installed(folder, "")
     BUILD.mkdir(exist_ok=True)
     with tempfile.TemporaryDirectory(dir=BUILD) as scratch:
-        quiet = ["--ignore-scripts", "--no-audit", "--no-fund", "--no-save"]
+        quiet = ["--ignore-scripts", "--no-audit", "--no-fund", "--no-save", "--no-update-notifier"]
         place = ["--prefix", f"{scratch}/new", "--cache", f"{scratch}/cache"]
         command = [NPM, "install", *quiet, *place, "--fetch-retries=0", f"nodemailer@{VERSION}"]
         try:
