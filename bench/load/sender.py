@@ -78,7 +78,8 @@ def mail(port: int, count: int, context: ssl.SSLContext | None, octets: int) -> 
         expect(client, b"221 ")
 
 
-def main(kind: str, port: int, count: int, connections: int, octets: int, plain: bool) -> None:
+def main(kind: str, *numbers: int, plain: bool) -> None:
+    port, count, connections, octets = numbers
     context = None if plain else client_context()
     shares = [
         count // connections + (number < count % connections) for number in range(connections)
@@ -94,4 +95,5 @@ def main(kind: str, port: int, count: int, connections: int, octets: int, plain:
 
 
 if __name__ == "__main__":
-    main(sys.argv[1], *(int(number) for number in sys.argv[2:6]), plain=sys.argv[6:] == ["plain"])
+    numbers = [int(number) for number in sys.argv[2:6]]
+    main(sys.argv[1], *numbers, plain=sys.argv[6:] == ["plain"])

@@ -60,7 +60,7 @@ class Profile(NamedTuple):
     kind: str
     what: str
     beside: str
-    count: int  # messages or connections of one sample
+    times: int  # messages or connections of one sample
     connections: int
     octets: int
     by_rate: bool = False
@@ -207,7 +207,7 @@ def measure(given: argparse.Namespace) -> dict[str, Any]:
                     lambda: send(profile, count, server, port, client_core),
                 )
 
-            count = max(profile.connections, int(profile.count * given.scale))
+            count = max(profile.connections, int(profile.times * given.scale))
             warm_up = max(profile.connections, count // 10)
             rounds = interleaved(sample, profile.servers, count, warm_up, given.rounds, until)
             if not rounds:
