@@ -20,6 +20,7 @@ from fastsmtp._mechanisms import CramMD5, External, Login, OAuthBearer, Plain, X
 from fastsmtp._parser import Verb
 from fastsmtp._sasl import (
     Auth,
+    AuthResponse,
     Challenge,
     End,
     Mechanism,
@@ -44,6 +45,7 @@ __all__ = [
     "handle_auth",
     "handle_auth_line",
     "is_auth_possible",
+    "login_verdict",
     "usable_mechanisms",
 ]
 
@@ -291,23 +293,31 @@ def _keys_answered(dialogue: Exchange, answer: Answer) -> None:
 def _auth_answered(dialogue: Exchange, answer: Answer) -> None:
     """`on_auth` has answered."""
     attempt = dialogue.attempt
-    default = attempt.mechanism.default_refusal
-    if answer.failed:
-        _finish(dialogue, replies.LOCAL_ERROR)
-        return
-    response = response_of(answer.result)
-    if answer.error is not None:
-        data = None if response is None else response.data
-        _refuse(dialogue, _rejection(dialogue, answer.error, default), data)
-    elif response is None:
-        dialogue.report(TypeError(f"on_auth answered with {type(answer.result)}"))
-        _finish(dialogue, replies.LOCAL_ERROR)
-    elif response.has_user:
+    response, refusal = login_verdict(dialogue, answer, attempt.mechanism.default_refusal)
+    if refusal is not None:
+        _refuse(dialogue, refusal, response.data)
+    else:
         attempt.user = response.user
         _go_on(dialogue, attempt.mechanism.accept())
-    else:
-        error = SMTPError(response.message or "", response.response_code)
-        _refuse(dialogue, _rejection(dialogue, error, default), response.data)
+
+
+def login_verdict(
+    dialogue: Exchange, answer: Answer, default: Reply
+) -> tuple[AuthResponse, Reply | None]:
+    """Return what `on_auth` answered, and the reply that refuses; None: the client is that user."""
+    nothing = AuthResponse()
+    if answer.failed:
+        return nothing, replies.LOCAL_ERROR
+    response = response_of(answer.result)
+    if answer.error is not None:
+        return response or nothing, _rejection(dialogue, answer.error, default)
+    if response is None:
+        dialogue.report(TypeError(f"on_auth answered with {type(answer.result)}"))
+        return nothing, replies.LOCAL_ERROR
+    if response.has_user:
+        return response, None
+    error = SMTPError(response.message or "", response.response_code)
+    return response, _rejection(dialogue, error, default)
 
 
 def _rejection(dialogue: Exchange, error: BaseException, default: Reply) -> Reply:

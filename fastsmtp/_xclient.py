@@ -14,15 +14,14 @@ from ipaddress import IPv4Address, IPv6Address
 from typing import Any, Final
 
 from fastsmtp import replies
-from fastsmtp._answers import Stage, rejection
+from fastsmtp._auth import login_verdict
 from fastsmtp._exchange import Exchange
 from fastsmtp._grammar import decode_xtext
 from fastsmtp._hooks import Answer
 from fastsmtp._log import clean, logger
-from fastsmtp._sasl import Auth, AuthResponse, response_of
+from fastsmtp._sasl import Auth, AuthResponse
 from fastsmtp._state import State
 from fastsmtp._verbs import connect
-from fastsmtp.errors import SMTPError
 from fastsmtp.replies import Reply
 
 __all__ = ["handle_xclient", "handle_xforward", "xclient_offer", "xforward_offer"]
@@ -171,23 +170,11 @@ def handle_xclient(dialogue: Exchange, argument: bytes) -> None:
 
 def _login_answered(dialogue: Exchange, answer: Answer, found: type_attributes) -> None:
     """`on_auth` has answered: one who cannot be who it was said to be is not served at all."""
-    reply: Reply | None = None
-    error = answer.error
-    response = None
-    if not answer.failed and error is None:
-        response = response_of(answer.result)
-        if response is None:
-            dialogue.report(TypeError(f"on_auth answered with {type(answer.result)}"))
-        elif response.has_user:
-            _apply(dialogue, found, response)
-            return
-        else:
-            error = SMTPError(response.message or "", response_code=response.response_code)
-    if not answer.failed and error is not None:
-        enhanced = dialogue.service.enhanced
-        refused = replies.LOGIN_REFUSED
-        reply = rejection(error, Stage.AUTH, refused, enhanced=enhanced, utf8=False)
-    dialogue.reply_and_close(reply or replies.LOCAL_ERROR)
+    response, refusal = login_verdict(dialogue, answer, replies.LOGIN_REFUSED)
+    if refusal is None:
+        _apply(dialogue, found, response)
+    else:
+        dialogue.reply_and_close(refusal)
 
 
 def _apply(dialogue: Exchange, found: type_attributes, response: AuthResponse | None) -> None:
