@@ -27,7 +27,7 @@ MODE = "coverage" if COVERAGE else "sanitize" if SANITIZE else "debug" if DEBUG 
 # The parser is Cython. What runs for every command is Python whose types stand in a .pxd beside it:
 # the same file is linted and type-checked as Python, and compiled to C. The .py stays in the wheel,
 # for tracebacks; Python prefers the compiled module. tests/compiled.py reads both lists.
-CYTHON = ["_parser.pyx", "_grammar.pyx", "_proxy.pyx"]
+CYTHON = ["_parser.pyx", "_grammar.pyx", "_proxy.pyx", "_sockets.pyx"]
 PYTHON = [
     "_clock.py",
     "_link.py",
@@ -117,7 +117,7 @@ def compiled(
             f"fastsmtp.{source.partition('.')[0]}",
             [f"fastsmtp/{source}"],
             include_dirs=["fastsmtp"],
-            depends=["fastsmtp/_scan.h"],
+            depends=["fastsmtp/_scan.h", "fastsmtp/_epoll.h"],
             define_macros=macros,
             extra_compile_args=flags,
             extra_link_args=link,

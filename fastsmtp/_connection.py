@@ -21,6 +21,7 @@ from fastsmtp._log import logger
 from fastsmtp._networks import peer_address
 from fastsmtp._prelude import Prelude
 from fastsmtp._secure_link import SecureLink
+from fastsmtp._sockets import SocketTransport
 from fastsmtp._tasks import HookTasks, warn_of_stall
 from fastsmtp._tls import ListenerTLS
 from fastsmtp._writing import WriteWatch
@@ -76,12 +77,8 @@ class Connection(SecureLink):
         self._transport = cast("asyncio.Transport", transport)
         self._watch = WriteWatch(self._transport, self._server.service.options.write_timeout)
         session = self.session
-        sock = transport.get_extra_info("socket")
-        unix = sock is not None and sock.family == getattr(socket, "AF_UNIX", None)
-        peer, own = _socket_name(transport, "peername"), _socket_name(transport, "sockname")
-        self._peer, session.remote_port = peer_address(peer)
-        session.remote_address = self._peer
-        session.local_address, session.local_port = peer_address(own)
+        unix = self._take_names(session)
+        self._peer = session.remote_address
         dialogue = self._dialogue
         dialogue.is_unix = unix
         dialogue.remote_address = self._peer
@@ -95,6 +92,21 @@ class Connection(SecureLink):
             self._await_header()
         else:
             self._let_in(None if unix else session.remote_address)
+
+    def _take_names(self, session: Session) -> bool:
+        """Take the addresses of both ends; True: it is a UNIX socket."""
+        transport = self._transport
+        if isinstance(transport, SocketTransport):
+            session.remote_address = transport.peer_address
+            session.remote_port = transport.peer_port
+            session.local_address = transport.own_address
+            session.local_port = transport.own_port
+            return transport.is_unix()
+        peer, own = _socket_name(transport, "peername"), _socket_name(transport, "sockname")
+        session.remote_address, session.remote_port = peer_address(peer)
+        session.local_address, session.local_port = peer_address(own)
+        sock = transport.get_extra_info("socket")
+        return sock is not None and sock.family == getattr(socket, "AF_UNIX", None)
 
     def data_received(self, data: bytes) -> None:
         """Take what was read: to the dialogue, or to what stands before it."""

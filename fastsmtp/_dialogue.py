@@ -200,6 +200,8 @@ class Dialogue(Exchange):
 
     def release(self) -> None:
         """The connection and its hooks have ended: let go of what refers back to this object."""
+        if self.content.message is not None:
+            self.content.message.stream.let_go()  # a hook may keep it, and may never have read it
         self.content.reset()
         self.waiting = self.late = self.attempt = None
         self.host = NOBODY

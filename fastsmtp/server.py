@@ -21,10 +21,11 @@ from fastsmtp._auth import is_auth_possible
 from fastsmtp._connection import Connection
 from fastsmtp._handshakes import Handshakes
 from fastsmtp._hooks import HOOK_ARGUMENTS, Hooks
-from fastsmtp._listener import Listener, bind_tcp, bind_unix, check_place
+from fastsmtp._listener import Listener, bind_tcp, bind_unix, check_place, own_sockets
 from fastsmtp._log import logger
 from fastsmtp._lookup import ReverseLookup
 from fastsmtp._service import Service
+from fastsmtp._sockets import Sockets
 from fastsmtp._tasks import warn_of_stall
 from fastsmtp._tls import ListenerTLS, ServerTLS
 from fastsmtp.options import Options, parse_options
@@ -75,6 +76,7 @@ class SMTPServer:
         self._cuts: list[asyncio.TimerHandle] = []
         self._at_once = False  # a second signal came
         self._loop: asyncio.AbstractEventLoop | None = None
+        self._sockets: Sockets | None = None  # None: those of the loop
 
     def __setattr__(self, name: str, value: Any) -> None:
         if name in HOOK_ARGUMENTS:
@@ -114,12 +116,12 @@ class SMTPServer:
         check_place(port, host, path, sock)
         if self._closing is not None:
             raise RuntimeError("the server is closed")
-        self._loop = asyncio.get_running_loop()
+        self._use_loop(asyncio.get_running_loop())
         bound = await self._bound(port, host, path, sock)
         try:
             tls = self._tls_of_listener(self._options.secure if secure is None else secure)
             for listener in bound:
-                await listener.open(lambda: self._new_connection(tls))
+                await listener.open(lambda: self._new_connection(tls), self._sockets)
         except BaseException:
             for listener in bound:
                 listener.close()
@@ -132,6 +134,11 @@ class SMTPServer:
         self._warn_of_impossible_demand()
         if callback is not None:
             callback()
+
+    def _use_loop(self, loop: asyncio.AbstractEventLoop) -> None:
+        if loop is not self._loop:
+            self._loop = loop
+            self._sockets = own_sockets(loop)
 
     async def _bound(
         self, port: int | None, host: str | None, path: str | None, sock: socket.socket | None

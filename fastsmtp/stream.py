@@ -201,7 +201,7 @@ class DataStream:
             if self._aborted is None:
                 self._aborted = "answered"
         self.abort("answered")
-        self._let_go()
+        self.let_go()
 
     def _taken(self) -> bytes:
         assert self._pieces is not None
@@ -219,10 +219,10 @@ class DataStream:
         if on_end is not None:
             on_end(None if self._aborted is None else MessageAborted(self._aborted))
         if self._has_consumer or self._aborted is not None:
-            self._let_go()
+            self.let_go()
         self._wake()
 
-    def _let_go(self) -> None:
+    def let_go(self) -> None:
         """These are bound to what holds this stream, or holds the connection."""
         self._on_room = _nothing
         self._on_failure = _pass_on

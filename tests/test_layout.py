@@ -34,7 +34,7 @@ LEVELS = (
     {
         *("_client_hello", "_pem", "_self_signed", "_verifying"),
         *("_tls", "_tls_pump", "_tls_socket", "_handshakes"),
-        *("_balancer", "_lookup", "_admission", "_prelude", "_listener"),
+        *("_balancer", "_lookup", "_admission", "_prelude", "_sockets", "_listener"),
         *("_tasks", "_writing", "_link", "_secure_link", "_connection"),
     },
     {"server"},
@@ -405,7 +405,9 @@ def python_functions(path: Path) -> Iterator[tuple[str, int]]:
             yield node.name, length
 
 
-CYTHON_FUNCTION = re.compile(r"^(\s*)(?:async\s+)?(?:cdef|cpdef|def)\s+[^=\n]*?(\w+)\s*\(")
+CYTHON_FUNCTION = re.compile(
+    r"^(\s*)(?:async\s+)?(?:cdef|cpdef|def)\s+(?!class\b)[^=\n]*?(\w+)\s*\("
+)
 DOCSTRING = re.compile(r'^\s*r?"""(?:(?!""").)*"""\s*$', re.DOTALL | re.MULTILINE)
 
 
