@@ -95,7 +95,7 @@ class Connection(SecureLink):
 
     def _take_names(self, session: Session) -> bool:
         """Take the addresses of both ends; True: it is a UNIX socket."""
-        transport = self._transport
+        transport: asyncio.Transport | SocketTransport = self._transport
         if isinstance(transport, SocketTransport):
             session.remote_address = transport.peer_address
             session.remote_port = transport.peer_port
