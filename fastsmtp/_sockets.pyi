@@ -1,11 +1,14 @@
 import asyncio
 import socket
 from collections.abc import Callable
-from typing import Any, Final, final
+from typing import Any, Final, Self, final
+
+from typing_extensions import disjoint_base
 
 AVAILABLE: Final[bool]
 PAUSE: Final[float]
 
+@disjoint_base
 class Handle:
     def __init__(self) -> None: ...
 
@@ -40,5 +43,5 @@ class SocketTransport(Handle):
 
 @final
 class Sockets:
-    def __init__(self, loop: asyncio.AbstractEventLoop) -> None: ...
+    def __new__(cls, loop: asyncio.AbstractEventLoop) -> Self: ...
     def listen(self, sock: socket.socket, factory: Callable[[], asyncio.Protocol]) -> Acceptor: ...

@@ -159,7 +159,7 @@ class SMTPServer:
 
     def _warn_of_impossible_demand(self) -> None:
         possible = is_auth_possible(self.service)
-        if self.service.auth_required and not possible and len(self._listeners) == 1:
+        if self.service.rules.auth_required and not possible and len(self._listeners) == 1:
             logger.warning(
                 "authentication is required but no mechanism is usable: no mail will be accepted; "
                 "set auth_optional=True, or disable AUTH"

@@ -80,6 +80,10 @@ class Envelope:
     def dsn(self, value: EnvelopeDSN) -> None:
         self._dsn = value
 
+    @dsn.deleter
+    def dsn(self) -> None:
+        raise AttributeError("dsn can be replaced, not deleted")
+
     def __repr__(self) -> str:
         return f"<Envelope from {self.mail_from!r} to {len(self.rcpt_to)} recipients>"
 
@@ -161,6 +165,14 @@ class Session:
     @envelope.setter
     def envelope(self, value: Envelope) -> None:
         self._envelope = value
+
+    @envelope.deleter
+    def envelope(self) -> None:
+        raise AttributeError("envelope can be replaced, not deleted")
+
+    def begin_envelope(self, envelope: Envelope) -> None:
+        """For the engine: `envelope` is that of the transaction that begins."""
+        self._envelope = envelope
 
     def forget_envelope(self) -> None:
         """For the engine: the next look makes a fresh one."""

@@ -8,3 +8,7 @@ cdef class DataStream:
     cpdef end(self)
     cpdef abort(self, reason)
     cpdef drop(self)
+    cpdef let_go(self)
+    cdef _tell_end(self)
+    cdef _wake(self)
+    cdef bint is_finished(self)

@@ -165,6 +165,10 @@ class DataStream:
     @property
     def finished(self) -> bool:
         """The consumer was told the end, or that there will be none."""
+        return self.is_finished()
+
+    def is_finished(self) -> bool:
+        """`finished`, as C asks for it."""
         return self._ended or self._aborted is not None
 
     def feed(self, piece: bytes) -> None:
@@ -181,13 +185,13 @@ class DataStream:
 
     def end(self) -> None:
         """The body is complete, or was cut at `size`."""
-        if not self.finished:
+        if not self.is_finished():
             self._ended = True
             self._tell_end()
 
     def abort(self, reason: str) -> None:
         """The body will never be complete, or must not be used."""
-        if not self.finished:
+        if not self.is_finished():
             self._aborted = reason
             self._tell_end()
 

@@ -16,13 +16,13 @@ from side_by_side import SideBySide
 
 # Class -> fields that outlive a transaction and a greeting.
 KEPT = {
-    "Session": {"_id", "transaction", "data", "error"},
+    "Session": {"_id", "id", "transaction", "data", "error"},
     "Dialogue": {
         *{"counters", "_transactions"},
         *{"first_line", "watch"},  # no greeting is needed to be the first line
-        *{"service", "options", "hooks", "host", "_rows"},  # not of one connection, or not changed
+        *{"service", "options", "rules", "hooks", "host"},  # not of one connection, or not changed
     },
-    "Clock": {"now", "deadline", "_credit", "_payload_seen", "_options"},
+    "Clock": {"now", "deadline", "_credit", "_payload_seen", "_rules"},
     "Content": {
         "_skipped",  # counted from the last MAIL on, which begins anew
     },
@@ -81,7 +81,7 @@ def _state_of(both: SideBySide) -> dict[str, object]:
 _SEEN = (
     *("dialogue.state", "dialogue.extended", "dialogue.waiting", "dialogue.parser.buffered"),
     *("dialogue.transaction.accepted", "dialogue.transaction.tried", "dialogue.content.message"),
-    *("dialogue.session.opening_command", "dialogue.session._envelope.rcpt_to"),
+    *("dialogue.session.opening_command", "dialogue.session.envelope.rcpt_to"),
 )
 
 

@@ -23,11 +23,11 @@ PACKAGE = ROOT / "fastsmtp"
 
 # From the bottom up: a module imports from its own level or from one before it, never in a circle.
 LEVELS = (
-    {"_parser", "_grammar", "_proxy", "_log", "_networks", "replies"},
+    {"_parser", "_grammar", "_proxy", "_native", "_log", "_networks", "replies"},
     {"errors", "_option_types", "options", "session"},
     {"_hooks", "_answers", "_extensions", "_sasl", "_saslprep", "_mechanisms", "_scram", "stream"},
     {
-        *("_state", "_clock", "_counters", "_verbs", "_starttls", "_auth", "_xclient"),
+        *("_rules", "_state", "_clock", "_counters", "_verbs", "_starttls", "_auth", "_xclient"),
         *("_transaction", "_message", "_content", "_commands", "_ehlo", "_service"),
         *("_exchange", "_dispatch", "_dialogue"),
     },

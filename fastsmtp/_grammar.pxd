@@ -1,0 +1,3 @@
+cpdef object parse_reverse_path(bytes argument, bint smtp_utf8, bint lenient)
+cpdef object parse_forward_path(bytes argument, bint smtp_utf8, bint lenient)
+cpdef bint has_parameter(bytes argument, bytes keyword) except -1
