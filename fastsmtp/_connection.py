@@ -22,7 +22,7 @@ from fastsmtp._networks import peer_address
 from fastsmtp._prelude import Prelude
 from fastsmtp._secure_link import SecureLink
 from fastsmtp._sockets import SocketTransport
-from fastsmtp._tasks import HookTasks, warn_of_stall
+from fastsmtp._tasks import STALL, HookTasks, warn_of_stall
 from fastsmtp._tls import ListenerTLS
 from fastsmtp._writing import WriteWatch
 from fastsmtp.replies import Reply
@@ -33,6 +33,9 @@ __all__ = ["Connection"]
 WRITE_HIGH_WATER: Final = 64 * 1024  # octets that the client has not taken before the pump stops
 WRITE_LOW_WATER: Final = 16 * 1024
 MANY_COMMANDS: Final = 64  # octets of a read whose replies may come near the high-water mark
+
+_MANY_COMMANDS: int = MANY_COMMANDS
+_STALL: float = STALL
 
 
 def _socket_name(transport: asyncio.BaseTransport, which: str) -> Any:
@@ -111,7 +114,7 @@ class Connection(SecureLink):
     def data_received(self, data: bytes) -> None:
         """Take what was read: to the dialogue, or to what stands before it."""
         self._reads += 1
-        if self._refused or self._dialogue.closing:
+        if self._refused or self._dialogue.is_closing():
             return  # lingering: read and dropped
         if self._entry is None:
             self._receive(data)
@@ -122,8 +125,8 @@ class Connection(SecureLink):
         """Feed the dialogue; what it has to say goes out in one write."""
         dialogue = self._dialogue
         now = self._now()
-        if len(data) > MANY_COMMANDS:
-            dialogue.unsent = self._transport.get_write_buffer_size()
+        if len(data) > _MANY_COMMANDS:
+            dialogue.unsent = self._watch.unsent()
         try:
             dialogue.receive(data, now)
         finally:
@@ -197,7 +200,8 @@ class Connection(SecureLink):
     def start_task(self, coroutine: Coroutine[Any, Any, Any], answer: Answer) -> bool:
         """Run the coroutine of a hook; False: it begins in the next turn of the loop."""
         if self._tasks is None:
-            self._tasks = HookTasks(self._loop, self._now, self._end_if_done)
+            now = self._other_clock or time.monotonic
+            self._tasks = HookTasks(self._loop, now, self._end_if_done)
         return self._tasks.start(coroutine, answer)
 
     def orphan_task(self, answer: Answer) -> None:
@@ -221,7 +225,7 @@ class Connection(SecureLink):
             raise RuntimeError("the event loop of this connection is closed")
         now = self._now()
         if not self._lost:
-            self._dialogue.unsent = self._transport.get_write_buffer_size()
+            self._dialogue.unsent = self._watch.unsent()
         try:
             self._dialogue.advance(now)
         finally:
@@ -363,7 +367,8 @@ class Connection(SecureLink):
         """Look at what the dialogue wants now. began: when it was entered."""
         dialogue = self._dialogue
         now = self._now()
-        warn_of_stall(now - began)
+        if now - began > _STALL:
+            warn_of_stall(now - began)
         octets = dialogue.take_output(now)
         if octets and not self._lost:
             self._write(octets, now)
@@ -371,7 +376,7 @@ class Connection(SecureLink):
             self._end_if_done()
             return
         if not dialogue.settled() or not self._reading:
-            if dialogue.closing:
+            if dialogue.is_closing():
                 self._close()
                 return
             if dialogue.securing and self._pump is None:

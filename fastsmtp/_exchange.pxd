@@ -51,6 +51,7 @@ cdef class Exchange(Asker):
     # transaction
     cdef public Transaction transaction
 
+    cdef bint is_closing(self)
     cpdef reply(self, Reply reply)
     cpdef reply_group(self, list group)
     cpdef reply_and_close(self, Reply reply)

@@ -113,6 +113,10 @@ class Exchange(Asker):
     @property
     def closing(self) -> bool:
         """Nothing more is read or executed; what is to be written ends the connection."""
+        return self.is_closing()
+
+    def is_closing(self) -> bool:
+        """`closing`, as C asks for it."""
         return self.state == _CLOSING
 
     # The door: every reply leaves here.

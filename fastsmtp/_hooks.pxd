@@ -1,3 +1,4 @@
+cimport cython
 from fastsmtp._native cimport thread_ident
 
 cdef int _WAITING, _ANSWERED
@@ -24,4 +25,5 @@ cdef class Hooks:
     cdef public object on_data, on_close
 
 
+@cython.locals(answer=Answer)
 cpdef Answer new_answer(Asker owner, then, unsigned long thread)

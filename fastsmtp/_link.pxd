@@ -1,10 +1,12 @@
 from fastsmtp._dialogue cimport Dialogue
+from fastsmtp._native cimport monotonic
+from fastsmtp._sockets cimport Receiver
 from fastsmtp._tls_pump cimport Pump
 from fastsmtp._writing cimport WriteWatch
 
 
-cdef class Link:
-    cdef public object _loop, _now, session, _transport, _tasks, _timer
+cdef class Link(Receiver):
+    cdef public object _loop, _other_clock, _transport, _tasks, _timer, session
     cdef public Dialogue _dialogue
     cdef public WriteWatch _watch
     cdef public Pump _pump
@@ -12,5 +14,6 @@ cdef class Link:
     cdef public Py_ssize_t _reads, _grace
     cdef public double _close_at, _cancel_at, _timer_at
 
+    cpdef double _now(self)
     cpdef _after(self, double began)
     cpdef _write(self, bytes octets, double now)

@@ -7,6 +7,7 @@ when it fires.
 from __future__ import annotations
 
 import asyncio
+import time
 from collections.abc import Callable
 from contextlib import suppress
 from math import inf
@@ -14,6 +15,8 @@ from typing import Final
 
 from fastsmtp._dialogue import Dialogue
 from fastsmtp._log import logger
+from fastsmtp._native import monotonic
+from fastsmtp._sockets import Receiver
 from fastsmtp._tasks import HookTasks
 from fastsmtp._tls_pump import Pump
 from fastsmtp._writing import WriteWatch
@@ -25,7 +28,7 @@ LINGER: Final = 5.0  # seconds from our last reply to the client's FIN
 GRACE_TURNS: Final = 8  # loop turns that a deadline waits while there is still input to read
 
 
-class Link:
+class Link(Receiver):
     """What `_connection.Connection` is made on: it says what happens, this carries it out."""
 
     session: Session
@@ -36,7 +39,7 @@ class Link:
 
     def __init__(self, loop: asyncio.AbstractEventLoop, now: Callable[[], float]) -> None:
         self._loop = loop
-        self._now = now
+        self._other_clock = None if now is time.monotonic else now
         self._reading = True
         self._reads = 0
         self._eof = False
@@ -48,6 +51,10 @@ class Link:
         self._timer: asyncio.TimerHandle | None = None
         self._timer_at = inf
         self._grace = 0
+
+    def _now(self) -> float:
+        """Seconds; on the real clock without a call of Python."""
+        return monotonic() if self._other_clock is None else self._other_clock()
 
     # What the connection does.
 

@@ -3,6 +3,10 @@
 from libc.stdint cimport uint32_t
 
 
+cdef class Receiver:
+    cpdef data_received(self, bytes data)
+
+
 cdef class Handle:
     # the descriptor, -1 from its end on; what the epoll watches it for
     cdef int fd
@@ -46,7 +50,8 @@ cdef class SocketTransport(Handle):
     cdef readonly str peer_address, own_address
     cdef readonly int peer_port, own_port
     cdef int _family
-    cdef object _protocol, _data_received, _context, _socket, _error
+    cdef Receiver _receiver  # the protocol again, if C can call it
+    cdef object _protocol, _context, _socket, _error
     # what the client has not taken: the first piece from `_offset` on
     cdef list _unsent
     cdef Py_ssize_t _offset, _unsent_octets, _high, _low
@@ -54,7 +59,7 @@ cdef class SocketTransport(Handle):
 
     cdef int _begin(self, object factory) except -1
     cdef int _read(self) except -1
-    cdef object _received(self, Py_ssize_t *count)
+    cdef bytes _received(self, Py_ssize_t *count)
     cdef int _take_eof(self) except -1
     cdef int _send_unsent(self) except -1
     cdef int _rewatch(self) except -1

@@ -9,6 +9,11 @@ AVAILABLE: Final[bool]
 PAUSE: Final[float]
 
 @disjoint_base
+class Receiver:
+    def __init__(self) -> None: ...
+    def data_received(self, data: bytes) -> None: ...
+
+@disjoint_base
 class Handle:
     def __init__(self) -> None: ...
 

@@ -83,6 +83,14 @@ cdef object last_error():
     return OSError(number, os.strerror(number))
 
 
+cdef class Receiver:
+    """Receiver()\n--\n\nA protocol whose `data_received` is called without a detour by Python."""
+
+    cpdef data_received(self, bytes data):
+        """data_received(data)\n--\n\nTake what was read."""
+        raise NotImplementedError(f"{type(self).__name__} takes no {type(data).__name__}")
+
+
 cdef class Handle:
     """Handle()\n--\n\nA descriptor in the epoll of `Sockets`."""
 
@@ -324,7 +332,7 @@ cdef class SocketTransport(Handle):
         try:
             protocol = factory()
             self._protocol = protocol
-            self._data_received = protocol.data_received
+            self._receiver = protocol if isinstance(protocol, Receiver) else None
             self._sockets._add(self)
             protocol.connection_made(self)
         except BaseException as error:
@@ -351,13 +359,16 @@ cdef class SocketTransport(Handle):
     cdef int _read(self) except -1:
         cdef int left = READS
         cdef Py_ssize_t count = 0
-        cdef object octets
+        cdef bytes octets
         while left:
             left -= 1
             octets = self._received(&count)
             if count > 0:
                 self._bulk = count >= BULK
-                self._data_received(octets)
+                if self._receiver is not None:
+                    self._receiver.data_received(octets)
+                else:
+                    self._protocol.data_received(octets)
                 if count < READ or not self._watched & FS_READABLE:
                     return 0
             elif count == 0:
@@ -368,10 +379,10 @@ cdef class SocketTransport(Handle):
                 return self._lose(last_error())
         return 0
 
-    cdef object _received(self, Py_ssize_t *count):
+    cdef bytes _received(self, Py_ssize_t *count):
         """Read once. A large read goes where it stays: to the object that the protocol gets."""
         cdef PyObject *octets = NULL
-        cdef object result
+        cdef bytes result
         if not self._bulk:
             count[0] = fs_recv(self.fd, bytearray_octets(self._sockets._room), READ)
             if count[0] <= 0:
@@ -492,7 +503,7 @@ cdef class SocketTransport(Handle):
             self._report("connection_lost() failed", error)
         finally:
             leave_context(self._context)
-            self._protocol = self._data_received = self._error = None
+            self._protocol = self._receiver = self._error = None
             if self._socket is not None:
                 self._socket.detach()
                 self._socket = None
