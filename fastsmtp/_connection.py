@@ -19,7 +19,7 @@ from fastsmtp._dialogue import Dialogue
 from fastsmtp._hooks import Answer
 from fastsmtp._log import logger
 from fastsmtp._networks import peer_address
-from fastsmtp._prelude import Prelude
+from fastsmtp._prelude import Prelude, is_known
 from fastsmtp._secure_link import SecureLink
 from fastsmtp._sockets import SocketTransport
 from fastsmtp._tasks import STALL, HookTasks, warn_of_stall
@@ -58,6 +58,8 @@ class Connection(SecureLink):
     ) -> None:
         super().__init__(loop, now, tls or server.tls.default)
         self._server = server
+        if self._other_clock is None:
+            self._timers = server.timers
         service = server.service
         self.session = Session(lmtp=service.options.lmtp, secure=service.options.secured)
         self._dialogue = Dialogue(service, self.session, self, now())
@@ -85,7 +87,6 @@ class Connection(SecureLink):
         dialogue = self._dialogue
         dialogue.is_unix = unix
         dialogue.remote_address = self._peer
-        self._transport.set_write_buffer_limits(high=WRITE_HIGH_WATER, low=WRITE_LOW_WATER)
         refusal = self._server.admit(self)
         if refusal is not None:
             self._refuse(refusal)
@@ -105,6 +106,7 @@ class Connection(SecureLink):
             session.local_address = transport.own_address
             session.local_port = transport.own_port
             return transport.is_unix()
+        transport.set_write_buffer_limits(high=WRITE_HIGH_WATER, low=WRITE_LOW_WATER)
         peer, own = _socket_name(transport, "peername"), _socket_name(transport, "sockname")
         session.remote_address, session.remote_port = peer_address(peer)
         session.local_address, session.local_port = peer_address(own)
@@ -184,7 +186,8 @@ class Connection(SecureLink):
         if not dialogue.closing and dialogue.transaction.envelope is not None:
             self.report(error, "socket")
         else:
-            logger.debug("%s: %s", self.session.id, error)
+            if logger.shows_debug:  # the id is made for whoever looks at it
+                logger.debug("%s: %s", self.session.id, error)
 
     def pause_writing(self) -> None:
         """The client does not take our replies: neither reading nor execution goes on."""
@@ -335,6 +338,10 @@ class Connection(SecureLink):
         address = self.session.remote_address
         self.session.client_hostname = f"[{address}]" if address else "localhost"
         delay = self._server.service.options.greet_delay
+        known, name = is_known(self._server.lookup, address)
+        if known and not delay:
+            self._prepared(name)
+            return
         self._prelude = Prelude(self._prepared)
         self._prelude.begin(self._loop, self._server.lookup, address, delay)
 
@@ -404,9 +411,7 @@ class Connection(SecureLink):
     def _end(self) -> None:
         """All hooks have ended: `on_close`, and out."""
         self._ended = True
-        if self._timer is not None:
-            self._timer.cancel()
-        self._timer = None
+        self._disarm()
         self._timer_at = -inf  # nothing is armed any more
         self._cancel_at = inf
         hook = self._server.service.hooks.on_close

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from fastsmtp import replies
 from fastsmtp._commands import command_rows
-from fastsmtp._ehlo import EhloList
+from fastsmtp._ehlo import MAX_REPLIES, EhloList
 from fastsmtp._extensions import mail_parameters, rcpt_parameters
 from fastsmtp._hooks import Hooks
 from fastsmtp._rules import Rules
@@ -33,6 +33,7 @@ class Service:
         self.rcpt_parameters = rcpt_parameters(options)
         self.too_large = replies.TOO_LARGE.formatted(options.size)
         self._make_texts(options)
+        self._helo_replies: dict[str, Reply] = {}
         self.ehlo = EhloList(options, self.helo_text)
 
     def _make_texts(self, options: Options) -> None:
@@ -53,6 +54,16 @@ class Service:
         )
         response = options.helo_response
         self._helo_response = response if response.startswith("%s") else f"{name} {response}"
+
+    def helo_reply(self, client_hostname: str) -> Reply:
+        """The answer to HELO, which names the client; those of the last clients are kept."""
+        reply = self._helo_replies.get(client_hostname)
+        if reply is None:
+            if len(self._helo_replies) >= MAX_REPLIES:
+                self._helo_replies.clear()
+            reply = Reply(250, None, self.helo_text(client_hostname))
+            self._helo_replies[client_hostname] = reply
+        return reply
 
     def helo_text(self, client_hostname: str) -> str:
         """First line of the answer to HELO and EHLO; it begins with our name (RFC 5321

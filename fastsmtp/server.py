@@ -27,6 +27,7 @@ from fastsmtp._lookup import ReverseLookup
 from fastsmtp._service import Service
 from fastsmtp._sockets import Sockets
 from fastsmtp._tasks import warn_of_stall
+from fastsmtp._timers import Timers
 from fastsmtp._tls import ListenerTLS, ServerTLS
 from fastsmtp.options import Options, parse_options
 from fastsmtp.replies import Reply
@@ -77,6 +78,7 @@ class SMTPServer:
         self._at_once = False  # a second signal came
         self._loop: asyncio.AbstractEventLoop | None = None
         self._sockets: Sockets | None = None  # None: those of the loop
+        self.timers: Timers | None = None
 
     def __setattr__(self, name: str, value: Any) -> None:
         if name in HOOK_ARGUMENTS:
@@ -139,6 +141,7 @@ class SMTPServer:
         if loop is not self._loop:
             self._loop = loop
             self._sockets = own_sockets(loop)
+            self.timers = Timers(loop, time.monotonic)
 
     async def _bound(
         self, port: int | None, host: str | None, path: str | None, sock: socket.socket | None
@@ -322,6 +325,8 @@ class SMTPServer:
             try:
                 await self._drain(loop)
             finally:
+                if self.timers is not None:
+                    self.timers.stop()
                 if not self._closing.done():
                     self._closing.set_result(None)
             self._emit("close")

@@ -6,16 +6,18 @@ attribute harms only itself. Fields stand in groups by how long they live.
 
 from __future__ import annotations
 
-import base64
 import os
 from collections.abc import Mapping
 from dataclasses import dataclass
 from datetime import datetime
-from typing import Any, NamedTuple
+from typing import Any, Final, NamedTuple
 
 from fastsmtp._grammar import Address
 
 __all__ = ["DeliverBy", "Envelope", "EnvelopeDSN", "Session"]
+
+_DIGITS: Final = "0123456789abcdefghijklmnopqrstuv"
+_PAIRS: Final = tuple(first + second for first in _DIGITS for second in _DIGITS)
 
 
 @dataclass(slots=True)
@@ -152,7 +154,8 @@ class Session:
     def id(self) -> str:
         """16 characters of 0-9 and a-v, 80 random bits: names this connection in logs."""
         if self._id is None:
-            self._id = base64.b32hexencode(os.urandom(10)).decode().lower()
+            number = int.from_bytes(os.urandom(10))
+            self._id = "".join([_PAIRS[number >> shift & 1023] for shift in range(0, 80, 10)])
         return self._id
 
     @property

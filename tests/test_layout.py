@@ -34,7 +34,7 @@ LEVELS = (
     {
         *("_client_hello", "_pem", "_self_signed", "_verifying"),
         *("_tls", "_tls_pump", "_tls_socket", "_handshakes"),
-        *("_balancer", "_lookup", "_admission", "_prelude", "_sockets", "_listener"),
+        *("_balancer", "_lookup", "_admission", "_prelude", "_sockets", "_timers", "_listener"),
         *("_tasks", "_writing", "_link", "_secure_link", "_connection"),
     },
     {"server"},
