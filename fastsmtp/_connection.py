@@ -56,12 +56,13 @@ class Connection(SecureLink):
         now: Callable[[], float] = time.monotonic,
         tls: ListenerTLS | None = None,
     ) -> None:
-        super().__init__(loop, now, tls or server.tls.default)
+        SecureLink.__init__(self, loop, now, tls or server.tls.default)
         self._server = server
         if self._other_clock is None:
             self._timers = server.timers
         service = server.service
-        self.session = Session(lmtp=service.options.lmtp, secure=service.options.secured)
+        rules = service.rules
+        self.session = Session(lmtp=rules.lmtp, secure=rules.secured)
         self._dialogue = Dialogue(service, self.session, self, now())
         self._transport: asyncio.Transport = cast("asyncio.Transport", None)
         self._counted_address = ""  # what `admit_host` has counted

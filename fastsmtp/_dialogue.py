@@ -72,7 +72,7 @@ class Dialogue(Exchange):
     """The dialogue of one connection, from the hook `on_connect` to the last reply."""
 
     def __init__(self, service: Service, session: Session, host: Host, now: float) -> None:
-        super().__init__(service, session, host, now)
+        Exchange.__init__(self, service, session, host, now)
         self.blocked = False  # the client does not take our replies
         self.unsent = 0  # octets of earlier replies that it has not taken
         self._eof = False

@@ -63,14 +63,15 @@ class Exchange(Asker):
     def __init__(self, service: Service, session: Session, host: Host, now: float) -> None:
         # connection
         self.service = service
-        self.options = service.options
-        self.rules = service.rules
+        rules = service.rules
+        self.rules = rules
+        self.options = rules.options
         self.hooks = service.hooks
         self.session = session
         self.host = host
-        self.clock = Clock(service.rules, now)
-        self.parser = Parser(service.options.max_command_length)
-        self.counters = Counters(service.options)
+        self.clock = Clock(rules, now)
+        self.parser = Parser(rules.max_command_length)
+        self.counters = Counters(rules.options)
         self.busy = False
         self.stopping = False
         self.lost = False
@@ -83,7 +84,7 @@ class Exchange(Asker):
         self.caught_up = False  # the consumer has; told when the time is known
         self.out: list[bytes] = []
         self.out_octets = 0
-        self._enhanced = service.rules.enhanced
+        self._enhanced = rules.enhanced
         self._thread = thread_ident()
         self._transactions = 1
         self.announced = False  # the event `connect` was emitted
@@ -95,7 +96,7 @@ class Exchange(Asker):
         self.client_hostname = session.client_hostname
         self.remote_address = session.remote_address  # the effective one; "" is in no network
         self.is_unix = False  # the client is at the other end of a UNIX socket
-        self.secure = self.options.secured
+        self.secure = self.rules.secured
         # Facts of TLS that ends here (a `TLSSocket`), None before a handshake and without one.
         self.tls: Any = None
         self.securing = False  # a handshake is under way: nothing is said, and the clock is its

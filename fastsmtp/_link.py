@@ -9,7 +9,6 @@ from __future__ import annotations
 import asyncio
 import time
 from collections.abc import Callable
-from contextlib import suppress
 from math import inf
 from typing import Final
 
@@ -111,8 +110,10 @@ class Link(Receiver):
             if self._pump is not None and not transport.is_closing():
                 self._watch.write(self._pump.close(), self._now())  # close_notify, RFC 8446 §6.1
             if not self._eof and not transport.is_closing():
-                with suppress(OSError, RuntimeError, NotImplementedError):
+                try:
                     transport.write_eof()
+                except (OSError, RuntimeError, NotImplementedError):
+                    pass  # the client has gone already
             due = min(self._close_at, self._watch.check_at)
             if due < self._timer_at:
                 self._arm(due)

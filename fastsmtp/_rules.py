@@ -20,7 +20,9 @@ class Rules:
     """Durations in seconds, sizes in octets; 0 stands for no limit, as in `Options`."""
 
     def __init__(self, options: Options) -> None:
+        self.options = options
         self.lmtp = options.lmtp
+        self.secured = options.secured
         self.enhanced = not options.hide_enhancedstatuscodes
         # With AUTH disabled nobody could ever satisfy the demand (RFC 4954 §6).
         self.auth_required = not options.auth_optional and "AUTH" not in options.disabled_commands
@@ -30,6 +32,7 @@ class Rules:
         self.speaks_for_others = bool(options.use_xclient or options.use_xforward)
         self.has_exclusions = bool(options.bare_newline_exclusions)
         self.bare_newline = options.bare_newline
+        self.max_command_length = options.max_command_length
         self.size = options.size
         self.drop_limit = options.size + max(options.size, MIN_DROPPED) if options.size else 0
         self.max_recipients = options.max_recipients

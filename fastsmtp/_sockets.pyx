@@ -78,9 +78,15 @@ AVAILABLE = bool(FS_HAVE_EPOLL)
 PAUSE = 0.1  # seconds that a listener rests when the system has nothing left for newcomers
 
 
+cdef dict error_texts = {}  # of the few numbers that there are
+
+
 cdef object last_error():
     cdef int number = fs_errno()
-    return OSError(number, os.strerror(number))
+    cdef str text = error_texts.get(number)
+    if text is None:
+        text = error_texts[number] = os.strerror(number)
+    return OSError(number, text)
 
 
 cdef class Receiver:

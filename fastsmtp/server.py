@@ -14,6 +14,7 @@ import time
 from collections import Counter
 from collections.abc import Callable
 from contextlib import suppress
+from functools import partial
 from typing import Any, Final
 
 from fastsmtp._admission import host_key
@@ -122,8 +123,10 @@ class SMTPServer:
         bound = await self._bound(port, host, path, sock)
         try:
             tls = self._tls_of_listener(self._options.secure if secure is None else secure)
+            loop = asyncio.get_running_loop()
+            factory = partial(Connection, self, loop, time.monotonic, tls)
             for listener in bound:
-                await listener.open(lambda: self._new_connection(tls), self._sockets)
+                await listener.open(factory, self._sockets)
         except BaseException:
             for listener in bound:
                 listener.close()
@@ -173,10 +176,6 @@ class SMTPServer:
             self.tls.make_certificate()
             self.service = Service(self._options, self._hooks, tls=True)
         return self.tls.listener(secure)
-
-    def _new_connection(self, tls: ListenerTLS) -> Connection:
-        assert self._loop is not None
-        return Connection(self, self._loop, time.monotonic, tls)
 
     def address(self) -> type_address | None:
         """Return (host, port) or the path of the first listener, None when there is none."""
