@@ -106,7 +106,7 @@ types:
 
 stubs:
 	$(PYTHON) -m mypy.stubtest --allowlist tests/typing/stubtest_allowlist.txt --ignore-unused-allowlist \
-		fastsmtp._parser fastsmtp._grammar fastsmtp._proxy fastsmtp._sockets fastsmtp._native
+		fastsmtp._parser fastsmtp._grammar fastsmtp._proxy fastsmtp._sockets fastsmtp._native fastsmtp._coroutines
 
 check: lint types stubs test
 

@@ -27,7 +27,14 @@ MODE = "coverage" if COVERAGE else "sanitize" if SANITIZE else "debug" if DEBUG 
 # The parser is Cython. What runs for every command is Python whose types stand in a .pxd beside it:
 # the same file is linted and type-checked as Python, and compiled to C. The .py stays in the wheel,
 # for tracebacks; Python prefers the compiled module. tests/compiled.py reads both lists.
-CYTHON = ["_parser.pyx", "_grammar.pyx", "_proxy.pyx", "_sockets.pyx", "_native.pyx"]
+CYTHON = [
+    "_parser.pyx",
+    "_grammar.pyx",
+    "_proxy.pyx",
+    "_sockets.pyx",
+    "_native.pyx",
+    "_coroutines.pyx",
+]
 PYTHON = [
     "_clock.py",
     "_link.py",

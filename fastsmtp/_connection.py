@@ -7,7 +7,6 @@ ends, and keeps time: `_link`.
 from __future__ import annotations
 
 import asyncio
-import socket
 import time
 from collections.abc import Callable, Coroutine
 from math import inf
@@ -15,35 +14,26 @@ from typing import Any, Final, cast
 
 from fastsmtp._admission import Server
 from fastsmtp._balancer import Introduction, via
+from fastsmtp._coroutines import drive
 from fastsmtp._dialogue import Dialogue
 from fastsmtp._hooks import Answer
 from fastsmtp._log import logger
-from fastsmtp._networks import peer_address
+from fastsmtp._names import take_names
 from fastsmtp._prelude import Prelude, is_known
 from fastsmtp._secure_link import SecureLink
-from fastsmtp._sockets import SocketTransport
 from fastsmtp._tasks import STALL, HookTasks, warn_of_stall
 from fastsmtp._tls import ListenerTLS
 from fastsmtp._writing import WriteWatch
 from fastsmtp.replies import Reply
 from fastsmtp.session import Session
+from fastsmtp.stream import DataStream
 
 __all__ = ["Connection"]
 
-WRITE_HIGH_WATER: Final = 64 * 1024  # octets that the client has not taken before the pump stops
-WRITE_LOW_WATER: Final = 16 * 1024
 MANY_COMMANDS: Final = 64  # octets of a read whose replies may come near the high-water mark
 
 _MANY_COMMANDS: int = MANY_COMMANDS
 _STALL: float = STALL
-
-
-def _socket_name(transport: asyncio.BaseTransport, which: str) -> Any:
-    """What the kernel says of a socket; None where the peer has reset it already."""
-    try:
-        return transport.get_extra_info(which)
-    except OSError:
-        return None
 
 
 class Connection(SecureLink):
@@ -83,7 +73,7 @@ class Connection(SecureLink):
         self._transport = cast("asyncio.Transport", transport)
         self._watch = WriteWatch(self._transport, self._server.service.options.write_timeout)
         session = self.session
-        unix = self._take_names(session)
+        unix = take_names(self._transport, session)
         self._peer = session.remote_address
         dialogue = self._dialogue
         dialogue.is_unix = unix
@@ -97,22 +87,6 @@ class Connection(SecureLink):
             self._await_header()
         else:
             self._let_in(None if unix else session.remote_address)
-
-    def _take_names(self, session: Session) -> bool:
-        """Take the addresses of both ends; True: it is a UNIX socket."""
-        transport: asyncio.Transport | SocketTransport = self._transport
-        if isinstance(transport, SocketTransport):
-            session.remote_address = transport.peer_address
-            session.remote_port = transport.peer_port
-            session.local_address = transport.own_address
-            session.local_port = transport.own_port
-            return transport.is_unix()
-        transport.set_write_buffer_limits(high=WRITE_HIGH_WATER, low=WRITE_LOW_WATER)
-        peer, own = _socket_name(transport, "peername"), _socket_name(transport, "sockname")
-        session.remote_address, session.remote_port = peer_address(peer)
-        session.local_address, session.local_port = peer_address(own)
-        sock = transport.get_extra_info("socket")
-        return sock is not None and sock.family == getattr(socket, "AF_UNIX", None)
 
     def data_received(self, data: bytes) -> None:
         """Take what was read: to the dialogue, or to what stands before it."""
@@ -201,12 +175,24 @@ class Connection(SecureLink):
 
     # The dialogue's calls.
 
-    def start_task(self, coroutine: Coroutine[Any, Any, Any], answer: Answer) -> bool:
+    def start_task(
+        self, coroutine: Coroutine[Any, Any, Any], answer: Answer, stream: DataStream | None
+    ) -> bool:
         """Run the coroutine of a hook; False: it begins in the next turn of the loop."""
+        if self._loop.get_task_factory() is None:
+            drive(coroutine, self._loop, answer, self._keep_task, stream)
+            return True
+        self._hook_tasks().start(coroutine, answer)
+        return False
+
+    def _keep_task(self, task: asyncio.Task[Any], answer: Answer) -> None:
+        self._hook_tasks().keep(task, answer)
+
+    def _hook_tasks(self) -> HookTasks:
         if self._tasks is None:
             now = self._other_clock or time.monotonic
             self._tasks = HookTasks(self._loop, now, self._end_if_done)
-        return self._tasks.start(coroutine, answer)
+        return self._tasks
 
     def orphan_task(self, answer: Answer) -> None:
         """Nobody waits for `answer` any more; its coroutine has `data_hook_timeout` to end."""
@@ -218,6 +204,8 @@ class Connection(SecureLink):
 
     def cancel_task(self, answer: Answer) -> None:
         """Cancel the coroutine of `answer`, if it has one."""
+        if answer.driver is not None:
+            self._keep_task(answer.driver.become_task(), answer)
         if self._tasks is not None:
             self._tasks.cancel(answer)
             if self._tasks.abandon_at < self._timer_at:

@@ -39,7 +39,7 @@ _END_OF_DATA = END_OF_DATA
 class Nobody:
     """The host of a dialogue that is over: who still calls has nobody to talk to."""
 
-    def start_task(self, coroutine: Coroutine[Any, Any, Any], answer: Answer) -> bool:
+    def start_task(self, coroutine: Coroutine[Any, Any, Any], answer: Answer, stream: Any) -> bool:
         """Nothing is run any more."""
         coroutine.close()
         return True

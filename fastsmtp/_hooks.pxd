@@ -10,12 +10,13 @@ cdef class Asker:
 
 cdef class Answer:
     cdef public Asker owner
-    cdef public object then, error, result
+    cdef public object then, error, result, driver
     cdef public unsigned long thread
     cdef public int state
     cdef public bint failed, needs_call, begins_later
 
     cpdef fail(self, error)
+    cpdef settle(self, error, result)
     cpdef expire(self)
     cpdef forget(self)
 

@@ -43,8 +43,10 @@ _ANSWERED: int = ANSWERED
 class Host(Protocol):
     """What a dialogue asks of its connection."""
 
-    def start_task(self, coroutine: Coroutine[Any, Any, Any], answer: Answer) -> bool:
-        """Run a coroutine; `answer.settle` is told how it ended. False: it has not begun yet."""
+    def start_task(self, coroutine: Coroutine[Any, Any, Any], answer: Answer, stream: Any) -> bool:
+        """Run a coroutine; `answer.settle` is told how it ended. stream: the message that it was
+        given, None for none. False: it has not begun yet.
+        """
 
     def orphan_task(self, answer: Answer) -> None:
         """Nobody waits for `answer` any more: its coroutine, if it has one, should end."""
@@ -100,6 +102,7 @@ class Answer:
 
     __slots__ = (
         "begins_later",
+        "driver",
         "error",
         "failed",
         "needs_call",
@@ -119,6 +122,7 @@ class Answer:
     failed: bool
     needs_call: bool
     begins_later: bool  # the hook is a coroutine whose first step is in the next turn
+    driver: Any  # of its coroutine, while that waits for nothing but its message
 
     def __call__(self, error: BaseException | None = None, result: Any = None) -> None:
         if thread_ident() != self.thread:
@@ -183,7 +187,7 @@ def new_answer(owner: Asker, then: Callable[[Any, Answer], None], thread: int) -
     answer.thread = thread
     answer.state = _WAITING
     answer.failed = answer.needs_call = answer.begins_later = False
-    answer.error = answer.result = None
+    answer.error = answer.result = answer.driver = None
     return answer
 
 
@@ -203,16 +207,18 @@ def _is_coroutine_function(function: type_hook) -> bool:
     )
 
 
-def _with_task(function: type_hook, with_callback: bool) -> type_hook:
+def _with_task(function: type_hook, with_callback: bool, name: str) -> type_hook:
     """Wrap a coroutine function to the internal form."""
+    has_stream = name == "on_data"
 
     def hook(*arguments: Any) -> None:
         answer: Answer = arguments[-1]
+        stream = arguments[0] if has_stream else None
         if with_callback:
             answer.needs_call = True
         else:
             arguments = arguments[:-1]
-        if not answer.owner.host.start_task(function(*arguments), answer):
+        if not answer.owner.host.start_task(function(*arguments), answer, stream):
             answer.begins_later = True
 
     return hook
@@ -237,7 +243,7 @@ def _resolved(name: str, function: type_hook) -> type_hook:
         if with_callback and _takes(signature, count - 1):
             with_callback = "callback" in signature.parameters
         if with_callback or _takes(signature, count - 1):
-            return _with_task(function, with_callback)
+            return _with_task(function, with_callback, name)
     elif _takes(signature, count):
         return function
     wanted = ", ".join(names)

@@ -12,6 +12,8 @@ from fastsmtp._sockets import SocketTransport
 
 __all__ = ["WriteWatch"]
 
+HIGH_WATER: Final = 64 * 1024  # octets that the client has not taken before the pump stops
+LOW_WATER: Final = 16 * 1024
 CHECKS: Final = 8  # looks per `write_timeout`
 
 _INFINITY: float = inf
@@ -26,6 +28,8 @@ class WriteWatch:
         self._transport = transport
         # The same again, where what it does is known to C: it has sent what it could at once.
         self._direct = transport if isinstance(transport, SocketTransport) else None
+        if self._direct is None:  # the other has these marks
+            transport.set_write_buffer_limits(high=HIGH_WATER, low=LOW_WATER)
         self._timeout = timeout
         self._written = 0
         self._taken = 0

@@ -44,7 +44,9 @@ def run_python(*arguments: str, cwd: Path) -> None:
     assert done.returncode == 0, done.stdout
 
 
-@pytest.mark.parametrize("module", ["_parser", "_grammar", "_proxy", "_sockets", "_native"])
+@pytest.mark.parametrize(
+    "module", ["_parser", "_grammar", "_proxy", "_sockets", "_native", "_coroutines"]
+)
 def test_stub_agrees_with_the_compiled_module(module: str, tmp_path: Path) -> None:
     allowed = ROOT / "tests" / "typing" / "stubtest_allowlist.txt"
     options = ["--ignore-unused-allowlist", "--allowlist", str(allowed)]
