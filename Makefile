@@ -4,7 +4,7 @@ PYTHON ?= $(if $(wildcard .venv/bin/python),.venv/bin/python,python3)
 CC ?= cc
 FUZZ_SECONDS ?= 60
 BENCH_JSON ?= bench/results/latest.json
-LOAD_ARGS ?=
+BENCH_ARGS ?=
 PYTEST_ARGS ?=
 
 RUFF = $(PYTHON) -m ruff
@@ -30,10 +30,11 @@ define compile
 	done
 endef
 
-.PHONY: help build debug sanitize test cov fuzz lint format types stubs check bench load load-tls docs dist clean
+.PHONY: help build debug sanitize test cov fuzz lint format types stubs check bench bench-peers bench-publish docs dist clean
 
 help:
-	@echo "build debug sanitize - test cov fuzz - lint types stubs - check - bench load load-tls docs dist clean"
+	@echo "build debug sanitize - test cov fuzz - lint types stubs - check - docs dist clean"
+	@echo "bench bench-peers bench-publish"
 
 build:
 	$(call compile,release)
@@ -114,13 +115,14 @@ bench: build
 	$(PYTHON) -m pytest bench $(PYTEST_ARGS) -o 'python_files=bench_*.py test_*.py' \
 		--benchmark-only --benchmark-json=$(BENCH_JSON)
 
-# End to end beside Postfix's smtp-sink; LOAD_ARGS="--profile keep --rounds 9".
-load: build
-	$(PYTHON) bench/load/run.py $(LOAD_ARGS)
+# CPU time per message beside other servers; BENCH_ARGS="--profile keep --rounds 9". The chart needs the extra `bench`.
+bench-peers: build
+	$(PYTHON) bench peers $(BENCH_ARGS)
+	$(PYTHON) bench chart
 
-# TLS beside uvloop's own, and beside none.
-load-tls: build
-	$(PYTHON) bench/load/tls.py $(LOAD_ARGS)
+# What `make bench-peers` has found becomes what README shows.
+bench-publish:
+	$(PYTHON) bench chart --publish
 
 # Pages that are made from the source, then the site once there is one, then the examples.
 docs:
