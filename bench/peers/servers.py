@@ -111,7 +111,7 @@ FLOORS = {"uvloop", "greeter"}  # only of what goes inside of TLS
 def versions_of_peers() -> dict[str, str]:
     """The versions of what we are compared with."""
     return {
-        "postfix": output_of("postconf", "-h", "mail_version") or "absent",
+        "postfix": output_of("postconf", "-dh", "mail_version") or "absent",
         "aiosmtpd": version_of("aiosmtpd"),
         "smtp-server": NODE_VERSION if NODE_FOLDER.exists() else "absent",
         "node": output_of("node", "--version") or "absent",
