@@ -30,11 +30,11 @@ define compile
 	done
 endef
 
-.PHONY: help build debug sanitize test cov fuzz lint format types stubs check bench bench-peers bench-publish docs dist clean
+.PHONY: help build debug sanitize test cov fuzz lint format types stubs check bench bench-peers bench-ladders bench-publish docs dist clean
 
 help:
 	@echo "build debug sanitize - test cov fuzz - lint types stubs - check - docs dist clean"
-	@echo "bench bench-peers bench-publish"
+	@echo "bench bench-peers bench-ladders bench-publish"
 
 build:
 	$(call compile,release)
@@ -119,6 +119,10 @@ bench: build
 bench-peers: build
 	$(PYTHON) bench peers $(BENCH_ARGS)
 	$(PYTHON) bench chart
+
+# Memory, cost and latency beside many connections, hostile input, imports; BENCH_ARGS="--only memory,slices".
+bench-ladders: build
+	$(PYTHON) bench ladders $(BENCH_ARGS)
 
 # What `make bench-peers` has found becomes what README shows.
 bench-publish:

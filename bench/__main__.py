@@ -10,7 +10,12 @@ from __future__ import annotations
 import importlib
 import sys
 
-COMMANDS = {"peers": "peers.compare", "chart": "peers.chart", "ladders": "ladders.climb"}
+COMMANDS = {
+    "peers": "peers.compare",
+    "chart": "peers.chart",
+    "ladders": "ladders.climb",
+    "watched": "ladders.watched",  # a server of the ladders
+}
 
 
 def main(arguments: list[str]) -> int:

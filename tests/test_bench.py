@@ -16,9 +16,10 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from load import building, reporting
+from ladders import climb, crowd, hostile
+from load import building, measuring, reporting
 from load.measuring import CannotRun, Sample, Usage
-from peers import compare, goals, servers
+from peers import compare, goals, serve, servers
 from peers.profiles import PROFILES
 
 ROOT = Path(__file__).parents[1]
@@ -277,3 +278,42 @@ def test_a_run_writes_every_sample_and_names_what_is_left_out(tmp_path: Path) ->
     assert any("smtp-sink" in name for name in report["left_out"])
     assert {line["met"] for line in report["goals"]} == {None}
     assert "left out: smtp-sink" in done.stdout
+
+
+# --- ladders ---
+
+
+def test_steps_beyond_the_descriptors_are_cut_to_what_there_is() -> None:
+    assert crowd.reached((1_000, 5_000), 65_536) == [1_000, 5_000]
+    assert crowd.reached((1_000, 5_000, 20_000), 20_000) == [1_000, 5_000, 20_000 - crowd.SPARE]
+    assert crowd.reached((1_000, 5_000), 1_024) == [1_024 - crowd.SPARE]
+
+
+def test_no_shape_of_a_body_ends_it() -> None:
+    for shape in hostile.SHAPES.values():
+        whole = b"\r\n" + shape.pattern * (2 + 10 // len(shape.pattern)) + b"x\r\n.\r\n"
+        assert whole.index(b"\r\n.\r\n") == len(whole) - 5
+        without = whole.replace(b"\r\n", b"")
+        assert shape.bare == (b"\r" in without or b"\n" in without)
+
+
+def test_every_ladder_has_its_goal_and_every_goal_its_ladder() -> None:
+    found = climb.parse(["--only", "memory,slices"])
+    assert found.only == ["memory", "slices"]
+    names = {goal.text for goal in goals.CLIMBED}
+    assert len(names) == len(goals.CLIMBED) == 7
+
+
+def test_a_server_of_the_load_takes_options_and_a_certificate() -> None:
+    arguments = ["max_clients=0", "bare_newline=accept", "some.pem"]
+    assert serve.parsed(arguments) == ("some.pem", {"max_clients": 0, "bare_newline": "accept"})
+
+
+@linux
+@pytest.mark.skipif(CORES < 2, reason="needs two cores")
+def test_a_watched_server_tells_how_long_its_loop_was_held() -> None:
+    with hostile.watched(crowd.Cores(*measuring.cores()), hostile.JUDGED, "reject") as running:
+        assert "PIPELINING" in running.keywords
+        first, second = hostile.longest(running), hostile.longest(running)
+    assert first > 0
+    assert second > 0

@@ -12,7 +12,7 @@
 #define GROUP MAIL RCPT "DATA\r\n"
 #define SUBJECT "Subject: one of many\r\n\r\n"
 
-enum { LINE = 78, STEPS = 4 };
+enum { LINE = 78, STEPS = 4, LEAST = sizeof SUBJECT - 1 + 3 };
 enum part { OPENING, EACH, CLOSING, PARTS };
 
 /* What is written at once: `octets`, behind them the message where `with` says so, and then `more`.
@@ -82,7 +82,9 @@ static char *pattern_of_file(const char *body, size_t *length)
     return pattern;
 }
 
-/* The message: at least a header, then lines up to `octets`, the last one ended by CRLF. */
+/* The message: at least a header, then lines up to `octets`, the last one ended by CRLF. A pattern
+ * of a file is not cut, as far as it goes in at least once: its end may belong to its beginning.
+ */
 static char *message(size_t octets, const char *body, size_t *length)
 {
     char line[LINE + 1] = {0}, *pattern = line;
@@ -91,14 +93,16 @@ static char *message(size_t octets, const char *body, size_t *length)
     memcpy(line + LINE - 2, "\r\n", 2);
     if (body)
         pattern = pattern_of_file(body, &size);
-    *length = octets > sizeof SUBJECT + 1 ? octets : sizeof SUBJECT + 1;
+    *length = octets > LEAST ? octets : LEAST;
+    if (body && *length >= LEAST + size)
+        *length -= (*length - LEAST) % size;
     char *whole = malloc(*length);
     if (!whole)
         die("no memory for the message");
     memcpy(whole, SUBJECT, done = sizeof SUBJECT - 1);
     for (; done < *length; done++)
         whole[done] = pattern[(done - (sizeof SUBJECT - 1)) % size];
-    memcpy(whole + *length - 2, "\r\n", 2);
+    memcpy(whole + *length - 3, "x\r\n", 3); /* whatever the pattern was about to begin */
     if (pattern != line)
         free(pattern);
     return whole;
