@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import sys
 import time
-from collections.abc import Iterator
-from contextlib import ExitStack, contextmanager
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, ExitStack, contextmanager
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -62,7 +62,7 @@ def server(cores: Cores, tls: bool = False, *options: str) -> Iterator[Running]:
         yield stack.enter_context(serving(command, cores.server, LIFE, context))
 
 
-def sender(port: int, mode: str, tls: bool = False, **numbers: int) -> list[str]:
+def sender(port: int, mode: str, numbers: dict[str, int], tls: bool = False) -> list[str]:
     """How our generator is started."""
     options = [f"--{name}={number}" for name, number in numbers.items()]
     return [
@@ -82,7 +82,7 @@ def crowd(
         return
     sources = 1 + count // PER_SOURCE
     numbers = {"count": count, "connections": 100, "octets": octets, "sources": sources}
-    with telling(sender(running.port, "idle", tls, **numbers), core):
+    with telling(sender(running.port, "idle", numbers, tls), core):
         yield
 
 
@@ -136,7 +136,8 @@ def beside(cores: Cores, files: int, rounds: int) -> Found:
     found = Found({name: []}, [])
     steps = reached(BESIDE_STEPS, files)
     with server(cores) as running:
-        command = sender(running.port, "wait", count=20_000, connections=20, octets=KIB)
+        numbers = {"count": 20_000, "connections": 20, "octets": KIB}
+        command = sender(running.port, "wait", numbers)
         load(command, cores.client)
         for number in range(1, rounds + 1):
             costs = {}
@@ -154,7 +155,8 @@ def beside(cores: Cores, files: int, rounds: int) -> Found:
 
 def latency_of(running: Running, cores: Cores, count: int) -> dict[str, Any]:
     """What one client sees that sends messages of 1 KiB and waits for each reply."""
-    command = sender(running.port, "wait", count=count, connections=1, octets=KIB)
+    numbers = {"count": count, "connections": 1, "octets": KIB}
+    command = sender(running.port, "wait", numbers)
     with telling(command, cores.client) as told:
         return told
 
@@ -163,7 +165,7 @@ def latency_of(running: Running, cores: Cores, count: int) -> dict[str, Any]:
 def bulk(running: Running, core: int) -> Iterator[None]:
     """Four clients that send messages of 1 MiB without an end."""
     numbers = {"count": 1_000_000, "connections": 4, "octets": KIB * KIB}
-    process = start(sender(running.port, "wait", **numbers), core, int(RUN_LIMIT))
+    process = start(sender(running.port, "wait", numbers), core, int(RUN_LIMIT))
     time.sleep(0.2)  # until they are at it
     try:
         yield
@@ -177,7 +179,7 @@ def latency(cores: Cores, files: int, rounds: int) -> Found:
     idle = reached((BESIDE_STEPS[-1],), files)[-1]
     with server(cores) as running:
         latency_of(running, cores, 500)
-        places = {
+        places: dict[str, Callable[[], AbstractContextManager[None]]] = {
             "alone": lambda: crowd(running, 0, cores.client),
             f"beside {idle:,} idle": lambda: crowd(running, idle, cores.client),
             "beside 4 bulk senders": lambda: bulk(running, cores.client),

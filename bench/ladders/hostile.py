@@ -66,16 +66,16 @@ def shapes(cores: Cores, rounds: int) -> Found:
         }
         for number in range(rounds + 1):
             rates = {
-                (policy, shape): rate_of(running[policy], cores, policy, shape, folder / str(at))
+                (policy, what): rate_of(running[policy], cores, policy, what, folder / str(at))
                 for policy in POLICIES
-                for at, shape in enumerate(SHAPES)
+                for at, what in enumerate(SHAPES)
             }
             if number == 0:  # to warm up
                 continue
-            for (policy, shape), rate in rates.items():
-                row = {"policy": policy, "shape": shape, "GB/s": round(rate, 3)}
-                row["to_plain"] = round(rate / rates[policy, PLAIN], 3)
-                found.rows.append({"number": name, "round": number} | row)
+            for (policy, what), rate in rates.items():
+                row = {"number": name, "round": number, "policy": policy, "shape": what}
+                to_plain = round(rate / rates[policy, PLAIN], 3)
+                found.rows.append(row | {"GB/s": round(rate, 3), "to_plain": to_plain})
             found.numbers[name].append(slowest(found.rows[-len(rates) :]))
     return found
 
@@ -92,7 +92,8 @@ def slowest(rows: list[dict[str, Any]]) -> float:
 def rate_of(running: Running, cores: Cores, policy: str, name: str, body: Path) -> float:
     """Octets per nanosecond of CPU time, the kernel's copies included."""
     refused = SHAPES[name].bare and policy == "reject"
-    command = sender(running.port, "conn", count=BODIES, connections=2, octets=BODY)
+    numbers = {"count": BODIES, "connections": 2, "octets": BODY}
+    command = sender(running.port, "conn", numbers)
     command += [f"--body={body}", f"--end={550 if refused else 250}"]
     sample = sampled(BODIES * BODY, running.pid, lambda: load(command, cores.client))
     return sample.amount / sample.usage.cpu

@@ -37,7 +37,7 @@ INK, OWN, OTHER = "#77777d", "#2f81d6", "#77777d"
 OURS = {"fastsmtp", "coroutine"}
 YARDSTICKS = ("floor", "uvloop")  # drawn first and hollow: no servers
 LABELS = {"floor": "floor in C", "uvloop": "floor on uvloop", "coroutine": "with coroutines"}
-STYLE = {
+STYLE: dict[Any, Any] = {
     "axes.facecolor": "none",
     "text.color": INK,
     "axes.edgecolor": INK,
