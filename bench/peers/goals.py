@@ -144,7 +144,8 @@ def costs(rounds: list[Round], cell: Cell) -> dict[str, float]:
     """Of one cell: microseconds each, the system's part of them, how busy its core was."""
     own = [samples[cell] for samples in rounds if cell in samples]
     return spread([sample.cost for sample in own]) | {
-        "system_share": median(sample.usage.system / sample.usage.cpu for sample in own),
+        # by the clock tick, so it may come out as more than all of it
+        "system_share": min(1.0, median(s.usage.system / s.usage.cpu for s in own)),
         "busy": median(sample.usage.cpu / sample.wall / 1e9 for sample in own),
         "per_second": median(sample.amount / sample.wall for sample in own),
     }

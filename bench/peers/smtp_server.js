@@ -1,8 +1,8 @@
 // smtp-server on Node.js, on 127.0.0.1: node smtp_server.js PORT [PEM]
 //
-// Its defaults, but that nobody has to log in and no name is looked up, with hooks that accept, and
-// a body that is taken piece by piece and dropped. PEM: key and certificate; with them all of it is
-// inside of TLS. NODE_PATH says where the package is.
+// Its defaults, but that nobody has to log in, no name is looked up, and STARTTLS is not offered,
+// with hooks that accept, and a body that is taken piece by piece and dropped. PEM: key and
+// certificate; with them all of it is inside of TLS. NODE_PATH says where the package is.
 'use strict';
 
 const fs = require('node:fs');
@@ -12,7 +12,7 @@ const [port, pem] = process.argv.slice(2);
 const options = {
     name: 'bench.example',
     authOptional: true,
-    disabledCommands: ['AUTH'],
+    disabledCommands: pem ? ['AUTH'] : ['AUTH', 'STARTTLS'],
     disableReverseLookup: true,
     onConnect: (session, callback) => callback(),
     onMailFrom: (address, session, callback) => callback(),
