@@ -64,20 +64,23 @@ def drop(piece: bytes) -> None:
 
 
 class Floor(asyncio.Protocol):
-    """One write per read, and an end of data that is only looked for at the end of a read."""
+    """One write per read. The end of data is looked for where reads end, cut or not."""
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         self.transport = cast(asyncio.Transport, transport)
         self.in_data = False
+        self.last = b""  # octets of mail data
         self.transport.write(b"220 floor ESMTP\r\n")
 
     def data_received(self, data: bytes) -> None:
         if self.in_data:
-            if data.endswith(b"\r\n.\r\n"):
+            self.last = (self.last + data[-5:])[-5:]
+            if self.last == b"\r\n.\r\n":
                 self.in_data = False
                 self.transport.write(b"250 2.0.0 OK\r\n")
         elif data == b"DATA\r\n":
             self.in_data = True
+            self.last = b""
             self.transport.write(b"354 go on\r\n")
         elif data == b"QUIT\r\n":
             self.transport.write(b"221 2.0.0 bye\r\n")
