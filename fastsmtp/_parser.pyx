@@ -37,6 +37,26 @@ cdef enum:
     CLEAN_SLICE = 12288  # octets before them that need no change
 
 
+cdef const fs_scanner *scanner  # in use; nothing but a test sets it a second time
+
+
+def scanners():
+    """Return the names of the scanners of content that this processor can run, the best first."""
+    cdef list names = []
+    while fs_scanner_at(len(names)) is not NULL:
+        names.append(fs_scanner_at(len(names)).name.decode())
+    return tuple(names)
+
+
+def use_scanner(str name):
+    """Scan content by this one of `scanners()`, in all parsers; every one does the same."""
+    global scanner
+    scanner = fs_scanner_at(scanners().index(name))
+
+
+use_scanner(scanners()[0])
+
+
 class Verb(IntEnum):
     """The verb of a command line (RFC 5321 §4.1.1 and extensions); HTTP is any HTTP method."""
 
@@ -393,13 +413,13 @@ cdef class Parser:
             count = room
         body.transparent = self._mode == MODE_MAIL_DATA
         fs_begin(&read, &body, self._octets(), count, discard)
-        status = fs_advance(&body, &read)
+        status = scanner.advance(&read)
         if status == FS_EDIT and body.normalize and count > NORMALIZE_SLICE:
             # Normalising can double what was read, which stays here until all of it is handed out:
             # small pieces keep the sum within the memory bound of a connection.
             count = NORMALIZE_SLICE if read.done < NORMALIZE_SLICE else min(read.done, CLEAN_SLICE)
             fs_begin(&read, &body, self._octets(), count, discard)
-            status = fs_advance(&body, &read)
+            status = scanner.advance(&read)
         if status == FS_EDIT:
             piece = edited_piece(&body, &read, &status)
         else:
@@ -483,7 +503,7 @@ cdef bytes edited_piece(fs_body *body, fs_read *read, int *status):
     cdef PyObject *octets = new_bytes(NULL, fs_room(body, read))
     cdef Py_ssize_t length
     read.out = <unsigned char *>bytes_octets(octets)
-    status[0] = fs_advance(body, read)
+    status[0] = scanner.advance(read)
     length = fs_finish(body, read, <unsigned char *>bytes_octets(octets))
     resize_bytes(&octets, length)  # has freed it where it raises
     piece = <bytes>octets
