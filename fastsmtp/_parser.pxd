@@ -128,6 +128,9 @@ cdef class Parser:
     cdef Fault _die(self, int kind)
     # lines
     cdef object _next_line(self)
+    cdef object _take_line(self, const unsigned char *line, Py_ssize_t n)
+    cdef int _end_of_line(self, Py_ssize_t octets) noexcept
+    cdef object _next_odd_line(self, const unsigned char *line)
     cdef object _end_line(self, Py_ssize_t lf, Py_ssize_t limit, bint is_auth)
     # message content
     cdef object _next_content(self)

@@ -62,16 +62,15 @@ enum {
 #define FS_8(a, b, c, d, e, f, g, h) (FS_7(a, b, c, d, e, f, g) | FS_AT(h, 7))
 
 /* The verb p[0:n] as a number. The octets are packed while they are upper-cased, so the lookup is
- * one switch. Control octets must have been refused: NUL would look like a shorter verb's end. */
+ * one switch: without the bit that makes it a small letter, no octet but a letter becomes a letter.
+ * Control octets must have been refused: NUL would look like a shorter verb's end. */
 static inline int fs_verb(const unsigned char *p, ptrdiff_t n)
 {
     uint64_t packed = 0;
     if (n < 3 || n > 8)
         return VERB_UNKNOWN;
-    for (ptrdiff_t i = 0; i < n; i++) {
-        unsigned octet = p[i];
-        packed |= (uint64_t)(octet - (octet - 'a' < 26u ? 32u : 0u)) << (8 * i);
-    }
+    for (ptrdiff_t i = 0; i < n; i++)
+        packed |= (uint64_t)(p[i] & ~0x20u) << (8 * i);
     switch (packed) {
     case FS_4('H', 'E', 'L', 'O'): return VERB_HELO;
     case FS_4('E', 'H', 'L', 'O'): return VERB_EHLO;
@@ -143,12 +142,14 @@ static inline ptrdiff_t scan_control(const unsigned char *p, ptrdiff_t n)
 #ifdef FS_SSE2
     const __m128i highest = _mm_set1_epi8(0x1f), del = _mm_set1_epi8(0x7f);
     const __m128i tab = _mm_set1_epi8('\t');
-    for (; n - i >= 16; i += 16) {
+    for (; i < n && n >= FS_VECTOR; i += FS_VECTOR) {
+        if (n - i < FS_VECTOR)
+            i = n - FS_VECTOR; /* what was looked at had none */
         __m128i v = _mm_loadu_si128((const __m128i *)(p + i));
         __m128i low = _mm_cmpeq_epi8(_mm_min_epu8(v, highest), v);
         low = _mm_andnot_si128(_mm_cmpeq_epi8(v, tab), low);
         int hits = _mm_movemask_epi8(_mm_or_si128(low, _mm_cmpeq_epi8(v, del)));
-        if (FS_UNLIKELY(hits))
+        if (hits != 0)
             return i + __builtin_ctz((unsigned)hits);
     }
 #endif
