@@ -55,7 +55,7 @@ static inline FS_OF(FS_TARGET_) int FS_OF(fs_advance_)(fs_read *read)
 {
     FS_OF(fs_seen_) seen = FS_OF(fs_seen_nothing_)();
     int status = FS_OF(fs_short_step_)(read, &seen, fs_head(read));
-    if (status == FS_ALL)
+    if (status == FS_ALL && read->count - read->done >= FS_STEP)
         status = FS_OF(fs_whole_steps_)(read, &seen);
     if (status == FS_ALL)
         status = FS_OF(fs_short_step_)(read, &seen, (unsigned)(read->count - read->done));
