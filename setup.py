@@ -11,6 +11,7 @@ FASTSMTP_SANITIZE=1   ASan and UBSan with the checks of the debug build; any val
 
 import os
 import sys
+from glob import glob
 
 from Cython.Build import cythonize
 from Cython.Compiler import Options
@@ -128,7 +129,7 @@ def compiled(
             f"fastsmtp.{source.partition('.')[0]}",
             [f"fastsmtp/{source}"],
             include_dirs=["fastsmtp"],
-            depends=["fastsmtp/_scan.h", "fastsmtp/_epoll.h"],
+            depends=sorted(glob("fastsmtp/*.h")),
             define_macros=macros,
             extra_compile_args=flags,
             extra_link_args=link,

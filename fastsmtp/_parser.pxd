@@ -33,6 +33,10 @@ cdef extern from "_scan.h" nogil:
         Py_ssize_t done
         unsigned char *out
 
+    ctypedef struct fs_scanner:
+        const char *name
+        int (*advance)(fs_read *read) noexcept nogil
+
     int fs_verb(const unsigned char *p, Py_ssize_t n)
     Py_ssize_t scan_lf(const unsigned char *p, Py_ssize_t n)
     Py_ssize_t fs_word_length(const unsigned char *p, Py_ssize_t n)
@@ -41,7 +45,7 @@ cdef extern from "_scan.h" nogil:
     bint fs_is_auth_line(const unsigned char *p, Py_ssize_t n)
     void fs_begin(fs_read *read, const fs_body *body, const unsigned char *octets,
                   Py_ssize_t count, bint discard)
-    int fs_advance(const fs_body *body, fs_read *read)
+    const fs_scanner *fs_scanner_at(Py_ssize_t at)
     Py_ssize_t fs_room(const fs_body *body, const fs_read *read)
     Py_ssize_t fs_finish(fs_body *body, fs_read *read, const unsigned char *out)
     void FS_CHECK(bint condition)
@@ -124,6 +128,9 @@ cdef class Parser:
     cdef Fault _die(self, int kind)
     # lines
     cdef object _next_line(self)
+    cdef object _take_line(self, const unsigned char *line, Py_ssize_t n)
+    cdef int _end_of_line(self, Py_ssize_t octets) noexcept
+    cdef object _next_odd_line(self, const unsigned char *line)
     cdef object _end_line(self, Py_ssize_t lf, Py_ssize_t limit, bint is_auth)
     # message content
     cdef object _next_content(self)

@@ -24,6 +24,7 @@ cdef extern from "Python.h":
     PyObject *new_bytes "PyBytes_FromStringAndSize"(const char *octets, Py_ssize_t n) except NULL
     int resize_bytes "_PyBytes_Resize"(PyObject **octets, Py_ssize_t n) except -1
     char *bytes_octets "PyBytes_AS_STRING"(PyObject *octets)
+    Py_ssize_t bytes_size "PyBytes_GET_SIZE"(PyObject *octets)
     void Py_DECREF(PyObject *octets)
 
 
@@ -35,6 +36,26 @@ cdef enum:
     MAX_WORD = 128  # of an unknown verb, for the log
     NORMALIZE_SLICE = 4096  # octets that are changed for one piece while normalising
     CLEAN_SLICE = 12288  # octets before them that need no change
+
+
+cdef const fs_scanner *scanner  # in use; nothing but a test sets it a second time
+
+
+def scanners():
+    """Return the names of the scanners of content that this processor can run, the best first."""
+    cdef list names = []
+    while fs_scanner_at(len(names)) is not NULL:
+        names.append(fs_scanner_at(len(names)).name.decode())
+    return tuple(names)
+
+
+def use_scanner(str name):
+    """Scan content by this one of `scanners()`, in all parsers; every one does the same."""
+    global scanner
+    scanner = fs_scanner_at(scanners().index(name))
+
+
+use_scanner(scanners()[0])
 
 
 class Verb(IntEnum):
@@ -249,8 +270,8 @@ cdef class Parser:
     # ---- buffer and mode ----------------------------------------------------------------------
 
     cdef const unsigned char *_octets(self) noexcept:
-        cdef const char *end = PyBytes_AS_STRING(self._buffer) + PyBytes_GET_SIZE(self._buffer)
-        return <const unsigned char *>end - self.buffered
+        cdef PyObject *buffer = <PyObject *>self._buffer  # looked at, so no reference is taken
+        return <const unsigned char *>bytes_octets(buffer) + bytes_size(buffer) - self.buffered
 
     cdef int _check(self) noexcept:
         # what the fields promise each other; nothing at all in a release build
@@ -265,7 +286,9 @@ cdef class Parser:
 
     cdef object _need_more(self):
         # An idle connection must not keep a whole read alive for the few octets at its end.
-        if self.buffered < PyBytes_GET_SIZE(self._buffer):
+        if self.buffered == 0:
+            self._buffer = b""
+        elif self.buffered < PyBytes_GET_SIZE(self._buffer):
             self._buffer = self._first_octets(self.buffered)
         return None
 
@@ -289,10 +312,39 @@ cdef class Parser:
 
     cdef object _next_line(self):
         cdef const unsigned char *line = self._octets()
+        cdef Py_ssize_t left, cr
+        if self.buffered == 0:
+            return self._need_more()
+        if self._scanned == 0 and self._dropped == 0:
+            # Nearly every line is there as a whole, and its first control octet is the CR before
+            # its LF: one look finds both, within what any line may have.
+            left = min(self.buffered, self._max_command_length, MAX_AUTH_LINE)
+            cr = scan_control(line, left)
+            if 0 <= cr < left - 1 and line[cr] == b"\r" and line[cr + 1] == b"\n":
+                return self._take_line(line, cr)
+        return self._next_odd_line(line)
+
+    cdef object _take_line(self, const unsigned char *line, Py_ssize_t n):
+        """The event of line[0:n], a line in good form, without the CR LF behind it."""
+        cdef Command command
+        if self._mode == MODE_AUTH_LINE:
+            command = make_auth_line(line, n)
+        else:
+            command = make_command(line, fs_trim_blanks(line, n))
+        self._end_of_line(n + 2)
+        return command
+
+    cdef int _end_of_line(self, Py_ssize_t octets) noexcept:
+        self.buffered -= octets
+        self._scanned = self._dropped = 0
+        self._first_octet_due = False
+        self._mode = MODE_COMMAND
+        return 0
+
+    cdef object _next_odd_line(self, const unsigned char *line):
+        """The same for a line that comes in parts, is too long, or has control octets."""
         cdef Py_ssize_t left = self.buffered, limit, endless, lf
         cdef bint is_auth
-        if left == 0:
-            return self._need_more()
         if self._first_octet_due:
             self._first_octet_due = False
             if line[0] == 0x00 or line[0] == 0x03 or line[0] == 0x16:
@@ -320,20 +372,16 @@ cdef class Parser:
     cdef object _end_line(self, Py_ssize_t lf, Py_ssize_t limit, bint is_auth):
         """The event of the line that ends at octets[lf]."""
         cdef const unsigned char *line = self._octets()
-        cdef object event
+        cdef Fault event
         if not (line[lf - 1] == b"\r" if lf > 0 else self._dropped > 0 and self._dropped_cr):
             return self._die(FAULT_BARE_LF)
         if self._dropped + lf + 1 > limit:
             event = make_fault(FAULT_AUTH_LINE_TOO_LONG if is_auth else FAULT_LINE_TOO_LONG)
         elif scan_control(line, lf - 1) >= 0:
             event = make_fault(FAULT_CONTROL_CHARACTER)
-        elif self._mode == MODE_AUTH_LINE:
-            event = make_auth_line(line, lf - 1)
         else:
-            event = make_command(line, fs_trim_blanks(line, lf - 1))
-        self.buffered -= lf + 1
-        self._scanned = self._dropped = 0
-        self._mode = MODE_COMMAND
+            return self._take_line(line, lf - 1)
+        self._end_of_line(lf + 1)
         return event
 
     # ---- message content ----------------------------------------------------------------------
@@ -393,13 +441,13 @@ cdef class Parser:
             count = room
         body.transparent = self._mode == MODE_MAIL_DATA
         fs_begin(&read, &body, self._octets(), count, discard)
-        status = fs_advance(&body, &read)
+        status = scanner.advance(&read)
         if status == FS_EDIT and body.normalize and count > NORMALIZE_SLICE:
             # Normalising can double what was read, which stays here until all of it is handed out:
             # small pieces keep the sum within the memory bound of a connection.
             count = NORMALIZE_SLICE if read.done < NORMALIZE_SLICE else min(read.done, CLEAN_SLICE)
             fs_begin(&read, &body, self._octets(), count, discard)
-            status = fs_advance(&body, &read)
+            status = scanner.advance(&read)
         if status == FS_EDIT:
             piece = edited_piece(&body, &read, &status)
         else:
@@ -483,7 +531,7 @@ cdef bytes edited_piece(fs_body *body, fs_read *read, int *status):
     cdef PyObject *octets = new_bytes(NULL, fs_room(body, read))
     cdef Py_ssize_t length
     read.out = <unsigned char *>bytes_octets(octets)
-    status[0] = fs_advance(body, read)
+    status[0] = scanner.advance(read)
     length = fs_finish(body, read, <unsigned char *>bytes_octets(octets))
     resize_bytes(&octets, length)  # has freed it where it raises
     piece = <bytes>octets

@@ -2,6 +2,7 @@
 
 `run` runs a coroutine on asyncio's loop and again on uvloop's. It brings `no_leaks`, which a test
 without a loop asks for by name (a file by `pytestmark = pytest.mark.usefixtures("no_leaks")`).
+`scanner` runs a test with each scanner of content that this machine has.
 """
 
 from __future__ import annotations
@@ -18,6 +19,8 @@ from typing import Any, TypeVar
 
 import hypothesis
 import pytest
+
+from fastsmtp._parser import scanners, use_scanner
 
 T = TypeVar("T")
 
@@ -145,3 +148,12 @@ def no_leaks() -> Iterator[None]:
     assert not records.texts, "asyncio reported:\n" + "\n".join(records.texts)
     assert not unclosed, "never closed:\n" + "\n".join(unclosed)
     assert not left, f"descriptors still open: {left}"
+
+
+@pytest.fixture(params=scanners())
+def scanner(request: pytest.FixtureRequest) -> Iterator[str]:
+    """Scan content by each scanner, the one that is in use otherwise first."""
+    name: str = request.param
+    use_scanner(name)
+    yield name
+    use_scanner(scanners()[0])
