@@ -1,5 +1,6 @@
 cimport cython
 from fastsmtp._exchange cimport Exchange, Intake
+from fastsmtp._grammar cimport parse_bdat_argument
 from fastsmtp._hooks cimport Answer
 from fastsmtp._message cimport Message
 from fastsmtp._parser cimport Parser
@@ -22,6 +23,10 @@ cdef class Content(Intake):
 
     cpdef forget_skipped(self)
 
+    @cython.locals(dialogue=Exchange, message=Message, last=bint)
+    cpdef begin_chunk(self, bytes argument, Reply refusal)
+    cdef Reply _refusal(self)
+
     @cython.locals(dialogue=Exchange, message=Message)
     cpdef begin_data(self)
 
@@ -33,6 +38,9 @@ cdef class Content(Intake):
 
     @cython.locals(message=Message)
     cpdef end_of_data(self)
+
+    @cython.locals(dialogue=Exchange, last=bint)
+    cpdef end_of_chunk(self)
 
     @cython.locals(message=Message, dialogue=Exchange, replies_due=list, reply=Reply, failure=Reply,
                    accepted=bint)

@@ -27,6 +27,7 @@ _COUNTED: int = Flag.COUNTED
 _UPGRADE: int = Flag.UPGRADE
 _SWITCH: int = Flag.SWITCH
 _CONNECTED: int = int(State.CONNECTED)
+_NOT_IMPLEMENTED: Reply = replies.NOT_IMPLEMENTED
 
 __all__ = ["answer_fault", "is_answered"]
 
@@ -97,10 +98,10 @@ def _answer_unknown(dialogue: Exchange, command: Command, flags: int, first_line
 def _bdat_refusal(dialogue: Exchange, refusals: tuple[Reply | None, ...]) -> Reply | None:
     """Why a chunk is refused; the reply comes behind its octets."""
     refusal = refusals[dialogue.state]
-    if refusal is replies.NOT_IMPLEMENTED:
+    if refusal is _NOT_IMPLEMENTED:
         return refusal
-    if dialogue.state != State.CONNECTED and not dialogue.extended:
-        return replies.NOT_IMPLEMENTED
+    if dialogue.state != _CONNECTED and not dialogue.extended:
+        return _NOT_IMPLEMENTED
     if _strike_unauthenticated(dialogue):
         return replies.TOO_MANY_UNAUTHENTICATED
     if _must_upgrade(dialogue):

@@ -369,8 +369,10 @@ def parse_mailbox(str text not None, bint smtp_utf8):
 
 
 # bdat-cmd = "BDAT" SP chunk-size [ SP end-marker ]. RFC 3030 §2
-def parse_bdat_argument(bytes argument not None):
+cpdef object parse_bdat_argument(bytes argument):
     """Read the argument of BDAT: (octets of the chunk, is it the last), or None."""
+    if argument is None:
+        raise TypeError("an argument is bytes, got None")
     cdef octets_t text = <octets_t> PyBytes_AS_STRING(argument)
     cdef Py_ssize_t size = PyBytes_GET_SIZE(argument)
     cdef Py_ssize_t digits = 0

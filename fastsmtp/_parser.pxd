@@ -109,7 +109,8 @@ cdef class Parser:
     cdef bint _dropped_auth
     # message: reset by begin_message(); a limit that is off is INT64_MAX
     cdef fs_body _body
-    cdef readonly bint size_exceeded
+    cdef readonly bint size_exceeded, bare_newline, has_nul, has_8bit
+    cdef readonly int64_t longest_line  # octets without CR LF
     cdef int64_t _size
     cdef int64_t _drop_limit
     cdef bint _discarding
@@ -120,6 +121,13 @@ cdef class Parser:
 
     cpdef object feed(self, bytes data)
     cpdef object next_event(self)
+    cpdef object begin_message(self, int64_t size, int64_t drop_limit, bint normalize)
+    cpdef object expect_auth_line(self)
+    cpdef object expect_mail_data(self)
+    cpdef object expect_chunk(self, int64_t octets, bint last)
+    cpdef object skip_octets(self, int64_t octets)
+    cpdef object discard_body(self)
+    cpdef object clear(self)
     # buffer and mode
     cdef const unsigned char *_octets(self) noexcept
     cdef int _check(self) noexcept
@@ -136,6 +144,7 @@ cdef class Parser:
     cdef object _next_content(self)
     cdef bytes _settle_cr(self, unsigned char octet)
     cdef bytes _scan_piece(self, Py_ssize_t count)
+    cdef int _show_facts(self) noexcept
     cdef int _consume_content(self, Py_ssize_t octets) noexcept
     cdef bytes _first_octets(self, Py_ssize_t count)
     cdef object _end_chunk(self)

@@ -168,7 +168,7 @@ cdef class Parser:
         self._mode = MODE_COMMAND
         self.begin_message(0, 0, False)
 
-    # These two are called for every read and event, by compiled code too, hence cpdef.
+    # Compiled code calls these for every read, event and message, and tests do, hence cpdef.
 
     cpdef object feed(self, bytes data):
         """Take the octets of one read."""
@@ -202,7 +202,7 @@ cdef class Parser:
             return end_of_data
         return None
 
-    def begin_message(self, int64_t size, int64_t drop_limit, bint normalize):
+    cpdef object begin_message(self, int64_t size, int64_t drop_limit, bint normalize):
         """Start a message: its limits are set, the facts of the last one forgotten."""
         if size < 0 or drop_limit < 0:
             raise ValueError(f"size and drop_limit take octets, got {size} and {drop_limit}")
@@ -213,31 +213,32 @@ cdef class Parser:
             line_state=FS_BOL, transparent=False, normalize=normalize, bare_newline=False,
             has_nul=False, has_8bit=False, line_octets=0, longest_line=0, body_octets=0,
         )
+        self._show_facts()
 
-    def expect_auth_line(self):
+    cpdef object expect_auth_line(self):
         """Read the client's answer to a 334 next."""
         self._enter(MODE_AUTH_LINE, 0)
 
-    def expect_mail_data(self):
+    cpdef object expect_mail_data(self):
         """Read DATA content next, as if CR LF had just been seen."""
         self._enter(MODE_MAIL_DATA, 0)
         self._body.line_state = FS_BOL
 
-    def expect_chunk(self, int64_t octets, bint last):
+    cpdef object expect_chunk(self, int64_t octets, bint last):
         """Read so many octets of BDAT content next."""
         self._enter(MODE_CHUNK, octets)
         self._last_chunk = last
 
-    def skip_octets(self, int64_t octets):
+    cpdef object skip_octets(self, int64_t octets):
         """Drop so many octets next, unseen."""
         self._enter(MODE_SKIP, octets)
 
-    def discard_body(self):
+    cpdef object discard_body(self):
         """Scan the rest of this message, but hand out no more of it."""
         self._discarding = True
         self._holds_cr = False
 
-    def clear(self):
+    cpdef object clear(self):
         """Forget all that is buffered, and what was seen of an unfinished command line."""
         self._buffer = b""
         self.buffered = self._scanned = self._dropped = 0
@@ -246,26 +247,6 @@ cdef class Parser:
     def body_octets(self):
         """Octets of this message so far."""
         return self._body.body_octets
-
-    @property
-    def bare_newline(self):
-        """Whether a CR or LF stood alone."""
-        return self._body.bare_newline
-
-    @property
-    def has_nul(self):
-        """Whether an octet 0x00 was seen."""
-        return self._body.has_nul
-
-    @property
-    def has_8bit(self):
-        """Whether an octet of 0x80 or more was seen."""
-        return self._body.has_8bit
-
-    @property
-    def longest_line(self):
-        """Octets of the longest line, without its CR LF."""
-        return self._body.longest_line
 
     # ---- buffer and mode ----------------------------------------------------------------------
 
@@ -455,12 +436,21 @@ cdef class Parser:
             if length > 0 and not discard:
                 piece = self._first_octets(length)
         self._body = body
+        self._show_facts()
         self.size_exceeded = body.body_octets > self._size
         self._holds_cr = body.normalize and body.line_state == FS_CR and not discard
         self._consume_content(read.done)
         if status == FS_END:
             self._mode = MODE_END_DUE
         return piece
+
+    cdef int _show_facts(self) noexcept:
+        """Of the message so far, for those who have the parser."""
+        self.bare_newline = self._body.bare_newline
+        self.has_nul = self._body.has_nul
+        self.has_8bit = self._body.has_8bit
+        self.longest_line = self._body.longest_line
+        return 0
 
     cdef int _consume_content(self, Py_ssize_t octets) noexcept:
         self.buffered -= octets
@@ -482,10 +472,12 @@ cdef class Parser:
             if self._body.line_state == FS_CR:
                 self._body.line_state = FS_MID
                 self._body.bare_newline = True
+                self._show_facts()
                 if self._holds_cr:
                     self._holds_cr = False
                     return b" "
             self._body.longest_line = max(self._body.longest_line, self._body.line_octets)
+            self._show_facts()
         self._mode = MODE_COMMAND
         return end_of_chunk
 
