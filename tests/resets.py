@@ -42,7 +42,7 @@ def _fields(value: object) -> dict[str, object]:
     for cls in type(value).__mro__:
         names.update(name for name, kind in cls.__dict__.items() if isinstance(kind, _FIELDS))
     names -= {"__dict__", "__weakref__"}
-    found = {name: getattr(value, name) for name in names if hasattr(value, name)}
+    found = {name: getattr(value, name) for name in sorted(names) if hasattr(value, name)}
     return {name: field for name, field in found.items() if not callable(field)}
 
 
@@ -81,7 +81,7 @@ def _state_of(both: SideBySide) -> dict[str, object]:
 _SEEN = (
     *("dialogue.state", "dialogue.extended", "dialogue.waiting", "dialogue.parser.buffered"),
     *("dialogue.transaction.accepted", "dialogue.transaction.tried", "dialogue.content.message"),
-    *("dialogue.session.opening_command", "dialogue.session.envelope.rcpt_to"),
+    *("dialogue.session.opening_command", "dialogue.session._envelope.rcpt_to"),
 )
 
 
