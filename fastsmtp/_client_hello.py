@@ -24,7 +24,7 @@ MORE: Final = "more"  # neither is a name: a name has no capital letters and no 
 NO_TLS: Final = "not TLS"
 
 # What may be a name at all. It is a key to look up and a text for logs, never a path.
-_NAME: Final = re.compile(rb"[0-9A-Za-z_-]+(?:\.[0-9A-Za-z_-]+)*\.?")
+_NAME: Final = rb"[0-9A-Za-z_-]+(?:\.[0-9A-Za-z_-]+)*\.?"
 MAX_NAME: Final = 255
 
 
@@ -126,6 +126,6 @@ def _name_in(hello: _Reader) -> str:
 
 
 def _clean(name: bytes) -> str:
-    if len(name) > MAX_NAME or not _NAME.fullmatch(name):
+    if len(name) > MAX_NAME or not re.fullmatch(_NAME, name):
         return ""
     return name.decode("ascii").lower().removesuffix(".")
