@@ -34,8 +34,9 @@ cdef enum:
     MIN_COMMAND_LENGTH = 8  # `AUTH␠` must fit, it decides which limit holds
     MAX_COMMAND_LENGTH = 1 << 26
     MAX_WORD = 128  # of an unknown verb, for the log
-    NORMALIZE_SLICE = 4096  # octets that are changed for one piece while normalising
-    CLEAN_SLICE = 12288  # octets before them that need no change
+    NORMALIZE_SLICE = 16384  # octets that are changed for one piece while normalising
+    LARGE_READ = 131072
+    LARGE_READ_SLICE = 2048  # the same where the read alone is most of what may be held
 
 
 cdef const fs_scanner *scanner  # in use; nothing but a test sets it a second time
@@ -416,17 +417,20 @@ cdef class Parser:
         cdef int64_t room = min(self._size, self._drop_limit) - body.body_octets
         cdef bint discard = self._discarding or room <= 0
         cdef Py_ssize_t length
+        cdef Py_ssize_t piece_size = NORMALIZE_SLICE
         cdef bytes piece = None
         cdef int status
+        if PyBytes_GET_SIZE(self._buffer) > LARGE_READ:
+            piece_size = LARGE_READ_SLICE
         if not discard and room < count:
             count = room
         body.transparent = self._mode == MODE_MAIL_DATA
         fs_begin(&read, &body, self._octets(), count, discard)
         status = scanner.advance(&read)
-        if status == FS_EDIT and body.normalize and count > NORMALIZE_SLICE:
+        if status == FS_EDIT and body.normalize and count > piece_size:
             # Normalising can double what was read, which stays here until all of it is handed out:
             # small pieces keep the sum within the memory bound of a connection.
-            count = NORMALIZE_SLICE if read.done < NORMALIZE_SLICE else min(read.done, CLEAN_SLICE)
+            count = piece_size if read.done < piece_size else min(read.done, 2 * piece_size)
             fs_begin(&read, &body, self._octets(), count, discard)
             status = scanner.advance(&read)
         if status == FS_EDIT:

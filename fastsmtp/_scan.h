@@ -42,7 +42,7 @@
 #define FS_LINE_IN_STEP 61 /* so many octets at most has a line whose end and start are in one */
 #define FS_LONG_READ 4096
 #define FS_VECTOR 16
-#define FS_SLACK FS_VECTOR /* copies go by whole vectors: so many octets behind one are writable */
+#define FS_SLACK FS_STEP /* copies go by whole vectors: so many octets behind one are writable */
 
 /* ---- verbs (RFC 5321 §4.1.1 and extensions) -------------------------------------------------- */
 
@@ -370,10 +370,52 @@ static FS_INLINE void fs_edit_step(fs_read *read, uint64_t dots, uint64_t lfs, p
         fs_edit(read, dots, 0, base, 0);
 }
 
+#ifdef FS_AVX
+/* `out` as it is where each bit of `lfs` is a CR LF: the octets of `v` (32 of them at most). */
+static FS_INLINE FS_TARGET_avx512 void fs_spread(unsigned char *out, __m512i v, uint32_t lfs)
+{
+    /* Two places for each octet, that of a CR before it and its own; who is not there moves up. */
+    const uint64_t own = UINT64_C(0xaaaaaaaaaaaaaaaa);
+    const uint64_t places = _pext_u64(own, own | _pdep_u64(lfs, own >> 1));
+    _mm512_storeu_si512(out, _mm512_mask_expand_epi8(_mm512_set1_epi8('\r'), places, v));
+}
+
+/* The same as fs_edit_step, for a whole step at once however many edits it has: VBMI2 moves octets
+ * together and apart by a mask. `out` comes up to the end of the step, but for a CR there: whether
+ * that one is bare, or body at all, is not known yet. */
+static __attribute__((noinline)) FS_TARGET_avx512 void fs_edit_wide(
+    fs_read *read, fs_masks masks, uint64_t dots, uint64_t lfs, ptrdiff_t base, unsigned valid,
+    int normalize)
+{
+    const unsigned count = valid - (unsigned)(masks.cr >> (valid - 1) & 1);
+    const uint64_t kept = fs_first(count) & ~dots;
+    __m512i v = _mm512_maskz_loadu_epi8(fs_first(count), read->octets + base);
+    fs_flush(read, base, normalize);
+    if (normalize)
+        v = _mm512_mask_mov_epi8(v, masks.cr & ~(masks.lf >> 1), _mm512_set1_epi8(' '));
+    v = _mm512_maskz_compress_epi8(kept, v);
+    const int octets = __builtin_popcountll(kept);
+    if (lfs == 0) {
+        _mm512_storeu_si512(read->out, v);
+    } else {
+        lfs = _pext_u64(lfs, kept);
+        const uint32_t low = (uint32_t)lfs;
+        fs_spread(read->out, v, low);
+        if (octets > 32)
+            fs_spread(read->out + 32 + __builtin_popcount(low), _mm512_alignr_epi64(v, v, 4),
+                      (uint32_t)(lfs >> 32));
+    }
+    read->out += octets + __builtin_popcountll(lfs);
+    read->copied = base + count;
+}
+#else
+#define fs_edit_wide(read, masks, dots, lfs, base, valid, normalize) ((void)0)
+#endif
+
 /* The line rules for one step of `valid` octets; no bit beyond them is set in `masks`. Returns
  * FS_ALL; FS_EDIT: nothing taken, `out` is needed; FS_END: nothing taken, read->end is set. */
 static FS_INLINE int fs_step(fs_read *read, fs_cursor *cursor, const fs_masks masks,
-                             ptrdiff_t base, unsigned valid)
+                             ptrdiff_t base, unsigned valid, int wide)
 {
     const uint64_t behind_cr = masks.cr << 1 | cursor->after_cr;
     const uint64_t ends = masks.lf & behind_cr;
@@ -390,8 +432,12 @@ static FS_INLINE int fs_step(fs_read *read, fs_cursor *cursor, const fs_masks ma
         if ((dots | unclean) != 0 && !read->discard) {
             if (read->out == NULL)
                 return FS_EDIT;
-            fs_edit_step(read, dots, unclean & masks.lf, base, cursor->normalize != 0,
-                         (unclean & behind_cr) != 0);
+            if (wide)
+                fs_edit_wide(read, masks, dots, unclean & masks.lf, base, valid,
+                             cursor->normalize != 0);
+            else
+                fs_edit_step(read, dots, unclean & masks.lf, base, cursor->normalize != 0,
+                             (unclean & behind_cr) != 0);
         }
         cursor->dropped += fs_popcount(dots);
         cursor->after_dot = (dots >> (valid - 1) & 1) | (dot_crs >> (valid - 1) & 1) << 1;

@@ -20,7 +20,7 @@ static __attribute__((noinline, unused)) FS_OF(FS_TARGET_) int FS_OF(fs_short_st
     masks.cr >>= early;
     masks.lf >>= early;
     masks.dot >>= early;
-    const int status = fs_step(read, &cursor, masks, read->done, valid);
+    const int status = fs_step(read, &cursor, masks, read->done, valid, FS_OF(FS_WIDE_));
     if (status == FS_ALL) {
         FS_OF(fs_see_)(seen, octets);
         read->cursor = cursor;
@@ -40,7 +40,8 @@ static FS_INLINE FS_OF(FS_TARGET_) int FS_OF(fs_whole_steps_)(fs_read *read, FS_
     ptrdiff_t base = read->done;
     int status = FS_ALL;
     for (; base <= last; base += FS_STEP) {
-        status = fs_step(read, &cursor, FS_OF(fs_look_)(octets + base), base, FS_STEP);
+        status = fs_step(read, &cursor, FS_OF(fs_look_)(octets + base), base, FS_STEP,
+                         FS_OF(FS_WIDE_));
         if (FS_UNLIKELY(status != FS_ALL))
             break;
         FS_OF(fs_see_)(&seen_here, octets + base);

@@ -11,7 +11,7 @@
 #include <cpuid.h>
 #include <immintrin.h>
 #define FS_TARGET_avx2 __attribute__((target("avx2,bmi,bmi2,popcnt,lzcnt")))
-#define FS_TARGET_avx512 __attribute__((target("avx512f,avx512bw,bmi,bmi2,popcnt,lzcnt")))
+#define FS_TARGET_avx512 __attribute__((target("avx512f,avx512bw,avx512vbmi2,bmi,bmi2,popcnt,lzcnt")))
 
 static inline int fs_has_avx2(void)
 {
@@ -21,7 +21,7 @@ static inline int fs_has_avx2(void)
            __get_cpuid(0x80000001, &a, &b, &c, &d) && (c >> 5 & 1) != 0;
 }
 
-/* VBMI2 is not used: it came with the processors that do not lower their clock for such vectors. */
+/* VBMI2 came with the processors that do not lower their clock for such vectors. */
 static inline int fs_has_avx512(void)
 {
     return fs_has_avx2() && __builtin_cpu_supports("avx512f") &&
@@ -34,6 +34,12 @@ static inline int fs_has_avx512(void)
 #define FS_TARGET_sse2
 #define FS_TARGET_neon
 #define FS_TARGET_portable
+/* Whether a set edits a step as one. */
+#define FS_WIDE_avx512 1
+#define FS_WIDE_avx2 0
+#define FS_WIDE_sse2 0
+#define FS_WIDE_neon 0
+#define FS_WIDE_portable 0
 
 typedef struct {
     uint64_t cr, lf, dot;

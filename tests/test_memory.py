@@ -47,7 +47,7 @@ def fresh(octets: bytes, size: int) -> bytes:
 # --- MEM-01, -02: the bound of one connection ---
 
 
-def body_and_replies(wire: Wire) -> None:
+def body_and_replies(wire: Wire, octet: bytes = b"x") -> None:
     """A body that nobody reads, behind it replies that nobody takes, and one read that crosses."""
     wire.send(EH)
     wire.send(MAIL + RCPT + b"BDAT 60000\r\n" + fresh(b"x", 60_000))
@@ -55,7 +55,12 @@ def body_and_replies(wire: Wire) -> None:
     reply = len(b"250 2.0.0 OK: 1 octets received\r\n")
     wire.send(fresh(b"BDAT 1\r\nx", 9 * (64 * KIB // reply)))
     start = b"BDAT 10000000\r\n"
-    wire.send(fresh(start + fresh(b"x", READ - len(start)), READ))
+    wire.send(fresh(start + fresh(octet, READ - len(start)), READ))
+
+
+def line_feeds_and_replies(wire: Wire) -> None:
+    """The same, with a read that waits while what it becomes is handed out."""
+    body_and_replies(wire, b"\n")
 
 
 def a_body(wire: Wire) -> None:
@@ -84,7 +89,14 @@ def a_hook_that_waits(wire: Wire) -> None:
     wire.send(MAIL + RCPT + b"RCPT TO:<late@y.example>\r\n" + fresh(b"NOOP\r\n", READ - 200))
 
 
-WORST = [body_and_replies, a_body, replies_only, a_long_line, a_hook_that_waits]
+WORST = [
+    body_and_replies,
+    line_feeds_and_replies,
+    a_body,
+    replies_only,
+    a_long_line,
+    a_hook_that_waits,
+]
 
 
 def hold_on(address: Any, session: Any, callback: Callable[..., object]) -> None:
@@ -98,7 +110,9 @@ def test_the_worst_client_holds_less_than_400_kib(
     behaves: Callable[[Wire], None], loop: VirtualLoop
 ) -> None:
     hooks: dict[str, Any] = {"on_rcpt_to": hold_on, "on_data": lambda *given: None}
-    server = SMTPServer(**{**DEFAULTS, **COUNTERS_OFF, **hooks}, size=10**9)
+    server = SMTPServer(
+        **{**DEFAULTS, **COUNTERS_OFF, **hooks}, size=10**9, bare_newline="normalize"
+    )
     wires: list[Wire] = []
 
     def work(count: int) -> list[Wire]:
