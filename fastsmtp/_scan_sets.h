@@ -34,12 +34,13 @@ static inline int fs_has_avx512(void)
 #define FS_TARGET_sse2
 #define FS_TARGET_neon
 #define FS_TARGET_portable
-/* Whether a set edits a step as one. */
-#define FS_WIDE_avx512 1
-#define FS_WIDE_avx2 0
-#define FS_WIDE_sse2 0
-#define FS_WIDE_neon 0
-#define FS_WIDE_portable 0
+/* How a set edits a step that has many edits. */
+enum { FS_ONE_BY_ONE, FS_BY_TABLE, FS_BY_MASK };
+#define FS_WIDE_avx512 FS_BY_MASK
+#define FS_WIDE_avx2 FS_BY_TABLE
+#define FS_WIDE_sse2 FS_ONE_BY_ONE
+#define FS_WIDE_neon FS_ONE_BY_ONE
+#define FS_WIDE_portable FS_ONE_BY_ONE
 
 typedef struct {
     uint64_t cr, lf, dot;
