@@ -16,7 +16,11 @@ from side_by_side import SideBySide
 
 # Class -> fields that outlive a transaction and a greeting.
 KEPT = {
-    "Session": {"_id", "id", "transaction", "data", "error"},
+    "Session": {
+        *{"_id", "id", "transaction", "data", "error"},
+        *{"envelope", "transmission_type"},  # made of other fields
+    },
+    "Envelope": {"dsn"},  # made of another field
     "Dialogue": {
         *{"counters", "_transactions"},
         *{"first_line", "watch"},  # no greeting is needed to be the first line
