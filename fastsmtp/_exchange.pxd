@@ -12,7 +12,7 @@ cdef class Exchange:
     # connection
     cdef public object service, options, session, host, tls
     cdef public Hooks hooks
-    cdef public str client_hostname, remote_address
+    cdef public str client_hostname, remote_address, via
     cdef public bint is_unix, secure, securing
     cdef public Clock clock
     cdef public Parser parser
