@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import shutil
 import signal
 import smtplib
 import socket
@@ -15,6 +14,7 @@ from pathlib import Path
 
 import argon2
 import pytest
+from clients import swaks_over_tls
 from serving import PATIENCE, Gateway, bodies, environment, leftovers, messages, run_to_end
 from tls_kit import authority, ca_pem, client_context, issue, pair
 
@@ -230,11 +230,11 @@ def test_all_kinds_of_ports_are_drained_at_the_end(maildir: Path, files: Files) 
     assert bodies(maildir) == [MESSAGE] * 3
 
 
-SWAKS = shutil.which("swaks")
+SWAKS, NO_SWAKS = swaks_over_tls()
 
 
 @pytest.mark.interop
-@pytest.mark.skipif(SWAKS is None, reason="swaks is not installed")
+@pytest.mark.skipif(not SWAKS, reason=NO_SWAKS)
 @pytest.mark.parametrize("at", [SMTPS, SUBMISSION])
 def test_swaks_logs_in_and_sends(gateway: Gateway, maildir: Path, at: int) -> None:
     place = f"127.0.0.1:{gateway.ports[at]}"
@@ -242,7 +242,7 @@ def test_swaks_logs_in_and_sends(gateway: Gateway, maildir: Path, at: int) -> No
     login = ["--auth", "LOGIN", "--auth-user", "anne", "--auth-password", PASSWORD]
     done = subprocess.run(
         [
-            *[str(SWAKS), "--server", place, tls, *login, "--suppress-data"],
+            *[SWAKS, "--server", place, tls, *login, "--suppress-data"],
             *["--from", "a@x.example", "--to", "b@y.example", "--helo", "c.example"],
         ],
         capture_output=True,
