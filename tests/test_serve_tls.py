@@ -433,7 +433,7 @@ def test_sighup_with_a_bad_pair_keeps_the_old_one_and_says_why(
         harm(files)
         files.write_users(bob=HASH)
         reload(gateway, files, "1 users from ")  # what is good is taken
-        (line,) = gateway.err.all
+        line = gateway.err.wait("SIGHUP").string  # of the other stream
         assert " error: SIGHUP: the certificate stays as it was: --" in line
         assert told in line
         for at, old in enumerate(before):
@@ -444,6 +444,7 @@ def test_sighup_with_a_bad_pair_keeps_the_old_one_and_says_why(
         files.write_pair(*pair("srv.test", "127.0.0.1", "more.test"))
         reload(gateway, files, "certificate from ")
         assert gateway.stop() == 0
+    assert gateway.err.all == [line]
 
 
 @row("OPS-01")
