@@ -49,7 +49,10 @@ def _eager_task(
         if task.done() and not task.cancelled():
             task.exception()
         raise
-    return task
+    else:
+        return task
+    finally:
+        del task  # what the step raised holds this frame, and the task holds what it raised
 
 
 class HookTasks:
@@ -90,6 +93,7 @@ class HookTasks:
             begun = True
             if task.done():
                 _settle(task, answer)
+                del task  # as above
                 return True
         else:
             begun = False
