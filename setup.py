@@ -11,6 +11,7 @@ FASTSMTP_SANITIZE=1   ASan and UBSan with the checks of the debug build; any val
 
 import os
 import sys
+from glob import glob
 
 from Cython.Build import cythonize
 from Cython.Compiler import Options
@@ -27,7 +28,14 @@ MODE = "coverage" if COVERAGE else "sanitize" if SANITIZE else "debug" if DEBUG 
 # The parser is Cython. What runs for every command is Python whose types stand in a .pxd beside it:
 # the same file is linted and type-checked as Python, and compiled to C. The .py stays in the wheel,
 # for tracebacks; Python prefers the compiled module. tests/compiled.py reads both lists.
-CYTHON = ["_parser.pyx", "_grammar.pyx", "_proxy.pyx"]
+CYTHON = [
+    "_parser.pyx",
+    "_grammar.pyx",
+    "_proxy.pyx",
+    "_sockets.pyx",
+    "_native.pyx",
+    "_coroutines.pyx",
+]
 PYTHON = [
     "_clock.py",
     "_link.py",
@@ -39,12 +47,16 @@ PYTHON = [
     "_dispatch.py",
     "_exchange.py",
     "_hooks.py",
+    "_rules.py",
     "_secure_link.py",
     "_state.py",
+    "_timers.py",
     "_tls_pump.py",
     "_transaction.py",
+    "_verbs.py",
     "_writing.py",
     "replies.py",
+    "session.py",
     "stream.py",
 ]
 
@@ -117,7 +129,7 @@ def compiled(
             f"fastsmtp.{source.partition('.')[0]}",
             [f"fastsmtp/{source}"],
             include_dirs=["fastsmtp"],
-            depends=["fastsmtp/_scan.h"],
+            depends=sorted(glob("fastsmtp/*.h")),
             define_macros=macros,
             extra_compile_args=flags,
             extra_link_args=link,

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Protocol
 from fastsmtp._handshakes import Handshakes
 from fastsmtp._lookup import ReverseLookup
 from fastsmtp._service import Service
+from fastsmtp._timers import Timers
 from fastsmtp._tls import ServerTLS
 from fastsmtp.replies import Reply
 
@@ -24,6 +25,7 @@ class Server(Protocol):
     tls: ServerTLS
     handshakes: Handshakes
     lookup: ReverseLookup | None
+    timers: Timers | None
 
     def admit(self, connection: Connection) -> Reply | None:
         """Register a connection; the reply says why it is one too many."""

@@ -146,7 +146,7 @@ def _is_supported(dialogue: Exchange, name: str) -> bool:
 
 
 def _offers_starttls(service: Service) -> bool:
-    return service.rows[Verb.STARTTLS].refusals[State.GREETED] is None
+    return service.refusals[Verb.STARTTLS][State.GREETED] is None
 
 
 # --- lines ---
@@ -321,7 +321,7 @@ def login_verdict(
 
 
 def _rejection(dialogue: Exchange, error: BaseException, default: Reply) -> Reply:
-    enhanced = dialogue.service.enhanced
+    enhanced = dialogue.rules.enhanced
     reply = rejection(error, Stage.AUTH, default, enhanced=enhanced, utf8=False)
     return replies.LOCAL_ERROR if reply is None else reply
 

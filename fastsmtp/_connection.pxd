@@ -1,4 +1,10 @@
+cimport cython
+from fastsmtp._dialogue cimport Dialogue
+from fastsmtp._native cimport monotonic
 from fastsmtp._secure_link cimport SecureLink
+
+cdef Py_ssize_t _MANY_COMMANDS
+cdef double _STALL
 
 
 cdef class Connection(SecureLink):
@@ -6,4 +12,10 @@ cdef class Connection(SecureLink):
     cdef public str _counted_address, _via, _peer
     cdef public bint _started, _refused
 
+    cpdef data_received(self, bytes data)
+
+    @cython.locals(dialogue=Dialogue, now=double)
     cpdef _receive(self, bytes data)
+
+    @cython.locals(dialogue=Dialogue, now=double, octets=bytes, deadline=double)
+    cpdef _after(self, double began)

@@ -7,7 +7,6 @@ ends, and keeps time: `_link`.
 from __future__ import annotations
 
 import asyncio
-import socket
 import time
 from collections.abc import Callable, Coroutine
 from math import inf
@@ -15,31 +14,26 @@ from typing import Any, Final, cast
 
 from fastsmtp._admission import Server
 from fastsmtp._balancer import Introduction, via
+from fastsmtp._coroutines import drive
 from fastsmtp._dialogue import Dialogue
 from fastsmtp._hooks import Answer
 from fastsmtp._log import logger
-from fastsmtp._networks import peer_address
-from fastsmtp._prelude import Prelude
+from fastsmtp._names import take_names
+from fastsmtp._prelude import Prelude, is_known
 from fastsmtp._secure_link import SecureLink
-from fastsmtp._tasks import HookTasks, warn_of_stall
+from fastsmtp._tasks import STALL, HookTasks, warn_of_stall
 from fastsmtp._tls import ListenerTLS
 from fastsmtp._writing import WriteWatch
 from fastsmtp.replies import Reply
 from fastsmtp.session import Session
+from fastsmtp.stream import DataStream
 
 __all__ = ["Connection"]
 
-WRITE_HIGH_WATER: Final = 64 * 1024  # octets that the client has not taken before the pump stops
-WRITE_LOW_WATER: Final = 16 * 1024
 MANY_COMMANDS: Final = 64  # octets of a read whose replies may come near the high-water mark
 
-
-def _socket_name(transport: asyncio.BaseTransport, which: str) -> Any:
-    """What the kernel says of a socket; None where the peer has reset it already."""
-    try:
-        return transport.get_extra_info(which)
-    except OSError:
-        return None
+_MANY_COMMANDS: int = MANY_COMMANDS
+_STALL: float = STALL
 
 
 class Connection(SecureLink):
@@ -52,10 +46,13 @@ class Connection(SecureLink):
         now: Callable[[], float] = time.monotonic,
         tls: ListenerTLS | None = None,
     ) -> None:
-        super().__init__(loop, now, tls or server.tls.default)
+        SecureLink.__init__(self, loop, now, tls or server.tls.default)
         self._server = server
+        if self._other_clock is None:
+            self._timers = server.timers
         service = server.service
-        self.session = Session(lmtp=service.options.lmtp, secure=service.options.secured)
+        rules = service.rules
+        self.session = Session(lmtp=rules.lmtp, secure=rules.secured)
         self._dialogue = Dialogue(service, self.session, self, now())
         self._transport: asyncio.Transport = cast("asyncio.Transport", None)
         self._counted_address = ""  # what `admit_host` has counted
@@ -76,16 +73,11 @@ class Connection(SecureLink):
         self._transport = cast("asyncio.Transport", transport)
         self._watch = WriteWatch(self._transport, self._server.service.options.write_timeout)
         session = self.session
-        sock = transport.get_extra_info("socket")
-        unix = sock is not None and sock.family == getattr(socket, "AF_UNIX", None)
-        peer, own = _socket_name(transport, "peername"), _socket_name(transport, "sockname")
-        self._peer, session.remote_port = peer_address(peer)
-        session.remote_address = self._peer
-        session.local_address, session.local_port = peer_address(own)
+        unix = take_names(self._transport, session)
+        self._peer = session.remote_address
         dialogue = self._dialogue
         dialogue.is_unix = unix
         dialogue.remote_address = self._peer
-        self._transport.set_write_buffer_limits(high=WRITE_HIGH_WATER, low=WRITE_LOW_WATER)
         refusal = self._server.admit(self)
         if refusal is not None:
             self._refuse(refusal)
@@ -99,7 +91,7 @@ class Connection(SecureLink):
     def data_received(self, data: bytes) -> None:
         """Take what was read: to the dialogue, or to what stands before it."""
         self._reads += 1
-        if self._refused or self._dialogue.closing:
+        if self._refused or self._dialogue.is_closing():
             return  # lingering: read and dropped
         if self._entry is None:
             self._receive(data)
@@ -110,8 +102,8 @@ class Connection(SecureLink):
         """Feed the dialogue; what it has to say goes out in one write."""
         dialogue = self._dialogue
         now = self._now()
-        if len(data) > MANY_COMMANDS:
-            dialogue.unsent = self._transport.get_write_buffer_size()
+        if len(data) > _MANY_COMMANDS:
+            dialogue.unsent = self._watch.unsent()
         try:
             dialogue.receive(data, now)
         finally:
@@ -169,7 +161,8 @@ class Connection(SecureLink):
         if not dialogue.closing and dialogue.transaction.envelope is not None:
             self.report(error, "socket")
         else:
-            logger.debug("%s: %s", self.session.id, error)
+            if logger.shows_debug:  # the id is made for whoever looks at it
+                logger.debug("%s: %s", self.session.id, error)
 
     def pause_writing(self) -> None:
         """The client does not take our replies: neither reading nor execution goes on."""
@@ -182,11 +175,24 @@ class Connection(SecureLink):
 
     # The dialogue's calls.
 
-    def start_task(self, coroutine: Coroutine[Any, Any, Any], answer: Answer) -> bool:
+    def start_task(
+        self, coroutine: Coroutine[Any, Any, Any], answer: Answer, stream: DataStream | None
+    ) -> bool:
         """Run the coroutine of a hook; False: it begins in the next turn of the loop."""
+        if self._loop.get_task_factory() is None:
+            drive(coroutine, self._loop, answer, self._keep_task, stream)
+            return True
+        self._hook_tasks().start(coroutine, answer)
+        return False
+
+    def _keep_task(self, task: asyncio.Task[Any], answer: Answer) -> None:
+        self._hook_tasks().keep(task, answer)
+
+    def _hook_tasks(self) -> HookTasks:
         if self._tasks is None:
-            self._tasks = HookTasks(self._loop, self._now, self._end_if_done)
-        return self._tasks.start(coroutine, answer)
+            now = self._other_clock or time.monotonic
+            self._tasks = HookTasks(self._loop, now, self._end_if_done)
+        return self._tasks
 
     def orphan_task(self, answer: Answer) -> None:
         """Nobody waits for `answer` any more; its coroutine has `data_hook_timeout` to end."""
@@ -198,6 +204,8 @@ class Connection(SecureLink):
 
     def cancel_task(self, answer: Answer) -> None:
         """Cancel the coroutine of `answer`, if it has one."""
+        if answer.driver is not None:
+            self._keep_task(answer.driver.become_task(), answer)
         if self._tasks is not None:
             self._tasks.cancel(answer)
             if self._tasks.abandon_at < self._timer_at:
@@ -209,7 +217,7 @@ class Connection(SecureLink):
             raise RuntimeError("the event loop of this connection is closed")
         now = self._now()
         if not self._lost:
-            self._dialogue.unsent = self._transport.get_write_buffer_size()
+            self._dialogue.unsent = self._watch.unsent()
         try:
             self._dialogue.advance(now)
         finally:
@@ -319,6 +327,10 @@ class Connection(SecureLink):
         address = self.session.remote_address
         self.session.client_hostname = f"[{address}]" if address else "localhost"
         delay = self._server.service.options.greet_delay
+        known, name = is_known(self._server.lookup, address)
+        if known and not delay:
+            self._prepared(name)
+            return
         self._prelude = Prelude(self._prepared)
         self._prelude.begin(self._loop, self._server.lookup, address, delay)
 
@@ -351,7 +363,8 @@ class Connection(SecureLink):
         """Look at what the dialogue wants now. began: when it was entered."""
         dialogue = self._dialogue
         now = self._now()
-        warn_of_stall(now - began)
+        if now - began > _STALL:
+            warn_of_stall(now - began)
         octets = dialogue.take_output(now)
         if octets and not self._lost:
             self._write(octets, now)
@@ -359,7 +372,7 @@ class Connection(SecureLink):
             self._end_if_done()
             return
         if not dialogue.settled() or not self._reading:
-            if dialogue.closing:
+            if dialogue.is_closing():
                 self._close()
                 return
             if dialogue.securing and self._pump is None:
@@ -387,9 +400,7 @@ class Connection(SecureLink):
     def _end(self) -> None:
         """All hooks have ended: `on_close`, and out."""
         self._ended = True
-        if self._timer is not None:
-            self._timer.cancel()
-        self._timer = None
+        self._disarm()
         self._timer_at = -inf  # nothing is armed any more
         self._cancel_at = inf
         hook = self._server.service.hooks.on_close

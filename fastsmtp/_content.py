@@ -12,7 +12,7 @@ from collections.abc import Callable
 from typing import Final
 
 from fastsmtp import replies
-from fastsmtp._exchange import Exchange
+from fastsmtp._exchange import Exchange, Intake
 from fastsmtp._grammar import parse_bdat_argument
 from fastsmtp._hooks import WAITING, Answer
 from fastsmtp._message import Message, verdicts
@@ -24,11 +24,19 @@ __all__ = ["Content", "handle_data"]
 
 MAX_CHUNK: Final = 2**63 - 1
 
+# As C has them.
+_WAITING: int = WAITING
+_HIGH_WATER: int = HIGH_WATER
+_MAIL_GIVEN: int = int(State.MAIL_GIVEN)
+_RCPT_GIVEN: int = int(State.RCPT_GIVEN)
+_BDAT_FAILED: int = int(State.BDAT_FAILED)
+_IN_MAIL_DATA: int = int(State.IN_MAIL_DATA)
+_IN_BDAT: int = int(State.IN_BDAT)
+_START_MAIL_INPUT: Reply = replies.START_MAIL_INPUT
 
-class Content:
+
+class Content(Intake):
     """The content side of one dialogue."""
-
-    __slots__ = ("_chunk", "_dialogue", "_failure", "_skipped", "message")
 
     def __init__(self, dialogue: Exchange) -> None:
         self._dialogue = dialogue
@@ -37,6 +45,9 @@ class Content:
         self._chunk: tuple[int, bool, Reply | None] | None = None
         self._failure: Reply | None = None
         self._skipped = 0
+        # Made for the first message, for all of them.
+        self._on_room: Callable[[], object] | None = None
+        self._on_failure: Callable[[DataStream, BaseException], object] | None = None
 
     def reset(self) -> None:
         """The transaction has ended: nothing of it is left."""
@@ -46,7 +57,8 @@ class Content:
 
     def let_go(self) -> None:
         """The dialogue is over; its fields are still read by a consumer that has not ended."""
-        self._dialogue.content = None  # type: ignore[assignment]  # breaks the circle
+        self._on_room = self._on_failure = None  # each is a circle
+        self._dialogue.content = None  # type: ignore[assignment]  # as this is
 
     def forget_skipped(self) -> None:
         """MAIL: octets of refused chunks are counted from here."""
@@ -59,8 +71,8 @@ class Content:
         dialogue = self._dialogue
         message = self._begin()
         dialogue.parser.expect_mail_data()
-        dialogue.state = State.IN_MAIL_DATA
-        dialogue.reply(replies.START_MAIL_INPUT)
+        dialogue.state = _IN_MAIL_DATA
+        dialogue.reply(_START_MAIL_INPUT)
         self._call_hook(message)
 
     def begin_chunk(self, argument: bytes, refusal: Reply | None) -> None:
@@ -71,7 +83,7 @@ class Content:
             dialogue.reply_and_close(replies.BDAT_SYNTAX)
             return
         size, last = parsed
-        bound = dialogue.service.drop_limit
+        bound = dialogue.rules.drop_limit
         if size > MAX_CHUNK or (bound and size > bound):
             dialogue.reply_and_close(dialogue.service.too_large)
             return
@@ -90,7 +102,7 @@ class Content:
         if message is None:
             message = self._begin()
             message.by_chunks = True
-            dialogue.state = State.IN_BDAT
+            dialogue.state = _IN_BDAT
             dialogue.parser.expect_chunk(size, last)
             message.last = last
             self._call_hook(message)
@@ -101,7 +113,7 @@ class Content:
 
     def _refusal(self) -> Reply | None:
         """Why a chunk that comes in the right state is refused all the same."""
-        if self._dialogue.state == State.BDAT_FAILED:
+        if self._dialogue.state == _BDAT_FAILED:
             return self._failure
         if self._dialogue.hooks.on_data is None:
             return replies.LOCAL_ERROR
@@ -110,12 +122,14 @@ class Content:
     def _begin(self) -> Message:
         dialogue = self._dialogue
         policy = dialogue.newline_policy()
-        dialogue.parser.begin_message(
-            dialogue.service.options.size, dialogue.service.drop_limit, policy == "normalize"
-        )
+        rules = dialogue.rules
+        dialogue.parser.begin_message(rules.size, rules.drop_limit, policy == "normalize")
         transaction = dialogue.transaction
         answer = dialogue.make_answer(hook_answered)
-        stream = DataStream(self._room, self._stream_failed)
+        if self._on_room is None or self._on_failure is None:
+            self._on_room = self._room
+            self._on_failure = self._stream_failed
+        stream = DataStream(self._on_room, self._on_failure)
         message = Message(stream, answer, transaction.accepted)
         message.reject_bare = policy == "reject"
         message.utf8 = transaction.smtp_utf8
@@ -125,8 +139,8 @@ class Content:
         return message
 
     def _call_hook(self, message: Message) -> None:
-        self._dialogue.call(self._dialogue.hooks.on_data, message.answer, message.stream)
-        if message.answer.state != WAITING and not message.at_end:
+        self._dialogue.call(self._dialogue.hooks.on_data, message.stream, message.answer)
+        if message.answer.state != _WAITING and not message.at_end:
             self._discard(message)
         elif message.answer.begins_later:
             # What follows in this read may end the transaction that the hook is to look at.
@@ -137,7 +151,7 @@ class Content:
     def piece(self, octets: bytes) -> None:
         """Hand a piece of the body to the consumer."""
         message = self.message
-        if message is None or message.answer.state != WAITING:
+        if message is None or message.answer.state != _WAITING:
             return
         stream = message.stream
         try:
@@ -147,9 +161,9 @@ class Content:
             return
         if self._dialogue.parser.size_exceeded:
             self._end_stream(message)
-        if message.answer.state != WAITING:
+        if message.answer.state != _WAITING:
             self._discard(message)
-        elif stream.buffered > HIGH_WATER and not self._dialogue.clock.lagging:
+        elif stream.buffered > _HIGH_WATER and not self._dialogue.clock.lagging:
             self._dialogue.clock.begin_lag()
 
     def notice_size(self) -> None:
@@ -168,10 +182,10 @@ class Content:
             return
         message.at_end = True
         self._end_stream(message)
-        if message.answer.state != WAITING:
+        if message.answer.state != _WAITING:
             self.conclude()
         else:
-            self._dialogue.wait(message.answer, self._dialogue.service.options.data_hook_timeout)
+            self._dialogue.wait(message.answer, self._dialogue.rules.data_hook_timeout)
 
     def end_of_chunk(self) -> None:
         """All octets of a chunk are there, taken or skipped."""
@@ -196,14 +210,14 @@ class Content:
     def _chunk_refused(self, refusal: Reply, last: bool) -> None:
         dialogue = self._dialogue
         in_transaction = dialogue.state in (
-            State.MAIL_GIVEN,
-            State.RCPT_GIVEN,
-            State.BDAT_FAILED,
+            _MAIL_GIVEN,
+            _RCPT_GIVEN,
+            _BDAT_FAILED,
         )
         if not in_transaction or refusal is replies.NOT_IMPLEMENTED:
             dialogue.reply(refusal)
             return
-        count = dialogue.transaction.accepted if last and dialogue.service.options.lmtp else 1
+        count = dialogue.transaction.accepted if last and dialogue.rules.lmtp else 1
         dialogue.reply_group([refusal] * max(1, count))
         if last:
             dialogue.end_transaction()
@@ -227,7 +241,7 @@ class Content:
     def _discard(self, message: Message) -> None:
         """The hook has answered before the end: the rest is read, checked and dropped."""
         self._dialogue.parser.discard_body()
-        self._guarded(message, message.stream.drop)
+        self._tell(message, True)
         self._room()
 
     def _end_stream(self, message: Message) -> None:
@@ -239,19 +253,24 @@ class Content:
             stream.has_nul = parser.has_nul
             stream.has_8bit = parser.has_8bit
             stream.longest_line = parser.longest_line
-        if stream.finished:
+        if stream.is_finished():
             return
         if message.at_end and message.reject_bare and parser.bare_newline:
             # No hook may keep a message that its sender is told was refused.
             if not parser.size_exceeded:
                 self._abort_stream(message, "bare_newline")
                 return
-        self._guarded(message, stream.end)
+        self._tell(message, False)
 
-    def _guarded(self, message: Message, tell: Callable[[], None]) -> None:
-        """Tell the consumer an end; its `on_end` is foreign code."""
+    def _tell(self, message: Message, answered: bool) -> None:
+        """Tell the consumer an end; its `on_end` is foreign code. answered: its hook has, and what
+        it has not taken is forgotten.
+        """
         try:
-            tell()
+            if answered:
+                message.stream.drop()
+            else:
+                message.stream.end()
         except BaseException as error:
             self._dialogue.raised(message.answer, error)
 
@@ -270,7 +289,7 @@ class Content:
             dialogue.report(error)
             return
         busy, dialogue.busy = dialogue.busy, True
-        waited = message.answer.state == WAITING
+        waited = message.answer.state == _WAITING
         try:
             self._consumer_failed(message, error)
         finally:
@@ -292,7 +311,7 @@ class Content:
         message = self.message
         if message is not None and not message.at_end:
             self._abort_stream(message, reason)
-            if message.answer.state == WAITING:
+            if message.answer.state == _WAITING:
                 self._dialogue.host.orphan_task(message.answer)
 
     def hook_timed_out(self) -> None:
@@ -301,7 +320,7 @@ class Content:
         assert message is not None
         self._dialogue.report(TimeoutError("on_data gave no answer in time"))
         self._abort_stream(message, "hook_timeout")
-        if message.answer.state == WAITING:
+        if message.answer.state == _WAITING:
             message.answer.expire()
             message.answer.failed = True
             self._dialogue.host.cancel_task(message.answer)
@@ -329,7 +348,7 @@ class Content:
         message, dialogue = self.message, self._dialogue
         assert message is not None
         # What the hook has not taken by now it will not take: nothing of it may hold up the client.
-        self._guarded(message, message.stream.drop)
+        self._tell(message, True)
         self._room()
         replies_due = verdicts(dialogue, message)
         if message.by_chunks and not message.last:
@@ -339,8 +358,11 @@ class Content:
             dialogue.count_transaction()
             self._fail(failure)
         else:
+            accepted = False
+            for reply in replies_due:
+                accepted = accepted or reply.code < 400
             dialogue.reply_group(replies_due)
-            dialogue.message_done(bool([reply for reply in replies_due if reply.code < 400]))
+            dialogue.message_done(accepted)
         message.answer.forget()
         dialogue.stop_if_asked()
 

@@ -1,4 +1,8 @@
 cdef class Counters:
     cdef public object _options
     cdef public Py_ssize_t unrecognized, unauthenticated, errors, junk, auth_failures, messages
+    cpdef bint strike_unauthenticated(self)
+    cpdef bint strike_error(self)
+    cpdef bint strike_junk(self)
     cpdef message_accepted(self)
+    cpdef bint too_many_messages(self, Py_ssize_t limit)

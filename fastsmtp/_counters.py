@@ -63,7 +63,6 @@ class Counters:
         self.messages += 1
         self.unrecognized = self.errors = self.junk = 0
 
-    @property
-    def too_many_messages(self) -> bool:
-        """`max_messages` were accepted already."""
-        return self.messages >= self._options.max_messages > 0
+    def too_many_messages(self, limit: int) -> bool:
+        """`limit` messages were accepted already; 0: there is no limit."""
+        return 0 < limit <= self.messages

@@ -1,17 +1,30 @@
 cimport cython
+from fastsmtp._content cimport Content
+from fastsmtp._dispatch cimport is_answered
 from fastsmtp._exchange cimport Exchange
-from fastsmtp._parser cimport Command, Fault
+from fastsmtp._hooks cimport Answer
+from fastsmtp._parser cimport Command, Fault, Parser
+from fastsmtp.replies cimport Reply
+
+cdef int _OPENING, _COMMANDS_PER_TURN
+cdef Py_ssize_t _OUT_HIGH_WATER
+cdef object _END_OF_DATA
 
 
 cdef class Dialogue(Exchange):
     cdef public bint blocked
     cdef public Py_ssize_t unsent
     cdef public bint _eof
-    cdef public tuple _rows
+    cdef Content _content
+    cdef tuple _handlers, _refusals, _flags
 
     cpdef receive(self, bytes octets, double now)
+
+    @cython.locals(out=list, octets=bytes)
     cpdef bytes take_output(self, double now)
     cpdef bint settled(self)
+    cpdef _run(self, first)
 
-    @cython.locals(budget=int, command=Command, flags=int)
+    @cython.locals(budget=int, verb=int, command=Command, flags=int, refusals=tuple, refusal=Reply,
+                   parser=Parser, content=Content)
     cpdef _pump(self)

@@ -30,13 +30,16 @@ __all__ = ["Dialogue"]
 COMMANDS_PER_TURN: Final = 512  # commands of one connection before others have their turn
 OUT_HIGH_WATER: Final = 64 * 1024  # octets of replies before they have to be written
 
-_OPENING: Final = int(State.OPENING)
+_OPENING: int = int(State.OPENING)
+_COMMANDS_PER_TURN: int = COMMANDS_PER_TURN
+_OUT_HIGH_WATER: int = OUT_HIGH_WATER
+_END_OF_DATA = END_OF_DATA
 
 
 class Nobody:
     """The host of a dialogue that is over: who still calls has nobody to talk to."""
 
-    def start_task(self, coroutine: Coroutine[Any, Any, Any], answer: Answer) -> bool:
+    def start_task(self, coroutine: Coroutine[Any, Any, Any], answer: Answer, stream: Any) -> bool:
         """Nothing is run any more."""
         coroutine.close()
         return True
@@ -69,13 +72,15 @@ class Dialogue(Exchange):
     """The dialogue of one connection, from the hook `on_connect` to the last reply."""
 
     def __init__(self, service: Service, session: Session, host: Host, now: float) -> None:
-        super().__init__(service, session, host, now)
+        Exchange.__init__(self, service, session, host, now)
         self.blocked = False  # the client does not take our replies
         self.unsent = 0  # octets of earlier replies that it has not taken
         self._eof = False
-        self._rows = service.rows
+        self._handlers = service.handlers
+        self._refusals = service.refusals
+        self._flags = service.flags
         self.watch_lines()
-        self.content = Content(self)
+        self.content = self._content = Content(self)
 
     # For the connection.
 
@@ -200,10 +205,13 @@ class Dialogue(Exchange):
 
     def release(self) -> None:
         """The connection and its hooks have ended: let go of what refers back to this object."""
+        if self.content.message is not None:
+            self.content.message.stream.let_go()  # a hook may keep it, and may never have read it
         self.content.reset()
         self.waiting = self.late = self.attempt = None
         self.host = NOBODY
-        self.content.let_go()
+        self._content.let_go()
+        self._content = None  # type: ignore[assignment]  # what is over has none
 
     def take_output(self, now: float) -> bytes:
         """Return what is to be written now; the command deadline runs from here."""
@@ -231,7 +239,7 @@ class Dialogue(Exchange):
             if self.clock.receiving:
                 self.clock.received(self.parser.payload_octets)
                 if self.parser.size_exceeded:
-                    self.content.notice_size()
+                    self._content.notice_size()
             if self._eof and self.settled():
                 self.content.abort("disconnected")
                 self.close()
@@ -240,12 +248,12 @@ class Dialogue(Exchange):
 
     def _pump(self) -> None:
         parser = self.parser
-        rows = self._rows
-        budget = COMMANDS_PER_TURN
+        content = self._content
+        budget = _COMMANDS_PER_TURN
         # A consumer that lags stops the pump too: what one read has brought waits here, not there.
         # `more`: a hook is to begin before anything else is executed.
         while not (self.halted or self.clock.lagging or self.more):
-            if budget == 0 or self.out_octets + self.unsent > OUT_HIGH_WATER:
+            if budget == 0 or self.out_octets + self.unsent > _OUT_HIGH_WATER:
                 self.more = True
                 return
             event = parser.next_event()
@@ -254,24 +262,26 @@ class Dialogue(Exchange):
             if type(event) is Command:
                 budget -= 1
                 command = event
-                handler, refusals, flags = rows[command.verb]
+                verb = command.verb
+                flags = self._flags[verb]
+                refusals = self._refusals[verb]
                 if flags & self.watch and is_answered(self, command, refusals, flags):
                     continue
                 refusal = refusals[self.state]
                 if refusal is None:
-                    handler(self, command.argument)
+                    self._handlers[verb](self, command.argument)
                 else:
                     self.reply(refusal)
                 if self.stopping:
                     self.stop_if_asked()
             elif type(event) is bytes:
-                self.content.piece(event)
-            elif event is END_OF_DATA:
-                self.content.end_of_data()
+                content.piece(event)
+            elif event is _END_OF_DATA:
+                content.end_of_data()
             elif type(event) is Fault:
                 answer_fault(self, event)
             else:
-                self.content.end_of_chunk()
+                content.end_of_chunk()
 
     def _take_late(self, answer: Answer) -> None:
         if answer is self.waiting:
@@ -293,7 +303,7 @@ class Dialogue(Exchange):
 
     def _expire(self) -> None:
         answer, self.waiting = self.waiting, None
-        content = self.content
+        content = self._content
         if answer is None:
             if self.clock.lagging:
                 content.hook_timed_out()

@@ -17,6 +17,18 @@ from fastsmtp._parser import Command, Fault, FaultKind
 from fastsmtp._state import Flag, State
 from fastsmtp.replies import Reply
 
+# As C has them.
+_JUNK: int = Flag.JUNK
+_SYNC: int = Flag.SYNC
+_UNKNOWN: int = Flag.UNKNOWN
+_BDAT: int = Flag.BDAT
+_AUTHENTICATED: int = Flag.AUTHENTICATED
+_COUNTED: int = Flag.COUNTED
+_UPGRADE: int = Flag.UPGRADE
+_SWITCH: int = Flag.SWITCH
+_CONNECTED: int = int(State.CONNECTED)
+_NOT_IMPLEMENTED: Reply = replies.NOT_IMPLEMENTED
+
 __all__ = ["answer_fault", "is_answered"]
 
 _FAULTS: Final[dict[int, tuple[Reply, bool]]] = {  # kind -> reply, does it close
@@ -37,18 +49,18 @@ def is_answered(
     first_line, dialogue.first_line = dialogue.first_line, False
     if first_line:
         dialogue.watch_lines()
-    if flags & Flag.UNKNOWN:
+    if flags & _UNKNOWN:
         _answer_unknown(dialogue, command, flags, first_line)
         return True
-    if flags & Flag.BDAT:
+    if flags & _BDAT:
         dialogue.content.begin_chunk(command.argument, _bdat_refusal(dialogue, refusals))
         return True
     if (
-        flags & Flag.SYNC
+        flags & _SYNC
         and dialogue.parser.buffered
-        and (flags & Flag.SWITCH or dialogue.service.options.strict_pipelining)
+        and (flags & _SWITCH or dialogue.rules.strict_pipelining)
     ):
-        if flags & Flag.SWITCH:
+        if flags & _SWITCH:
             logger.warning(
                 "%s: octets behind STARTTLS from %s%s, which would have been taken for encrypted",
                 dialogue.session.id,
@@ -57,16 +69,16 @@ def is_answered(
             )
         dialogue.reply_and_close(replies.SYNCHRONIZATION)
         return True
-    if flags & Flag.COUNTED and _strike_unauthenticated(dialogue):
+    if flags & _COUNTED and _strike_unauthenticated(dialogue):
         dialogue.reply(replies.TOO_MANY_UNAUTHENTICATED)
         return True
-    if flags & Flag.JUNK and dialogue.counters.strike_junk():
+    if flags & _JUNK and dialogue.counters.strike_junk():
         dialogue.reply(replies.TOO_MANY_JUNK)
         return True
-    if flags & Flag.UPGRADE and _must_upgrade(dialogue):
+    if flags & _UPGRADE and _must_upgrade(dialogue):
         dialogue.reply(replies.UPGRADE_REQUIRED)
         return True
-    if flags & Flag.AUTHENTICATED and _must_authenticate(dialogue):
+    if flags & _AUTHENTICATED and _must_authenticate(dialogue):
         dialogue.reply(dialogue.service.auth_required_reply)
         return True
     return False
@@ -87,10 +99,10 @@ def _answer_unknown(dialogue: Exchange, command: Command, flags: int, first_line
 def _bdat_refusal(dialogue: Exchange, refusals: tuple[Reply | None, ...]) -> Reply | None:
     """Why a chunk is refused; the reply comes behind its octets."""
     refusal = refusals[dialogue.state]
-    if refusal is replies.NOT_IMPLEMENTED:
+    if refusal is _NOT_IMPLEMENTED:
         return refusal
-    if dialogue.state != State.CONNECTED and not dialogue.extended:
-        return replies.NOT_IMPLEMENTED
+    if dialogue.state != _CONNECTED and not dialogue.extended:
+        return _NOT_IMPLEMENTED
     if _strike_unauthenticated(dialogue):
         return replies.TOO_MANY_UNAUTHENTICATED
     if _must_upgrade(dialogue):
@@ -101,20 +113,18 @@ def _bdat_refusal(dialogue: Exchange, refusals: tuple[Reply | None, ...]) -> Rep
 
 
 def _must_upgrade(dialogue: Exchange) -> bool:
-    return dialogue.options.needs_upgrade and not dialogue.secure
+    return dialogue.rules.needs_upgrade and not dialogue.secure
 
 
 def _must_authenticate(dialogue: Exchange) -> bool:
     return (
-        dialogue.service.auth_required
-        and not dialogue.authenticated
-        and dialogue.state != State.CONNECTED
+        dialogue.rules.auth_required and not dialogue.authenticated and dialogue.state != _CONNECTED
     )
 
 
 def _strike_unauthenticated(dialogue: Exchange) -> bool:
     return (
-        dialogue.service.auth_required
+        dialogue.rules.auth_required
         and not dialogue.authenticated
         and dialogue.counters.strike_unauthenticated()
     )

@@ -2,23 +2,38 @@
 
 from fastsmtp._clock cimport Clock
 from fastsmtp._counters cimport Counters
-from fastsmtp._hooks cimport Answer, Hooks
+from fastsmtp._hooks cimport Answer, Asker, Hooks, new_answer
+from fastsmtp._native cimport thread_ident
 from fastsmtp._parser cimport Parser
+from fastsmtp._rules cimport Rules
 from fastsmtp._state cimport Transaction
 from fastsmtp.replies cimport Reply
+from fastsmtp.session cimport Session
+
+cdef int _CONNECTED, _GREETED, _OPENING, _CLOSING, _WAITING
+cdef Reply _TOO_MANY_ERRORS, _SHUTTING_DOWN
 
 
-cdef class Exchange:
+cdef class Intake:
+    cdef public object message
+
+    cpdef abort(self, reason)
+    cpdef reset(self)
+
+
+cdef class Exchange(Asker):
     # connection
-    cdef public object service, options, session, host, tls
+    cdef public object service, options, host, tls
+    cdef public Session session
+    cdef public Rules rules
     cdef public Hooks hooks
     cdef public str client_hostname, remote_address, via
     cdef public bint is_unix, secure, securing
     cdef public Clock clock
     cdef public Parser parser
     cdef public Counters counters
-    cdef public object content
-    cdef public bint busy, stopping, lost, halted, more, first_line, caught_up
+    cdef public Intake content
+    cdef public bint stopping, lost, halted, more, first_line, caught_up
     cdef public int watch
     cdef public Answer waiting, late
     cdef public list out
@@ -36,18 +51,22 @@ cdef class Exchange:
     # transaction
     cdef public Transaction transaction
 
+    cdef bint is_closing(self)
     cpdef reply(self, Reply reply)
     cpdef reply_group(self, list group)
     cpdef reply_and_close(self, Reply reply)
     cpdef close(self)
     cpdef Answer make_answer(self, then)
     cpdef ask(self, hook, subject, then)
+    cpdef Answer asked(self, hook, subject, then)
+    cpdef call(self, hook, subject, Answer answer)
     cpdef wait(self, Answer answer, double timeout)
     cpdef stop_if_asked(self)
     cpdef watch_lines(self)
     cpdef begin_receiving(self)
     cpdef end_receiving(self)
-    cpdef newline_policy(self)
+    cpdef end_lag(self)
+    cpdef str newline_policy(self)
     cpdef message_done(self, bint accepted)
     cpdef count_transaction(self)
     cpdef end_transaction(self)

@@ -8,14 +8,14 @@ from __future__ import annotations
 
 from asyncio import CancelledError
 from collections.abc import Callable
-from threading import get_ident
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, Any
 
 from fastsmtp import replies
 from fastsmtp._clock import Clock
 from fastsmtp._counters import Counters
-from fastsmtp._hooks import WAITING, Answer, Host
+from fastsmtp._hooks import WAITING, Answer, Asker, Host, new_answer
 from fastsmtp._log import logger
+from fastsmtp._native import thread_ident
 from fastsmtp._networks import Networks
 from fastsmtp._parser import Parser
 from fastsmtp._state import DEMANDED, WATCHED, Flag, State, Transaction
@@ -24,21 +24,38 @@ from fastsmtp.session import Session
 
 if TYPE_CHECKING:
     from fastsmtp._content import Content
+    from fastsmtp._message import Message
     from fastsmtp._service import Service
 
-__all__ = ["Exchange"]
+__all__ = ["Exchange", "Intake"]
 
 type_then = Callable[["Exchange", Answer], None]
 
 # Plain ints: these are compared for every command.
-_CONNECTED: Final = int(State.CONNECTED)
-_GREETED: Final = int(State.GREETED)
-_OPENING: Final = int(State.OPENING)
-_CLOSING: Final = int(State.CLOSING)
-_WAITING: Final = WAITING
+_CONNECTED: int = int(State.CONNECTED)
+_GREETED: int = int(State.GREETED)
+_OPENING: int = int(State.OPENING)
+_CLOSING: int = int(State.CLOSING)
+_WAITING: int = WAITING
+_TOO_MANY_ERRORS: Reply = replies.TOO_MANY_ERRORS
+_SHUTTING_DOWN: Reply = replies.SHUTTING_DOWN
 
 
-class Exchange:
+class Intake:
+    """What an exchange asks of the side where content comes in; `_content.Content` is it."""
+
+    message: Message | None
+
+    def abort(self, reason: str) -> None:
+        """There will be no true end."""
+        raise NotImplementedError
+
+    def reset(self) -> None:
+        """The transaction has ended: nothing of it is left."""
+        raise NotImplementedError
+
+
+class Exchange(Asker):
     """Fields by how long they live, replies, and the questions to hooks."""
 
     content: Content
@@ -46,14 +63,15 @@ class Exchange:
     def __init__(self, service: Service, session: Session, host: Host, now: float) -> None:
         # connection
         self.service = service
-        self.options = service.options
+        rules = service.rules
+        self.rules = rules
+        self.options = rules.options
         self.hooks = service.hooks
         self.session = session
         self.host = host
-        self.clock = Clock(service.options, now)
-        self.parser = Parser(service.options.max_command_length)
-        self.counters = Counters(service.options)
-        # Inside a call of the connection: an answer is picked up when the hook returns.
+        self.clock = Clock(rules, now)
+        self.parser = Parser(rules.max_command_length)
+        self.counters = Counters(rules.options)
         self.busy = False
         self.stopping = False
         self.lost = False
@@ -66,8 +84,8 @@ class Exchange:
         self.caught_up = False  # the consumer has; told when the time is known
         self.out: list[bytes] = []
         self.out_octets = 0
-        self._enhanced = service.enhanced
-        self._thread = get_ident()
+        self._enhanced = rules.enhanced
+        self._thread = thread_ident()
         self._transactions = 1
         self.announced = False  # the event `connect` was emitted
         self._meet(session)
@@ -79,7 +97,7 @@ class Exchange:
         self.remote_address = session.remote_address  # the effective one; "" is in no network
         self.via = ""  # what the log says of a balancer behind that address
         self.is_unix = False  # the client is at the other end of a UNIX socket
-        self.secure = self.options.secured
+        self.secure = self.rules.secured
         # Facts of TLS that ends here (a `TLSSocket`), None before a handshake and without one.
         self.tls: Any = None
         self.securing = False  # a handshake is under way: nothing is said, and the clock is its
@@ -97,6 +115,10 @@ class Exchange:
     @property
     def closing(self) -> bool:
         """Nothing more is read or executed; what is to be written ends the connection."""
+        return self.is_closing()
+
+    def is_closing(self) -> bool:
+        """`closing`, as C asks for it."""
         return self.state == _CLOSING
 
     # The door: every reply leaves here.
@@ -121,7 +143,7 @@ class Exchange:
         # sent again.
         strikes = [reply for reply in refused if self._counts(reply)]
         if strikes and len(refused) == len(group) and self.counters.strike_error():
-            self.reply(replies.TOO_MANY_ERRORS)
+            self.reply(_TOO_MANY_ERRORS)
             return
         if refused:
             self._note(refused[-1])
@@ -142,7 +164,7 @@ class Exchange:
     def _refused(self, reply: Reply) -> Reply:
         """Count an error, which may turn it into the last one."""
         if self._counts(reply) and self.counters.strike_error():
-            reply = replies.TOO_MANY_ERRORS
+            reply = _TOO_MANY_ERRORS
         self._note(reply)
         return reply
 
@@ -170,37 +192,45 @@ class Exchange:
 
     def make_answer(self, then: type_then) -> Answer:
         """Return the `callback` for one call of one hook."""
-        return Answer(self, then, self._thread)
+        return new_answer(self, then, self._thread)
 
     def ask(self, hook: Any, subject: object, then: type_then) -> None:
         """Call a hook of one argument beside session and callback, and go on when it has
         answered.
         """
-        answer = Answer(self, then, self._thread)
-        try:
-            hook(subject, self.session, answer)
-        except BaseException as error:
-            self.raised(answer, error)
-        if answer.state == _WAITING:
-            self.wait(answer, self.options.hook_timeout)
-        else:
+        answer = self.asked(hook, subject, then)
+        if answer is not None:
             then(self, answer)
             answer.forget()
+
+    def asked(self, hook: Any, subject: object, then: type_then) -> Answer | None:
+        """Call a hook of one argument, and return its answer; None: it is still at work, and what
+        it answers goes to `then`.
+        """
+        answer = new_answer(self, then, self._thread)
+        self.call(hook, subject, answer)
+        if answer.state != _WAITING:
+            return answer
+        self.wait(answer, self.rules.hook_timeout)
+        return None
 
     def ask_without_subject(self, hook: Any, then: type_then) -> None:
         """Call a hook that takes session and callback only, and go on when it has answered."""
-        answer = Answer(self, then, self._thread)
-        self.call(hook, answer)
+        answer = new_answer(self, then, self._thread)
+        try:
+            hook(self.session, answer)
+        except BaseException as error:
+            self.raised(answer, error)
         if answer.state == _WAITING:
-            self.wait(answer, self.options.hook_timeout)
+            self.wait(answer, self.rules.hook_timeout)
         else:
             then(self, answer)
             answer.forget()
 
-    def call(self, hook: Any, answer: Answer, *arguments: object) -> None:
-        """Call a hook; what it raises becomes its answer."""
+    def call(self, hook: Any, subject: object, answer: Answer) -> None:
+        """Call a hook of one argument; what it raises becomes its answer."""
         try:
-            hook(*arguments, self.session, answer)
+            hook(subject, self.session, answer)
         except BaseException as error:
             self.raised(answer, error)
 
@@ -236,7 +266,7 @@ class Exchange:
             and not self.closing
             and not self.securing
         ):
-            self.reply(replies.SHUTTING_DOWN)
+            self.reply(_SHUTTING_DOWN)
 
     def begin_receiving(self) -> None:
         """Octets of a body or chunk are due."""
@@ -266,9 +296,9 @@ class Exchange:
 
     def _speaks_for_others(self) -> bool:
         """Whether the client may still say that it is another one."""
-        options = self.options
-        if not options.use_xclient and not options.use_xforward:
+        if not self.rules.speaks_for_others:
             return False
+        options = self.options
         if self.xclient is not None and "ADDR" in self.xclient:
             return False
         return self.trusts(options.use_xclient) or self.trusts(options.use_xforward)
@@ -293,9 +323,9 @@ class Exchange:
         watch = WATCHED
         if self.first_line:
             watch |= Flag.LINE
-        if self.service.auth_required and not self.authenticated:
+        if self.rules.auth_required and not self.authenticated:
             watch |= DEMANDED
-        if self.options.needs_upgrade and not self.secure:
+        if self.rules.needs_upgrade and not self.secure:
             watch |= Flag.UPGRADE
         self.watch = watch
 
@@ -318,7 +348,7 @@ class Exchange:
         self.forget_transaction()
         self.state = _CONNECTED
         self.extended = False
-        if self.service.auth_required:
+        if self.rules.auth_required:
             self.watch |= DEMANDED  # whatever becomes of the user
         session = self.session
         session.opening_command = ""
@@ -348,10 +378,12 @@ class Exchange:
 
     def newline_policy(self) -> str:
         """What to do with a bare CR or LF in this message."""
-        options = self.options
-        if self.transaction.binary or self.trusts(options.bare_newline_exclusions):
+        if self.transaction.binary:
             return "accept"
-        return options.bare_newline
+        rules = self.rules
+        if rules.has_exclusions and self.trusts(self.options.bare_newline_exclusions):
+            return "accept"
+        return rules.bare_newline
 
     def message_done(self, accepted: bool) -> None:
         """The final reply to a message is queued."""

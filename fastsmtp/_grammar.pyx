@@ -225,13 +225,13 @@ cdef int fill_address(
 
 
 # "FROM:" Reverse-path [SP Mail-parameters]. RFC 5321 §4.1.1.2
-def parse_reverse_path(bytes argument not None, bint smtp_utf8, bint lenient):
+cpdef object parse_reverse_path(bytes argument, bint smtp_utf8, bint lenient):
     """Read the argument of MAIL: (Address, octets of the parameters), or a PathFault."""
     return parse_path(argument, b"FROM", False, smtp_utf8, lenient)
 
 
 # "TO:" ( "<Postmaster>" / Forward-path ) [SP Rcpt-parameters]. RFC 5321 §4.1.1.3
-def parse_forward_path(bytes argument not None, bint smtp_utf8, bint lenient):
+cpdef object parse_forward_path(bytes argument, bint smtp_utf8, bint lenient):
     """Read the argument of RCPT: (Address, octets of the parameters), or a PathFault."""
     return parse_path(argument, b"TO", True, smtp_utf8, lenient)
 
@@ -239,6 +239,8 @@ def parse_forward_path(bytes argument not None, bint smtp_utf8, bint lenient):
 cdef inline object parse_path(
     bytes argument, const char *word, bint forward, bint smtp_utf8, bint lenient
 ):
+    if argument is None:
+        raise TypeError("an argument is bytes, got None")
     cdef octets_t text = <octets_t> PyBytes_AS_STRING(argument)
     cdef Py_ssize_t size = PyBytes_GET_SIZE(argument)
     cdef Py_ssize_t index
@@ -263,8 +265,10 @@ cdef inline object parse_path(
 
 
 # What a path may hold depends on a parameter that comes behind it, SMTPUTF8. RFC 6531 §3.4
-def has_parameter(bytes argument not None, bytes keyword not None):
+cpdef bint has_parameter(bytes argument, bytes keyword) except -1:
     """Whether the argument of MAIL has the parameter `keyword` behind its path."""
+    if argument is None or keyword is None:
+        raise TypeError("argument and keyword are bytes, got None")
     cdef octets_t text = <octets_t> PyBytes_AS_STRING(argument)
     cdef const char *name = PyBytes_AS_STRING(keyword)
     cdef Py_ssize_t size = PyBytes_GET_SIZE(argument)
@@ -365,8 +369,10 @@ def parse_mailbox(str text not None, bint smtp_utf8):
 
 
 # bdat-cmd = "BDAT" SP chunk-size [ SP end-marker ]. RFC 3030 §2
-def parse_bdat_argument(bytes argument not None):
+cpdef object parse_bdat_argument(bytes argument):
     """Read the argument of BDAT: (octets of the chunk, is it the last), or None."""
+    if argument is None:
+        raise TypeError("an argument is bytes, got None")
     cdef octets_t text = <octets_t> PyBytes_AS_STRING(argument)
     cdef Py_ssize_t size = PyBytes_GET_SIZE(argument)
     cdef Py_ssize_t digits = 0

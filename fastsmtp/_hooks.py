@@ -11,12 +11,12 @@ import functools
 import inspect
 from asyncio import CancelledError
 from collections.abc import Callable, Coroutine
-from threading import get_ident
 from typing import Any, Final, Protocol
 
+from fastsmtp._native import thread_ident
 from fastsmtp.errors import MessageAborted, SMTPError
 
-__all__ = ["HOOK_ARGUMENTS", "Answer", "Hooks", "Host"]
+__all__ = ["HOOK_ARGUMENTS", "Answer", "Asker", "Hooks", "Host", "new_answer"]
 
 # Hook -> names of its arguments; all but on_close take the trailing callback.
 HOOK_ARGUMENTS: Final[dict[str, tuple[str, ...]]] = {
@@ -36,12 +36,17 @@ WAITING: Final = 0
 ANSWERED: Final = 1
 EXPIRED: Final = 2
 
+_WAITING: int = WAITING
+_ANSWERED: int = ANSWERED
+
 
 class Host(Protocol):
     """What a dialogue asks of its connection."""
 
-    def start_task(self, coroutine: Coroutine[Any, Any, Any], answer: Answer) -> bool:
-        """Run a coroutine; `answer.settle` is told how it ended. False: it has not begun yet."""
+    def start_task(self, coroutine: Coroutine[Any, Any, Any], answer: Answer, stream: Any) -> bool:
+        """Run a coroutine; `answer.settle` is told how it ended. stream: the message that it was
+        given, None for none. False: it has not begun yet.
+        """
 
     def orphan_task(self, answer: Answer) -> None:
         """Nobody waits for `answer` any more: its coroutine, if it has one, should end."""
@@ -64,6 +69,26 @@ class Host(Protocol):
         """Seconds since the epoch, for FUTURERELEASE only."""
 
 
+class Asker:
+    """Who asks hooks, and is told their answers. busy: inside of a call of the connection, which
+    picks an answer up when the hook returns.
+    """
+
+    busy: bool
+
+    def wake(self, answer: Answer) -> None:
+        """A hook has answered outside of its call."""
+        raise NotImplementedError
+
+    def report(self, error: BaseException) -> None:
+        """A hook has failed."""
+        raise NotImplementedError
+
+    def close(self) -> None:
+        """Nothing more is read or executed."""
+        raise NotImplementedError
+
+
 class Answer:
     """The `callback` of one call of one hook: `callback()` accepts, `callback(error)` rejects.
 
@@ -77,6 +102,7 @@ class Answer:
 
     __slots__ = (
         "begins_later",
+        "driver",
         "error",
         "failed",
         "needs_call",
@@ -87,25 +113,25 @@ class Answer:
         "thread",
     )
 
-    def __init__(self, owner: Any, then: Callable[[Any, Answer], None], thread: int) -> None:
-        self.owner = owner
-        self.then = then
-        self.thread = thread
-        self.state = WAITING
-        self.error: BaseException | None = None
-        self.result: Any = None
-        self.failed = False
-        self.needs_call = False
-        self.begins_later = False  # the hook is a coroutine whose first step is in the next turn
+    owner: Any
+    then: Callable[[Any, Answer], None]
+    thread: int
+    state: int
+    error: BaseException | None
+    result: Any
+    failed: bool
+    needs_call: bool
+    begins_later: bool  # the hook is a coroutine whose first step is in the next turn
+    driver: Any  # of its coroutine, while that waits for nothing but its message
 
     def __call__(self, error: BaseException | None = None, result: Any = None) -> None:
-        if get_ident() != self.thread:
+        if thread_ident() != self.thread:
             raise RuntimeError("callback was called from another thread than its event loop's")
-        if self.state != WAITING:
-            if self.state == ANSWERED:
+        if self.state != _WAITING:
+            if self.state == _ANSWERED:
                 raise RuntimeError("callback was called a second time")
             return
-        self.state = ANSWERED
+        self.state = _ANSWERED
         self.error = error
         self.result = result
         if error is not None and not isinstance(error, Exception):
@@ -118,11 +144,11 @@ class Answer:
         """The hook raised: SMTPError rejects, a MessageAborted passes through, the rest is a
         failure.
         """
-        if self.state != WAITING:
-            if self.state == ANSWERED and not isinstance(error, (MessageAborted, CancelledError)):
+        if self.state != _WAITING:
+            if self.state == _ANSWERED and not isinstance(error, (MessageAborted, CancelledError)):
                 self.owner.report(error)
             return
-        self.state = ANSWERED
+        self.state = _ANSWERED
         if isinstance(error, (SMTPError, MessageAborted)):
             self.error = error
         else:
@@ -146,11 +172,23 @@ class Answer:
             self.fail(error)
         elif error is not None:
             self.fail(error)
-        elif self.state == WAITING:
+        elif self.state == _WAITING:
             if self.needs_call:
                 self.fail(RuntimeError("the hook ended without having called callback"))
             else:
                 self(None, result)
+
+
+def new_answer(owner: Asker, then: Callable[[Any, Answer], None], thread: int) -> Answer:
+    """Return the `callback` for one call of one hook."""
+    answer: Answer = Answer.__new__(Answer)
+    answer.owner = owner
+    answer.then = then
+    answer.thread = thread
+    answer.state = _WAITING
+    answer.failed = answer.needs_call = answer.begins_later = False
+    answer.error = answer.result = answer.driver = None
+    return answer
 
 
 def _takes(signature: inspect.Signature, count: int) -> bool:
@@ -169,16 +207,18 @@ def _is_coroutine_function(function: type_hook) -> bool:
     )
 
 
-def _with_task(function: type_hook, with_callback: bool) -> type_hook:
+def _with_task(function: type_hook, with_callback: bool, name: str) -> type_hook:
     """Wrap a coroutine function to the internal form."""
+    has_stream = name == "on_data"
 
     def hook(*arguments: Any) -> None:
         answer: Answer = arguments[-1]
+        stream = arguments[0] if has_stream else None
         if with_callback:
             answer.needs_call = True
         else:
             arguments = arguments[:-1]
-        if not answer.owner.host.start_task(function(*arguments), answer):
+        if not answer.owner.host.start_task(function(*arguments), answer, stream):
             answer.begins_later = True
 
     return hook
@@ -203,7 +243,7 @@ def _resolved(name: str, function: type_hook) -> type_hook:
         if with_callback and _takes(signature, count - 1):
             with_callback = "callback" in signature.parameters
         if with_callback or _takes(signature, count - 1):
-            return _with_task(function, with_callback)
+            return _with_task(function, with_callback, name)
     elif _takes(signature, count):
         return function
     wanted = ", ".join(names)

@@ -7,14 +7,17 @@ when it fires.
 from __future__ import annotations
 
 import asyncio
+import time
 from collections.abc import Callable
-from contextlib import suppress
 from math import inf
 from typing import Final
 
 from fastsmtp._dialogue import Dialogue
 from fastsmtp._log import logger
+from fastsmtp._native import monotonic
+from fastsmtp._sockets import Receiver
 from fastsmtp._tasks import HookTasks
+from fastsmtp._timers import COARSE, Timers
 from fastsmtp._tls_pump import Pump
 from fastsmtp._writing import WriteWatch
 from fastsmtp.session import Session
@@ -24,8 +27,11 @@ __all__ = ["Link"]
 LINGER: Final = 5.0  # seconds from our last reply to the client's FIN
 GRACE_TURNS: Final = 8  # loop turns that a deadline waits while there is still input to read
 
+_INFINITY: float = inf
+_COARSE: float = COARSE
 
-class Link:
+
+class Link(Receiver):
     """What `_connection.Connection` is made on: it says what happens, this carries it out."""
 
     session: Session
@@ -36,7 +42,7 @@ class Link:
 
     def __init__(self, loop: asyncio.AbstractEventLoop, now: Callable[[], float]) -> None:
         self._loop = loop
-        self._now = now
+        self._other_clock = None if now is time.monotonic else now
         self._reading = True
         self._reads = 0
         self._eof = False
@@ -45,9 +51,15 @@ class Link:
         self._close_at = inf
         self._cancel_at = inf
         self._pump: Pump | None = None  # from the start of TLS on
+        self._timers: Timers | None = None  # None: a timer of the loop each
         self._timer: asyncio.TimerHandle | None = None
+        self._slot = 0  # of `_timers`; 0: in none
         self._timer_at = inf
         self._grace = 0
+
+    def _now(self) -> float:
+        """Seconds; on the real clock without a call of Python."""
+        return monotonic() if self._other_clock is None else self._other_clock()
 
     # What the connection does.
 
@@ -98,8 +110,10 @@ class Link:
             if self._pump is not None and not transport.is_closing():
                 self._watch.write(self._pump.close(), self._now())  # close_notify, RFC 8446 §6.1
             if not self._eof and not transport.is_closing():
-                with suppress(OSError, RuntimeError, NotImplementedError):
+                try:
                     transport.write_eof()
+                except (OSError, RuntimeError, NotImplementedError):
+                    pass  # the client has gone already
             due = min(self._close_at, self._watch.check_at)
             if due < self._timer_at:
                 self._arm(due)
@@ -109,16 +123,29 @@ class Link:
     # The timer.
 
     def _arm(self, deadline: float) -> None:
-        if deadline == inf or self._ended:
+        if deadline == _INFINITY or self._ended:
             return
-        if self._timer is not None:
-            self._timer.cancel()
+        self._disarm()
         self._timer_at = deadline
-        self._timer = self._loop.call_later(max(0.0, deadline - self._now()), self._on_timer)
+        wait = deadline - self._now()
+        if wait > _COARSE and self._timers is not None:
+            self._slot = self._timers.add(self, deadline)
+        else:
+            self._timer = self._loop.call_later(max(0.0, wait), self.on_deadline)
 
-    def _on_timer(self) -> None:
+    def _disarm(self) -> None:
+        if self._slot:
+            self._timers.remove(self, self._slot)  # type: ignore[union-attr]  # it has the slot
+            self._slot = 0
+        elif self._timer is not None:
+            self._timer.cancel()
+            self._timer = None
+
+    def on_deadline(self) -> None:
+        """The timer has fired: see what is due, if anything is."""
         self._timer = None
-        self._timer_at = inf
+        self._slot = 0
+        self._timer_at = _INFINITY
         now = self._now()
         if self._tasks is not None and now >= self._tasks.abandon_at:
             count = self._tasks.abandon_overdue()

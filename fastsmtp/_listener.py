@@ -17,8 +17,9 @@ from contextlib import suppress
 from typing import Any, Final
 
 from fastsmtp._log import logger
+from fastsmtp._sockets import AVAILABLE, Acceptor, Sockets
 
-__all__ = ["Listener", "bind_tcp", "bind_unix", "check_place"]
+__all__ = ["Listener", "bind_tcp", "bind_unix", "check_place", "own_sockets"]
 
 BACKLOG: Final = 1024
 MAX_PORT: Final = 65_535
@@ -44,6 +45,17 @@ def _set_options(sock: socket.socket) -> None:
         if option is not None:
             with suppress(OSError):
                 sock.setsockopt(level, option, value)
+
+
+def own_sockets(loop: asyncio.AbstractEventLoop) -> Sockets | None:
+    """Return what does the work of the loop's own transports, None where those are to do it.
+
+    asyncio's own loop stays with its own, so that there is always one engine on another's
+    transports to compare with.
+    """
+    if AVAILABLE and not isinstance(loop, asyncio.BaseEventLoop):
+        return Sockets(loop)
+    return None
 
 
 def check_place(port: object, host: object, path: object, sock: object) -> None:
@@ -137,8 +149,9 @@ class Listener:
     def __init__(self, sock: socket.socket, path: str | None = None) -> None:
         self._sock = sock
         self._path = path
-        self._server: asyncio.Server | None = None
+        self._server: asyncio.Server | Acceptor | None = None
         self._factory: Callable[[], Any] | None = None
+        self._sockets: Sockets | None = None
         sock.setblocking(False)
         if sock.family != getattr(socket, "AF_UNIX", None):
             _set_options(sock)
@@ -148,10 +161,15 @@ class Listener:
         name = self._sock.getsockname()
         return name if isinstance(name, str) else (name[0], name[1])
 
-    async def open(self, factory: Callable[[], Any]) -> None:
-        """Begin to accept. Raises OSError."""
+    async def open(self, factory: Callable[[], Any], sockets: Sockets | None) -> None:
+        """Begin to accept, into `sockets` where there are any, else by the loop. Raises OSError."""
         loop = asyncio.get_running_loop()
         self._factory = factory
+        self._sockets = sockets
+        if sockets is not None:
+            self._sock.listen(BACKLOG)
+            self._server = sockets.listen(self._sock, factory)
+            return
         if self._sock.family == getattr(socket, "AF_UNIX", None):
             create = loop.create_unix_server
         else:
@@ -183,7 +201,7 @@ class Listener:
         sock.setblocking(False)
         self._sock = sock
         assert self._factory is not None
-        await self.open(self._factory)
+        await self.open(self._factory, self._sockets)
 
     def close(self) -> None:
         """Stop accepting."""

@@ -1,12 +1,23 @@
+cimport cython
 from fastsmtp._exchange cimport Exchange
 from fastsmtp._hooks cimport Answer
+from fastsmtp._parser cimport Parser
+from fastsmtp.replies cimport Reply
+from fastsmtp.stream cimport DataStream
+
+cdef Reply _MESSAGE_QUEUED
 
 
 cdef class Message:
-    cdef public object stream
+    cdef public DataStream stream
     cdef public Answer answer
     cdef public Py_ssize_t recipients
     cdef public bint utf8, reject_bare, by_chunks, last, at_end
 
 
+@cython.locals(parser=Parser, lmtp=bint, failed=bint)
 cpdef list verdicts(Exchange dialogue, Message message)
+
+
+@cython.locals(answer=Answer, parser=Parser)
+cdef bint _is_plain(Exchange dialogue, Message message)

@@ -16,6 +16,8 @@ from fastsmtp.stream import DataStream
 
 __all__ = ["Message", "verdicts"]
 
+_MESSAGE_QUEUED: Reply = replies.MESSAGE_QUEUED
+
 
 class Message:
     """One message on its way in. It outlives its connection while the hook is at work."""
@@ -44,9 +46,11 @@ class Message:
 
 def verdicts(dialogue: Exchange, message: Message) -> list[Reply]:
     """The first that applies: own rejection, size, bare newline, failure, acceptance."""
+    if _is_plain(dialogue, message):
+        return [_MESSAGE_QUEUED]
     parser = dialogue.parser
-    lmtp = dialogue.service.options.lmtp
-    overruled = None
+    lmtp = dialogue.rules.lmtp
+    overruled: Reply | None = None
     if parser.size_exceeded:
         overruled = dialogue.service.too_large
     elif message.reject_bare and parser.bare_newline:
@@ -69,10 +73,23 @@ def verdicts(dialogue: Exchange, message: Message) -> list[Reply]:
         reply = overruled
     if reply is None and not failed:
         default = replies.MESSAGE_ACCEPTED if lmtp else replies.MESSAGE_QUEUED
-        reply = acceptance(result, default, enhanced=dialogue.service.enhanced, utf8=message.utf8)
+        reply = acceptance(result, default, enhanced=dialogue.rules.enhanced, utf8=message.utf8)
         if reply is None:
             dialogue.report(TypeError(f"on_data answered with {type(result)}"))
     return [replies.LOCAL_ERROR if reply is None else reply] * count
+
+
+def _is_plain(dialogue: Exchange, message: Message) -> bool:
+    """The usual case: nothing is wrong, and the hook has no words of its own."""
+    answer, parser = message.answer, dialogue.parser
+    return (
+        answer.error is None
+        and answer.result is None
+        and not answer.failed
+        and not dialogue.rules.lmtp
+        and not parser.size_exceeded
+        and not (message.reject_bare and parser.bare_newline)
+    )
 
 
 def _rejected(dialogue: Exchange, message: Message, error: BaseException) -> Reply | None:
@@ -81,7 +98,7 @@ def _rejected(dialogue: Exchange, message: Message, error: BaseException) -> Rep
         error,
         Stage.LMTP_MESSAGE if service.options.lmtp else Stage.MESSAGE,
         replies.MESSAGE_REJECTED,
-        enhanced=service.enhanced,
+        enhanced=dialogue.rules.enhanced,
         utf8=message.utf8,
     )
 
@@ -101,7 +118,7 @@ def _lmtp_verdicts(
             reply = acceptance(
                 result,
                 replies.MESSAGE_ACCEPTED,
-                enhanced=dialogue.service.enhanced,
+                enhanced=dialogue.rules.enhanced,
                 utf8=message.utf8,
             )
         verdicts.append(reply or overruled or replies.LOCAL_ERROR)

@@ -33,6 +33,10 @@ cdef extern from "_scan.h" nogil:
         Py_ssize_t done
         unsigned char *out
 
+    ctypedef struct fs_scanner:
+        const char *name
+        int (*advance)(fs_read *read) noexcept nogil
+
     int fs_verb(const unsigned char *p, Py_ssize_t n)
     Py_ssize_t scan_lf(const unsigned char *p, Py_ssize_t n)
     Py_ssize_t fs_word_length(const unsigned char *p, Py_ssize_t n)
@@ -41,7 +45,7 @@ cdef extern from "_scan.h" nogil:
     bint fs_is_auth_line(const unsigned char *p, Py_ssize_t n)
     void fs_begin(fs_read *read, const fs_body *body, const unsigned char *octets,
                   Py_ssize_t count, bint discard)
-    int fs_advance(const fs_body *body, fs_read *read)
+    const fs_scanner *fs_scanner_at(Py_ssize_t at)
     Py_ssize_t fs_room(const fs_body *body, const fs_read *read)
     Py_ssize_t fs_finish(fs_body *body, fs_read *read, const unsigned char *out)
     void FS_CHECK(bint condition)
@@ -105,7 +109,8 @@ cdef class Parser:
     cdef bint _dropped_auth
     # message: reset by begin_message(); a limit that is off is INT64_MAX
     cdef fs_body _body
-    cdef readonly bint size_exceeded
+    cdef readonly bint size_exceeded, bare_newline, has_nul, has_8bit
+    cdef readonly int64_t longest_line  # octets without CR LF
     cdef int64_t _size
     cdef int64_t _drop_limit
     cdef bint _discarding
@@ -116,6 +121,13 @@ cdef class Parser:
 
     cpdef object feed(self, bytes data)
     cpdef object next_event(self)
+    cpdef object begin_message(self, int64_t size, int64_t drop_limit, bint normalize)
+    cpdef object expect_auth_line(self)
+    cpdef object expect_mail_data(self)
+    cpdef object expect_chunk(self, int64_t octets, bint last)
+    cpdef object skip_octets(self, int64_t octets)
+    cpdef object discard_body(self)
+    cpdef object clear(self)
     # buffer and mode
     cdef const unsigned char *_octets(self) noexcept
     cdef int _check(self) noexcept
@@ -124,11 +136,15 @@ cdef class Parser:
     cdef Fault _die(self, int kind)
     # lines
     cdef object _next_line(self)
+    cdef object _take_line(self, const unsigned char *line, Py_ssize_t n)
+    cdef int _end_of_line(self, Py_ssize_t octets) noexcept
+    cdef object _next_odd_line(self, const unsigned char *line)
     cdef object _end_line(self, Py_ssize_t lf, Py_ssize_t limit, bint is_auth)
     # message content
     cdef object _next_content(self)
     cdef bytes _settle_cr(self, unsigned char octet)
     cdef bytes _scan_piece(self, Py_ssize_t count)
+    cdef int _show_facts(self) noexcept
     cdef int _consume_content(self, Py_ssize_t octets) noexcept
     cdef bytes _first_octets(self, Py_ssize_t count)
     cdef object _end_chunk(self)

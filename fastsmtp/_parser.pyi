@@ -13,6 +13,18 @@ RFC 5321 §2.3.7, §2.3.8, §4.1.1.4, §4.5.2; RFC 3030 §2; RFC 4954 §4.
 from enum import IntEnum
 from typing import Final, Self, final
 
+def scanners() -> tuple[str, ...]:
+    """Return the names of the scanners of content that this processor can run, the best first.
+
+    The first one is in use. There is one for each instruction set, and "portable".
+    """
+
+def use_scanner(name: str) -> None:
+    """Scan content by this one of `scanners()`, in all parsers: for tests and measurements.
+
+    Every one does the same. Raises ValueError for another name.
+    """
+
 class Verb(IntEnum):
     """The verb of a command line (RFC 5321 §4.1.1 and extensions).
 

@@ -24,6 +24,7 @@ cdef extern from "Python.h":
     PyObject *new_bytes "PyBytes_FromStringAndSize"(const char *octets, Py_ssize_t n) except NULL
     int resize_bytes "_PyBytes_Resize"(PyObject **octets, Py_ssize_t n) except -1
     char *bytes_octets "PyBytes_AS_STRING"(PyObject *octets)
+    Py_ssize_t bytes_size "PyBytes_GET_SIZE"(PyObject *octets)
     void Py_DECREF(PyObject *octets)
 
 
@@ -35,6 +36,26 @@ cdef enum:
     MAX_WORD = 128  # of an unknown verb, for the log
     NORMALIZE_SLICE = 4096  # octets that are changed for one piece while normalising
     CLEAN_SLICE = 12288  # octets before them that need no change
+
+
+cdef const fs_scanner *scanner  # in use; nothing but a test sets it a second time
+
+
+def scanners():
+    """Return the names of the scanners of content that this processor can run, the best first."""
+    cdef list names = []
+    while fs_scanner_at(len(names)) is not NULL:
+        names.append(fs_scanner_at(len(names)).name.decode())
+    return tuple(names)
+
+
+def use_scanner(str name):
+    """Scan content by this one of `scanners()`, in all parsers; every one does the same."""
+    global scanner
+    scanner = fs_scanner_at(scanners().index(name))
+
+
+use_scanner(scanners()[0])
 
 
 class Verb(IntEnum):
@@ -147,7 +168,7 @@ cdef class Parser:
         self._mode = MODE_COMMAND
         self.begin_message(0, 0, False)
 
-    # These two are called for every read and event, by compiled code too, hence cpdef.
+    # Compiled code calls these for every read, event and message, and tests do, hence cpdef.
 
     cpdef object feed(self, bytes data):
         """Take the octets of one read."""
@@ -181,7 +202,7 @@ cdef class Parser:
             return end_of_data
         return None
 
-    def begin_message(self, int64_t size, int64_t drop_limit, bint normalize):
+    cpdef object begin_message(self, int64_t size, int64_t drop_limit, bint normalize):
         """Start a message: its limits are set, the facts of the last one forgotten."""
         if size < 0 or drop_limit < 0:
             raise ValueError(f"size and drop_limit take octets, got {size} and {drop_limit}")
@@ -192,31 +213,32 @@ cdef class Parser:
             line_state=FS_BOL, transparent=False, normalize=normalize, bare_newline=False,
             has_nul=False, has_8bit=False, line_octets=0, longest_line=0, body_octets=0,
         )
+        self._show_facts()
 
-    def expect_auth_line(self):
+    cpdef object expect_auth_line(self):
         """Read the client's answer to a 334 next."""
         self._enter(MODE_AUTH_LINE, 0)
 
-    def expect_mail_data(self):
+    cpdef object expect_mail_data(self):
         """Read DATA content next, as if CR LF had just been seen."""
         self._enter(MODE_MAIL_DATA, 0)
         self._body.line_state = FS_BOL
 
-    def expect_chunk(self, int64_t octets, bint last):
+    cpdef object expect_chunk(self, int64_t octets, bint last):
         """Read so many octets of BDAT content next."""
         self._enter(MODE_CHUNK, octets)
         self._last_chunk = last
 
-    def skip_octets(self, int64_t octets):
+    cpdef object skip_octets(self, int64_t octets):
         """Drop so many octets next, unseen."""
         self._enter(MODE_SKIP, octets)
 
-    def discard_body(self):
+    cpdef object discard_body(self):
         """Scan the rest of this message, but hand out no more of it."""
         self._discarding = True
         self._holds_cr = False
 
-    def clear(self):
+    cpdef object clear(self):
         """Forget all that is buffered, and what was seen of an unfinished command line."""
         self._buffer = b""
         self.buffered = self._scanned = self._dropped = 0
@@ -226,31 +248,11 @@ cdef class Parser:
         """Octets of this message so far."""
         return self._body.body_octets
 
-    @property
-    def bare_newline(self):
-        """Whether a CR or LF stood alone."""
-        return self._body.bare_newline
-
-    @property
-    def has_nul(self):
-        """Whether an octet 0x00 was seen."""
-        return self._body.has_nul
-
-    @property
-    def has_8bit(self):
-        """Whether an octet of 0x80 or more was seen."""
-        return self._body.has_8bit
-
-    @property
-    def longest_line(self):
-        """Octets of the longest line, without its CR LF."""
-        return self._body.longest_line
-
     # ---- buffer and mode ----------------------------------------------------------------------
 
     cdef const unsigned char *_octets(self) noexcept:
-        cdef const char *end = PyBytes_AS_STRING(self._buffer) + PyBytes_GET_SIZE(self._buffer)
-        return <const unsigned char *>end - self.buffered
+        cdef PyObject *buffer = <PyObject *>self._buffer  # looked at, so no reference is taken
+        return <const unsigned char *>bytes_octets(buffer) + bytes_size(buffer) - self.buffered
 
     cdef int _check(self) noexcept:
         # what the fields promise each other; nothing at all in a release build
@@ -265,7 +267,9 @@ cdef class Parser:
 
     cdef object _need_more(self):
         # An idle connection must not keep a whole read alive for the few octets at its end.
-        if self.buffered < PyBytes_GET_SIZE(self._buffer):
+        if self.buffered == 0:
+            self._buffer = b""
+        elif self.buffered < PyBytes_GET_SIZE(self._buffer):
             self._buffer = self._first_octets(self.buffered)
         return None
 
@@ -289,10 +293,39 @@ cdef class Parser:
 
     cdef object _next_line(self):
         cdef const unsigned char *line = self._octets()
+        cdef Py_ssize_t left, cr
+        if self.buffered == 0:
+            return self._need_more()
+        if self._scanned == 0 and self._dropped == 0:
+            # Nearly every line is there as a whole, and its first control octet is the CR before
+            # its LF: one look finds both, within what any line may have.
+            left = min(self.buffered, self._max_command_length, MAX_AUTH_LINE)
+            cr = scan_control(line, left)
+            if 0 <= cr < left - 1 and line[cr] == b"\r" and line[cr + 1] == b"\n":
+                return self._take_line(line, cr)
+        return self._next_odd_line(line)
+
+    cdef object _take_line(self, const unsigned char *line, Py_ssize_t n):
+        """The event of line[0:n], a line in good form, without the CR LF behind it."""
+        cdef Command command
+        if self._mode == MODE_AUTH_LINE:
+            command = make_auth_line(line, n)
+        else:
+            command = make_command(line, fs_trim_blanks(line, n))
+        self._end_of_line(n + 2)
+        return command
+
+    cdef int _end_of_line(self, Py_ssize_t octets) noexcept:
+        self.buffered -= octets
+        self._scanned = self._dropped = 0
+        self._first_octet_due = False
+        self._mode = MODE_COMMAND
+        return 0
+
+    cdef object _next_odd_line(self, const unsigned char *line):
+        """The same for a line that comes in parts, is too long, or has control octets."""
         cdef Py_ssize_t left = self.buffered, limit, endless, lf
         cdef bint is_auth
-        if left == 0:
-            return self._need_more()
         if self._first_octet_due:
             self._first_octet_due = False
             if line[0] == 0x00 or line[0] == 0x03 or line[0] == 0x16:
@@ -320,20 +353,16 @@ cdef class Parser:
     cdef object _end_line(self, Py_ssize_t lf, Py_ssize_t limit, bint is_auth):
         """The event of the line that ends at octets[lf]."""
         cdef const unsigned char *line = self._octets()
-        cdef object event
+        cdef Fault event
         if not (line[lf - 1] == b"\r" if lf > 0 else self._dropped > 0 and self._dropped_cr):
             return self._die(FAULT_BARE_LF)
         if self._dropped + lf + 1 > limit:
             event = make_fault(FAULT_AUTH_LINE_TOO_LONG if is_auth else FAULT_LINE_TOO_LONG)
         elif scan_control(line, lf - 1) >= 0:
             event = make_fault(FAULT_CONTROL_CHARACTER)
-        elif self._mode == MODE_AUTH_LINE:
-            event = make_auth_line(line, lf - 1)
         else:
-            event = make_command(line, fs_trim_blanks(line, lf - 1))
-        self.buffered -= lf + 1
-        self._scanned = self._dropped = 0
-        self._mode = MODE_COMMAND
+            return self._take_line(line, lf - 1)
+        self._end_of_line(lf + 1)
         return event
 
     # ---- message content ----------------------------------------------------------------------
@@ -393,13 +422,13 @@ cdef class Parser:
             count = room
         body.transparent = self._mode == MODE_MAIL_DATA
         fs_begin(&read, &body, self._octets(), count, discard)
-        status = fs_advance(&body, &read)
+        status = scanner.advance(&read)
         if status == FS_EDIT and body.normalize and count > NORMALIZE_SLICE:
             # Normalising can double what was read, which stays here until all of it is handed out:
             # small pieces keep the sum within the memory bound of a connection.
             count = NORMALIZE_SLICE if read.done < NORMALIZE_SLICE else min(read.done, CLEAN_SLICE)
             fs_begin(&read, &body, self._octets(), count, discard)
-            status = fs_advance(&body, &read)
+            status = scanner.advance(&read)
         if status == FS_EDIT:
             piece = edited_piece(&body, &read, &status)
         else:
@@ -407,12 +436,21 @@ cdef class Parser:
             if length > 0 and not discard:
                 piece = self._first_octets(length)
         self._body = body
+        self._show_facts()
         self.size_exceeded = body.body_octets > self._size
         self._holds_cr = body.normalize and body.line_state == FS_CR and not discard
         self._consume_content(read.done)
         if status == FS_END:
             self._mode = MODE_END_DUE
         return piece
+
+    cdef int _show_facts(self) noexcept:
+        """Of the message so far, for those who have the parser."""
+        self.bare_newline = self._body.bare_newline
+        self.has_nul = self._body.has_nul
+        self.has_8bit = self._body.has_8bit
+        self.longest_line = self._body.longest_line
+        return 0
 
     cdef int _consume_content(self, Py_ssize_t octets) noexcept:
         self.buffered -= octets
@@ -434,10 +472,12 @@ cdef class Parser:
             if self._body.line_state == FS_CR:
                 self._body.line_state = FS_MID
                 self._body.bare_newline = True
+                self._show_facts()
                 if self._holds_cr:
                     self._holds_cr = False
                     return b" "
             self._body.longest_line = max(self._body.longest_line, self._body.line_octets)
+            self._show_facts()
         self._mode = MODE_COMMAND
         return end_of_chunk
 
@@ -483,7 +523,7 @@ cdef bytes edited_piece(fs_body *body, fs_read *read, int *status):
     cdef PyObject *octets = new_bytes(NULL, fs_room(body, read))
     cdef Py_ssize_t length
     read.out = <unsigned char *>bytes_octets(octets)
-    status[0] = fs_advance(body, read)
+    status[0] = scanner.advance(read)
     length = fs_finish(body, read, <unsigned char *>bytes_octets(octets))
     resize_bytes(&octets, length)  # has freed it where it raises
     piece = <bytes>octets

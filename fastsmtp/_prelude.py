@@ -7,7 +7,14 @@ from collections.abc import Callable
 
 from fastsmtp._lookup import ReverseLookup
 
-__all__ = ["Prelude"]
+__all__ = ["Prelude", "is_known"]
+
+
+def is_known(lookup: ReverseLookup | None, address: str) -> tuple[bool, str | None]:
+    """Whether the client's name is known without a look-up, and which it is."""
+    if lookup is None or not address:
+        return True, None
+    return lookup.cached(address)
 
 
 class Prelude:
@@ -34,12 +41,11 @@ class Prelude:
     ) -> None:
         """Begin both; where there is nothing to wait for, all is done before this returns."""
         self._left = 1
-        if lookup is not None and address:
-            known, self._name = lookup.cached(address)
-            if not known:
-                self._left += 1
-                self._lookup = loop.create_task(lookup.name_of(address))
-                self._lookup.add_done_callback(self._looked_up)
+        known, self._name = is_known(lookup, address)
+        if not known and lookup is not None:
+            self._left += 1
+            self._lookup = loop.create_task(lookup.name_of(address))
+            self._lookup.add_done_callback(self._looked_up)
         if greet_delay:
             self._left += 1
             self._delay = loop.call_later(greet_delay, self._one_done)

@@ -2,8 +2,10 @@
  *
  * Nothing here knows Python, allocates, or reads outside p[0:n]. Message content goes by steps of
  * 64 octets: each becomes bit masks (bit i = octet i), and the line rules of RFC 5321 §2.3.8 and
- * §4.5.2 become shifts of those masks. SSE2 is part of x86-64 and NEON of aarch64, so neither needs
- * a check at run time; elsewhere, or with FASTSMTP_PORTABLE, 64-bit arithmetic does the same.
+ * §4.5.2 become shifts of those masks. How the masks are made is a matter of the instruction set
+ * (_scan_sets.h), and the loop around them stands once for all sets (_scan_advance.h). SSE2 is part
+ * of x86-64 and NEON of aarch64, so neither needs a check at run time; AVX2 and AVX-512 do. Where
+ * there is none, or with FASTSMTP_PORTABLE, 64-bit arithmetic does the same.
  */
 #ifndef FASTSMTP_SCAN_H
 #define FASTSMTP_SCAN_H
@@ -15,9 +17,11 @@
 #if !defined(FASTSMTP_PORTABLE) && defined(__SSE2__)
 #define FS_SSE2 1
 #include <emmintrin.h>
+#ifdef __x86_64__
+#define FS_AVX 1
+#endif
 #elif !defined(FASTSMTP_PORTABLE) && defined(__aarch64__) && !defined(__AARCH64EB__)
 #define FS_NEON 1
-#include <arm_neon.h>
 #endif
 
 #define FS_INLINE inline __attribute__((always_inline))
@@ -35,6 +39,8 @@
 #endif
 
 #define FS_STEP 64
+#define FS_LINE_IN_STEP 61 /* so many octets at most has a line whose end and start are in one */
+#define FS_LONG_READ 4096
 #define FS_VECTOR 16
 #define FS_SLACK FS_VECTOR /* copies go by whole vectors: so many octets behind one are writable */
 
@@ -56,16 +62,15 @@ enum {
 #define FS_8(a, b, c, d, e, f, g, h) (FS_7(a, b, c, d, e, f, g) | FS_AT(h, 7))
 
 /* The verb p[0:n] as a number. The octets are packed while they are upper-cased, so the lookup is
- * one switch. Control octets must have been refused: NUL would look like a shorter verb's end. */
+ * one switch: without the bit that makes it a small letter, no octet but a letter becomes a letter.
+ * Control octets must have been refused: NUL would look like a shorter verb's end. */
 static inline int fs_verb(const unsigned char *p, ptrdiff_t n)
 {
     uint64_t packed = 0;
     if (n < 3 || n > 8)
         return VERB_UNKNOWN;
-    for (ptrdiff_t i = 0; i < n; i++) {
-        unsigned octet = p[i];
-        packed |= (uint64_t)(octet - (octet - 'a' < 26u ? 32u : 0u)) << (8 * i);
-    }
+    for (ptrdiff_t i = 0; i < n; i++)
+        packed |= (uint64_t)(p[i] & ~0x20u) << (8 * i);
     switch (packed) {
     case FS_4('H', 'E', 'L', 'O'): return VERB_HELO;
     case FS_4('E', 'H', 'L', 'O'): return VERB_EHLO;
@@ -137,12 +142,14 @@ static inline ptrdiff_t scan_control(const unsigned char *p, ptrdiff_t n)
 #ifdef FS_SSE2
     const __m128i highest = _mm_set1_epi8(0x1f), del = _mm_set1_epi8(0x7f);
     const __m128i tab = _mm_set1_epi8('\t');
-    for (; n - i >= 16; i += 16) {
+    for (; i < n && n >= FS_VECTOR; i += FS_VECTOR) {
+        if (n - i < FS_VECTOR)
+            i = n - FS_VECTOR; /* what was looked at had none */
         __m128i v = _mm_loadu_si128((const __m128i *)(p + i));
         __m128i low = _mm_cmpeq_epi8(_mm_min_epu8(v, highest), v);
         low = _mm_andnot_si128(_mm_cmpeq_epi8(v, tab), low);
         int hits = _mm_movemask_epi8(_mm_or_si128(low, _mm_cmpeq_epi8(v, del)));
-        if (FS_UNLIKELY(hits))
+        if (hits != 0)
             return i + __builtin_ctz((unsigned)hits);
     }
 #endif
@@ -158,147 +165,7 @@ static inline int fs_is_auth_line(const unsigned char *p, ptrdiff_t n)
     return n >= 5 && (p[4] == ' ' || p[4] == '\t') && fs_verb(p, 4) == VERB_AUTH;
 }
 
-/* ---- 64 octets as masks ---------------------------------------------------------------------- */
-
-typedef struct {
-    uint64_t cr, lf, dot;
-} fs_masks;
-
-/* What went by, gathered over many steps, looked at once: was there a NUL, an octet >= 0x80? */
-#if defined(FS_SSE2)
-typedef struct {
-    __m128i high, least;
-} fs_seen;
-
-static FS_INLINE fs_seen fs_seen_nothing(void)
-{
-    fs_seen seen = {_mm_setzero_si128(), _mm_set1_epi8(-1)};
-    return seen;
-}
-
-static FS_INLINE uint64_t fs_mask(__m128i a, __m128i b, __m128i c, __m128i d)
-{
-    uint64_t low = (unsigned)_mm_movemask_epi8(a) | (unsigned)_mm_movemask_epi8(b) << 16;
-    uint64_t high = (unsigned)_mm_movemask_epi8(c) | (unsigned)_mm_movemask_epi8(d) << 16;
-    return low | high << 32;
-}
-
-static FS_INLINE uint64_t fs_mask_of(char octet, __m128i a, __m128i b, __m128i c, __m128i d)
-{
-    const __m128i v = _mm_set1_epi8(octet);
-    return fs_mask(_mm_cmpeq_epi8(a, v), _mm_cmpeq_epi8(b, v), _mm_cmpeq_epi8(c, v),
-                   _mm_cmpeq_epi8(d, v));
-}
-
-static FS_INLINE fs_masks fs_look(const unsigned char *p, fs_seen *seen)
-{
-    const __m128i a = _mm_loadu_si128((const __m128i *)p);
-    const __m128i b = _mm_loadu_si128((const __m128i *)(p + 16));
-    const __m128i c = _mm_loadu_si128((const __m128i *)(p + 32));
-    const __m128i d = _mm_loadu_si128((const __m128i *)(p + 48));
-    fs_masks masks = {fs_mask_of('\r', a, b, c, d), fs_mask_of('\n', a, b, c, d),
-                      fs_mask_of('.', a, b, c, d)};
-    seen->high = _mm_or_si128(seen->high, _mm_or_si128(_mm_or_si128(a, b), _mm_or_si128(c, d)));
-    seen->least = _mm_min_epu8(seen->least, _mm_min_epu8(_mm_min_epu8(a, b), _mm_min_epu8(c, d)));
-    return masks;
-}
-
-static FS_INLINE int fs_seen_high(const fs_seen *seen)
-{
-    return _mm_movemask_epi8(seen->high) != 0;
-}
-
-static FS_INLINE int fs_seen_nul(const fs_seen *seen)
-{
-    return _mm_movemask_epi8(_mm_cmpeq_epi8(seen->least, _mm_setzero_si128())) != 0;
-}
-#elif defined(FS_NEON)
-typedef struct {
-    uint8x16_t high, least;
-} fs_seen;
-
-static FS_INLINE fs_seen fs_seen_nothing(void)
-{
-    fs_seen seen = {vdupq_n_u8(0), vdupq_n_u8(0xff)};
-    return seen;
-}
-
-/* There is no movemask: each hit is given the weight of its bit, and neighbours are added up. */
-static FS_INLINE uint64_t fs_mask_of(uint8_t octet, uint8x16_t a, uint8x16_t b, uint8x16_t c,
-                                     uint8x16_t d)
-{
-    static const uint8_t weights[16] = {1, 2, 4, 8, 16, 32, 64, 128, 1, 2, 4, 8, 16, 32, 64, 128};
-    const uint8x16_t v = vdupq_n_u8(octet), weight = vld1q_u8(weights);
-    a = vandq_u8(vceqq_u8(a, v), weight);
-    b = vandq_u8(vceqq_u8(b, v), weight);
-    c = vandq_u8(vceqq_u8(c, v), weight);
-    d = vandq_u8(vceqq_u8(d, v), weight);
-    a = vpaddq_u8(vpaddq_u8(a, b), vpaddq_u8(c, d));
-    return vgetq_lane_u64(vreinterpretq_u64_u8(vpaddq_u8(a, a)), 0);
-}
-
-static FS_INLINE fs_masks fs_look(const unsigned char *p, fs_seen *seen)
-{
-    const uint8x16_t a = vld1q_u8(p), b = vld1q_u8(p + 16);
-    const uint8x16_t c = vld1q_u8(p + 32), d = vld1q_u8(p + 48);
-    fs_masks masks = {fs_mask_of('\r', a, b, c, d), fs_mask_of('\n', a, b, c, d),
-                      fs_mask_of('.', a, b, c, d)};
-    seen->high = vorrq_u8(seen->high, vorrq_u8(vorrq_u8(a, b), vorrq_u8(c, d)));
-    seen->least = vminq_u8(seen->least, vminq_u8(vminq_u8(a, b), vminq_u8(c, d)));
-    return masks;
-}
-
-static FS_INLINE int fs_seen_high(const fs_seen *seen) { return vmaxvq_u8(seen->high) >= 0x80; }
-
-static FS_INLINE int fs_seen_nul(const fs_seen *seen) { return vminvq_u8(seen->least) == 0; }
-#else
-#define FS_ONES UINT64_C(0x0101010101010101)
-#define FS_LOWS UINT64_C(0x7f7f7f7f7f7f7f7f)
-
-typedef struct {
-    uint64_t high, nul;
-} fs_seen;
-
-static FS_INLINE fs_seen fs_seen_nothing(void)
-{
-    fs_seen seen = {0, 0};
-    return seen;
-}
-
-/* 0x80 in every octet of `word` that is zero, exactly. */
-static FS_INLINE uint64_t fs_zeros(uint64_t word)
-{
-    return ~(((word & FS_LOWS) + FS_LOWS) | word | FS_LOWS);
-}
-
-/* Octet i of `word` is `octet` -> bit i; the product moves the eight marks side by side. */
-static FS_INLINE uint64_t fs_mask_of(unsigned char octet, uint64_t word)
-{
-    return ((fs_zeros(word ^ FS_ONES * octet) >> 7) * UINT64_C(0x0102040810204080)) >> 56;
-}
-
-static FS_INLINE fs_masks fs_look(const unsigned char *p, fs_seen *seen)
-{
-    fs_masks masks = {0, 0, 0};
-    for (int i = 0; i < FS_STEP; i += 8) {
-        uint64_t word;
-        memcpy(&word, p + i, 8);
-#if __BYTE_ORDER__ == __ORDER_BIG_ENDIAN__
-        word = __builtin_bswap64(word);
-#endif
-        masks.cr |= fs_mask_of('\r', word) << i;
-        masks.lf |= fs_mask_of('\n', word) << i;
-        masks.dot |= fs_mask_of('.', word) << i;
-        seen->high |= word & ~FS_LOWS;
-        seen->nul |= fs_zeros(word);
-    }
-    return masks;
-}
-
-static FS_INLINE int fs_seen_high(const fs_seen *seen) { return seen->high != 0; }
-
-static FS_INLINE int fs_seen_nul(const fs_seen *seen) { return seen->nul != 0; }
-#endif
+#include "_scan_sets.h"
 
 /* ---- message content ------------------------------------------------------------------------ */
 
@@ -321,11 +188,14 @@ typedef struct {
 
 /* The scan's own view while it runs: the line state as bits that shift into the next masks. */
 typedef struct {
-    uint64_t after_cr, after_crlf, after_dot, after_dot_cr, bare;
+    uint64_t transparent, normalize; /* of the message, all bits or none */
+    uint64_t after_cr, after_crlf, bare;
+    uint64_t after_dot;   /* bit 0: behind a dropped dot; bit 1: behind that and a CR */
+    int64_t line_octets;  /* of the present line up to here, without the dropped dot */
     int64_t longest_line;
-    int64_t line_start; /* index in this read; below 0: the line began in an earlier one */
-    ptrdiff_t dropped;  /* dots */
-    fs_seen seen;
+    int64_t usual_line; /* no line up to this length is news: longest_line, or -1: look at all */
+    ptrdiff_t dropped; /* dots */
+    int high, nul;     /* seen, but for the steps that fs_advance is just about */
 } fs_cursor;
 
 /* One read of it. */
@@ -336,6 +206,7 @@ typedef struct {
     ptrdiff_t copied;   /* up to here the octets are in `out`, or were dropped */
     unsigned char *out; /* NULL: as long as body = octets[0:kept], no copy is made */
     int discard;        /* facts only */
+    unsigned end;       /* of the message: its LF is at octets[done + end] where FS_END is met */
     ptrdiff_t kept;     /* behind a scan: up to here the octets are body, or were dropped */
     fs_cursor cursor;
 } fs_read;
@@ -363,29 +234,44 @@ static FS_INLINE uint64_t fs_smear(uint64_t bits, unsigned width)
     return bits | bits << (width - have);
 }
 
-/* Take the line ends of one step (`ends`: the LFs of CR LF, at least one) into longest_line. */
-static FS_INLINE void fs_measure_lines(fs_cursor *cursor, uint64_t ends, uint64_t dots,
-                                       ptrdiff_t base)
+/* Take the lines that end in one step into longest_line. `first`: octets of the first of them. */
+static FS_INLINE void fs_longer_line(fs_cursor *cursor, uint64_t ends, uint64_t dots, int64_t first)
 {
-    int64_t length = base + __builtin_ctzll(ends) - 1 - cursor->line_start;
-    uint64_t inner = ends & (ends - 1);
-    int last = 63 - __builtin_clzll(ends);
-    if (length > cursor->longest_line)
-        cursor->longest_line = length;
-    /* A line inside one step has at most 61 octets, so mostly a longer one was seen before. If not,
-     * each start is smeared over as many octets as the longest line has: a CR beyond is further. */
-    if (inner != 0 && cursor->longest_line < 61) {
+    const uint64_t inner = ends & (ends - 1);
+    if (ends == 0)
+        return;
+    if (first > cursor->longest_line)
+        cursor->longest_line = first;
+    /* Of lines inside the step: each start is smeared over as many octets as the longest line has,
+     * so that a CR beyond is further. */
+    if (inner != 0 && cursor->longest_line < FS_LINE_IN_STEP) {
         uint64_t starts = ((ends << 1) & ~dots) | (ends << 1 & dots) << 1, crs = inner >> 1;
         if (crs & ~fs_smear(starts, (unsigned)cursor->longest_line + 1)) {
             for (; crs != 0; crs &= crs - 1) {
-                int cr = __builtin_ctzll(crs);
-                length = cr - (63 - __builtin_clzll(starts & fs_first((unsigned)cr + 1)));
+                const int cr = __builtin_ctzll(crs);
+                const uint64_t before = starts & fs_first((unsigned)cr + 1);
+                const int64_t length = cr - (63 - __builtin_clzll(before));
                 if (length > cursor->longest_line)
                     cursor->longest_line = length;
             }
         }
     }
-    cursor->line_start = base + last + 1 + (int64_t)(dots >> last >> 1 & 1);
+    cursor->usual_line = cursor->longest_line < FS_LINE_IN_STEP ? -1 : cursor->longest_line;
+}
+
+/* Measure the lines of one step of `valid` octets; `ends`: the LFs of CR LF. Where lines have all
+ * lengths nobody can foretell whether a step has one, so nothing here branches on that alone. */
+static FS_INLINE void fs_measure_lines(fs_cursor *cursor, uint64_t ends, uint64_t dots,
+                                       unsigned valid)
+{
+    const int64_t none = -(int64_t)(ends == 0);
+    const int64_t below = __builtin_ctzll(ends | UINT64_C(1) << 63);
+    const int64_t above = __builtin_clzll(ends | 1);
+    const int64_t begun = cursor->line_octets - (int64_t)(dots & 1), first = begun + below - 1;
+    if (FS_UNLIKELY(first > cursor->usual_line))
+        fs_longer_line(cursor, ends, dots, first);
+    cursor->line_octets = ((begun + 1) & none) + above - (int64_t)(FS_STEP - valid) -
+                          (int64_t)(dots >> (63 - above) >> 1 & 1);
 }
 
 /* One vector from `from` to `out`; if `fix`, bare CRs as spaces, and then from[16] is read too. */
@@ -484,56 +370,60 @@ static FS_INLINE void fs_edit_step(fs_read *read, uint64_t dots, uint64_t lfs, p
         fs_edit(read, dots, 0, base, 0);
 }
 
-/* One step of `valid` octets; `step` points at 64 readable ones, those behind `valid` being none of
- * CR, LF, dot, NUL, high. Returns FS_ALL; FS_EDIT: nothing taken, `out` is needed; FS_END: nothing
- * taken, *end is the index of the LF that ends the message. */
-static FS_INLINE int fs_step(const fs_body *body, fs_read *read, fs_cursor *cursor,
-                             const unsigned char *step, ptrdiff_t base, unsigned valid,
-                             unsigned *end)
+/* The line rules for one step of `valid` octets; no bit beyond them is set in `masks`. Returns
+ * FS_ALL; FS_EDIT: nothing taken, `out` is needed; FS_END: nothing taken, read->end is set. */
+static FS_INLINE int fs_step(fs_read *read, fs_cursor *cursor, const fs_masks masks,
+                             ptrdiff_t base, unsigned valid)
 {
-    fs_seen seen = cursor->seen;
-    const fs_masks masks = fs_look(step, &seen);
     const uint64_t behind_cr = masks.cr << 1 | cursor->after_cr;
     const uint64_t ends = masks.lf & behind_cr;
     const uint64_t bare = (masks.lf ^ behind_cr) & fs_first(valid);
-    const uint64_t dots = body->transparent ? masks.dot & (ends << 1 | cursor->after_crlf) : 0;
-    const uint64_t dot_crs = masks.cr & (dots << 1 | cursor->after_dot);
-    const uint64_t over = masks.lf & (dot_crs << 1 | cursor->after_dot_cr);
-    if (FS_UNLIKELY(over)) {
-        *end = (unsigned)__builtin_ctzll(over);
-        return FS_END;
-    }
-    if (FS_UNLIKELY(dots | (body->normalize ? bare : 0))) {
-        if (!read->discard) {
+    const uint64_t dots = masks.dot & (ends << 1 | cursor->after_crlf) & cursor->transparent;
+    const uint64_t unclean = bare & cursor->normalize;
+    if (FS_UNLIKELY(dots | cursor->after_dot | unclean)) {
+        const uint64_t dot_crs = masks.cr & (dots << 1 | (cursor->after_dot & 1));
+        const uint64_t over = masks.lf & (dot_crs << 1 | cursor->after_dot >> 1);
+        if (over) {
+            read->end = (unsigned)__builtin_ctzll(over);
+            return FS_END;
+        }
+        if ((dots | unclean) != 0 && !read->discard) {
             if (read->out == NULL)
                 return FS_EDIT;
-            fs_edit_step(read, dots, body->normalize ? masks.lf & ~behind_cr : 0, base,
-                         body->normalize, (behind_cr & ~masks.lf) != 0);
+            fs_edit_step(read, dots, unclean & masks.lf, base, cursor->normalize != 0,
+                         (unclean & behind_cr) != 0);
         }
         cursor->dropped += fs_popcount(dots);
-        cursor->line_start += (int64_t)(dots & 1); /* the CR LF before it ended the last step */
+        cursor->after_dot = (dots >> (valid - 1) & 1) | (dot_crs >> (valid - 1) & 1) << 1;
+        fs_measure_lines(cursor, ends, dots, valid);
+    } else {
+        fs_measure_lines(cursor, ends, 0, valid);
     }
     cursor->bare |= bare;
-    cursor->seen = seen;
-    if (ends != 0)
-        fs_measure_lines(cursor, ends, dots, base);
     cursor->after_cr = masks.cr >> (valid - 1) & 1;
     cursor->after_crlf = ends >> (valid - 1) & 1;
-    cursor->after_dot = dots >> (valid - 1) & 1;
-    cursor->after_dot_cr = dot_crs >> (valid - 1) & 1;
     return FS_ALL;
 }
 
-/* A step of less than 64 octets, by way of a padded copy, so that nothing behind them is read. */
-static FS_INLINE int fs_short_step(const fs_body *body, fs_read *read, fs_cursor *cursor,
-                                   ptrdiff_t base, unsigned valid, unsigned *end)
+/* 64 readable octets for a step of `valid` ones, less than 64: those that end where the step ends,
+ * or, if the read has not so many, a padded copy. Nothing outside of the read is looked at. */
+static FS_INLINE const unsigned char *fs_short_octets(const fs_read *read, unsigned valid,
+                                                      unsigned char *padded)
 {
-    unsigned char padded[FS_STEP];
-    if (valid == 0)
-        return FS_ALL;
-    memset(padded, 'x', sizeof padded);
-    memcpy(padded, read->octets + base, valid);
-    return fs_step(body, read, cursor, padded, base, valid, end);
+    const ptrdiff_t before = read->done + (ptrdiff_t)valid - FS_STEP;
+    if (before >= 0)
+        return read->octets + before;
+    memset(padded, 'x', FS_STEP);
+    memcpy(padded, read->octets + read->done, valid);
+    return padded;
+}
+
+/* Octets up to the next address that 64 divides, from where it pays to go on in a long read: a
+ * vector that lies in two cache lines is loaded twice (measured with AVX-512: a tenth off). */
+static FS_INLINE unsigned fs_head(const fs_read *read)
+{
+    const unsigned char *octets = read->octets + read->done;
+    return read->count - read->done >= FS_LONG_READ ? (unsigned)-(uintptr_t)octets % FS_STEP : 0;
 }
 
 /* Begin a read. */
@@ -546,49 +436,68 @@ static inline void fs_begin(fs_read *read, const fs_body *body, const unsigned c
     read->done = read->copied = read->kept = 0;
     read->out = NULL;
     read->discard = discard;
+    cursor->transparent = body->transparent ? ~UINT64_C(0) : 0;
+    cursor->normalize = body->normalize ? ~UINT64_C(0) : 0;
     cursor->after_cr = body->line_state == FS_CR || body->line_state == FS_DOT_CR;
     cursor->after_crlf = body->line_state == FS_BOL;
-    cursor->after_dot = body->line_state == FS_DOT;
-    cursor->after_dot_cr = body->line_state == FS_DOT_CR;
+    cursor->after_dot = body->line_state == FS_DOT      ? 1
+                        : body->line_state == FS_DOT_CR ? 2
+                                                        : 0;
     cursor->bare = 0;
     cursor->longest_line = body->longest_line;
-    cursor->line_start = -body->line_octets;
+    cursor->usual_line = body->longest_line < FS_LINE_IN_STEP ? -1 : body->longest_line;
+    cursor->line_octets = body->line_octets + (body->line_state == FS_DOT_CR);
     cursor->dropped = 0;
-    cursor->seen = fs_seen_nothing();
+    cursor->high = cursor->nul = 0;
 }
 
-/* Scan on from read->done. FS_ALL: the whole read is consumed. FS_END: all up to and with the line
- * that ends the message. FS_EDIT: the next octets are not handed out as they are, so set `out`
- * (fs_room octets) and call again. */
-static inline int fs_advance(const fs_body *body, fs_read *read)
+/* fs_advance_S, for each instruction set S: scan on from read->done. FS_ALL: the whole read is
+ * consumed. FS_END: all up to and with the line that ends the message. FS_EDIT: the next octets are
+ * not handed out as they are, so set `out` (fs_room octets) and call again. */
+#define FS_JOIN_(a, b) a##b
+#define FS_JOIN(a, b) FS_JOIN_(a, b)
+#ifdef FS_AVX
+#define FS_SET avx512
+#include "_scan_advance.h"
+#define FS_SET avx2
+#include "_scan_advance.h"
+#endif
+#ifdef FS_SSE2
+#define FS_SET sse2
+#include "_scan_advance.h"
+#endif
+#ifdef FS_NEON
+#define FS_SET neon
+#include "_scan_advance.h"
+#endif
+#define FS_SET portable
+#include "_scan_advance.h"
+
+typedef struct {
+    const char *name;
+    int (*advance)(fs_read *read);
+} fs_scanner;
+
+/* Number `at` of those that this processor can run, the best first; NULL behind the last. */
+static inline const fs_scanner *fs_scanner_at(ptrdiff_t at)
 {
-    fs_cursor cursor = read->cursor; /* a copy whose address stays here lives in registers */
-    ptrdiff_t base = read->done;
-    unsigned end = 0;
-    int status = FS_ALL;
-    for (; read->count - base >= FS_STEP; base += FS_STEP) {
-        status = fs_step(body, read, &cursor, read->octets + base, base, FS_STEP, &end);
-        if (FS_UNLIKELY(status != FS_ALL))
-            break;
-    }
-    if (status == FS_ALL) {
-        status = fs_short_step(body, read, &cursor, base, (unsigned)(read->count - base), &end);
-        if (status == FS_ALL)
-            base = read->kept = read->count;
-    }
-    if (status == FS_END) {
-        /* The octets before the dot are body; with end < 2 it was dropped in an earlier step. */
-        unsigned before = end >= 2 ? end - 2 : 0, unused;
-        if (fs_short_step(body, read, &cursor, base, before, &unused) == FS_EDIT) {
-            status = FS_EDIT;
-        } else {
-            read->kept = end >= 2 ? base + before : base + (ptrdiff_t)end - 1;
-            base += (ptrdiff_t)end + 1;
-        }
-    }
-    read->done = base;
-    read->cursor = cursor;
-    return status;
+    static const fs_scanner scanners[] = {
+#ifdef FS_AVX
+        {"avx512", fs_advance_avx512},
+        {"avx2", fs_advance_avx2},
+#endif
+#ifdef FS_SSE2
+        {"sse2", fs_advance_sse2},
+#endif
+#ifdef FS_NEON
+        {"neon", fs_advance_neon},
+#endif
+        {"portable", fs_advance_portable},
+    };
+#ifdef FS_AVX
+    at += !fs_has_avx512() + !fs_has_avx2();
+#endif
+    return at < (ptrdiff_t)(sizeof scanners / sizeof *scanners) ? &scanners[at] : NULL;
 }
 
 /* End a read that came to FS_ALL or FS_END: facts and line state go back into the message. Returns
@@ -599,15 +508,16 @@ static inline ptrdiff_t fs_finish(fs_body *body, fs_read *read, const unsigned c
     const fs_cursor *cursor = &read->cursor;
     if (read->kept < 0) /* dot and CR of the end came with an earlier read */
         read->kept = 0;
-    if (read->done == read->kept && cursor->after_dot_cr)
+    const int dot_cr = cursor->after_dot >> 1 != 0;
+    if (read->done == read->kept && dot_cr)
         read->kept--; /* may be the end: not yet body */
     body->bare_newline |= cursor->bare != 0;
-    body->has_nul |= fs_seen_nul(&cursor->seen);
-    body->has_8bit |= fs_seen_high(&cursor->seen);
+    body->has_nul |= cursor->nul;
+    body->has_8bit |= cursor->high;
     body->longest_line = cursor->longest_line;
-    body->line_octets = read->kept - cursor->line_start;
+    body->line_octets = cursor->line_octets - dot_cr;
     body->body_octets += read->kept - cursor->dropped;
-    body->line_state = cursor->after_dot_cr ? FS_DOT_CR
+    body->line_state = dot_cr               ? FS_DOT_CR
                        : cursor->after_cr   ? FS_CR
                        : cursor->after_crlf ? FS_BOL
                        : cursor->after_dot  ? FS_DOT

@@ -31,7 +31,7 @@ class SecureLink(Link):
     def __init__(
         self, loop: asyncio.AbstractEventLoop, now: Callable[[], float], tls: ListenerTLS
     ) -> None:
-        super().__init__(loop, now)
+        Link.__init__(self, loop, now)
         self._tls = tls
         self._contexts: Contexts | None = None  # those that this handshake began with
         self._flight = b""  # octets that wait for their turn

@@ -5,21 +5,16 @@ Rows of the command table, parameters, limits, the texts that hold the server's 
 
 from __future__ import annotations
 
-from typing import Final
-
 from fastsmtp import replies
-from fastsmtp._commands import Row, command_rows
-from fastsmtp._ehlo import EhloList
+from fastsmtp._commands import command_rows
+from fastsmtp._ehlo import MAX_REPLIES, EhloList
 from fastsmtp._extensions import mail_parameters, rcpt_parameters
 from fastsmtp._hooks import Hooks
+from fastsmtp._rules import Rules
 from fastsmtp.options import Options
 from fastsmtp.replies import Reply
 
 __all__ = ["Service"]
-
-# Octets that are dropped beyond `size` before a client is cut: enough to answer a mail that is a
-# little too large.
-MIN_DROPPED: Final = 10 * 1024 * 1024
 
 
 class Service:
@@ -28,17 +23,17 @@ class Service:
     def __init__(self, options: Options, hooks: Hooks, tls: bool = False) -> None:
         self.options = options
         self.hooks = hooks
+        self.rules = Rules(options)
         self.starttls_available = tls and "STARTTLS" not in options.disabled_commands
-        self.enhanced = not options.hide_enhancedstatuscodes
-        self.rows: tuple[Row, ...] = command_rows(options, tls)
+        rows = command_rows(options, tls)  # by columns: each is looked up by verb
+        self.handlers = tuple(row.handler for row in rows)
+        self.refusals = tuple(row.refusals for row in rows)
+        self.flags = tuple(row.flags for row in rows)
         self.mail_parameters = mail_parameters(options)
         self.rcpt_parameters = rcpt_parameters(options)
-        self.drop_limit = options.size + max(options.size, MIN_DROPPED) if options.size else 0
-        self.max_tried = 2 * options.max_recipients
-        # With AUTH disabled nobody could ever satisfy the demand (RFC 4954 §6).
-        self.auth_required = not options.auth_optional and "AUTH" not in options.disabled_commands
         self.too_large = replies.TOO_LARGE.formatted(options.size)
         self._make_texts(options)
+        self._helo_replies: dict[str, Reply] = {}
         self.ehlo = EhloList(options, self.helo_text)
 
     def _make_texts(self, options: Options) -> None:
@@ -59,6 +54,16 @@ class Service:
         )
         response = options.helo_response
         self._helo_response = response if response.startswith("%s") else f"{name} {response}"
+
+    def helo_reply(self, client_hostname: str) -> Reply:
+        """The answer to HELO, which names the client; those of the last clients are kept."""
+        reply = self._helo_replies.get(client_hostname)
+        if reply is None:
+            if len(self._helo_replies) >= MAX_REPLIES:
+                self._helo_replies.clear()
+            reply = Reply(250, None, self.helo_text(client_hostname))
+            self._helo_replies[client_hostname] = reply
+        return reply
 
     def helo_text(self, client_hostname: str) -> str:
         """First line of the answer to HELO and EHLO; it begins with our name (RFC 5321

@@ -1,5 +1,8 @@
+from fastsmtp.session cimport Envelope
+
+
 cdef class Transaction:
-    cdef public object envelope
+    cdef public Envelope envelope
     cdef public list rcpt_to
     cdef public object address
     cdef public Py_ssize_t accepted, tried

@@ -56,13 +56,11 @@ class Transaction:
     The envelope is for the hooks to look at. What the engine decides by stands here.
     """
 
-    __slots__ = ("accepted", "address", "binary", "envelope", "rcpt_to", "smtp_utf8", "tried")
-
-    def __init__(self) -> None:
-        self.envelope: Envelope | None = None
-        self.rcpt_to: list[Address] | None = None  # that of the envelope
-        self.address: Address | None = None  # of the command that a hook looks at
-        self.accepted = 0  # recipients
-        self.tried = 0  # RCPT commands, accepted or not
-        self.smtp_utf8 = False
-        self.binary = False  # BODY=BINARYMIME
+    # `None`, 0 and False in a new object.
+    envelope: Envelope | None
+    rcpt_to: list[Address] | None  # that of the envelope
+    address: Address | None  # of the command that a hook looks at
+    accepted: int  # recipients
+    tried: int  # RCPT commands, accepted or not
+    smtp_utf8: bool
+    binary: bool  # BODY=BINARYMIME

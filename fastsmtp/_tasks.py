@@ -5,7 +5,6 @@ behind.
 from __future__ import annotations
 
 import asyncio
-import sys
 from collections.abc import Callable, Coroutine
 from math import inf
 from typing import Any, Final
@@ -32,27 +31,6 @@ def _settle(task: asyncio.Task[Any], answer: Answer) -> None:
         answer.settle(error, None)
     else:
         answer.settle(None, task.result())
-
-
-def _eager_task(
-    coroutine: Coroutine[Any, Any, Any], loop: asyncio.AbstractEventLoop
-) -> asyncio.Task[Any]:
-    """Make a task whose first step runs at once.
-
-    KeyboardInterrupt and SystemExit of that step are kept in the task and raised as well. So the
-    object is made first: it can then be asked, or it would complain that it never was.
-    """
-    task: asyncio.Task[Any] = asyncio.Task.__new__(asyncio.Task)
-    try:
-        task.__init__(coroutine, loop=loop, eager_start=True)  # type: ignore[misc]
-    except BaseException:
-        if task.done() and not task.cancelled():
-            task.exception()
-        raise
-    else:
-        return task
-    finally:
-        del task  # what the step raised holds this frame, and the task holds what it raised
 
 
 class HookTasks:
@@ -85,24 +63,19 @@ class HookTasks:
         """When something is to be cancelled or left behind."""
         return min(self.abandon_at, next(iter(self._orphans.values()), inf))
 
-    def start(self, coroutine: Coroutine[Any, Any, Any], answer: Answer) -> bool:
-        """Run the coroutine of a hook. Where Python can, its first step runs at once: True."""
-        loop = self._loop
-        if sys.version_info >= (3, 12) and loop.get_task_factory() is None:
-            task = _eager_task(coroutine, loop)
-            begun = True
-            if task.done():
-                _settle(task, answer)
-                del task  # as above
-                return True
+    def start(self, coroutine: Coroutine[Any, Any, Any], answer: Answer) -> None:
+        """Run the coroutine of a hook by the loop's task factory: it begins in the next turn."""
+        self.keep(self._loop.create_task(coroutine), answer)
+        # Called behind the first step; the server sees later ones as it looks at its loop.
+        self._loop.call_soon(self._look_for_stall, self._now())
+
+    def keep(self, task: asyncio.Task[Any], answer: Answer) -> None:
+        """`task` is at work for `answer`."""
+        if task.done():
+            _settle(task, answer)
         else:
-            begun = False
-            task = loop.create_task(coroutine)
-            # Called behind the first step; the server sees later ones as it looks at its loop.
-            loop.call_soon(self._look_for_stall, self._now())
-        self._tasks[task] = answer
-        task.add_done_callback(self._done)
-        return begun
+            self._tasks[task] = answer
+            task.add_done_callback(self._done)
 
     def cancel(self, answer: Answer) -> None:
         """Cancel the coroutine of `answer`, if it has one."""

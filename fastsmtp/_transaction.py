@@ -6,6 +6,7 @@ from __future__ import annotations
 
 from fastsmtp import replies
 from fastsmtp._answers import Stage, rejection
+from fastsmtp._content import Content
 from fastsmtp._exchange import Exchange
 from fastsmtp._extensions import MailFacts
 from fastsmtp._grammar import (
@@ -22,13 +23,18 @@ from fastsmtp.session import Envelope
 
 __all__ = ["handle_mail", "handle_rcpt"]
 
+# As C has them.
+_MAIL_GIVEN: int = int(State.MAIL_GIVEN)
+_RCPT_GIVEN: int = int(State.RCPT_GIVEN)
+_MAIL_ACCEPTED: Reply = replies.MAIL_ACCEPTED
+_RCPT_ACCEPTED: Reply = replies.RCPT_ACCEPTED
+
 
 def handle_mail(dialogue: Exchange, argument: bytes) -> None:
     """MAIL: RFC 5321 §4.1.1.2."""
-    service = dialogue.service
-    options = service.options
+    rules = dialogue.rules
     utf8 = has_parameter(argument, b"SMTPUTF8")
-    parsed = parse_reverse_path(argument, utf8, options.lenient_address_parsing)
+    parsed = parse_reverse_path(argument, utf8, rules.lenient)
     if not isinstance(parsed, tuple):
         bad = parsed == PathFault.BAD_SYNTAX
         dialogue.reply(replies.BAD_SENDER if bad else replies.NEEDS_SMTPUTF8)
@@ -37,11 +43,11 @@ def handle_mail(dialogue: Exchange, argument: bytes) -> None:
     envelope = Envelope()
     if rest:
         facts = _facts(dialogue, envelope, address, utf8)
-        refusal = service.mail_parameters.apply(rest, facts, dialogue.extended)
+        refusal = dialogue.service.mail_parameters.apply(rest, facts, dialogue.extended)
         if refusal is not None:
             dialogue.reply(refusal)
             return
-    if dialogue.counters.too_many_messages:
+    if dialogue.counters.too_many_messages(rules.max_messages):
         dialogue.reply(replies.TOO_MANY_MESSAGES)
         return
     transaction = dialogue.transaction
@@ -51,12 +57,15 @@ def handle_mail(dialogue: Exchange, argument: bytes) -> None:
     if rest:
         transaction.smtp_utf8 = envelope.smtp_utf8
         transaction.binary = envelope.body_type == "binarymime"
-    dialogue.session.envelope = envelope
+    dialogue.session.begin_envelope(envelope)
     hook = dialogue.hooks.on_mail_from
     if hook is None:
         _mail_accepted(dialogue)
-    else:
-        dialogue.ask(hook, address, _mail_answered)
+        return
+    answer = dialogue.asked(hook, address, _mail_answered)
+    if answer is not None:
+        _mail_answered(dialogue, answer)
+        answer.forget()
 
 
 def _mail_answered(dialogue: Exchange, answer: Answer) -> None:
@@ -72,24 +81,24 @@ def _mail_accepted(dialogue: Exchange) -> None:
     transaction = dialogue.transaction
     assert transaction.envelope is not None
     transaction.envelope.mail_from = transaction.address
-    dialogue.state = State.MAIL_GIVEN
-    dialogue.content.forget_skipped()
+    dialogue.state = _MAIL_GIVEN
+    content: Content = dialogue.content
+    content.forget_skipped()
     if not dialogue.announced:
         dialogue.announce()
-    dialogue.reply(replies.MAIL_ACCEPTED)
+    dialogue.reply(_MAIL_ACCEPTED)
 
 
 def handle_rcpt(dialogue: Exchange, argument: bytes) -> None:
     """RCPT: RFC 5321 §4.1.1.3."""
-    service = dialogue.service
-    options = service.options
+    rules = dialogue.rules
     transaction = dialogue.transaction
     transaction.tried += 1
-    if service.max_tried and transaction.tried > service.max_tried:
+    if 0 < rules.max_tried < transaction.tried:
         dialogue.reply(replies.TOO_MANY_RECIPIENTS_CLOSE)
         return
     utf8 = transaction.smtp_utf8
-    parsed = parse_forward_path(argument, utf8, options.lenient_address_parsing)
+    parsed = parse_forward_path(argument, utf8, rules.lenient)
     if not isinstance(parsed, tuple):
         bad = parsed == PathFault.BAD_SYNTAX
         dialogue.reply(replies.BAD_RECIPIENT if bad else replies.NEEDS_SMTPUTF8)
@@ -98,19 +107,22 @@ def handle_rcpt(dialogue: Exchange, argument: bytes) -> None:
     if rest:
         assert transaction.envelope is not None
         facts = _facts(dialogue, transaction.envelope, address, utf8)
-        refusal = service.rcpt_parameters.apply(rest, facts, dialogue.extended)
+        refusal = dialogue.service.rcpt_parameters.apply(rest, facts, dialogue.extended)
         if refusal is not None:
             dialogue.reply(refusal)
             return
-    if options.max_recipients and transaction.accepted >= options.max_recipients:
+    if 0 < rules.max_recipients <= transaction.accepted:
         dialogue.reply(replies.TOO_MANY_RECIPIENTS)
         return
     transaction.address = address
     hook = dialogue.hooks.on_rcpt_to
     if hook is None:
         _rcpt_accepted(dialogue)
-    else:
-        dialogue.ask(hook, address, _rcpt_answered)
+        return
+    answer = dialogue.asked(hook, address, _rcpt_answered)
+    if answer is not None:
+        _rcpt_answered(dialogue, answer)
+        answer.forget()
 
 
 def _rcpt_answered(dialogue: Exchange, answer: Answer) -> None:
@@ -126,8 +138,8 @@ def _rcpt_accepted(dialogue: Exchange) -> None:
     assert transaction.address is not None
     transaction.rcpt_to.append(transaction.address)
     transaction.accepted += 1
-    dialogue.state = State.RCPT_GIVEN
-    dialogue.reply(replies.RCPT_ACCEPTED)
+    dialogue.state = _RCPT_GIVEN
+    dialogue.reply(_RCPT_ACCEPTED)
 
 
 def _rejected(dialogue: Exchange, answer: Answer, stage: Stage, default: Reply) -> Reply:
@@ -137,7 +149,7 @@ def _rejected(dialogue: Exchange, answer: Answer, stage: Stage, default: Reply) 
         answer.error,
         stage,
         default,
-        enhanced=dialogue.service.enhanced,
+        enhanced=dialogue.rules.enhanced,
         utf8=dialogue.transaction.smtp_utf8,
     )
     return replies.LOCAL_ERROR if reply is None else reply

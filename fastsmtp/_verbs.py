@@ -11,7 +11,8 @@ from fastsmtp._grammar import parse_hostname_token
 from fastsmtp._hooks import Answer
 from fastsmtp._starttls import greet_inside
 from fastsmtp._state import State
-from fastsmtp.replies import Reply
+
+_CONNECTED: int = int(State.CONNECTED)
 
 
 def connect(dialogue: Exchange) -> None:
@@ -55,7 +56,7 @@ def handle_helo(dialogue: Exchange, argument: bytes) -> None:
         dialogue.reply(replies.HELO_SYNTAX)
         return
     dialogue.greeted("HELO", name)
-    dialogue.reply(Reply(250, None, dialogue.service.helo_text(dialogue.client_hostname)))
+    dialogue.reply(dialogue.service.helo_reply(dialogue.client_hostname))
 
 
 def handle_rset(dialogue: Exchange, argument: bytes) -> None:
@@ -63,7 +64,7 @@ def handle_rset(dialogue: Exchange, argument: bytes) -> None:
     if argument:
         dialogue.reply(replies.RSET_SYNTAX)
         return
-    if dialogue.state != State.CONNECTED:
+    if dialogue.state != _CONNECTED:
         dialogue.end_transaction()
     elif dialogue.xforward is not None:
         dialogue.forget_forwarded()

@@ -8,9 +8,15 @@ import asyncio
 from math import inf
 from typing import Final
 
+from fastsmtp._sockets import SocketTransport
+
 __all__ = ["WriteWatch"]
 
+HIGH_WATER: Final = 64 * 1024  # octets that the client has not taken before the pump stops
+LOW_WATER: Final = 16 * 1024
 CHECKS: Final = 8  # looks per `write_timeout`
+
+_INFINITY: float = inf
 
 
 class WriteWatch:
@@ -18,10 +24,12 @@ class WriteWatch:
     all is taken.
     """
 
-    __slots__ = ("_taken", "_taken_at", "_timeout", "_transport", "_written", "check_at")
-
-    def __init__(self, transport: asyncio.WriteTransport, timeout: float) -> None:
+    def __init__(self, transport: asyncio.WriteTransport | SocketTransport, timeout: float) -> None:
         self._transport = transport
+        # The same again, where what it does is known to C: it has sent what it could at once.
+        self._direct = transport if isinstance(transport, SocketTransport) else None
+        if self._direct is None:  # the other has these marks
+            transport.set_write_buffer_limits(high=HIGH_WATER, low=LOW_WATER)
         self._timeout = timeout
         self._written = 0
         self._taken = 0
@@ -30,12 +38,30 @@ class WriteWatch:
 
     def write(self, octets: bytes, now: float) -> None:
         """Hand octets to the transport."""
-        if self.check_at == inf:
-            self._taken = self._written - self._transport.get_write_buffer_size()
-            self._taken_at = now
-            self.check_at = now + self._timeout / CHECKS
+        if self.check_at == _INFINITY and self._direct is not None:
+            before = self._direct.get_write_buffer_size()
+            self._written += len(octets)
+            self._direct.write(octets)
+            if before or self._direct.get_write_buffer_size():
+                self._begin(now, len(octets) + before)
+            return
+        if self.check_at == _INFINITY:
+            self._begin(now, self._transport.get_write_buffer_size())
         self._written += len(octets)
         self._transport.write(octets)
+
+    def _begin(self, now: float, waiting: int) -> None:
+        """Look now and then from here on. waiting: octets that the client has not taken yet."""
+        self._taken = self._written - waiting
+        self._taken_at = now
+        self.check_at = now + self._timeout / CHECKS
+
+    def unsent(self) -> int:
+        """Octets that the client has not taken."""
+        direct = self._direct
+        if direct is not None:
+            return direct.get_write_buffer_size()
+        return self._transport.get_write_buffer_size()
 
     def is_stalled(self, now: float) -> bool:
         """Look: True when the client has taken nothing for the whole timeout."""

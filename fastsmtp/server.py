@@ -14,6 +14,7 @@ import time
 from collections import Counter
 from collections.abc import Callable
 from contextlib import suppress
+from functools import partial
 from typing import Any, Final
 
 from fastsmtp._admission import host_key
@@ -21,11 +22,13 @@ from fastsmtp._auth import is_auth_possible
 from fastsmtp._connection import Connection
 from fastsmtp._handshakes import Handshakes
 from fastsmtp._hooks import HOOK_ARGUMENTS, Hooks
-from fastsmtp._listener import Listener, bind_tcp, bind_unix, check_place
+from fastsmtp._listener import Listener, bind_tcp, bind_unix, check_place, own_sockets
 from fastsmtp._log import logger
 from fastsmtp._lookup import ReverseLookup
 from fastsmtp._service import Service
+from fastsmtp._sockets import Sockets
 from fastsmtp._tasks import warn_of_stall
+from fastsmtp._timers import Timers
 from fastsmtp._tls import ListenerTLS, ServerTLS
 from fastsmtp.options import Options, parse_options
 from fastsmtp.replies import Reply
@@ -75,6 +78,8 @@ class SMTPServer:
         self._cuts: list[asyncio.TimerHandle] = []
         self._at_once = False  # a second signal came
         self._loop: asyncio.AbstractEventLoop | None = None
+        self._sockets: Sockets | None = None  # None: those of the loop
+        self.timers: Timers | None = None
 
     def __setattr__(self, name: str, value: Any) -> None:
         if name in HOOK_ARGUMENTS:
@@ -114,12 +119,14 @@ class SMTPServer:
         check_place(port, host, path, sock)
         if self._closing is not None:
             raise RuntimeError("the server is closed")
-        self._loop = asyncio.get_running_loop()
+        self._use_loop(asyncio.get_running_loop())
         bound = await self._bound(port, host, path, sock)
         try:
             tls = self._tls_of_listener(self._options.secure if secure is None else secure)
+            loop = asyncio.get_running_loop()
+            factory = partial(Connection, self, loop, time.monotonic, tls)
             for listener in bound:
-                await listener.open(lambda: self._new_connection(tls))
+                await listener.open(factory, self._sockets)
         except BaseException:
             for listener in bound:
                 listener.close()
@@ -132,6 +139,12 @@ class SMTPServer:
         self._warn_of_impossible_demand()
         if callback is not None:
             callback()
+
+    def _use_loop(self, loop: asyncio.AbstractEventLoop) -> None:
+        if loop is not self._loop:
+            self._loop = loop
+            self._sockets = own_sockets(loop)
+            self.timers = Timers(loop, time.monotonic)
 
     async def _bound(
         self, port: int | None, host: str | None, path: str | None, sock: socket.socket | None
@@ -152,7 +165,7 @@ class SMTPServer:
 
     def _warn_of_impossible_demand(self) -> None:
         possible = is_auth_possible(self.service)
-        if self.service.auth_required and not possible and len(self._listeners) == 1:
+        if self.service.rules.auth_required and not possible and len(self._listeners) == 1:
             logger.warning(
                 "authentication is required but no mechanism is usable: no mail will be accepted; "
                 "set auth_optional=True, or disable AUTH"
@@ -163,10 +176,6 @@ class SMTPServer:
             self.tls.make_certificate()
             self.service = Service(self._options, self._hooks, tls=True)
         return self.tls.listener(secure)
-
-    def _new_connection(self, tls: ListenerTLS) -> Connection:
-        assert self._loop is not None
-        return Connection(self, self._loop, time.monotonic, tls)
 
     def address(self) -> type_address | None:
         """Return (host, port) or the path of the first listener, None when there is none."""
@@ -317,6 +326,8 @@ class SMTPServer:
             try:
                 await self._drain(loop)
             finally:
+                if self.timers is not None:
+                    self.timers.stop()
                 if not self._closing.done():
                     self._closing.set_result(None)
             self._emit("close")

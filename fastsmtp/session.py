@@ -6,16 +6,18 @@ attribute harms only itself. Fields stand in groups by how long they live.
 
 from __future__ import annotations
 
-import base64
 import os
 from collections.abc import Mapping
 from dataclasses import dataclass
 from datetime import datetime
-from typing import Any, NamedTuple
+from typing import Any, Final, NamedTuple
 
 from fastsmtp._grammar import Address
 
 __all__ = ["DeliverBy", "Envelope", "EnvelopeDSN", "Session"]
+
+_DIGITS: Final = "0123456789abcdefghijklmnopqrstuv"
+_PAIRS: Final = tuple(first + second for first in _DIGITS for second in _DIGITS)
 
 
 @dataclass(slots=True)
@@ -79,6 +81,10 @@ class Envelope:
     @dsn.setter
     def dsn(self, value: EnvelopeDSN) -> None:
         self._dsn = value
+
+    @dsn.deleter
+    def dsn(self) -> None:
+        raise AttributeError("dsn can be replaced, not deleted")
 
     def __repr__(self) -> str:
         return f"<Envelope from {self.mail_from!r} to {len(self.rcpt_to)} recipients>"
@@ -148,7 +154,8 @@ class Session:
     def id(self) -> str:
         """16 characters of 0-9 and a-v, 80 random bits: names this connection in logs."""
         if self._id is None:
-            self._id = base64.b32hexencode(os.urandom(10)).decode().lower()
+            number = int.from_bytes(os.urandom(10))
+            self._id = "".join([_PAIRS[number >> shift & 1023] for shift in range(0, 80, 10)])
         return self._id
 
     @property
@@ -161,6 +168,14 @@ class Session:
     @envelope.setter
     def envelope(self, value: Envelope) -> None:
         self._envelope = value
+
+    @envelope.deleter
+    def envelope(self) -> None:
+        raise AttributeError("envelope can be replaced, not deleted")
+
+    def begin_envelope(self, envelope: Envelope) -> None:
+        """For the engine: `envelope` is that of the transaction that begins."""
+        self._envelope = envelope
 
     def forget_envelope(self) -> None:
         """For the engine: the next look makes a fresh one."""

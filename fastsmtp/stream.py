@@ -11,7 +11,7 @@ from __future__ import annotations
 import asyncio
 from collections import deque
 from collections.abc import Callable
-from typing import Final
+from typing import Any, Final
 
 from fastsmtp.errors import MessageAborted
 
@@ -44,6 +44,7 @@ class DataStream:
     __slots__ = (
         "_aborted",
         "_delivering",
+        "_driver",
         "_ended",
         "_has_consumer",
         "_on_chunk",
@@ -81,6 +82,7 @@ class DataStream:
         self._on_room = on_room
         self._on_failure = on_failure
         self._waiter: asyncio.Future[None] | None = None
+        self._driver: Any = None  # of the coroutine that waits, if it can be called at once
         self._ended = False
         # The reason, not the exception: one that was raised holds the frames that hold this stream.
         self._aborted: str | None = None
@@ -95,7 +97,7 @@ class DataStream:
         What `on_chunk` or `on_end` raises counts as failing of the hook: the client gets 451.
         Raises RuntimeError when the stream has a consumer already.
         """
-        if self._has_consumer or self._waiter is not None:
+        if not self._is_free():
             raise RuntimeError("the message has a consumer already")
         self._has_consumer = True
         self._on_chunk = on_chunk
@@ -133,7 +135,7 @@ class DataStream:
         Raises MessageAborted when the body will never be complete, RuntimeError when somebody else
         is reading.
         """
-        if self._has_consumer or self._waiter is not None:
+        if not self._is_free():
             raise RuntimeError("the message has a consumer already")
         while not self._pieces:
             if self._aborted is not None:
@@ -151,7 +153,7 @@ class DataStream:
         return self
 
     async def __anext__(self) -> bytes:
-        piece = await self.read()
+        piece = self._taken() if self._pieces and self._is_free() else await self.read()
         if not piece:
             raise StopAsyncIteration
         return piece
@@ -165,6 +167,10 @@ class DataStream:
     @property
     def finished(self) -> bool:
         """The consumer was told the end, or that there will be none."""
+        return self.is_finished()
+
+    def is_finished(self) -> bool:
+        """`finished`, as C asks for it."""
         return self._ended or self._aborted is not None
 
     def feed(self, piece: bytes) -> None:
@@ -181,13 +187,13 @@ class DataStream:
 
     def end(self) -> None:
         """The body is complete, or was cut at `size`."""
-        if not self.finished:
+        if not self.is_finished():
             self._ended = True
             self._tell_end()
 
     def abort(self, reason: str) -> None:
         """The body will never be complete, or must not be used."""
-        if not self.finished:
+        if not self.is_finished():
             self._aborted = reason
             self._tell_end()
 
@@ -201,7 +207,11 @@ class DataStream:
             if self._aborted is None:
                 self._aborted = "answered"
         self.abort("answered")
-        self._let_go()
+        self.let_go()
+
+    def _is_free(self) -> bool:
+        """Nobody else is reading."""
+        return not self._has_consumer and self._waiter is None
 
     def _taken(self) -> bytes:
         assert self._pieces is not None
@@ -219,10 +229,10 @@ class DataStream:
         if on_end is not None:
             on_end(None if self._aborted is None else MessageAborted(self._aborted))
         if self._has_consumer or self._aborted is not None:
-            self._let_go()
+            self.let_go()
         self._wake()
 
-    def _let_go(self) -> None:
+    def let_go(self) -> None:
         """These are bound to what holds this stream, or holds the connection."""
         self._on_room = _nothing
         self._on_failure = _pass_on
@@ -231,3 +241,6 @@ class DataStream:
         waiter = self._waiter
         if waiter is not None and not waiter.done():
             waiter.set_result(None)
+            driver, self._driver = self._driver, None
+            if driver is not None:
+                driver.resume()

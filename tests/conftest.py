@@ -5,6 +5,7 @@ in this one, for debuggers and for `-s`. `-n` decides otherwise.
 
 `run` runs a coroutine on asyncio's loop and again on uvloop's. It brings `no_leaks`, which a test
 without a loop asks for by name (a file by `pytestmark = pytest.mark.usefixtures("no_leaks")`).
+`scanner` runs a test with each scanner of content that this machine has.
 """
 
 from __future__ import annotations
@@ -21,6 +22,8 @@ from typing import Any, TypeVar
 
 import hypothesis
 import pytest
+
+from fastsmtp._parser import scanners, use_scanner
 
 T = TypeVar("T")
 
@@ -177,3 +180,12 @@ def no_leaks() -> Iterator[None]:
     assert not records.texts, "asyncio reported:\n" + "\n".join(records.texts)
     assert not unclosed, "never closed:\n" + "\n".join(unclosed)
     assert not left, f"descriptors still open: {left}"
+
+
+@pytest.fixture(params=scanners())
+def scanner(request: pytest.FixtureRequest) -> Iterator[str]:
+    """Scan content by each scanner, the one that is in use otherwise first."""
+    name: str = request.param
+    use_scanner(name)
+    yield name
+    use_scanner(scanners()[0])

@@ -16,13 +16,17 @@ from side_by_side import SideBySide
 
 # Class -> fields that outlive a transaction and a greeting.
 KEPT = {
-    "Session": {"_id", "transaction", "data", "error"},
+    "Session": {
+        *{"_id", "id", "transaction", "data", "error"},
+        *{"envelope", "transmission_type"},  # made of other fields
+    },
+    "Envelope": {"dsn"},  # made of another field
     "Dialogue": {
         *{"counters", "_transactions"},
         *{"first_line", "watch"},  # no greeting is needed to be the first line
-        *{"service", "options", "hooks", "host", "_rows"},  # not of one connection, or not changed
+        *{"service", "options", "rules", "hooks", "host"},  # not of one connection, or not changed
     },
-    "Clock": {"now", "deadline", "_credit", "_payload_seen", "_options"},
+    "Clock": {"now", "deadline", "_credit", "_payload_seen", "_rules"},
     "Content": {
         "_skipped",  # counted from the last MAIL on, which begins anew
     },
@@ -42,7 +46,7 @@ def _fields(value: object) -> dict[str, object]:
     for cls in type(value).__mro__:
         names.update(name for name, kind in cls.__dict__.items() if isinstance(kind, _FIELDS))
     names -= {"__dict__", "__weakref__"}
-    found = {name: getattr(value, name) for name in names if hasattr(value, name)}
+    found = {name: getattr(value, name) for name in sorted(names) if hasattr(value, name)}
     return {name: field for name, field in found.items() if not callable(field)}
 
 

@@ -23,19 +23,28 @@ PACKAGE = ROOT / "fastsmtp"
 
 # From the bottom up: a module imports from its own level or from one before it, never in a circle.
 LEVELS = (
-    {"_parser", "_grammar", "_proxy", "_log", "_networks", "replies"},
+    {"_parser", "_grammar", "_proxy", "_native", "_log", "_networks", "replies"},
     {"errors", "_option_types", "options", "session"},
     {"_hooks", "_answers", "_extensions", "_sasl", "_saslprep", "_mechanisms", "_scram", "stream"},
     {
-        *("_state", "_clock", "_counters", "_verbs", "_starttls", "_auth", "_xclient"),
+        *("_rules", "_state", "_clock", "_counters", "_verbs", "_starttls", "_auth", "_xclient"),
         *("_transaction", "_message", "_content", "_commands", "_ehlo", "_service"),
         *("_exchange", "_dispatch", "_dialogue"),
     },
     {
         *("_client_hello", "_pem", "_self_signed", "_verifying"),
         *("_tls", "_tls_pump", "_tls_socket", "_handshakes"),
-        *("_balancer", "_lookup", "_admission", "_prelude", "_listener"),
-        *("_tasks", "_writing", "_link", "_secure_link", "_connection"),
+        *(
+            "_balancer",
+            "_lookup",
+            "_admission",
+            "_prelude",
+            "_sockets",
+            "_timers",
+            "_coroutines",
+            "_listener",
+        ),
+        *("_tasks", "_names", "_writing", "_link", "_secure_link", "_connection"),
     },
     {"server"},
     {"__init__"},
@@ -405,7 +414,9 @@ def python_functions(path: Path) -> Iterator[tuple[str, int]]:
             yield node.name, length
 
 
-CYTHON_FUNCTION = re.compile(r"^(\s*)(?:async\s+)?(?:cdef|cpdef|def)\s+[^=\n]*?(\w+)\s*\(")
+CYTHON_FUNCTION = re.compile(
+    r"^(\s*)(?:async\s+)?(?:cdef|cpdef|def)\s+(?!class\b)[^=\n]*?(\w+)\s*\("
+)
 DOCSTRING = re.compile(r'^\s*r?"""(?:(?!""").)*"""\s*$', re.DOTALL | re.MULTILINE)
 
 

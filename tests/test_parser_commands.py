@@ -451,7 +451,9 @@ def test_commands_do_not_depend_on_how_octets_were_cut(wire: bytes, cuts: list[i
     parts, other = play(lines(64), feeds)
     octets, _ = play(lines(64), [wire[at : at + 1] for at in range(len(wire))])
     assert whole == parts == octets
-    assert parser.buffered == other.buffered < 64 or not join(whole)
+    assert parser.buffered == other.buffered
+    # a line of AUTH may be longer than the limit of others
+    assert parser.buffered < 64 or b"AUTH " in wire or not join(whole)
 
 
 @given(line=st.binary(max_size=80), behind=st.binary(max_size=20))

@@ -1,7 +1,7 @@
 """Mail data and BDAT chunks: the end, the dots, bare newlines, limits, facts, cuts.
 
 RFC 5321 §2.3.8, §4.1.1.4, §4.5.2; RFC 1870; RFC 3030 §2. All short inputs and all places in a step
-of the scanner: test_parser_exhaustive.py.
+of the scanner: test_parser_exhaustive.py. All of this by each scanner.
 """
 
 from __future__ import annotations
@@ -16,7 +16,18 @@ from hypothesis import given
 from hypothesis import strategies as st
 from parser_cases import Mode, check, chunks, join, mail_data, play, skipped
 
-from fastsmtp._parser import END_OF_CHUNK, END_OF_DATA, Fault, FaultKind, Parser
+from fastsmtp._parser import (
+    END_OF_CHUNK,
+    END_OF_DATA,
+    Command,
+    Fault,
+    FaultKind,
+    Parser,
+    scanners,
+    use_scanner,
+)
+
+pytestmark = pytest.mark.usefixtures("scanner")
 
 SMUGGLED = b"MAIL FROM:<evil@x.example>\r\nRCPT TO:<victim@y.example>\r\nDATA\r\nsmuggled\r\n.\r\n"
 
@@ -343,6 +354,35 @@ def test_all_octets_come_out_as_they_went_in() -> None:
         has_8bit=True,
         bare_newline=False,
     )
+
+
+@pytest.mark.parametrize("lead", range(8, 73))
+def test_a_long_read_may_begin_anywhere_in_memory(lead: int) -> None:
+    """A scanner goes on from a multiple of 64; so many octets stand before the body in its read."""
+    command = b"NOOP " + b"x" * (lead - 7) + b"\r\n"
+    for start in (b"", b".", b"..", b".\r.\r\n", b"\n", b"\r", b"\r\n.\x00\x80", b"x" * 70):
+        wire = start + b"..y\r\n" * 900 + b"\r\n.\r\n"
+        found = reference.end_of_data(wire)
+        assert found is not None
+        for normalize in (False, True):
+            parser = Parser()
+            parser.feed(command + wire + b"NOOP\r\n")
+            assert isinstance(parser.next_event(), Command)
+            mail_data(normalize=normalize).start(parser)
+            body = b""
+            while isinstance(event := parser.next_event(), bytes):
+                body += event
+            assert event is END_OF_DATA
+            assert body == reference.apply_policy(found[0], "normalize" if normalize else "accept")
+            facts = reference.facts(found[0])
+            assert {name: getattr(parser, name) for name in facts._fields} == facts._asdict()
+            assert parser.buffered == 6
+
+
+def test_scanners_are_chosen_by_name() -> None:
+    assert scanners()[-1] == "portable"
+    with pytest.raises(ValueError, match="tuple"):
+        use_scanner("none")
 
 
 # ---- BDAT ---------------------------------------------------------------------------------------

@@ -1,33 +1,25 @@
-"""What the programs beside this one share: CPU time of a server under load, in interleaved rounds.
+"""CPU time of a server under load: processes that are started, pinned, watched and stopped.
 
-Servers stand on one core, the load on another one. Each round sends the same to each server, one
-server after the other and in turns, so that whatever else the machine does meets all of them. Linux
-only. What is started is stopped, however a run ends.
+Servers stand on one core, the load on another one. Linux only. What is started is stopped, however
+a run ends, and an alarm in each process ends it when we were killed.
 """
 
 from __future__ import annotations
 
-import argparse
 import json
 import os
-import platform
+import resource
 import signal
 import socket
 import ssl
 import subprocess
 import sys
-import sysconfig
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
-from datetime import UTC, datetime
-from importlib import metadata
 from pathlib import Path
-from statistics import median
 from typing import Any, NamedTuple
 
-HERE = Path(__file__).parent
-RESULTS = HERE.parent / "results"
 HOST = "127.0.0.1"
 
 START_LIMIT = 15.0  # seconds until a server greets
@@ -52,9 +44,8 @@ class Usage(NamedTuple):
 
 
 class Sample(NamedTuple):
-    """One server, one round."""
+    """One server, one profile, one round."""
 
-    server: str
     amount: int  # of messages, or whatever else was sent
     wall: float  # seconds of the load, the start of its program included
     usage: Usage
@@ -91,6 +82,41 @@ def settled_usage(pid: int) -> Usage:
     return now
 
 
+def sampled(amount: int, pid: int, send: Callable[[], float]) -> Sample:
+    """What `send` costs the server of that process id."""
+    before = settled_usage(pid)
+    wall = send()
+    return Sample(amount, wall, settled_usage(pid).since(before))
+
+
+# The machine.
+
+
+def cores() -> tuple[int, int]:
+    """Return the cores for servers and client; raises CannotRun."""
+    if sys.platform != "linux":
+        raise CannotRun("needs Linux: processes are pinned, and their CPU time is read from /proc")
+    found = sorted(os.sched_getaffinity(0))
+    if len(found) < 2:
+        raise CannotRun("needs two cores: on one, client and server would measure each other")
+    return found[0], found[1]
+
+
+def raise_limit_of_files() -> int:
+    """Let this process and its children open as many files as the system lets them; how many?"""
+    _, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    with suppress(ValueError, OSError):
+        resource.setrlimit(resource.RLIMIT_NOFILE, (max(hard, 65536), max(hard, 65536)))
+        return max(hard, 65536)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
+    return hard
+
+
+def search_where_root_looks() -> None:
+    """Debian keeps Postfix's tools where only root looks."""
+    os.environ["PATH"] += os.pathsep + os.pathsep.join(["/usr/sbin", "/usr/local/sbin"])
+
+
 # Processes.
 
 
@@ -100,16 +126,19 @@ def free_port() -> int:
         return int(probe.getsockname()[1])
 
 
-def start(command: list[str], core: int, life: int) -> subprocess.Popen[bytes]:
-    """Start a process on `core`. life: seconds after which it ends even if we were killed."""
+def start(
+    command: list[str], core: int, life: int, *, talks: bool = False
+) -> subprocess.Popen[bytes]:
+    """Start a process on `core`. life: seconds after which it ends even if we were killed. talks:
+    its standard input and output are pipes of ours.
+    """
 
     def prepare() -> None:
         os.sched_setaffinity(0, {core})
         signal.alarm(life)  # it outlives exec, unlike anything that needs us
 
-    return subprocess.Popen(
-        command, stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL, preexec_fn=prepare
-    )
+    where = subprocess.PIPE if talks else subprocess.DEVNULL
+    return subprocess.Popen(command, stdin=where, stdout=where, preexec_fn=prepare)
 
 
 def stop(process: subprocess.Popen[bytes]) -> None:
@@ -119,10 +148,53 @@ def stop(process: subprocess.Popen[bytes]) -> None:
     except subprocess.TimeoutExpired:
         process.kill()
         process.wait()
+    for pipe in (process.stdin, process.stdout):
+        if pipe is not None:
+            pipe.close()
 
 
-def greets(process: subprocess.Popen[bytes], port: int, tls: ssl.SSLContext | None) -> bool:
-    """Wait until something greets at `port`, inside of TLS if need be; False when the process has
+class Running(NamedTuple):
+    """A server that has greeted. keywords: what its answer to EHLO announces."""
+
+    process: subprocess.Popen[bytes]
+    port: int
+    keywords: frozenset[str]
+
+    @property
+    def pid(self) -> int:
+        return self.process.pid
+
+
+def reply_of(client: socket.socket) -> list[str]:
+    """The lines of one reply, an empty list at the end of the stream."""
+    octets = b""
+    while not octets.endswith(b"\n") or octets.splitlines()[-1][3:4] == b"-":
+        more = client.recv(4096)
+        if not more:
+            return []
+        octets += more
+    return octets.decode("latin-1").splitlines()
+
+
+def keywords_of(client: socket.socket) -> frozenset[str] | None:
+    """What a server announces, nothing if it closes behind a greeting; None: there is none."""
+    greeting = reply_of(client)
+    if not greeting or not greeting[0].startswith("220"):
+        return None
+    with suppress(OSError):
+        client.sendall(b"EHLO client.example\r\n")
+        lines = reply_of(client)[1:]
+        client.sendall(b"QUIT\r\n")
+        while client.recv(4096):
+            pass
+        return frozenset(line[4:].partition(" ")[0].upper() for line in lines)
+    return frozenset()
+
+
+def greeted(
+    process: subprocess.Popen[bytes], port: int, tls: ssl.SSLContext | None
+) -> frozenset[str] | None:
+    """Wait until something greets at `port`, inside of TLS if need be; None when the process has
     ended before.
     """
     deadline = time.monotonic() + START_LIMIT
@@ -130,32 +202,37 @@ def greets(process: subprocess.Popen[bytes], port: int, tls: ssl.SSLContext | No
         with suppress(OSError), socket.create_connection((HOST, port), 1.0) as client:
             client.settimeout(START_LIMIT)
             with client if tls is None else tls.wrap_socket(client) as inside:
-                if inside.recv(512).startswith(b"220 "):
-                    inside.sendall(b"QUIT\r\n")
-                    while inside.recv(512):
-                        pass
-                    return True
+                found = keywords_of(inside)
+                if found is not None:
+                    return found
         time.sleep(0.05)
-    return False
+    return None
 
 
 @contextmanager
 def serving(
-    name: str, command: list[str], core: int, life: int, tls: ssl.SSLContext | None = None
-) -> Iterator[tuple[int, int]]:
-    """Run a server, as (process id, port); PORT in `command` becomes the port. One that is free may
-    be taken in the next moment, so there is a second and a third try.
+    command: list[str],
+    core: int,
+    life: int,
+    tls: ssl.SSLContext | None = None,
+    *,
+    talks: bool = False,
+) -> Iterator[Running]:
+    """Run a server; PORT in `command` becomes its port. One that is free may be taken in the next
+    moment, so there is a second and a third try. Raises CannotRun.
     """
     for _ in range(3):
         port = free_port()
-        process = start([part.replace("PORT", str(port)) for part in command], core, life)
+        filled = [part.replace("PORT", str(port)) for part in command]
+        process = start(filled, core, life, talks=talks)
         try:
-            if greets(process, port, tls):
-                yield process.pid, port
+            found = greeted(process, port, tls)
+            if found is not None:
+                yield Running(process, port, found)
                 return
         finally:
             stop(process)
-    raise CannotRun(f"{name} does not start: {' '.join(command)}")
+    raise CannotRun(f"does not start: {' '.join(Path(part).name for part in command)}")
 
 
 def load(command: list[str], core: int) -> float:
@@ -172,163 +249,23 @@ def load(command: list[str], core: int) -> float:
     finally:
         stop(process)
     if status != 0:
-        raise CannotRun(f"{name} ended with status {status}: {' '.join(command)}")
+        raise CannotRun(f"{name} ended with status {status}: {name} {' '.join(command[1:])}")
     return time.monotonic() - began
 
 
-# Rounds.
+@contextmanager
+def telling(command: list[str], core: int) -> Iterator[dict[str, Any]]:
+    """Run a program until it has printed a line of JSON, which is given, and end it afterwards.
 
-
-def sampled(server: str, count: int, pid: int, send: Callable[[], float]) -> Sample:
-    """What `send` costs the server of that process id."""
-    before = settled_usage(pid)
-    wall = send()
-    return Sample(server, count, wall, settled_usage(pid).since(before))
-
-
-def interleaved(
-    sample: Callable[[str, int], Sample],
-    servers: list[str],
-    count: int,
-    warm_up: int,
-    rounds: int,
-    until: float,
-) -> list[list[Sample]]:
-    """One list of samples per round; the order of the servers changes from round to round. until:
-    no round begins behind that moment.
+    Raises CannotRun when it ends without one.
     """
-    if time.monotonic() >= until:
-        return []
-    for name in servers:
-        sample(name, warm_up)
-    samples: list[list[Sample]] = []
-    order = list(servers)
-    while len(samples) < rounds and time.monotonic() < until:
-        samples.append([sample(name, count) for name in order])
-        order.append(order.pop(0))
-    return samples
-
-
-def shares(samples: list[Sample]) -> dict[str, float]:
-    """How much of the time was the system's, and how much of its core a server has used."""
-    return {
-        "system_share": median(sample.usage.system / sample.usage.cpu for sample in samples),
-        "busy": median(sample.usage.cpu / sample.wall / 1e9 for sample in samples),
-    }
-
-
-def spread(values: list[float]) -> dict[str, float]:
-    return {"median": median(values), "lowest": min(values), "highest": max(values)}
-
-
-# What is printed and written.
-
-
-def output_of(*command: str) -> str:
+    process = start(command, core, int(RUN_LIMIT) + 5, talks=True)
     try:
-        done = subprocess.run(command, capture_output=True, text=True, timeout=10, cwd=HERE)
-    except (OSError, subprocess.TimeoutExpired):
-        return ""
-    return done.stdout.strip() if done.returncode == 0 else ""
-
-
-def machine() -> dict[str, Any]:
-    """The machine as far as it matters here: no name and no path of it."""
-    processor = ""
-    with suppress(OSError):
-        lines = Path("/proc/cpuinfo").read_text().splitlines()
-        processor = next((line for line in lines if line.startswith("model name")), "")
-    return {
-        "processor": processor.partition(":")[2].strip() or platform.machine(),
-        "cores": os.cpu_count(),
-        "system": f"{platform.system()} {platform.release()} {platform.machine()}",
-    }
-
-
-def versions() -> dict[str, str]:
-    commit = output_of("git", "describe", "--always", "--dirty", "--abbrev=12")
-    flags = sysconfig.get_config_var("CONFIG_ARGS") or ""
-    return {
-        "fastsmtp": metadata.version("fastsmtp"),
-        "commit": commit or "unknown",
-        "python": f"{platform.python_implementation()} {platform.python_version()}",
-        # An interpreter without profile-guided optimisation is slower, often by a tenth.
-        "optimized": "yes" if "--enable-optimizations" in flags else "no",
-        "uvloop": metadata.version("uvloop"),
-        "openssl": ssl.OPENSSL_VERSION.split()[1],
-        "postfix": output_of("postconf", "-h", "mail_version") or "unknown",
-    }
-
-
-def facts(server_core: int, client_core: int) -> dict[str, Any]:
-    """The beginning of a report, which is printed too."""
-    report: dict[str, Any] = {
-        "date": datetime.now(UTC).isoformat(timespec="seconds"),
-        "machine": machine() | {"load_before": os.getloadavg()[0]},
-        "versions": versions(),
-        "cores": {"servers": server_core, "client": client_core},
-        "profiles": {},
-    }
-    for part in (report["machine"], report["versions"]):
-        print(", ".join(f"{name} {fact}" for name, fact in part.items()))
-    return report
-
-
-def as_json(rounds: list[list[Sample]], what: str = "messages") -> list[dict[str, Any]]:
-    """Every sample; what: the name of what was counted."""
-    return [
-        {"round": number, "server": sample.server, what: sample.amount}
-        | {"wall_s": round(sample.wall, 3), "cpu_ns": sample.usage.cpu}
-        | {"system_ns": sample.usage.system, "preempted": sample.usage.preempted}
-        for number, samples in enumerate(rounds, 1)
-        for sample in samples
-    ]
-
-
-# A program.
-
-
-def cores() -> tuple[int, int]:
-    """Return the cores for servers and client; raises CannotRun."""
-    if sys.platform != "linux":
-        raise CannotRun("needs Linux: processes are pinned, and their CPU time is read from /proc")
-    found = sorted(os.sched_getaffinity(0))
-    if len(found) < 2:
-        raise CannotRun("needs two cores: on one, client and server would measure each other")
-    return found[0], found[1]
-
-
-def program(name: str, measure: Callable[[], dict[str, Any]], written: Path) -> int:
-    """Measure, write the report as JSON, and return the status to end with."""
-    for number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP):
-        # Out by way of every `finally`.
-        signal.signal(number, lambda number, frame: sys.exit(128 + number))
-    try:
-        report = measure()
-    except CannotRun as reason:
-        print(f"{name}: {reason}", file=sys.stderr)
-        return 2
-    report["machine"]["load_after"] = os.getloadavg()[0]
-    written.parent.mkdir(parents=True, exist_ok=True)
-    written.write_text(json.dumps(report, indent=1) + "\n")
-    return 0
-
-
-def names_of(known: dict[str, Any]) -> Any:
-    def names(text: str) -> list[str]:
-        found = text.split(",")
-        if unknown := [name for name in found if name not in known]:
-            raise argparse.ArgumentTypeError(f"{unknown[0]!r} is none of {', '.join(known)}")
-        return found
-
-    return names
-
-
-def bounded(kind: type, lowest: float, highest: float) -> Any:
-    def number(text: str) -> Any:
-        value = kind(text)
-        if not lowest <= value <= highest:
-            raise argparse.ArgumentTypeError(f"takes {lowest} to {highest}")
-        return value
-
-    return number
+        assert process.stdout is not None
+        line = process.stdout.readline()
+        if not line:
+            name = Path(command[0]).name
+            raise CannotRun(f"{name} told nothing: {name} {' '.join(command[1:])}")
+        yield json.loads(line)
+    finally:
+        stop(process)

@@ -1,15 +1,17 @@
-"""A server for the load to run against, on 127.0.0.1: `serve.py PORT [KIND [PEM]]`.
+"""A server for the load, on 127.0.0.1: `serve.py PORT [KIND [NAME=VALUE ...] [PEM]]`.
 
 callback and coroutine are fastsmtp with its default options, but for `auth_optional`: every hook is
-there and accepts, the body is taken piece by piece and dropped. floor is no server at all: a
-protocol on the same event loop that answers without looking, so what is left for an engine to save.
-greeter writes the greeting of fastsmtp, and closes. PEM: key and certificate; with them all of it
-is inside of TLS from the first octet on: the pump's in fastsmtp, uvloop's own in floor and greeter.
+there and accepts, the body is taken piece by piece and dropped; NAME=VALUE sets another option.
+floor is no server at all: a protocol on the same event loop that answers without looking, so what
+is left for an engine to save. greeter writes the greeting of fastsmtp, and closes. PEM: key and
+certificate; with them all of it is inside of TLS from the first octet on: the pump's in fastsmtp,
+uvloop's own in floor and greeter.
 """
 
 from __future__ import annotations
 
 import asyncio
+import json
 import ssl
 import sys
 from typing import Any, cast
@@ -62,20 +64,23 @@ def drop(piece: bytes) -> None:
 
 
 class Floor(asyncio.Protocol):
-    """One write per read, and an end of data that is only looked for at the end of a read."""
+    """One write per read. The end of data is looked for where reads end, cut or not."""
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         self.transport = cast(asyncio.Transport, transport)
         self.in_data = False
+        self.last = b""  # octets of mail data
         self.transport.write(b"220 floor ESMTP\r\n")
 
     def data_received(self, data: bytes) -> None:
         if self.in_data:
-            if data.endswith(b"\r\n.\r\n"):
+            self.last = (self.last + data[-5:])[-5:]
+            if self.last == b"\r\n.\r\n":
                 self.in_data = False
                 self.transport.write(b"250 2.0.0 OK\r\n")
         elif data == b"DATA\r\n":
             self.in_data = True
+            self.last = b""
             self.transport.write(b"354 go on\r\n")
         elif data == b"QUIT\r\n":
             self.transport.write(b"221 2.0.0 bye\r\n")
@@ -102,22 +107,44 @@ def context_of(pem: str) -> ssl.SSLContext:
     return context
 
 
-async def serve_bare(protocol: type[asyncio.Protocol], port: int, pem: str | None) -> None:
+async def serve_bare(protocol: type[asyncio.Protocol], port: int, pem: str | None = None) -> None:
     loop = asyncio.get_running_loop()
     context = None if pem is None else context_of(pem)
     server = await loop.create_server(protocol, HOST, port, backlog=1024, ssl=context)
     await server.serve_forever()
 
 
-def main(port: int, kind: str, pem: str | None = None) -> None:
+def parsed(arguments: list[str]) -> tuple[str | None, dict[str, Any]]:
+    """The path of a PEM file, if there is one, and the options; their values are JSON or text."""
+    options: dict[str, Any] = {}
+    pem = None
+    for argument in arguments:
+        name, equals, value = argument.partition("=")
+        if not equals:
+            pem = argument
+            continue
+        try:
+            options[name] = json.loads(value)
+        except ValueError:
+            options[name] = value
+    return pem, options
+
+
+def server_of(kind: str, arguments: list[str]) -> SMTPServer:
+    """fastsmtp in one of its styles."""
+    pem, options = parsed(arguments)
+    tls: dict[str, Any] = {} if pem is None else {"secure": True, "cert": pem}
+    made = {"callback": Callbacks, "coroutine": Coroutines}[kind]
+    return made(auth_optional=True, name=NAME, **tls, **options)
+
+
+def main(port: int, kind: str = "callback", *arguments: str) -> None:
     bare: dict[str, type[asyncio.Protocol]] = {"floor": Floor, "greeter": Greeter}
     if kind in bare:
-        uvloop.run(serve_bare(bare[kind], port, pem))
-        return
-    server = {"callback": Callbacks, "coroutine": Coroutines}[kind]
-    tls: dict[str, Any] = {} if pem is None else {"secure": True, "cert": pem}
-    server(auth_optional=True, name=NAME, **tls).run(port, HOST)
+        uvloop.run(serve_bare(bare[kind], port, *arguments))
+    else:
+        server_of(kind, list(arguments)).run(port, HOST)
 
 
 if __name__ == "__main__":
-    main(int(sys.argv[1]), *sys.argv[2:] or ["callback"])
+    main(int(sys.argv[1]), *sys.argv[2:])

@@ -9,6 +9,8 @@ from typing import Any
 def pytest_benchmark_update_machine_info(config: Any, machine_info: dict[str, Any]) -> None:
     """Add the versions that the numbers depend on; the name of the machine is nobody's business."""
     machine_info["node"] = ""
+    cpu = machine_info.get("cpu", {})  # with all that it can do, and its frequency of the moment
+    machine_info["cpu"] = {name: cpu.get(name) for name in ("brand_raw", "count")}
     machine_info["versions"] = {
         name: metadata.version(name) for name in ("fastsmtp", "uvloop", "Cython")
     }

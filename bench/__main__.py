@@ -1,0 +1,31 @@
+"""Measurements with real connections: `python bench COMMAND [OPTIONS]`, on Linux.
+
+peers: CPU time per message beside other servers. chart: the picture of it, and what README says.
+ladders: memory, cost and latency beside many connections, hostile input, the time of an import.
+`python bench COMMAND --help` has the options; bench/README.md says what is measured, and how.
+"""
+
+from __future__ import annotations
+
+import importlib
+import sys
+
+COMMANDS = {
+    "peers": "peers.compare",
+    "chart": "peers.chart",
+    "ladders": "ladders.climb",
+    "watched": "ladders.watched",  # a server of the ladders
+}
+
+
+def main(arguments: list[str]) -> int:
+    name = arguments[0] if arguments else ""
+    if name not in COMMANDS:
+        print(f"python bench COMMAND: one of {', '.join(COMMANDS)}", file=sys.stderr)
+        return 2
+    # Only the command that is asked for: charts need a library that nothing else does.
+    return int(importlib.import_module(COMMANDS[name]).main(arguments[1:]))
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))

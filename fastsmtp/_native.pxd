@@ -1,0 +1,2 @@
+cpdef double monotonic()
+cpdef unsigned long thread_ident()

@@ -1,0 +1,7 @@
+cdef class Timers:
+    cdef object _loop, _now, _handle
+    cdef dict _slots
+    cdef Py_ssize_t _looked_at
+
+    cpdef Py_ssize_t add(self, waiting, double deadline)
+    cpdef remove(self, waiting, Py_ssize_t second)

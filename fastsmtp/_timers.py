@@ -1,0 +1,80 @@
+"""The deadlines of many connections on one timer of the event loop.
+
+A connection that comes, talks and goes has two or three deadlines that never fire. A timer of the
+loop for each costs more than a command, and memory for every idle client. So they lie in a slot
+per second, and are looked at once a second while there are any: a deadline fires up to a second
+late, never early. What is due sooner than `COARSE` gets a timer of its own.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable
+from math import ceil
+from typing import Final, Protocol
+
+from fastsmtp._log import logger
+
+__all__ = ["COARSE", "Timers"]
+
+COARSE: Final = 2.0  # seconds from which on one more does not matter
+
+
+class Waiting(Protocol):
+    """Whose deadline it is."""
+
+    def on_deadline(self) -> None:
+        """It has come. Raises nothing that is to stop others."""
+
+
+class Timers:
+    """Deadlines on the clock `now`, in seconds, of one event loop."""
+
+    def __init__(self, loop: asyncio.AbstractEventLoop, now: Callable[[], float]) -> None:
+        self._loop = loop
+        self._now = now
+        self._slots: dict[int, set[Waiting]] = {}  # second -> those whose deadline lies before it
+        self._handle: asyncio.TimerHandle | None = None
+        self._looked_at = 0  # up to this second all slots are empty
+
+    def add(self, waiting: Waiting, deadline: float) -> int:
+        """Call `waiting.on_deadline()` behind `deadline`; returns what `remove` wants to know."""
+        if self._handle is None:
+            self._looked_at = int(self._now())
+            self._arm()
+        second = max(ceil(deadline), self._looked_at + 1)
+        slot = self._slots.get(second)
+        if slot is None:
+            slot = self._slots[second] = set()
+        slot.add(waiting)
+        return second
+
+    def remove(self, waiting: Waiting, second: int) -> None:
+        """Forget a deadline."""
+        slot = self._slots.get(second)
+        if slot is not None:
+            slot.discard(waiting)
+
+    def stop(self) -> None:
+        """Nobody waits any more."""
+        if self._handle is not None:
+            self._handle.cancel()
+            self._handle = None
+        self._slots.clear()
+
+    def _arm(self) -> None:
+        self._handle = self._loop.call_later(1.0, self._look)
+
+    def _look(self) -> None:
+        now = int(self._now())
+        due = [second for second in self._slots if second <= now]
+        self._looked_at = now
+        self._arm()
+        for second in sorted(due):
+            for waiting in self._slots.pop(second):
+                try:
+                    waiting.on_deadline()
+                except Exception:  # of one connection, whatever it is
+                    logger.error("a deadline could not be kept", exc_info=True)
+        if not any(self._slots.values()):
+            self.stop()

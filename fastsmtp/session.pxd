@@ -1,0 +1,21 @@
+"""Facts for hooks: objects all of them, for a hook may put anything there."""
+
+
+cdef class Envelope:
+    cdef public object mail_from, rcpt_to, body_type, smtp_utf8, require_tls
+    cdef public object auth, mt_priority, deliver_by, hold_for, hold_until
+    cdef public object _dsn
+
+
+cdef class Session:
+    # connection
+    cdef public object local_address, local_port, remote_address, remote_port, client_hostname
+    cdef public object proxy, secure, servername, tls_options, transaction, data
+    cdef public object _id, _lmtp
+    # greeting
+    cdef public object opening_command, host_name_appears_as, user, error, xclient
+    # transaction
+    cdef public object xforward, _envelope
+
+    cpdef forget_envelope(self)
+    cpdef begin_envelope(self, Envelope envelope)
