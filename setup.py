@@ -148,4 +148,5 @@ def compiled(
     return built
 
 
-setup(ext_modules=extensions())
+# Modules are compiled side by side, as many as there are cores.
+setup(ext_modules=extensions(), options={"build_ext": {"parallel": True}})
