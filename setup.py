@@ -35,6 +35,7 @@ CYTHON = [
     "_sockets.pyx",
     "_native.pyx",
     "_coroutines.pyx",
+    "_tls_records.pyx",
 ]
 PYTHON = [
     "_clock.py",

@@ -19,7 +19,7 @@ from fastsmtp._tls_socket import TLSSocket
 
 __all__ = ["SecureLink"]
 
-PIECE: Final = 60 * 1024  # octets of ciphertext at a time
+PIECE: Final = 64 * 1024  # octets of ciphertext at a time; a read of `_sockets` is never larger
 
 
 class SecureLink(Link):
@@ -114,9 +114,9 @@ class SecureLink(Link):
     # Octets.
 
     def _take_ciphertext(self, data: bytes) -> None:
-        """Octets of a read, by pieces: plaintext as large as a read, beside that read, is so much
-        memory that the allocator would give it back to the system, and fault it in again, each
-        time.
+        """Octets of a read. One of another loop, which may be larger, goes by pieces: plaintext of
+        that size, beside it, is so much memory that the allocator would give it back to the system,
+        and fault it in again, each time.
         """
         pump = self._pump
         if pump is None:

@@ -159,6 +159,51 @@ def test_a_record_that_is_too_long_ends_it_with_an_alert(version: dict[str, obje
     assert pump.send(b"x") == b""
 
 
+@pytest.mark.parametrize("version", [{}, TLS12])
+@pytest.mark.parametrize(
+    "header",
+    [b"\x13\3\3\0\x20", b"\x18\3\3\0\x20", b"\x17\2\3\0\x20", b"\x17\3\3\xff\xff", b"EHLO "],
+    ids=["below types", "above types", "version", "length", "text"],
+)
+@pytest.mark.parametrize("size", [0, 1, 3])
+def test_a_header_that_is_none_ends_it_at_once(
+    header: bytes, size: int, version: dict[str, object]
+) -> None:
+    pump, client = shaken(context=client_context(**version))
+    wire = client.encrypt(b"NOOP\r\n") + header
+    assert b"".join(map(pump.receive, cut(wire, size))) == b"NOOP\r\n"
+    if pump.error is None:  # a type is looked at when the record is whole
+        assert version
+        assert pump.receive(bytes(0x20)) == b""
+    assert isinstance(pump.error, ssl.SSLError)
+
+
+@pytest.mark.parametrize("version", [{}, TLS12])
+def test_records_of_any_size_arrive_at_every_cut(version: dict[str, object]) -> None:
+    sizes = [1, 2, 500, 1, 300, 16_384, 1, 12_440, 12_500, 16_384, 16_384, 7]
+    pieces = [bytes([number]) * size for number, size in enumerate(sizes)]
+    small = b"".join(pieces[:5])
+    pump, client = shaken(context=client_context(**version))
+    for first in range(1, 1000):
+        wire = b"".join(map(client.encrypt, pieces[:5]))
+        assert pump.receive(wire[:first]) + pump.receive(wire[first:]) == small
+    wire = b"".join(map(client.encrypt, pieces))
+    for first in [4096, 12_400, 13_000, 16_400, 20_000, 65_536]:
+        got = [pump.receive(piece) for piece in cut(wire, first)]
+        assert b"".join(got) == b"".join(pieces)
+        wire = b"".join(map(client.encrypt, pieces))
+
+
+@row("TLS-16")
+def test_close_notify_is_found_at_every_cut() -> None:
+    for first in range(70):
+        pump, client = shaken()
+        wire = client.encrypt(b"NOOP\r\n") + client.close_notify() + b"QUIT\r\n"
+        assert pump.receive(wire[:first]) + pump.receive(wire[first:]) == b"NOOP\r\n"
+        assert pump.ended
+        assert pump.error is None
+
+
 @row("TLS-15")
 def test_what_was_whole_before_a_broken_record_is_given_out() -> None:
     pump, client = shaken()
