@@ -38,6 +38,7 @@ CYTHON = [
     "_tls_records.pyx",
 ]
 PYTHON = [
+    "_client_hello.py",
     "_clock.py",
     "_link.py",
     "_connection.py",

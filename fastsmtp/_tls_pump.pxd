@@ -1,3 +1,4 @@
+from fastsmtp._client_hello cimport read_hello
 from fastsmtp._tls_records cimport Records
 
 

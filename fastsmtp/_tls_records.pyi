@@ -1,5 +1,8 @@
 import ssl
 
+from typing_extensions import disjoint_base
+
+@disjoint_base
 class Records:
     established: bool
     ended: bool

@@ -5,6 +5,7 @@ ClientHello.
 from __future__ import annotations
 
 import random
+import re
 import ssl
 import struct
 
@@ -289,6 +290,70 @@ def test_no_octets_make_the_look_fail(octets: bytes, seed: int) -> None:
 
 
 HELLO = hello()
+
+
+class Cursor:
+    """The oracle's: slow, and it raises at the end."""
+
+    def __init__(self, octets: bytes) -> None:
+        self.rest = octets
+
+    def take(self, count: int) -> bytes:
+        if count > len(self.rest):
+            raise EOFError
+        taken, self.rest = self.rest[:count], self.rest[count:]
+        return taken
+
+    def vector(self, width: int) -> Cursor:
+        return Cursor(self.take(int.from_bytes(self.take(width), "big")))
+
+
+def name_in(body: bytes) -> str:
+    """What the name of a ClientHello without its header is (RFC 8446 §4.1.2, RFC 6066 §3)."""
+    cursor = Cursor(body)
+    try:
+        cursor.take(34)
+        for width in (1, 2, 1):
+            cursor.vector(width)
+        extensions = cursor.vector(2) if cursor.rest else cursor
+        while extensions.rest:
+            kind, extension = extensions.take(2), extensions.vector(2)
+            if kind == b"\0\0":
+                names = extension.vector(2)
+                name = names.vector(2).rest if names.take(1) == b"\0" else b""
+                good = re.fullmatch(rb"([0-9A-Za-z_-]+\.)*[0-9A-Za-z_-]+\.?", name[:256])
+                return name.decode().lower().removesuffix(".") if good and len(name) < 256 else ""
+    except EOFError:
+        pass
+    return ""
+
+
+def in_record(body: bytes) -> bytes:
+    message = b"\1" + len(body).to_bytes(3, "big") + body
+    return b"\x16\3\1" + struct.pack("!H", len(message)) + message
+
+
+@row("TLS-22", "TLS-26")
+def test_a_hello_that_is_cut_or_changed_at_any_octet_is_what_the_oracle_says() -> None:
+    body = HELLO[9:]
+    assert name_in(body) == "srv.test"
+    for at in range(len(body)):
+        assert server_name(in_record(body[:at])) == name_in(body[:at])
+        for octet in (0, 1, body[at] ^ 1, body[at] + 1 & 255, body[at] - 1 & 255, 255):
+            changed = body[:at] + bytes([octet]) + body[at + 1 :]
+            assert server_name(in_record(changed)) == name_in(changed)
+
+
+@row("TLS-26")
+def test_a_record_that_is_changed_at_any_octet_is_looked_at_without_harm() -> None:
+    records = in_small_records(HELLO[5:])
+    for at in range(1, len(records)):
+        for octet in (0, 1, 255):
+            changed = records[:at] + bytes([octet]) + records[at + 1 :]
+            name, wanted = read_hello(changed)
+            assert re.fullmatch("[a-z.]*", name)
+            assert (name == MORE) == (wanted > 0)
+            assert wanted <= MAX_HELLO
 
 
 @row("TLS-26")
