@@ -87,11 +87,13 @@ class SecureLink(Link):
         if self._lost or pump is None or not self._dialogue.securing:
             return
         plaintext = pump.shake(flight)
-        self._write_raw(pump.take_output())
-        if pump.error is not None:
-            self._fail_tls(pump.error)
-        elif plaintext is not None:
+        if plaintext is not None and pump.error is None:
             self._established(pump, plaintext)
+            self._write_raw(pump.take_output())  # a ticket, unless it has gone with the greeting
+        else:
+            self._write_raw(pump.take_output())
+            if pump.error is not None:
+                self._fail_tls(pump.error)
         if not self._reading and not self._lost and self._dialogue.wants_input:
             self._set_reading(True)
 

@@ -27,7 +27,7 @@ class Pump(Records):
 
     taken: octets of the handshake so far. established: the handshake is done. ended: the client has
     sent close_notify. error: why there is no TLS any more. servername: what the client asked for.
-    trusted: a certificate of the client, if there is one, is good.
+    trusted: there is a certificate of the client, and it is good.
     """
 
     def __init__(self, choose: type_choose) -> None:
@@ -95,9 +95,11 @@ class Pump(Records):
         context, tls = self.context, self.tls
         assert context is not None
         assert tls is not None
+        if self._suspect or tls.getpeercert(True) is None:
+            return False
         if isinstance(context, LenientContext) and tls.session_reused:
             return False  # nobody has looked at the certificate in this handshake
-        return not self._suspect and context.verify_mode != ssl.CERT_NONE
+        return context.verify_mode != ssl.CERT_NONE
 
     def _give_up(self, error: Exception) -> None:
         self.fail(error)
