@@ -6,6 +6,7 @@ cdef class Records:
     cdef public bint established
     cdef public object tls
     cdef object _incoming, _outgoing
+    cdef bint _shaking  # its first octets are in the BIO
     # the end: the client's close_notify, and why there is no TLS any more
     cdef public bint ended
     cdef public object error
@@ -29,6 +30,7 @@ cdef class Records:
     cdef Py_ssize_t _feed(self, const unsigned char *octets, Py_ssize_t size) except -1
     cdef Py_ssize_t _feed_part(self, const unsigned char *octets, Py_ssize_t size) except -1
     cdef int _put(self, const unsigned char *octets, Py_ssize_t size) except -1
+    cdef int _write(self, const unsigned char *octets, Py_ssize_t size) except -1
     cdef Py_ssize_t _decrypt(self, char *room, Py_ssize_t size) except -1
 
     cpdef bytes send(self, bytes octets)

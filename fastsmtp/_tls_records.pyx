@@ -29,9 +29,6 @@ cdef enum:
     HEADER = 5
     RECORD = 16384  # octets of plaintext in a record at most (RFC 8446 §5.1)
     LONGEST = HEADER + RECORD + 256  # of a record; one of TLS 1.2 may be longer, and hardly is
-    # A MemoryBIO keeps four thirds of the largest that was ever in it. One that grows for so many
-    # octets grows to just above LONGEST.
-    GROWING = LONGEST * 3 // 4
     CHANGE_CIPHER_SPEC = 20  # the lowest of the record types, RFC 8446 §5.1
     APPLICATION_DATA = 23  # the highest
 
@@ -39,6 +36,13 @@ cdef enum:
 cdef inline Py_ssize_t length_of(const unsigned char *header) noexcept nogil:
     """Of a record, its header included."""
     return HEADER + (header[3] << 8 | header[4])
+
+
+cdef inline Py_ssize_t growing(Py_ssize_t size) noexcept nogil:
+    """A MemoryBIO keeps four thirds of the largest that was ever in it. One that grows for so many
+    octets first has just room for `size`.
+    """
+    return (size + 3) // 4 * 3 - 3
 
 
 cdef inline bint is_odd(const unsigned char *header) noexcept nogil:
@@ -77,6 +81,11 @@ cdef class Records:
 
     cpdef bint step(self, bytes octets) except -1:
         """Go on with octets of the client; True: it is done. Raises what OpenSSL says."""
+        cdef Py_ssize_t size = PyBytes_GET_SIZE(octets), first = growing(size)
+        if not self._shaking and first > 0:  # a ClientHello, the largest of most handshakes
+            self._incoming.write(octets[:first])
+            octets = octets[first:]
+        self._shaking = True
         self._incoming.write(octets)
         try:
             self.tls.do_handshake()
@@ -179,14 +188,16 @@ cdef class Records:
 
     cdef int _put(self, const unsigned char *octets, Py_ssize_t size) except -1:
         """Write to the BIO. While it is small it grows once, and not beyond a record."""
-        cdef Py_ssize_t first = GROWING - self._held
+        cdef Py_ssize_t first = growing(LONGEST) - self._held
         if not self._grown and size > first:
             self._grown = True
             if first > 0:
-                self._incoming.write(PyMemoryView_FromMemory(<char *>octets, first, PyBUF_READ))
-                self._held += first
+                self._write(octets, first)
                 octets += first
                 size -= first
+        return self._write(octets, size)
+
+    cdef int _write(self, const unsigned char *octets, Py_ssize_t size) except -1:
         self._incoming.write(PyMemoryView_FromMemory(<char *>octets, size, PyBUF_READ))
         self._held += size
         return 0
