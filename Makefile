@@ -108,7 +108,8 @@ types:
 
 stubs:
 	$(PYTHON) -m mypy.stubtest --allowlist tests/typing/stubtest_allowlist.txt --ignore-unused-allowlist \
-		fastsmtp._parser fastsmtp._grammar fastsmtp._proxy fastsmtp._sockets fastsmtp._native fastsmtp._coroutines
+		fastsmtp._parser fastsmtp._grammar fastsmtp._proxy fastsmtp._sockets fastsmtp._native fastsmtp._coroutines \
+		fastsmtp._tls_records
 
 check: lint types stubs test
 

@@ -35,8 +35,10 @@ CYTHON = [
     "_sockets.pyx",
     "_native.pyx",
     "_coroutines.pyx",
+    "_tls_records.pyx",
 ]
 PYTHON = [
+    "_client_hello.py",
     "_clock.py",
     "_link.py",
     "_connection.py",
