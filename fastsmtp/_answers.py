@@ -48,8 +48,7 @@ _ENHANCED: Final[dict[int, tuple[str, str, str, str, str]]] = {
     556: ("5.7.0", "5.1.10", "5.1.10", "5.1.10", "5.1.10"),
 }
 _CODE: Final = r"([245]\.(?:0|[1-9][0-9]{0,2})\.(?:0|[1-9][0-9]{0,2}))"
-_ENHANCED_CODE: Final = re.compile(_CODE)
-_LEADING_CODE: Final = re.compile(_CODE + r"(?:[ \t]+|(?=[\r\n])|\Z)")
+_LEADING_CODE: Final = _CODE + r"(?:[ \t]+|(?=[\r\n])|\Z)"
 
 
 def _is_reply_code(code: object) -> bool:
@@ -60,7 +59,7 @@ def _valid_enhanced(value: object, code: int) -> str | None:
     """Return `value` if it is an enhanced code whose class is that of `code` (RFC 2034 §4)."""
     if value is None:
         return None
-    if isinstance(value, str) and _ENHANCED_CODE.fullmatch(value) and value[0] == str(code)[0]:
+    if isinstance(value, str) and re.fullmatch(_CODE, value) and value[0] == str(code)[0]:
         return value
     logger.warning("dropped the enhanced code %.40r, which does not fit %d", value, code)
     return None
@@ -68,7 +67,7 @@ def _valid_enhanced(value: object, code: int) -> str | None:
 
 def _split_enhanced(text: str, code: int) -> tuple[str | None, str]:
     """Move an enhanced code at the start of `text` out of it."""
-    match = _LEADING_CODE.match(text)
+    match = re.match(_LEADING_CODE, text)
     if match is None:
         return None, text
     return _valid_enhanced(match[1], code), text[match.end() :]

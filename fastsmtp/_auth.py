@@ -7,8 +7,8 @@ send is the mechanism's business (`_sasl`); nothing it sends is in a log, but it
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable
-from secrets import token_hex, token_urlsafe
 from typing import TYPE_CHECKING, Any, Final, NamedTuple
 
 from fastsmtp import replies
@@ -49,7 +49,7 @@ __all__ = [
     "usable_mechanisms",
 ]
 
-NONCE_OCTETS: Final = 18  # 24 characters of a SCRAM nonce, or 36 hex digits of a challenge
+NONCE_OCTETS: Final = 18  # 24 characters of base64
 
 
 # --- mechanisms ---
@@ -75,17 +75,21 @@ def _offer(
 
 def _cram(dialogue: Exchange) -> Mechanism:
     now = int(dialogue.host.wall_time())
-    return CramMD5(f"<{token_hex(16)}.{now}@{dialogue.options.name}>")
+    return CramMD5(f"<{os.urandom(16).hex()}.{now}@{dialogue.options.name}>")
+
+
+def _nonce() -> str:
+    return encode_base64(os.urandom(NONCE_OCTETS)).decode()
 
 
 def _scram(dialogue: Exchange) -> Mechanism:
     plus = "SCRAM-SHA-256-PLUS" in usable_mechanisms(dialogue)
-    return Scram("SCRAM-SHA-256", token_urlsafe(NONCE_OCTETS), plus_offered=plus)
+    return Scram("SCRAM-SHA-256", _nonce(), plus_offered=plus)
 
 
 def _scram_plus(dialogue: Exchange) -> Mechanism:
     binding = dialogue.tls.channel_binding
-    return Scram("SCRAM-SHA-256-PLUS", token_urlsafe(NONCE_OCTETS), binding=binding)
+    return Scram("SCRAM-SHA-256-PLUS", _nonce(), binding=binding)
 
 
 _OFFERS: Final[dict[str, Offer]] = {

@@ -6,7 +6,7 @@ from fastsmtp._hooks cimport Answer
 from fastsmtp._parser cimport Command, Fault, Parser
 from fastsmtp.replies cimport Reply
 
-cdef int _OPENING, _COMMANDS_PER_TURN
+cdef int _OPENING, _COMMANDS_PER_TURN, _OCTETS_OF_A_COMMAND
 cdef Py_ssize_t _OUT_HIGH_WATER
 cdef object _END_OF_DATA
 

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from typing import Any, Final
 
@@ -21,31 +20,44 @@ from fastsmtp.session import DeliverBy, Envelope
 __all__ = ["MailFacts", "Parameters", "mail_parameters", "rcpt_parameters"]
 
 
-@dataclass(slots=True)
 class MailFacts:
     """What the entries of one command may look at, and where they put what they find."""
 
-    options: Options
-    envelope: Envelope
-    address: Address
-    smtp_utf8: bool
-    secure: bool
-    authenticated: bool
-    wall_time: Callable[[], float]
+    __slots__ = (
+        "address", "authenticated", "envelope", "options", "secure", "smtp_utf8", "wall_time",
+    )  # fmt: skip
+
+    def __init__(
+        self,
+        *,
+        options: Options,
+        envelope: Envelope,
+        address: Address,
+        smtp_utf8: bool,
+        secure: bool,
+        authenticated: bool,
+        wall_time: Callable[[], float],
+    ) -> None:
+        self.options = options
+        self.envelope = envelope
+        self.address = address
+        self.smtp_utf8 = smtp_utf8
+        self.secure = secure
+        self.authenticated = authenticated
+        self.wall_time = wall_time
 
 
 # Returns the refusal, or what `args` shows of the parameter: its decoded text, True for a flag.
 type_apply = Callable[[MailFacts, str | None], Reply | str | bool]
 
-_DIGITS_20: Final = re.compile("[0-9]{1,20}")
-_DIGITS_9: Final = re.compile("[0-9]{1,9}")
-_MT_PRIORITY: Final = re.compile("-?[1-9]|0")  # RFC 6710 §4.1
-_BY: Final = re.compile("([+-]?[0-9]{1,9});([NRnr])([Tt]?)")  # RFC 2852 §4
-_DATE_TIME: Final = re.compile(  # RFC 3339 §5.6
+_MT_PRIORITIES: Final = frozenset(str(number) for number in range(-9, 10))  # RFC 6710 §4.1
+# Patterns of what is rare: `re` compiles them when they are used, and not in every import.
+_BY: Final = "([+-]?[0-9]{1,9});([NRnr])([Tt]?)"  # RFC 2852 §4
+_DATE_TIME: Final = (  # RFC 3339 §5.6
     r"[0-9]{4}-[0-9]{2}-[0-9]{2}[Tt][0-9]{2}:[0-9]{2}:[0-9]{2}(?:\.[0-9]+)?"
     r"(?:[Zz]|[+-][0-9]{2}:[0-9]{2})"
 )
-_ATOM: Final = re.compile(r"[A-Za-z0-9!#$%&'*+/=?^_`{|}~-]+")
+_ATOM: Final = r"[A-Za-z0-9!#$%&'*+/=?^_`{|}~-]+"
 MAX_PARAMETERS: Final = 64  # of one command; beyond it nobody looks at them one by one
 MAX_ENVID: Final = 100  # octets as sent, RFC 3461 §4.4
 MAX_ORCPT: Final = 500  # octets as sent, RFC 3461 §4.2
@@ -57,8 +69,12 @@ def _flag(keyword: str, value: str | None) -> Reply | bool:
     return True if value is None else replies.FLAG_WITH_VALUE.formatted(keyword)
 
 
+def _is_number(value: str, digits: int) -> bool:
+    return value.isascii() and value.isdigit() and len(value) <= digits
+
+
 def _size(facts: MailFacts, value: str | None) -> Reply | str | bool:
-    if value is None or not _DIGITS_20.fullmatch(value):
+    if value is None or not _is_number(value, 20):
         return replies.BAD_PARAMETER.formatted("SIZE")
     limit = facts.options.size
     if limit and int(value) > limit and not facts.options.hide_size:
@@ -112,14 +128,14 @@ def _auth(facts: MailFacts, value: str | None) -> Reply | str | bool:
 
 
 def _mt_priority(facts: MailFacts, value: str | None) -> Reply | str | bool:
-    if value is None or not _MT_PRIORITY.fullmatch(value):
+    if value is None or value not in _MT_PRIORITIES:
         return replies.BAD_PARAMETER.formatted("MT-PRIORITY")
     facts.envelope.mt_priority = int(value)
     return value
 
 
 def _by(facts: MailFacts, value: str | None) -> Reply | str | bool:
-    match = _BY.fullmatch(value or "")
+    match = re.fullmatch(_BY, value or "")
     if match is None or (match[2] in "Rr" and int(match[1]) <= 0):
         return replies.BAD_PARAMETER.formatted("BY")
     facts.envelope.deliver_by = DeliverBy(int(match[1]), match[2].upper(), bool(match[3]))
@@ -127,11 +143,7 @@ def _by(facts: MailFacts, value: str | None) -> Reply | str | bool:
 
 
 def _holdfor(facts: MailFacts, value: str | None) -> Reply | str | bool:
-    if (
-        value is None
-        or not _DIGITS_9.fullmatch(value)
-        or int(value) > facts.options.future_release_max
-    ):
+    if value is None or not _is_number(value, 9) or int(value) > facts.options.future_release_max:
         return replies.BAD_PARAMETER.formatted("HOLDFOR")
     facts.envelope.hold_for = int(value)
     return value
@@ -139,7 +151,7 @@ def _holdfor(facts: MailFacts, value: str | None) -> Reply | str | bool:
 
 def _holduntil(facts: MailFacts, value: str | None) -> Reply | str | bool:
     bad = replies.BAD_PARAMETER.formatted("HOLDUNTIL")
-    if value is None or not _DATE_TIME.fullmatch(value):
+    if value is None or not re.fullmatch(_DATE_TIME, value):
         return bad
     try:
         until = datetime.fromisoformat(value.upper())
@@ -165,7 +177,7 @@ def _notify(facts: MailFacts, value: str | None) -> Reply | str | bool:
 def _orcpt(facts: MailFacts, value: str | None) -> Reply | str | bool:
     kind, semicolon, text = (value or "").partition(";")
     decoded = _xtext(facts, text, MAX_ORCPT - len(kind) - 1)
-    if not semicolon or not _ATOM.fullmatch(kind) or not decoded:
+    if not semicolon or not re.fullmatch(_ATOM, kind) or not decoded:
         return replies.BAD_PARAMETER.formatted("ORCPT")
     facts.address.dsn.orcpt = f"{kind};{decoded}"
     return f"{kind};{decoded}"
@@ -214,13 +226,17 @@ _RCPT: Final[dict[str, tuple[type_apply, Callable[[Options], bool]]]] = {
 _EXCLUSIVE: Final = {"HOLDFOR": "HOLDUNTIL", "HOLDUNTIL": "HOLDFOR"}  # RFC 4865 §4
 
 
-@dataclass(slots=True, frozen=True)
 class Parameters:
     """The parameters that one command takes under given options."""
 
-    offered: Mapping[str, type_apply]
-    allow_unknown: bool
-    unknown: Reply
+    __slots__ = ("allow_unknown", "offered", "unknown")
+
+    def __init__(
+        self, offered: Mapping[str, type_apply], allow_unknown: bool, unknown: Reply
+    ) -> None:
+        self.offered = offered
+        self.allow_unknown = allow_unknown
+        self.unknown = unknown
 
     def apply(self, rest: bytes, facts: MailFacts, extended: bool) -> Reply | None:
         """Go through the parameters from left to right; the first fault is returned.

@@ -21,7 +21,7 @@ CACHE_SIZE: Final = 4096  # addresses
 CACHE_SECONDS: Final = 300.0
 MAX_NAME: Final = 253  # octets, RFC 1035 §2.3.4
 
-_NAME: Final = re.compile(r"[A-Za-z0-9._-]+")
+_NAME: Final = r"[A-Za-z0-9._-]+"
 
 # The `resolver` option: returns or awaits one name, a list of names, or None.
 type_resolver = Callable[[str], Any]
@@ -32,7 +32,7 @@ def cleaned_name(name: object) -> str | None:
     if not name or not isinstance(name, str):
         return None
     name = name.rstrip(".")
-    if len(name) > MAX_NAME or not _NAME.fullmatch(name):
+    if len(name) > MAX_NAME or not re.fullmatch(_NAME, name):
         return None
     return name.lower()
 

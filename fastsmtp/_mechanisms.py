@@ -6,7 +6,6 @@ Appendix A). SCRAM: `_scram`.
 
 from __future__ import annotations
 
-import json
 import re
 from collections.abc import Mapping
 from types import MappingProxyType
@@ -24,9 +23,7 @@ from fastsmtp._sasl import (
 
 __all__ = ["CramMD5", "External", "Login", "OAuthBearer", "Plain", "XOAuth2", "decode_saslname"]
 
-_HEX_DIGEST: Final = re.compile("[0-9a-f]{32}")
-_KEY: Final = re.compile(rb"[A-Za-z]+")
-_PORT: Final = re.compile("[0-9]{1,5}")
+_HEX_DIGEST: Final = "[0-9a-f]{32}"
 MAX_JSON: Final = 9216  # octets, which are a challenge of 12288, RFC 4954 §4
 
 
@@ -82,7 +79,7 @@ class CramMD5(Mechanism):
     def take(self, response: bytes) -> type_step:
         text = decode_name(response)
         username, _, digest = ("", "", "") if text is None else text.rpartition(" ")
-        if not username or not _HEX_DIGEST.fullmatch(digest):
+        if not username or not re.fullmatch(_HEX_DIGEST, digest):
             return End.INVALID
         return Auth(self.name, username, challenge=self._challenge, challenge_response=digest)
 
@@ -112,6 +109,8 @@ class _Bearer(Mechanism):
         return End.REFUSED if self.is_refused else self._parsed(response)
 
     def refuse(self, data: Any) -> Challenge | None:
+        import json  # once a token is refused: a millisecond of every import
+
         told = dict(self._refusal) if data is None else data
         octets = json.dumps(told, separators=(",", ":")).encode()
         if len(octets) > MAX_JSON:
@@ -156,7 +155,7 @@ class OAuthBearer(_Bearer):
         port = decode_name(pairs["port"]) if "port" in pairs else None
         if token is None or ("host" in pairs and host is None):
             return End.INVALID
-        if "port" in pairs and (port is None or not _PORT.fullmatch(port)):
+        if "port" in pairs and (port is None or not re.fullmatch("[0-9]{1,5}", port)):
             return End.INVALID
         return Auth(
             self.name,
@@ -202,7 +201,7 @@ def _pairs(octets: bytes) -> dict[str, bytes] | None:
     for pair in octets[:-2].split(b"\x01"):
         key, equals, value = pair.partition(b"=")
         name = key.decode("latin-1").lower()
-        if not equals or not _KEY.fullmatch(key) or name in pairs:
+        if not equals or not key.isalpha() or name in pairs:
             return None
         pairs[name] = value
     return pairs

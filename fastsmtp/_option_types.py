@@ -11,12 +11,9 @@ import math
 import os
 import socket
 import ssl
-from collections.abc import Callable, Mapping, MutableSequence
-from dataclasses import dataclass, field
-from difflib import get_close_matches
+from collections.abc import Callable, Iterable, Mapping, MutableSequence
 from enum import Enum
 from functools import cache
-from secrets import token_bytes
 from typing import Any, Final, Generic, TypeAlias, TypeVar, cast
 
 from fastsmtp._networks import Networks
@@ -30,7 +27,8 @@ __all__ = [
     "COMMAND_LENGTH", "COUNT", "DEADLINE", "FLAG", "HOLD", "HOST_NAME", "ITERATIONS", "LINE",
     "LIST_COUNT", "MECHANISMS", "PASSWORD", "PEM", "RATE", "RESOLVER", "SECONDS", "SECRET", "SIZE",
     "SNI", "SSL_CONTEXT", "TEXT", "TLS_VERSION", "VERBS", "Group", "Kind",
-    "Option", "Refused", "Resolver", "WrongType", "choice", "default_max_clients", "networks",
+    "Option", "Refused", "Resolver", "WrongType", "choice", "default_max_clients",
+    "nearest", "networks",
     "optional", "row",
 ]  # fmt: skip
 
@@ -63,12 +61,14 @@ class WrongType(Refused):
     """The same for a value that is not even of the right type."""
 
 
-@dataclass(frozen=True, slots=True)
 class Kind(Generic[T]):
     """takes: what to give, in words. normalize: checks a value, returns it as the engine has it."""
 
-    takes: str
-    normalize: Callable[[object], T]
+    __slots__ = ("normalize", "takes")
+
+    def __init__(self, takes: str, normalize: Callable[[object], T]) -> None:
+        self.takes = takes
+        self.normalize = normalize
 
 
 # --- rows ---
@@ -89,7 +89,6 @@ class Group(Enum):
     TLS = "TLS"
 
 
-@dataclass(frozen=True, slots=True)
 class Option:
     """One row of the table.
 
@@ -99,15 +98,34 @@ class Option:
     default_text: the default in words. is_secret: the value must not show in a message or a repr.
     """
 
-    name: str
-    group: Group
-    kind: Kind[Any]
-    default: object
-    section: str
-    does: str
-    reason: str
-    default_text: str
-    is_secret: bool
+    __slots__ = (
+        "default", "default_text", "does", "group", "is_secret", "kind", "name", "reason",
+        "section",
+    )  # fmt: skip
+
+    def __init__(
+        self,
+        group: Group,
+        kind: Kind[Any],
+        default: object,
+        section: str,
+        does: str,
+        reason: str,
+        default_text: str,
+        is_secret: bool,
+    ) -> None:
+        self.name = ""
+        self.group = group
+        self.kind = kind
+        self.default = default
+        self.section = section
+        self.does = does
+        self.reason = reason
+        self.default_text = default_text
+        self.is_secret = is_secret
+
+    def __set_name__(self, owner: type, name: str) -> None:
+        self.name = name
 
     @property
     def takes(self) -> str:
@@ -126,23 +144,14 @@ def row(
     default_text: str = "",
     is_secret: bool = False,
 ) -> T:
-    """Return the dataclass field of one option.
+    """Return the row of one option; the name is that of the attribute it becomes.
 
     It is typed as the option's value, so that mypy compares the annotation with the kind.
     """
     if not default_text:
         default_text = repr(list(default) if isinstance(default, tuple) else default)
-    metadata = {
-        "group": group,
-        "kind": kind,
-        "default": default,
-        "section": section,
-        "does": does,
-        "reason": reason,
-        "default_text": default_text,
-        "is_secret": is_secret,
-    }
-    return cast("T", field(metadata=metadata, repr=not is_secret))
+    option = Option(group, kind, default, section, does, reason, default_text, is_secret)
+    return cast("T", option)
 
 
 # --- numbers ---
@@ -304,12 +313,19 @@ def _words(value: object, known: tuple[str, ...], types: tuple[type, ...]) -> li
         if not isinstance(word, str):
             raise WrongType(f"{word!r:.80} is not a str")
         if not word.isascii() or word.upper() not in known:  # "ſ" would become "S"
-            near = get_close_matches(word.upper()[:80], known, 1)
+            near = nearest(word.upper()[:80], known)
             raise Refused(
-                f"{word!r:.80} is not known" + (f", did you mean {near[0]!r}?" if near else "")
+                f"{word!r:.80} is not known" + (f", did you mean {near!r}?" if near else "")
             )
         words[word.upper()] = None
     return list(words)
+
+
+def nearest(word: str, known: Iterable[str]) -> str:
+    """Return the one of `known` that `word` may have been meant to be, "" for none."""
+    import difflib  # for an error at start: half a millisecond of every import
+
+    return next(iter(difflib.get_close_matches(word, list(known), 1)), "")
 
 
 def networks(why_not_true: str) -> Kind[Networks]:
@@ -385,7 +401,7 @@ def _secret(value: object) -> bytes:
 
 @cache
 def _process_secret() -> bytes:
-    return token_bytes(32)
+    return os.urandom(32)
 
 
 def _sni(value: object) -> dict[str, object] | None:

@@ -11,7 +11,6 @@ import binascii
 import os
 import re
 import ssl
-import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from datetime import UTC, datetime
@@ -21,10 +20,9 @@ __all__ = ["Pem", "as_file", "expired_at", "leaf_of", "read_pem", "signature_has
 
 MAX_FILE: Final = 1 << 20  # octets; a bundle of all public authorities has a quarter of it
 
-_CERTIFICATE: Final = re.compile(
-    rb"-----BEGIN (?:TRUSTED |X509 )?CERTIFICATE-----.*?"
-    rb"-----END (?:TRUSTED |X509 )?CERTIFICATE-----",
-    re.DOTALL,
+_CERTIFICATE: Final = (
+    rb"(?s)-----BEGIN (?:TRUSTED |X509 )?CERTIFICATE-----.*?"
+    rb"-----END (?:TRUSTED |X509 )?CERTIFICATE-----"
 )
 
 
@@ -67,7 +65,7 @@ def read_pem(option: str, value: str | bytes) -> Pem:
 
 def leaf_of(pem: Pem) -> bytes:
     """Return the first certificate of `pem` in DER."""
-    found = _CERTIFICATE.search(pem.octets)
+    found = re.search(_CERTIFICATE, pem.octets)
     if found is None:
         whole = b"BEGIN CERTIFICATE" not in pem.octets
         raise ValueError(f"{pem.name} holds {'no' if whole else 'half a'} certificate")
@@ -89,6 +87,8 @@ def as_file(octets: bytes) -> Iterator[str]:
             memory.write(octets)
             yield f"/proc/self/fd/{memory.fileno()}"
         return
+    import tempfile  # it brings all of compression: 2 ms of an import that Linux never needs
+
     handle, path = tempfile.mkstemp()  # for this user only
     try:
         with open(handle, "wb") as file:

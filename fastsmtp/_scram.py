@@ -8,10 +8,10 @@ from __future__ import annotations
 
 import hashlib
 import hmac
+import os
 import re
 from collections.abc import Callable
-from dataclasses import dataclass, field
-from secrets import token_bytes
+from dataclasses import FrozenInstanceError, dataclass
 from typing import Any, Final, NamedTuple
 
 from fastsmtp._mechanisms import decode_saslname
@@ -36,21 +36,53 @@ MAX_ITERATIONS: Final = 1_000_000
 # RFC 5929 §4, RFC 9266, RFC 5929 §3; the connection says which of them this handshake has.
 BINDINGS: Final = ("tls-server-end-point", "tls-exporter", "tls-unique")
 
-_NONCE: Final = re.compile(rb"[\x21-\x2b\x2d-\x7e]+")
-_EXTENSION: Final = re.compile(rb"[A-Za-z]=.+")
+_NONCE: Final = rb"[\x21-\x2b\x2d-\x7e]+"
+_EXTENSION: Final = rb"[A-Za-z]=.+"
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(init=False, repr=False, eq=False)
 class ScramKeys:
     """What is kept of a user's password, and what `on_scram` answers; the password is not in it.
 
     salt: 8 to 64 octets. iterations: 4096 to 1000000. stored_key, server_key: 32 octets each.
     """
 
+    # Written out, for methods that `dataclass` makes take half a millisecond of every import.
+    __slots__ = ("iterations", "salt", "server_key", "stored_key")
     salt: bytes
     iterations: int
-    stored_key: bytes = field(repr=False)
-    server_key: bytes = field(repr=False)
+    stored_key: bytes
+    server_key: bytes
+
+    def __init__(self, salt: bytes, iterations: int, stored_key: bytes, server_key: bytes) -> None:
+        for name, value in zip(_KEYS, (salt, iterations, stored_key, server_key), strict=True):
+            object.__setattr__(self, name, value)
+
+    def __setattr__(self, name: str, value: object) -> None:
+        raise FrozenInstanceError(f"cannot assign to field {name!r}")
+
+    def __delattr__(self, name: str) -> None:
+        raise FrozenInstanceError(f"cannot delete field {name!r}")
+
+    def __eq__(self, other: object) -> bool:
+        if not isinstance(other, ScramKeys):
+            return NotImplemented
+        return self._values() == other._values()
+
+    def __hash__(self) -> int:
+        return hash(self._values())
+
+    def __reduce__(self) -> tuple[type[ScramKeys], tuple[object, ...]]:
+        return ScramKeys, self._values()
+
+    def _values(self) -> tuple[object, ...]:
+        return tuple(getattr(self, name) for name in _KEYS)
+
+    def __repr__(self) -> str:
+        return f"ScramKeys(salt={self.salt!r}, iterations={self.iterations!r})"
+
+
+_KEYS: Final = ("salt", "iterations", "stored_key", "server_key")
 
 
 def scram_keys(password: str, *, iterations: int = MIN_ITERATIONS) -> ScramKeys:
@@ -67,7 +99,7 @@ def scram_keys(password: str, *, iterations: int = MIN_ITERATIONS) -> ScramKeys:
     prepared = saslprep(password, stored=True)
     if not prepared:
         raise ValueError("password is empty, or has characters that no password may have")
-    return derive_keys(prepared.encode(), token_bytes(SALT_OCTETS), iterations)
+    return derive_keys(prepared.encode(), os.urandom(SALT_OCTETS), iterations)
 
 
 def derive_keys(password: bytes, salt: bytes, iterations: int) -> ScramKeys:
@@ -83,7 +115,7 @@ def decoy_keys(username: str, secret: bytes, iterations: int) -> ScramKeys:
     nobody has.
     """
     salt = _hmac(secret, b"fastsmtp scram salt\0" + username.encode())[:SALT_OCTETS]
-    return ScramKeys(salt, iterations, token_bytes(KEY_OCTETS), token_bytes(KEY_OCTETS))
+    return ScramKeys(salt, iterations, os.urandom(KEY_OCTETS), os.urandom(KEY_OCTETS))
 
 
 def are_usable_keys(keys: object) -> bool:
@@ -125,7 +157,9 @@ def _client_first(message: bytes) -> ClientFirst | None:
     if acts_as is None or len(attributes) < 2 or not _extensions(attributes[2:]):
         return None
     name, nonce = attributes[:2]  # a message that begins with the reserved m= is not understood
-    if not name.startswith(b"n=") or not nonce.startswith(b"r=") or not _NONCE.fullmatch(nonce[2:]):
+    if not name.startswith(b"n=") or not nonce.startswith(b"r="):
+        return None
+    if not re.fullmatch(_NONCE, nonce[2:]):
         return None
     username = decode_saslname(name[2:])
     prepared = None if username is None else saslprep(username, stored=False)
@@ -139,7 +173,7 @@ def _extensions(attributes: list[bytes]) -> bool:
     """Attributes that nobody knows are ignored, but they must be some, and none that is reserved
     (RFC 5802 §5.1).
     """
-    return all(_EXTENSION.fullmatch(one) and one[:1] != b"m" for one in attributes)
+    return all(re.fullmatch(_EXTENSION, one) and one[:1] != b"m" for one in attributes)
 
 
 class Scram(Mechanism):

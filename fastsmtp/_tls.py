@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import ssl
 from collections.abc import Mapping
-from dataclasses import replace
 from datetime import UTC, datetime
 from typing import Any, Final
 
@@ -233,7 +232,7 @@ class ServerTLS:
                 "TLS needs the options 'key' and 'cert', or 'ssl_context'; for development the"
                 " library cryptography (the extra 'tls') would make a certificate at start"
             )
-        self._options = replace(self._options, cert=pem)
+        self._options = self._options.replaced(cert=pem)
         self._material = _materials(self._options)
         for listener in self._listeners:  # they can do STARTTLS from now on
             listener.contexts = _contexts(self._material)
@@ -248,9 +247,9 @@ class ServerTLS:
         """
         if not self.is_configured:
             raise ValueError("TLS is not configured, so there is nothing to update")
-        options = replace(self._options, **tls_options(given))
+        options = self._options.replaced(**tls_options(given))
         if "ssl_context" not in given and ("cert" in given or "key" in given):
-            options = replace(options, ssl_context=None)
+            options = options.replaced(ssl_context=None)
         material = _materials(options)
         fresh = [_contexts(material) for _ in self._listeners]
         self._options = options
@@ -266,7 +265,7 @@ def _is_configured(options: Options) -> bool:
 
 def _materials(options: Options) -> dict[str, _Material]:
     """Read what `options` name: by server name, "" for the default."""
-    found = {"": _Material(replace(options, sni_options=None))}
+    found = {"": _Material(options.replaced(sni_options=None))}
     for name, given in (options.sni_options or {}).items():
         key = name.lower().removesuffix(".")
         try:
@@ -283,7 +282,7 @@ def _options_of_name(options: Options, given: object) -> Options:
     if not isinstance(given, Mapping):
         raise TypeError("takes a mapping of TLS options, or an ssl.SSLContext")
     own: dict[str, Any] = dict.fromkeys(("ssl_context", "key", "cert", "key_password"))
-    return replace(options, **(own | tls_options(given) | {"sni_options": None}))
+    return options.replaced(**(own | tls_options(given) | {"sni_options": None}))
 
 
 def _contexts(material: Mapping[str, _Material]) -> Contexts:

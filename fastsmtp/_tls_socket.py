@@ -6,6 +6,7 @@ import hashlib
 import re
 import ssl
 from contextlib import suppress
+from functools import cache
 from sys import intern
 from typing import Any, Final
 
@@ -13,7 +14,7 @@ from fastsmtp._pem import signature_hash
 
 __all__ = ["TLSSocket", "standard_name"]
 
-_MODES: Final = re.compile(r"(AES|ARIA|CAMELLIA)(128|256)")
+_MODES: Final = r"(AES|ARIA|CAMELLIA)(128|256)"
 _KEY_EXCHANGES: Final = ("ECDHE-ECDSA", "ECDHE-RSA", "DHE-RSA", "DHE-DSS", "ECDHE-PSK", "DHE-PSK")
 
 
@@ -27,7 +28,7 @@ def standard_name(name: str) -> str:
         return name
     exchange = next((one for one in _KEY_EXCHANGES if name.startswith(one + "-")), "")
     rest = name[len(exchange) + 1 :] if exchange else name
-    rest = _MODES.sub(r"\1-\2", rest)
+    rest = re.sub(_MODES, r"\1-\2", rest)
     words = rest.split("-")
     if "POLY1305" in words:
         words = ["CHACHA20", "POLY1305", "SHA256"]
@@ -135,8 +136,10 @@ def _parsed(tls: ssl.SSLObject) -> dict[str, Any] | None:
         return None
 
 
-# Never used for TLS. A context for clients is made without asking for a certificate.
-_scratch: Final = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
+@cache
+def _scratch() -> ssl.SSLContext:
+    """Never used for TLS. A context for clients is made without asking for a certificate."""
+    return ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
 
 
 def _forget_errors() -> None:
@@ -147,4 +150,4 @@ def _forget_errors() -> None:
     it empties the queue behind every list of ciphers in which there is none.
     """
     with suppress(ssl.SSLError):
-        _scratch.set_ciphers("NONE")
+        _scratch().set_ciphers("NONE")

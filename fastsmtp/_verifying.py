@@ -10,10 +10,11 @@ that is not good ends the handshake, none at all is let in, and one log line say
 
 from __future__ import annotations
 
-import ctypes
 import ssl
 import sys
 import threading
+from collections.abc import Callable
+from functools import cache
 from typing import Any, Final
 
 from fastsmtp._log import logger
@@ -22,8 +23,6 @@ __all__ = ["LenientContext", "Verdict", "verdict"]
 
 KNOWN: Final = (3, 11) <= sys.version_info[:2] <= (3, 14)
 VERIFY_PEER: Final = 1
-
-type_check = ctypes.CFUNCTYPE(ctypes.c_int, ctypes.c_int, ctypes.c_void_p)
 
 
 class Verdict(threading.local):
@@ -42,21 +41,33 @@ def _note(is_good: int, store: Any) -> int:
     return 1
 
 
-_look: Final = type_check(_note)  # kept for as long as OpenSSL may call it
-
-
-def _openssl() -> Any:
-    """The library that the ssl module has loaded, None where it cannot be reached."""
+@cache
+def _setter() -> Callable[[ssl.SSLContext], bool]:
+    """Return what sets our callback, and says whether it could: OpenSSL is asked as the library
+    that the ssl module has loaded. Kept for as long as OpenSSL may call back.
+    """
     if not KNOWN or sys.implementation.name != "cpython":
-        return None
+        return lambda context: False
     try:
+        import ctypes  # for servers with this rare pair of options: 1.5 ms of every import
+
         library = ctypes.CDLL(getattr(sys.modules["_ssl"], "__file__", None))
+        type_check = ctypes.CFUNCTYPE(ctypes.c_int, ctypes.c_int, ctypes.c_void_p)
+        look = type_check(_note)
         library.SSL_CTX_get_verify_mode.argtypes = [ctypes.c_void_p]
         library.SSL_CTX_set_verify.argtypes = [ctypes.c_void_p, ctypes.c_int, type_check]
         library.SSL_CTX_set_verify.restype = None
-    except (KeyError, OSError, AttributeError, TypeError):
-        return None
-    return library
+    except (KeyError, OSError, AttributeError, ImportError, TypeError):
+        return lambda context: False
+
+    def set_callback(context: ssl.SSLContext) -> bool:
+        pointer = ctypes.c_void_p.from_address(id(context) + object.__basicsize__).value
+        if library.SSL_CTX_get_verify_mode(pointer) != VERIFY_PEER:
+            return False
+        library.SSL_CTX_set_verify(pointer, VERIFY_PEER, look)
+        return True
+
+    return set_callback
 
 
 class LenientContext(ssl.SSLContext):
@@ -67,12 +78,8 @@ class LenientContext(ssl.SSLContext):
         self.verify_mode = ssl.CERT_OPTIONAL
         self.options |= ssl.OP_NO_TICKET
         self.num_tickets = 0
-        library = _openssl()
-        pointer = ctypes.c_void_p.from_address(id(self) + object.__basicsize__).value
-        if library is None or library.SSL_CTX_get_verify_mode(pointer) != VERIFY_PEER:
+        if not _setter()(self):
             logger.warning(
                 "this Python cannot let in clients whose certificate is not good: with request_cert"
                 " such a certificate ends the handshake, whatever reject_unauthorized says"
             )
-            return
-        library.SSL_CTX_set_verify(pointer, VERIFY_PEER, _look)

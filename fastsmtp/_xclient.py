@@ -35,8 +35,8 @@ MAX_NAME: Final = 253  # RFC 1035 §2.3.4
 MAX_PROTOCOL: Final = 64
 NOT_AVAILABLE: Final = ("[UNAVAILABLE]", "[TEMPUNAVAIL]")  # now, or for the moment
 
-_NAME: Final = re.compile(r"[A-Za-z0-9._-]+")
-_PORT: Final = re.compile(r"[1-9][0-9]{0,4}")
+_NAME: Final = r"[A-Za-z0-9._-]+"
+_PORT: Final = r"[1-9][0-9]{0,4}"
 
 
 def _address(value: str) -> str | None:
@@ -53,11 +53,11 @@ def _address(value: str) -> str | None:
 
 
 def _port(value: str) -> int | None:
-    return int(value) if _PORT.fullmatch(value) and int(value) <= 65535 else None
+    return int(value) if re.fullmatch(_PORT, value) and int(value) <= 65535 else None
 
 
 def _name(value: str) -> str | None:
-    return value.lower() if len(value) <= MAX_NAME and _NAME.fullmatch(value) else None
+    return value.lower() if len(value) <= MAX_NAME and re.fullmatch(_NAME, value) else None
 
 
 def _as_it_is(value: str) -> str:

@@ -12,8 +12,6 @@ import re
 import reprlib
 import ssl
 from collections.abc import Mapping
-from dataclasses import dataclass, fields
-from difflib import get_close_matches
 from types import MappingProxyType
 from typing import Any, Final, final
 
@@ -48,6 +46,7 @@ from fastsmtp._option_types import (
     WrongType,
     choice,
     default_max_clients,
+    nearest,
     networks,
     optional,
     row,
@@ -63,14 +62,14 @@ HOOKS: Final = (
 
 # A table: one row per option, in the order of the docs.
 # fmt: off
-# ruff: noqa: RUF009  (row() returns a dataclasses.field)
 @final
-@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
 class Options:
     """The options of one server as the engine uses them, made and checked by `parse_options`.
 
     Durations are seconds as float. No deadline can be switched off.
     Sizes are octets. Limits are int, with 0 for "no limit".
+
+    No dataclass: the code that would be made of 60 fields takes 2 ms of every import.
     """
 
     # --- connection ---
@@ -320,11 +319,29 @@ class Options:
     ssl_context: ssl.SSLContext | None = row(Group.TLS, SSL_CONTEXT, None,
         does="A ready context, in place of all other TLS options.",
         reason="It is made from the other options.")
-# fmt: on
+    # fmt: on
+
+    def __init__(self, values: Mapping[str, object]) -> None:
+        """Take a value for each row; an instance hides the rows, which are the class's."""
+        vars(self).update(values)
+
+    def replaced(self, **changes: object) -> Options:
+        """Return the same with `changes`."""
+        return Options({**vars(self), **changes})
+
+    def __setattr__(self, name: str, value: object) -> None:
+        raise AttributeError(f"cannot assign to option {name!r}")
+
+    def __delattr__(self, name: str) -> None:
+        raise AttributeError(f"cannot delete option {name!r}")
+
+    def __repr__(self) -> str:
+        shown = [name for name in vars(self) if not OPTIONS[name].is_secret]
+        return f"Options({', '.join(f'{name}={getattr(self, name)!r}' for name in shown)})"
 
 
 OPTIONS: Final[Mapping[str, Option]] = MappingProxyType(
-    {one.name: Option(name=one.name, **one.metadata) for one in fields(Options)}
+    {name: one for name, one in vars(Options).items() if isinstance(one, Option)}
 )
 
 
@@ -341,7 +358,7 @@ def parse_options(given: Mapping[str, object]) -> Options:
     for name, option in OPTIONS.items():
         default = option.default() if callable(option.default) else option.default
         values[name] = _normalize(option, given.get(name, default))
-    options = Options(**values)
+    options = Options(values)
     _check_together(options)
     return options
 
@@ -394,9 +411,9 @@ def _unknown_option(name: object) -> str:
         return f"{name!r} is a hook, not an option"
     # "maxClients" and "hideSTARTTLS" of the JavaScript libraries are only spelled differently.
     known = {_squashed(one): one for one in (*OPTIONS, *HOOKS)}
-    near = get_close_matches(_squashed(str(name)[:80]), known, 1)
+    near = nearest(_squashed(str(name)[:80]), known)
     unknown = f"unknown option {_short.repr(name)}"
-    return f"{unknown}, did you mean {known[near[0]]!r}?" if near else unknown
+    return f"{unknown}, did you mean {known[near]!r}?" if near else unknown
 
 
 def _squashed(name: str) -> str:

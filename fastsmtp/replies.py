@@ -19,7 +19,7 @@ _LINE_ENDS: Final = re.compile("\r\n|\n|\r")
 _CONTROLS: Final = re.compile("[\x00-\x1f\x7f-\x9f]")
 _NOT_ASCII: Final = re.compile("[^\x20-\x7e]")
 # Characters that reorder or hide what a person reads in a log or a bounce.
-_DECEPTIVE: Final = re.compile("[\u2028\u2029\u202a-\u202e\u2066-\u2069\ud800-\udfff]")
+_DECEPTIVE: Final = "[\u2028\u2029\u202a-\u202e\u2066-\u2069\ud800-\udfff]"  # 0.3 ms to compile
 
 
 def clean_lines(text: str, utf8: bool) -> list[str]:
@@ -32,7 +32,7 @@ def clean_lines(text: str, utf8: bool) -> list[str]:
     while len(lines) > 1 and not lines[-1]:
         lines.pop()
     if utf8:
-        return [_DECEPTIVE.sub("?", _CONTROLS.sub("?", line)) for line in lines]
+        return [re.sub(_DECEPTIVE, "?", _CONTROLS.sub("?", line)) for line in lines]
     return [_NOT_ASCII.sub("?", line) for line in lines]
 
 

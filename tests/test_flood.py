@@ -107,6 +107,17 @@ def test_a_hook_that_has_had_enough_ends_it() -> None:
     assert len(asked) == 3
 
 
+def test_a_turn_bears_so_many_commands_and_fewer_long_ones() -> None:
+    for line, most in ((b"NOOP\r\n", 512), (b"MAIL FROM:<a@x> " + b"A " * 1000 + b"\r\n", 32)):
+        with Wire(**DEFAULTS | COUNTERS_OFF) as wire:
+            wire.send(EH)
+            wire.connection.data_received(line * 600)
+            assert wire.connection._dialogue.more
+            at_once = wire.receive().count(b"\r\n")
+            assert at_once == most
+            assert at_once + wire.advance(0).count(b"\r\n") == 600
+
+
 # --- unknown commands ---
 
 

@@ -66,6 +66,15 @@ ENGINE_DEPENDENCIES = {"uvloop"}
 GATEWAY_DEPENDENCIES = {"uvloop", "click", "argon2"}
 # Libraries that one module may look for at the moment of use, because it does without them.
 OPTIONAL = {("_self_signed", "cryptography")}
+# Modules of the standard library that make every import of ours a good deal longer and that few
+# programs need: looked for at the moment of use. That is never on the way of a command, where a
+# process without descriptors could not load them.
+LATE = {
+    ("_option_types", "difflib"),  # for the text of an error at start
+    ("_verifying", "ctypes"),  # for one rare pair of options, at start
+    ("_pem", "tempfile"),  # where a context cannot be made from memory
+    ("_mechanisms", "json"),  # once a token was refused; without it nothing is said of the reason
+}
 
 LINES_OF_A_FILE = {".py": 450, ".pyx": 900}
 LINES_OF_A_FUNCTION = 40
@@ -254,7 +263,7 @@ def test_imports_stand_at_the_top_of_the_file() -> None:
             for found in imports_of(path)
             if found.in_function
             and found.module not in GATEWAY_DEPENDENCIES
-            and (module_of(path), found.module.split(".")[0]) not in OPTIONAL
+            and (module_of(path), found.module.split(".")[0]) not in OPTIONAL | LATE
             and (module_of(path), own_module(found)) != ("gateway", "gateway")
         ]
     )

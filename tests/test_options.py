@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 import importlib.util
 import socket
 import ssl
@@ -160,11 +159,10 @@ def test_the_table_and_the_options_cannot_be_changed() -> None:
     with pytest.raises(TypeError):
         OPTIONS["size"] = OPTIONS["name"]  # type: ignore[index]  # the test is that it fails
     options: Any = parse()
-    with pytest.raises(dataclasses.FrozenInstanceError):
+    with pytest.raises(AttributeError):
         options.size = 1
     with pytest.raises((AttributeError, TypeError)):
         options.undreamt_of = 1
-    assert not hasattr(options, "__dict__")
 
 
 def test_options_do_not_share_what_the_user_passed() -> None:
