@@ -65,7 +65,7 @@ test:
 cov:
 	$(MAKE) traced-modules
 	status=0; \
-	$(PYTHON) -m coverage run -m pytest $(PYTEST_ARGS) -m "not slow and not nightly" || status=$$?; \
+	$(PYTHON) -m coverage run -m pytest -n 0 $(PYTEST_ARGS) -m "not slow and not nightly" || status=$$?; \
 	$(PYTHON) -m coverage report && $(PYTHON) -m coverage html -q -d build/coverage || status=$$?; \
 	rm -f fastsmtp/*.c; \
 	$(MAKE) build && exit $$status
@@ -108,7 +108,8 @@ types:
 
 stubs:
 	$(PYTHON) -m mypy.stubtest --allowlist tests/typing/stubtest_allowlist.txt --ignore-unused-allowlist \
-		fastsmtp._parser fastsmtp._grammar fastsmtp._proxy fastsmtp._sockets fastsmtp._native fastsmtp._coroutines
+		fastsmtp._parser fastsmtp._grammar fastsmtp._proxy fastsmtp._sockets fastsmtp._native fastsmtp._coroutines \
+		fastsmtp._tls_records
 
 check: lint types stubs test
 

@@ -35,8 +35,10 @@ CYTHON = [
     "_sockets.pyx",
     "_native.pyx",
     "_coroutines.pyx",
+    "_tls_records.pyx",
 ]
 PYTHON = [
+    "_client_hello.py",
     "_clock.py",
     "_link.py",
     "_connection.py",
@@ -148,4 +150,5 @@ def compiled(
     return built
 
 
-setup(ext_modules=extensions())
+# Modules are compiled side by side, as many as there are cores.
+setup(ext_modules=extensions(), options={"build_ext": {"parallel": True}})

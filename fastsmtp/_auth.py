@@ -371,11 +371,12 @@ def _finish(dialogue: Exchange, reply: Reply) -> None:
     attempt = dialogue.attempt
     if attempt is not None:
         logger.info(
-            "%s: AUTH %s of %s at %s: %d",
+            "%s: AUTH %s of %s at %s%s: %d",
             dialogue.session.id,
             attempt.mechanism.name,
             clean(attempt.username) or "-",
             dialogue.remote_address or "-",
+            dialogue.via,
             reply.code,
         )
     forget_auth(dialogue)

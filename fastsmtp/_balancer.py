@@ -81,6 +81,7 @@ class Introduction:
         session = self._session
         dialogue = self._dialogue
         session.proxy = _facts(header, (session.remote_address, session.remote_port))
+        dialogue.via = via(session)
         # Where the balancer does not say who the client is, nobody is trusted for being the
         # balancer.
         dialogue.is_unix = False
@@ -92,7 +93,7 @@ class Introduction:
             session.local_address, session.local_port = header.destination
             address = dialogue.remote_address = session.remote_address
         if logger.shows_debug:
-            where = session.remote_address, via(session)
+            where = session.remote_address, dialogue.via
             logger.debug("%s: PROXY header: %s %s%s", session.id, header.command, *where)
         return address
 

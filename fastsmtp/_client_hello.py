@@ -9,7 +9,6 @@ name, and OpenSSL, which is given the same octets, refuses it. RFC 8446 §4.1.2,
 
 from __future__ import annotations
 
-import re
 from typing import Final
 
 __all__ = ["MORE", "NO_TLS", "read_hello", "server_name"]
@@ -23,38 +22,7 @@ MAX_HELLO: Final = 32 * 1024  # octets that are looked through; the largest of c
 MORE: Final = "more"  # neither is a name: a name has no capital letters and no space
 NO_TLS: Final = "not TLS"
 
-# What may be a name at all. It is a key to look up and a text for logs, never a path.
-_NAME: Final = rb"[0-9A-Za-z_-]+(?:\.[0-9A-Za-z_-]+)*\.?"
 MAX_NAME: Final = 255
-
-
-class _Short(Exception):
-    """The octets end before the structure does."""
-
-
-class _Reader:
-    """A cursor over octets; raises `_Short` at their end."""
-
-    def __init__(self, octets: bytes) -> None:
-        self._octets = octets
-        self._at = 0
-
-    @property
-    def left(self) -> int:
-        return len(self._octets) - self._at
-
-    def take(self, count: int) -> bytes:
-        if count > self.left:
-            raise _Short
-        self._at += count
-        return self._octets[self._at - count : self._at]
-
-    def number(self, octets: int) -> int:
-        return int.from_bytes(self.take(octets), "big")
-
-    def vector(self, octets: int) -> _Reader:
-        """What follows a length of so many octets."""
-        return _Reader(self.take(self.number(octets)))
 
 
 def server_name(octets: bytes) -> str:
@@ -75,57 +43,95 @@ def read_hello(octets: bytes) -> tuple[str, int]:
     if missing:
         wanted = min(len(octets) + missing, MAX_HELLO)
         return (MORE, wanted) if len(octets) < MAX_HELLO else ("", 0)
-    try:
-        return _name_in(_Reader(message)), 0
-    except _Short:
-        return "", 0
+    return _name_in(message), 0
 
 
 def _message(octets: bytes) -> tuple[bytes, int]:
     """The body of the first handshake message, which may lie in several records, and how many
     octets of it are missing; b"" for what is none.
     """
-    pieces: list[bytes] = []
-    at = have = 0
+    message = bytearray()
+    at, end, have = 0, len(octets), 0
     whole = 4  # the header says how many there are
     while have < whole:
-        if at + 5 > len(octets):
+        if at + 5 > end:
             return b"", whole - have
-        size = octets[at + 3] << 8 | octets[at + 4]  # before it the version, which says nothing
+        size = _number(octets, at + 3, 2)  # before it the version, which says nothing
         if octets[at] != HANDSHAKE or not size:  # no fragment is empty, RFC 8446 §5.1
             return b"", 0
         # What of the record is there shows whether the message is whole; the record need not be.
-        pieces.append(octets[at + 5 : at + 5 + size])
-        have += len(pieces[-1])
+        message += octets[at + 5 : at + 5 + size]
+        have = len(message)
         at += 5 + size
         if whole == 4 and have >= 4:
-            pieces = [b"".join(pieces)]
-            if pieces[0][0] != CLIENT_HELLO:
+            if message[0] != CLIENT_HELLO:
                 return b"", 0
-            whole += int.from_bytes(pieces[0][1:4], "big")
-    return b"".join(pieces)[4:whole], 0
+            whole += message[1] << 16 | message[2] << 8 | message[3]
+    return bytes(message[4:whole]), 0
 
 
-def _name_in(hello: _Reader) -> str:
-    hello.take(34)  # version, random
-    hello.vector(1)  # session id
-    hello.vector(2)  # cipher suites
-    hello.vector(1)  # compression methods
-    if not hello.left:
+def _name_in(hello: bytes) -> str:
+    """An offset that is behind the end stands for what is cut off: nothing is there to be read."""
+    at = _behind(hello, 34, 1)  # version, random; session id
+    at = _behind(hello, at, 2)  # cipher suites
+    at = _behind(hello, at, 1)  # compression methods
+    end = _behind(hello, at, 2)
+    if end > len(hello):
         return ""
-    extensions = hello.vector(2)
-    while extensions.left:
-        kind = extensions.number(2)
-        extension = extensions.vector(2)
-        if kind == SERVER_NAME:
-            names = extension.vector(2)
-            if names.number(1) != HOST_NAME:
-                return ""
-            return _clean(names.take(names.number(2)))
+    at += 2
+    while at + 4 <= end:
+        behind = _behind(hello, at + 2, 2)
+        if behind > end:
+            return ""
+        if _number(hello, at, 2) == SERVER_NAME:
+            return _host_name(hello[at + 4 : behind])
+        at = behind
     return ""
 
 
-def _clean(name: bytes) -> str:
-    if len(name) > MAX_NAME or not re.fullmatch(_NAME, name):
+def _host_name(extension: bytes) -> str:
+    """The first name of the list, which is all that clients send."""
+    end = _behind(extension, 0, 2)
+    if end > len(extension) or end < 5 or extension[2] != HOST_NAME:
         return ""
+    behind = _behind(extension, 3, 2)
+    return _clean(extension[5:behind]) if behind <= end else ""
+
+
+def _clean(name: bytes) -> str:
+    """What may be a name at all: a key to look up and a text for logs, never a path."""
+    if not name or len(name) > MAX_NAME:
+        return ""
+    label = 0  # octets of it so far
+    for octet in name:
+        if octet == 46:  # a dot, the last one too, ends a label
+            if not label:
+                return ""
+            label = 0
+        elif _is_of_name(octet):
+            label += 1
+        else:
+            return ""
     return name.decode("ascii").lower().removesuffix(".")
+
+
+def _is_of_name(octet: int) -> bool:
+    """A letter, a digit, a hyphen or an underscore."""
+    return (
+        97 <= octet <= 122 or 48 <= octet <= 57 or 65 <= octet <= 90 or octet == 45 or octet == 95
+    )
+
+
+def _number(octets: bytes, at: int, width: int) -> int:
+    """The number of so many octets that stands at `at`; they are there."""
+    number = 0
+    for offset in range(at, at + width):
+        number = number << 8 | octets[offset]
+    return number
+
+
+def _behind(octets: bytes, at: int, width: int) -> int:
+    """The offset behind a vector at `at`, whose length takes so many octets."""
+    if at + width > len(octets):
+        return len(octets) + 1
+    return at + width + _number(octets, at, width)

@@ -62,9 +62,10 @@ def is_answered(
     ):
         if flags & _SWITCH:
             logger.warning(
-                "%s: octets behind STARTTLS from %s, which would have been taken for encrypted",
+                "%s: octets behind STARTTLS from %s%s, which would have been taken for encrypted",
                 dialogue.session.id,
                 dialogue.remote_address,
+                dialogue.via,
             )
         dialogue.reply_and_close(replies.SYNCHRONIZATION)
         return True

@@ -27,7 +27,7 @@ cdef class Exchange(Asker):
     cdef public Session session
     cdef public Rules rules
     cdef public Hooks hooks
-    cdef public str client_hostname, remote_address
+    cdef public str client_hostname, remote_address, via
     cdef public bint is_unix, secure, securing
     cdef public Clock clock
     cdef public Parser parser

@@ -95,6 +95,7 @@ class Exchange(Asker):
         # connection
         self.client_hostname = session.client_hostname
         self.remote_address = session.remote_address  # the effective one; "" is in no network
+        self.via = ""  # what the log says of a balancer behind that address
         self.is_unix = False  # the client is at the other end of a UNIX socket
         self.secure = self.rules.secured
         # Facts of TLS that ends here (a `TLSSocket`), None before a handshake and without one.

@@ -1,4 +1,6 @@
+cimport cython
 from fastsmtp._link cimport Link
+from fastsmtp._tls_pump cimport Pump
 
 
 cdef class SecureLink(Link):
@@ -7,5 +9,15 @@ cdef class SecureLink(Link):
     cdef public bint _queued, _input_over
 
     cpdef _receive(self, bytes data)
-    cpdef _pass_on(self, pump, bytes plaintext)
+
+    @cython.locals(pump=Pump, flight=bytes, plaintext=bytes)
+    cpdef handshake_step(self)
+    cpdef _established(self, Pump pump, bytes plaintext)
+
+    @cython.locals(pump=Pump, start=Py_ssize_t)
+    cpdef _take_ciphertext(self, bytes data)
+
+    @cython.locals(plaintext=bytes, output=bytes)
+    cpdef _answer_tls(self, Pump pump, bytes data)
+    cpdef _pass_on(self, Pump pump, bytes plaintext)
     cpdef _write_raw(self, bytes octets)

@@ -19,7 +19,7 @@ from fastsmtp._tls_socket import TLSSocket
 
 __all__ = ["SecureLink"]
 
-PIECE: Final = 60 * 1024  # octets of ciphertext at a time
+PIECE: Final = 64 * 1024  # octets of ciphertext at a time; a read of `_sockets` is never larger
 
 
 class SecureLink(Link):
@@ -87,11 +87,13 @@ class SecureLink(Link):
         if self._lost or pump is None or not self._dialogue.securing:
             return
         plaintext = pump.shake(flight)
-        self._write_raw(pump.take_output())
-        if pump.error is not None:
-            self._fail_tls(pump.error)
-        elif plaintext is not None:
+        if plaintext is not None and pump.error is None:
             self._established(pump, plaintext)
+            self._write_raw(pump.take_output())  # a ticket, unless it has gone with the greeting
+        else:
+            self._write_raw(pump.take_output())
+            if pump.error is not None:
+                self._fail_tls(pump.error)
         if not self._reading and not self._lost and self._dialogue.wants_input:
             self._set_reading(True)
 
@@ -114,9 +116,9 @@ class SecureLink(Link):
     # Octets.
 
     def _take_ciphertext(self, data: bytes) -> None:
-        """Octets of a read, by pieces: plaintext as large as a read, beside that read, is so much
-        memory that the allocator would give it back to the system, and fault it in again, each
-        time.
+        """Octets of a read. One of another loop, which may be larger, goes by pieces: plaintext of
+        that size, beside it, is so much memory that the allocator would give it back to the system,
+        and fault it in again, each time.
         """
         pump = self._pump
         if pump is None:

@@ -23,7 +23,7 @@ cdef class Sockets:
     # strong references: an event in the epoll points to its handle without one
     cdef set _open
     cdef list _ending
-    cdef list _kept  # listeners closed in this turn: the events of the turn may point to them
+    cdef list _kept  # what has ended in this turn: its events may point to it
     cdef bint _looking
     cdef bytearray _room
 

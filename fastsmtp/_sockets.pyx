@@ -183,7 +183,7 @@ cdef class Sockets:
         self._looking = True
         try:
             for number in range(count):
-                # It is there: whoever leaves in this turn is let go at its end.
+                # It is there: whoever leaves in this turn is kept until its end.
                 handle = <Handle>fs_event_owner(&events[number])
                 if not handle._watched:
                     continue
@@ -191,9 +191,12 @@ cdef class Sockets:
                     listening = [handle] if listening is None else [*listening, handle]
                 else:
                     handle._ready(fs_event_kinds(&events[number]))
+                    if self._ending:
+                        self._end_all()
         finally:
             self._looking = False
             self._end_all()
+            self._kept.clear()
         if listening is not None:
             for acceptor in listening:
                 (<Acceptor>acceptor)._take_some()
@@ -210,6 +213,8 @@ cdef class Sockets:
         try:
             while self._ending:
                 transport = self._ending.pop(0)
+                if self._looking:
+                    self._kept.append(transport)
                 self._open.discard(transport)
                 transport._call_lost()
         except BaseException:  # the process is to end, and those that are left have ended too
@@ -217,7 +222,6 @@ cdef class Sockets:
             raise
         finally:
             self._let_go()
-        self._kept.clear()
 
 
 @cython.final

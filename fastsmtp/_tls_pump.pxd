@@ -1,12 +1,19 @@
-cdef class Pump:
-    cdef public bint established, ended, trusted, _suspect
-    cdef public object error, context, tls
+cimport cython
+from fastsmtp._client_hello cimport read_hello
+from fastsmtp._tls_records cimport Records
+
+
+cdef class Pump(Records):
+    cdef public bint trusted, _suspect
+    cdef public object context
     cdef public str servername
-    cdef object _choose, _incoming, _outgoing
+    cdef object _choose
     cdef bytes _early
     cdef public Py_ssize_t taken, _wanted
 
-    cpdef bytes receive(self, bytes octets)
-    cdef Py_ssize_t _decrypt(self, Py_ssize_t used, list parts)
-    cpdef bytes send(self, bytes octets)
-    cpdef bytes take_output(self)
+    cpdef bytes shake(self, bytes octets)
+    cdef bint _begin(self, bytes octets) except -1
+
+    @cython.locals(start=Py_ssize_t, done=bint)
+    cdef bytes _shake(self, bytes octets)
+    cdef bint _is_trusted(self) except -1

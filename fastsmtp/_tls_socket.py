@@ -7,6 +7,7 @@ import re
 import ssl
 from contextlib import suppress
 from functools import cache
+from sys import intern
 from typing import Any, Final
 
 from fastsmtp._pem import signature_hash
@@ -69,9 +70,10 @@ class TLSSocket:
         cipher = tls.cipher()
         self._tls = tls
         self._end_point = own_certificate
-        self.name = cipher[0] if cipher else ""
+        # Interned: OpenSSL's texts are a few, and would be made anew for each connection.
+        self.name = intern(cipher[0]) if cipher else ""
         self.standard_name = standard_name(self.name) if self.name else ""
-        self.version = tls.version() or ""
+        self.version = intern(tls.version() or "")
         self.alpn = tls.selected_alpn_protocol()
         self.servername = servername
         self.certificate_der = tls.getpeercert(True)

@@ -245,20 +245,22 @@ class SMTPServer:
             self._emit("connect", {name: getattr(session, name) for name in names})
 
     def report(self, error: BaseException, remote_address: str, stage: str, via: str = "") -> None:
-        """Emit `error`; without a listener it is logged. via: what the log says of a balancer."""
+        """Emit `error`; without a listener it is logged, a failure of TLS in any case.
+
+        via: what the log says of a balancer.
+        """
         with suppress(Exception):  # an exception class of a user may take no attributes
             error.remote_address = remote_address  # type: ignore[attr-defined]
             error.stage = stage  # type: ignore[attr-defined]
+        client = remote_address + via
+        if stage == "tls":  # a client's doing, in any number: told of all the same, in few lines
+            self.handshakes.failed(error, client)
         if self._events["error"]:
             self._emit("error", error)
-        elif stage == "tls":
-            self.handshakes.failed(error, remote_address + via)
         elif stage == "socket":
-            logger.info(
-                "%s%s: connection lost inside a transaction: %s", remote_address, via, error
-            )
-        else:
-            logger.error("%s%s: failure at %s", remote_address, via, stage, exc_info=error)
+            logger.info("%s: connection lost inside a transaction: %s", client, error)
+        elif stage != "tls":
+            logger.error("%s: failure at %s", client, stage, exc_info=error)
 
     def finished(self, connection: Connection) -> None:
         """A connection has ended with all its hooks."""

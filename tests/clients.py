@@ -11,6 +11,7 @@ import hashlib
 import shutil
 import socket
 import struct
+import subprocess
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from typing import Any, NamedTuple
@@ -216,3 +217,13 @@ def program(name: str, package: str) -> tuple[str, str]:
     """Return the path of a program, and the reason to skip when it is "" (not installed)."""
     path = shutil.which(name) or shutil.which(name, path="/usr/sbin:/sbin") or ""
     return path, f"{name} is not installed (package {package})"
+
+
+def swaks_over_tls() -> tuple[str, str]:
+    """Return the same of swaks, as far as it can do TLS: for that it needs a module of Perl."""
+    path, reason = program("swaks", "swaks")
+    if path:
+        told = subprocess.run([path, "--support"], capture_output=True, text=True, check=False)
+        if "TLS supported" not in told.stdout + told.stderr:
+            return "", "swaks is without TLS (package libnet-ssleay-perl)"
+    return path, reason

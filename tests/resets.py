@@ -16,7 +16,11 @@ from side_by_side import SideBySide
 
 # Class -> fields that outlive a transaction and a greeting.
 KEPT = {
-    "Session": {"_id", "id", "transaction", "data", "error"},
+    "Session": {
+        *{"_id", "id", "transaction", "data", "error"},
+        *{"envelope", "transmission_type"},  # made of other fields
+    },
+    "Envelope": {"dsn"},  # made of another field
     "Dialogue": {
         *{"counters", "_transactions"},
         *{"first_line", "watch"},  # no greeting is needed to be the first line
@@ -41,7 +45,8 @@ def _fields(value: object) -> dict[str, object]:
     names = set(getattr(value, "__dict__", ()))
     for cls in type(value).__mro__:
         names.update(name for name, kind in cls.__dict__.items() if isinstance(kind, _FIELDS))
-    names -= {"__dict__", "__weakref__"}
+    # To look at a property may make what it shows.
+    names -= {"__dict__", "__weakref__", *KEPT.get(type(value).__name__, ())}
     found = {name: getattr(value, name) for name in sorted(names) if hasattr(value, name)}
     return {name: field for name, field in found.items() if not callable(field)}
 
@@ -65,8 +70,7 @@ def snapshot(value: Any, path: str, shots: dict[str, object], seen: set[int]) ->
         seen.add(id(value))
         shots[path] = kind.__qualname__
         for name, field in _fields(value).items():
-            if name not in KEPT.get(kind.__name__, ()):
-                snapshot(field, f"{path}.{name}", shots, seen)
+            snapshot(field, f"{path}.{name}", shots, seen)
     return shots
 
 

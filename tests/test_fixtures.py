@@ -1,10 +1,13 @@
-"""The fixtures of conftest.py find what they promise to find: each is run on a test that leaks."""
+"""What conftest.py promises: its fixtures find what leaks, its hooks share out the whole suite."""
 
 from __future__ import annotations
 
 import sys
 from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
 
+import conftest
 import pytest
 
 pytest_plugins = ["pytester"]
@@ -85,3 +88,45 @@ def test_a_clean_test_passes_on_each_loop_without_debug_mode(suite: pytest.Pytes
     result.stdout.fnmatch_lines(["*loop of asyncio.*"])
     if sys.platform != "win32":
         result.stdout.fnmatch_lines(["*loop of uvloop*"])
+
+
+# --- several processes ---
+
+Source = pytest.Config.ArgsSource
+
+
+def options_of(source: Source, **facts: Any) -> dict[str, Any]:
+    """The options after the hook; numprocesses is None when the command line does not say."""
+    option = SimpleNamespace(**{"numprocesses": None, "dist": "no", **facts.pop("given", {})})
+    config: Any = SimpleNamespace(args_source=source, option=option, **facts)
+    conftest.pytest_cmdline_main(config)
+    return vars(option)
+
+
+def test_the_whole_suite_is_shared_out_by_files() -> None:
+    options = options_of(Source.TESTPATHS)
+    assert (options["numprocesses"], options["dist"]) == ("auto", "loadfile")
+
+
+def test_what_the_command_line_names_runs_in_this_process() -> None:
+    assert options_of(Source.ARGS)["numprocesses"] is None
+
+
+@pytest.mark.parametrize("number", [0, 1, 8])
+def test_the_command_line_decides_how_many_processes_there_are(number: int) -> None:
+    assert options_of(Source.TESTPATHS, given={"numprocesses": number})["numprocesses"] == number
+
+
+def test_a_process_that_was_started_for_the_suite_starts_no_others() -> None:
+    options = options_of(Source.TESTPATHS, workerinput={})
+    assert options == {"numprocesses": None, "dist": "no"}
+
+
+def test_files_that_take_long_come_first_and_all_others_keep_their_order() -> None:
+    def item(path: str, *marks: str) -> Any:
+        return SimpleNamespace(path=path, get_closest_marker=lambda name: name in marks)
+
+    first, quick, slow, last = item("a"), item("b"), item("b", "slow"), item("c")
+    items = [first, quick, slow, last]
+    conftest.pytest_collection_modifyitems(items)
+    assert items == [quick, slow, first, last]

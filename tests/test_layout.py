@@ -33,7 +33,7 @@ LEVELS = (
     },
     {
         *("_client_hello", "_pem", "_self_signed", "_verifying"),
-        *("_tls", "_tls_pump", "_tls_socket", "_handshakes"),
+        *("_tls", "_tls_records", "_tls_pump", "_tls_socket", "_handshakes"),
         *(
             "_balancer",
             "_lookup",

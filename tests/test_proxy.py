@@ -476,3 +476,29 @@ def test_the_log_names_the_balancer_of_a_handshake_that_failed() -> None:
     with log() as lines, behind(**certified(secure=True)) as session:
         assert session.wire.send(LINE + b"EHLO c.example\r\n") == b""
     assert [line for line in lines if "192.0.2.1 via 10.0.0.7: TLS failed" in line]
+
+
+@row("PROXY-11", "AUTH-13")
+@pytest.mark.parametrize(
+    ("header", "client"),
+    [(LINE, "192.0.2.1 via 10.0.0.7"), (UNKNOWN["v1"], "- via 10.0.0.7"), (b"", "10.0.0.7")],
+    ids=["a client", "an unknown client", "no balancer"],
+)
+def test_the_log_names_the_balancer_of_a_login(header: bytes, client: str) -> None:
+    options: dict[str, Any] = {
+        **{"use_proxy": ["10.0.0.0/8"] if header else [], "allow_insecure_auth": True},
+        "on_auth": lambda auth, session, callback: callback(SMTPError("no", 535)),
+    }
+    with log() as lines, behind(**options) as session:
+        session.do(header + EH)
+        assert session.do(b"AUTH PLAIN AGFubgBwdw==\r\n") == ["535 5.7.8"]
+    (line,) = [line for line in lines if "AUTH PLAIN" in line]
+    assert line.endswith(f": AUTH PLAIN of ann at {client}: 535")
+
+
+@row("PROXY-11", "TLS-01")
+def test_the_log_names_the_balancer_of_octets_behind_starttls() -> None:
+    with log() as lines, behind(**certified()) as session:
+        session.do(LINE + EH)
+        assert session.do(b"STARTTLS\r\nNOOP\r\n") == ["554 5.5.0"]
+    assert [line for line in lines if "STARTTLS from 192.0.2.1 via 10.0.0.7, which" in line]

@@ -44,13 +44,14 @@ def run_python(*arguments: str, cwd: Path) -> None:
     assert done.returncode == 0, done.stdout
 
 
-@pytest.mark.parametrize(
-    "module", ["_parser", "_grammar", "_proxy", "_sockets", "_native", "_coroutines"]
-)
-def test_stub_agrees_with_the_compiled_module(module: str, tmp_path: Path) -> None:
+def test_stubs_agree_with_the_compiled_modules(tmp_path: Path) -> None:
+    modules = ["_parser", "_grammar", "_proxy", "_sockets", "_native", "_coroutines"]
+    modules += ["_tls_records"]
     allowed = ROOT / "tests" / "typing" / "stubtest_allowlist.txt"
     options = ["--ignore-unused-allowlist", "--allowlist", str(allowed)]
-    run_python("-m", "mypy.stubtest", *options, f"fastsmtp.{module}", cwd=tmp_path)
+    run_python(
+        "-m", "mypy.stubtest", *options, *[f"fastsmtp.{name}" for name in modules], cwd=tmp_path
+    )
 
 
 def test_public_api_has_the_types_that_its_users_rely_on(tmp_path: Path) -> None:

@@ -115,6 +115,28 @@ def test_a_connection_whose_turn_comes_is_read_again() -> None:
 
 
 @row("TLS-14")
+@pytest.mark.parametrize("listens", [False, True])
+def test_a_listener_hears_each_failure_and_takes_none_from_count_and_log(
+    listens: bool, caplog: pytest.LogCaptureFixture
+) -> None:
+    loop = VirtualLoop()
+    server = SMTPServer(**certified(secure=True))
+    heard: list[Any] = []
+    if listens:
+        server.on("error", heard.append)
+    with caplog.at_level(logging.INFO, "fastsmtp"):
+        for _ in range(3):
+            with Wire(server, loop=loop) as wire:
+                wire.send(EH)  # no TLS
+                assert wire.closed
+    assert server.handshakes.failures == 3
+    assert [error.stage for error in heard] == ["tls"] * 3 * listens
+    (line,) = caplog.messages
+    assert line.startswith("192.0.2.1: TLS failed: ")
+    loop.close()
+
+
+@row("TLS-14")
 def test_failures_are_counted_and_few_of_them_logged(caplog: pytest.LogCaptureFixture) -> None:
     time = 100.0
     handshakes = Handshakes(lambda: time)

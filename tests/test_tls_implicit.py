@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import ssl
 from typing import Any
 
 import pytest
@@ -10,6 +11,7 @@ from rows import DEFAULTS, EH, TX, codes
 from tls_kit import TLS12, MemoryClient, MemoryTLS, certified, client_context
 
 from fastsmtp import SMTPError, SMTPServer
+from fastsmtp._tls_pump import Pump
 from fastsmtp.testing import VirtualLoop, Wire
 
 row = pytest.mark.row
@@ -279,17 +281,18 @@ def test_a_client_that_takes_nothing_is_not_read() -> None:
         assert wire.transport.reading
 
 
-class KeyUpdates:
+class KeyUpdates(Pump):
     """A pump whose client asks for new keys and says nothing else."""
-
-    error = None
-    ended = False
 
     def receive(self, data: bytes) -> bytes:
         return b""
 
     def take_output(self) -> bytes:
         return b"k" * 70_000
+
+
+def no_context(name: str) -> ssl.SSLContext:
+    raise LookupError(name)
 
 
 @row("TLS-18")
@@ -299,7 +302,7 @@ def test_a_client_that_asks_for_keys_and_takes_none_is_not_read() -> None:
         wire.stop_reading()
         connection = wire.connection
         real = connection._pump
-        wire.loop.step(lambda: connection._answer_tls(KeyUpdates(), b"records"))
+        wire.loop.step(lambda: connection._answer_tls(KeyUpdates(no_context), b"records"))
         assert not wire.transport.reading
         assert connection._pump is real
         wire.take()

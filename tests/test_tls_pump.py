@@ -5,6 +5,7 @@ ClientHello.
 from __future__ import annotations
 
 import random
+import re
 import ssl
 import struct
 
@@ -159,6 +160,51 @@ def test_a_record_that_is_too_long_ends_it_with_an_alert(version: dict[str, obje
     assert pump.send(b"x") == b""
 
 
+@pytest.mark.parametrize("version", [{}, TLS12])
+@pytest.mark.parametrize(
+    "header",
+    [b"\x13\3\3\0\x20", b"\x18\3\3\0\x20", b"\x17\2\3\0\x20", b"\x17\3\3\xff\xff", b"EHLO "],
+    ids=["below types", "above types", "version", "length", "text"],
+)
+@pytest.mark.parametrize("size", [0, 1, 3])
+def test_a_header_that_is_none_ends_it_at_once(
+    header: bytes, size: int, version: dict[str, object]
+) -> None:
+    pump, client = shaken(context=client_context(**version))
+    wire = client.encrypt(b"NOOP\r\n") + header
+    assert b"".join(map(pump.receive, cut(wire, size))) == b"NOOP\r\n"
+    if pump.error is None:  # a type is looked at when the record is whole
+        assert version
+        assert pump.receive(bytes(0x20)) == b""
+    assert isinstance(pump.error, ssl.SSLError)
+
+
+@pytest.mark.parametrize("version", [{}, TLS12])
+def test_records_of_any_size_arrive_at_every_cut(version: dict[str, object]) -> None:
+    sizes = [1, 2, 500, 1, 300, 16_384, 1, 12_440, 12_500, 16_384, 16_384, 7]
+    pieces = [bytes([number]) * size for number, size in enumerate(sizes)]
+    small = b"".join(pieces[:5])
+    pump, client = shaken(context=client_context(**version))
+    for first in range(1, 1000):
+        wire = b"".join(map(client.encrypt, pieces[:5]))
+        assert pump.receive(wire[:first]) + pump.receive(wire[first:]) == small
+    wire = b"".join(map(client.encrypt, pieces))
+    for first in [4096, 12_400, 13_000, 16_400, 20_000, 65_536]:
+        got = [pump.receive(piece) for piece in cut(wire, first)]
+        assert b"".join(got) == b"".join(pieces)
+        wire = b"".join(map(client.encrypt, pieces))
+
+
+@row("TLS-16")
+def test_close_notify_is_found_at_every_cut() -> None:
+    for first in range(70):
+        pump, client = shaken()
+        wire = client.encrypt(b"NOOP\r\n") + client.close_notify() + b"QUIT\r\n"
+        assert pump.receive(wire[:first]) + pump.receive(wire[first:]) == b"NOOP\r\n"
+        assert pump.ended
+        assert pump.error is None
+
+
 @row("TLS-15")
 def test_what_was_whole_before_a_broken_record_is_given_out() -> None:
     pump, client = shaken()
@@ -244,6 +290,70 @@ def test_no_octets_make_the_look_fail(octets: bytes, seed: int) -> None:
 
 
 HELLO = hello()
+
+
+class Cursor:
+    """The oracle's: slow, and it raises at the end."""
+
+    def __init__(self, octets: bytes) -> None:
+        self.rest = octets
+
+    def take(self, count: int) -> bytes:
+        if count > len(self.rest):
+            raise EOFError
+        taken, self.rest = self.rest[:count], self.rest[count:]
+        return taken
+
+    def vector(self, width: int) -> Cursor:
+        return Cursor(self.take(int.from_bytes(self.take(width), "big")))
+
+
+def name_in(body: bytes) -> str:
+    """What the name of a ClientHello without its header is (RFC 8446 §4.1.2, RFC 6066 §3)."""
+    cursor = Cursor(body)
+    try:
+        cursor.take(34)
+        for width in (1, 2, 1):
+            cursor.vector(width)
+        extensions = cursor.vector(2) if cursor.rest else cursor
+        while extensions.rest:
+            kind, extension = extensions.take(2), extensions.vector(2)
+            if kind == b"\0\0":
+                names = extension.vector(2)
+                name = names.vector(2).rest if names.take(1) == b"\0" else b""
+                good = re.fullmatch(rb"([0-9A-Za-z_-]+\.)*[0-9A-Za-z_-]+\.?", name[:256])
+                return name.decode().lower().removesuffix(".") if good and len(name) < 256 else ""
+    except EOFError:
+        pass
+    return ""
+
+
+def in_record(body: bytes) -> bytes:
+    message = b"\1" + len(body).to_bytes(3, "big") + body
+    return b"\x16\3\1" + struct.pack("!H", len(message)) + message
+
+
+@row("TLS-22", "TLS-26")
+def test_a_hello_that_is_cut_or_changed_at_any_octet_is_what_the_oracle_says() -> None:
+    body = HELLO[9:]
+    assert name_in(body) == "srv.test"
+    for at in range(len(body)):
+        assert server_name(in_record(body[:at])) == name_in(body[:at])
+        for octet in (0, 1, body[at] ^ 1, body[at] + 1 & 255, body[at] - 1 & 255, 255):
+            changed = body[:at] + bytes([octet]) + body[at + 1 :]
+            assert server_name(in_record(changed)) == name_in(changed)
+
+
+@row("TLS-26")
+def test_a_record_that_is_changed_at_any_octet_is_looked_at_without_harm() -> None:
+    records = in_small_records(HELLO[5:])
+    for at in range(1, len(records)):
+        for octet in (0, 1, 255):
+            changed = records[:at] + bytes([octet]) + records[at + 1 :]
+            name, wanted = read_hello(changed)
+            assert re.fullmatch("[a-z.]*", name)
+            assert (name == MORE) == (wanted > 0)
+            assert wanted <= MAX_HELLO
 
 
 @row("TLS-26")

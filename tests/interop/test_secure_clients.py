@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import pytest
-from clients import PATIENCE, Sink, digest, program
+from clients import PATIENCE, Sink, digest, program, swaks_over_tls
 from conftest import Run
 from rows import codes
 from tls_kit import authority, ca_pem, certified, client_context, pair
@@ -24,7 +24,7 @@ pytestmark = pytest.mark.interop
 row = pytest.mark.row
 
 OPENSSL, NO_OPENSSL = program("openssl", "openssl")
-SWAKS, NO_SWAKS = program("swaks", "swaks")
+SWAKS, NO_SWAKS = swaks_over_tls()
 needs_openssl = pytest.mark.skipif(not OPENSSL, reason=NO_OPENSSL)
 needs_swaks = pytest.mark.skipif(not SWAKS, reason=NO_SWAKS)
 

@@ -1,0 +1,268 @@
+"""Records of one TLS connection behind its handshake: ciphertext in, plaintext out, and back.
+
+In: what was read from the transport, and what is to be sent. Out: plaintext, and what is to be
+written to the transport. Nothing that a peer sends makes it raise: a failure is `error`, and from
+then on nothing goes in or out. What comes behind close_notify is dropped. RFC 8446 §5.1, §6.1.
+
+OpenSSL is given whole records and asked for what is in them: it never has to say that it wants
+more, which would be an exception each time. It decrypts into the object that is given out.
+What is no record goes to OpenSSL as it is, which fails it.
+"""
+
+from cpython.buffer cimport PyBUF_READ, PyBUF_WRITE
+from cpython.bytes cimport PyBytes_AS_STRING, PyBytes_GET_SIZE
+from cpython.memoryview cimport PyMemoryView_FromMemory
+from cpython.object cimport PyObject
+
+import ssl
+
+
+cdef extern from "Python.h":
+    # as they are, with the references left to us: a buffer is filled before it becomes an object
+    PyObject *new_bytes "PyBytes_FromStringAndSize"(const char *octets, Py_ssize_t n) except NULL
+    int resize_bytes "_PyBytes_Resize"(PyObject **octets, Py_ssize_t n) except -1
+    char *bytes_octets "PyBytes_AS_STRING"(PyObject *octets)
+    void Py_DECREF(PyObject *octets)
+
+
+cdef enum:
+    HEADER = 5
+    RECORD = 16384  # octets of plaintext in a record at most (RFC 8446 §5.1)
+    LONGEST = HEADER + RECORD + 256  # of a record; one of TLS 1.2 may be longer, and hardly is
+    CHANGE_CIPHER_SPEC = 20  # the lowest of the record types, RFC 8446 §5.1
+    APPLICATION_DATA = 23  # the highest
+
+
+cdef inline Py_ssize_t length_of(const unsigned char *header) noexcept nogil:
+    """Of a record, its header included."""
+    return HEADER + (header[3] << 8 | header[4])
+
+
+cdef inline Py_ssize_t growing(Py_ssize_t size) noexcept nogil:
+    """A MemoryBIO keeps four thirds of the largest that was ever in it. One that grows for so many
+    octets first has just room for `size`.
+    """
+    return (size + 3) // 4 * 3 - 3
+
+
+cdef inline bint is_odd(const unsigned char *header) noexcept nogil:
+    """Whether OpenSSL may well refuse the record when it sees the header."""
+    return (
+        header[0] < CHANGE_CIPHER_SPEC or header[0] > APPLICATION_DATA or header[1] != 3
+        or length_of(header) > LONGEST
+    )
+
+
+cdef Py_ssize_t scan_records(const unsigned char *octets, Py_ssize_t size) noexcept nogil:
+    """Return the length of the whole records that octets begin with, of LONGEST at most."""
+    cdef Py_ssize_t end = 0, following
+    while size - end >= HEADER and not is_odd(octets + end):
+        following = end + length_of(octets + end)
+        if following > size or following > LONGEST:
+            break
+        end = following
+    return end
+
+
+cdef class Records:
+    """Records()\n--\n\nOne end of TLS. Who shakes hands sets `established`, or `error`."""
+
+    cpdef object begin(self, object context):
+        """Begin as a server, with a context."""
+        self._incoming = ssl.MemoryBIO()
+        self._outgoing = ssl.MemoryBIO()
+        self.tls = context.wrap_bio(self._incoming, self._outgoing, server_side=True)
+
+    cpdef object fail(self, object error):
+        """There is no TLS any more."""
+        self.error = error.with_traceback(None)  # it would hold frames, and they this object
+
+    # ---- the handshake --------------------------------------------------------------------------
+
+    cpdef bint step(self, bytes octets) except -1:
+        """Go on with octets of the client; True: it is done. Raises what OpenSSL says."""
+        cdef Py_ssize_t size = PyBytes_GET_SIZE(octets), first = growing(size)
+        if not self._shaking and first > 0:  # a ClientHello, the largest of most handshakes
+            self._incoming.write(octets[:first])
+            octets = octets[first:]
+        self._shaking = True
+        self._incoming.write(octets)
+        try:
+            self.tls.do_handshake()
+        except ssl.SSLWantReadError:
+            return False
+        self.established = True
+        return True
+
+    cpdef bytes take_unread(self):
+        """Return what the client has sent behind its Finished: it begins with a record."""
+        return self._incoming.read() if self._incoming.pending else b""
+
+    # ---- in -------------------------------------------------------------------------------------
+
+    cpdef bytes receive(self, bytes octets):
+        """Return the plaintext of what was read, as far as it is whole."""
+        cdef const unsigned char *start
+        cdef Py_ssize_t size
+        if self.error is not None or self.ended:
+            return b""
+        if self._header is not None:
+            octets = self._header + octets
+            self._header = None
+        start = <const unsigned char *>PyBytes_AS_STRING(octets)
+        size = PyBytes_GET_SIZE(octets)
+        if not self._missing and size >= HEADER and length_of(start) == size and not is_odd(start):
+            return self._receive_one(octets)
+        return self._receive_some(start, size)
+
+    cdef bytes _receive_one(self, bytes octets):
+        """A read that is one record: a command, mostly, or a few."""
+        cdef bytes plaintext
+        self._put(<const unsigned char *>PyBytes_AS_STRING(octets), PyBytes_GET_SIZE(octets))
+        self._held = 0
+        try:
+            plaintext = self.tls.read(PyBytes_GET_SIZE(octets))
+            if not plaintext:
+                self.ended = True
+            return plaintext
+        except ssl.SSLWantReadError:  # it was one of TLS itself
+            pass
+        except ssl.SSLZeroReturnError:
+            self.ended = True
+        except (ssl.SSLError, OSError, ValueError) as error:
+            self.fail(error)
+        return b""
+
+    cdef bytes _receive_some(self, const unsigned char *octets, Py_ssize_t size):
+        cdef Py_ssize_t at = 0, used = 0, bound = self._held + size
+        cdef PyObject *plaintext = NULL
+        cdef object result = b""
+        try:
+            while at < size and self.error is None and not self.ended:
+                at += self._feed(octets + at, size - at)
+                if not self._ready:
+                    continue  # it has taken all
+                if plaintext is NULL:
+                    plaintext = new_bytes(NULL, bound)
+                used += self._decrypt(bytes_octets(plaintext) + used, bound - used)
+            if plaintext is not NULL:
+                if used < bound:
+                    resize_bytes(&plaintext, used)
+                result = <object>plaintext
+        finally:
+            if plaintext is not NULL:
+                Py_DECREF(plaintext)
+        return result
+
+    cdef Py_ssize_t _feed(self, const unsigned char *octets, Py_ssize_t size) except -1:
+        """Give OpenSSL whole records, or what there is of one; return how many octets. `_ready`
+        says whether it has something to work on.
+        """
+        cdef Py_ssize_t count = self._missing
+        self._ready = True
+        if count == 0:
+            count = scan_records(octets, size)
+            if count == 0:
+                return self._feed_part(octets, size)
+        elif count > size:
+            self._ready = False
+            count = size
+        self._put(octets, count)
+        if self._missing:
+            self._missing -= count
+        return count
+
+    cdef Py_ssize_t _feed_part(self, const unsigned char *octets, Py_ssize_t size) except -1:
+        """The same for the beginning of a record, or for one that is odd."""
+        self._ready = False
+        if size < HEADER:
+            self._header = octets[:size]
+            return size
+        self._missing = length_of(octets)
+        if is_odd(octets):  # OpenSSL has to see it before there is more of it
+            size = HEADER
+            self._ready = True
+        self._put(octets, size)
+        self._missing -= size
+        return size
+
+    cdef int _put(self, const unsigned char *octets, Py_ssize_t size) except -1:
+        """Write to the BIO. While it is small it grows once, and not beyond a record."""
+        cdef Py_ssize_t first = growing(LONGEST) - self._held
+        if not self._grown and size > first:
+            self._grown = True
+            if first > 0:
+                self._write(octets, first)
+                octets += first
+                size -= first
+        return self._write(octets, size)
+
+    cdef int _write(self, const unsigned char *octets, Py_ssize_t size) except -1:
+        self._incoming.write(PyMemoryView_FromMemory(<char *>octets, size, PyBUF_READ))
+        self._held += size
+        return 0
+
+    cdef Py_ssize_t _decrypt(self, char *room, Py_ssize_t size) except -1:
+        """Read what is in the BIO; returns octets of plaintext, of which there are fewer."""
+        cdef Py_ssize_t used = 0, count
+        self._held = 0
+        try:
+            while True:
+                # A read never gives out more than one record.
+                count = self.tls.read(
+                    RECORD, PyMemoryView_FromMemory(room + used, size - used, PyBUF_WRITE)
+                )
+                if count == 0:
+                    self.ended = True
+                    break
+                used += count
+                if not self._incoming.pending:
+                    break
+        except ssl.SSLWantReadError:  # the last one was one of TLS itself
+            pass
+        except ssl.SSLZeroReturnError:
+            self.ended = True
+        except (ssl.SSLError, OSError, ValueError) as error:
+            self.fail(error)
+        return used
+
+    # ---- out ------------------------------------------------------------------------------------
+
+    cpdef bytes send(self, bytes octets):
+        """Return what is to be written for `octets`; nothing before the handshake is done and
+        behind a failure.
+        """
+        cdef Py_ssize_t start, size = PyBytes_GET_SIZE(octets)
+        if not self.established or self.error is not None:
+            return b""
+        try:
+            if size <= RECORD:
+                self.tls.write(octets)
+                return self._outgoing.read()
+            parts = []
+            for start in range(0, size, RECORD):
+                self.tls.write(octets[start:start + RECORD])
+                parts.append(self._outgoing.read())
+            return b"".join(parts)
+        except (ssl.SSLError, OSError, ValueError) as error:
+            self.fail(error)
+            return b""
+
+    cpdef bytes take_output(self):
+        """Return what TLS has to say of its own: handshake, tickets, key updates, alerts."""
+        if self._outgoing is None or not self._outgoing.pending:
+            return b""
+        return self._outgoing.read()
+
+    cpdef bytes close(self):
+        """Return close_notify, the last octets: nothing can be sent any more."""
+        cdef bytes octets
+        if not self.established or self.error is not None:
+            return b""
+        try:
+            self.tls.unwrap()
+        except (ssl.SSLError, OSError, ValueError):
+            pass  # the client's close_notify is not waited for
+        octets = self.take_output()
+        self.fail(ssl.SSLError("TLS is closed"))
+        return octets
