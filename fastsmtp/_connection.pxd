@@ -1,4 +1,5 @@
 cimport cython
+from fastsmtp._coroutines cimport drive
 from fastsmtp._dialogue cimport Dialogue
 from fastsmtp._native cimport monotonic
 from fastsmtp._secure_link cimport SecureLink

@@ -21,6 +21,7 @@ from fastsmtp._log import logger
 from fastsmtp._names import take_names
 from fastsmtp._prelude import Prelude, is_known
 from fastsmtp._secure_link import SecureLink
+from fastsmtp._sockets import SocketTransport
 from fastsmtp._tasks import STALL, HookTasks, warn_of_stall
 from fastsmtp._tls import ListenerTLS
 from fastsmtp._writing import WriteWatch
@@ -48,8 +49,6 @@ class Connection(SecureLink):
     ) -> None:
         SecureLink.__init__(self, loop, now, tls or server.tls.default)
         self._server = server
-        if self._other_clock is None:
-            self._timers = server.timers
         service = server.service
         rules = service.rules
         self.session = Session(lmtp=rules.lmtp, secure=rules.secured)
@@ -68,9 +67,12 @@ class Connection(SecureLink):
 
     # The transport's calls.
 
-    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+    def connection_made(self, transport: asyncio.BaseTransport | SocketTransport) -> None:
         """Take the addresses, then a place among the server's connections."""
         self._transport = cast("asyncio.Transport", transport)
+        if isinstance(transport, SocketTransport):
+            self.context = transport.context
+            self._timers = self._server.timers
         self._watch = WriteWatch(self._transport, self._server.service.options.write_timeout)
         session = self.session
         unix = take_names(self._transport, session)
@@ -180,12 +182,13 @@ class Connection(SecureLink):
     ) -> bool:
         """Run the coroutine of a hook; False: it begins in the next turn of the loop."""
         if self._loop.get_task_factory() is None:
-            drive(coroutine, self._loop, answer, self._keep_task, stream)
+            drive(coroutine, self._loop, answer, self, stream)
             return True
         self._hook_tasks().start(coroutine, answer)
         return False
 
-    def _keep_task(self, task: asyncio.Task[Any], answer: Answer) -> None:
+    def keep_task(self, task: asyncio.Task[Any], answer: Answer) -> None:
+        """The coroutine of `answer` goes on as `task`."""
         self._hook_tasks().keep(task, answer)
 
     def _hook_tasks(self) -> HookTasks:
@@ -205,7 +208,7 @@ class Connection(SecureLink):
     def cancel_task(self, answer: Answer) -> None:
         """Cancel the coroutine of `answer`, if it has one."""
         if answer.driver is not None:
-            self._keep_task(answer.driver.become_task(), answer)
+            answer.driver.begin()
         if self._tasks is not None:
             self._tasks.cancel(answer)
             if self._tasks.abandon_at < self._timer_at:
@@ -413,6 +416,9 @@ class Connection(SecureLink):
         except (Exception, asyncio.CancelledError):  # foreign code
             logger.error("%s: on_close failed", self.session.id, exc_info=True)
             result = None
+        except BaseException:
+            self._release()
+            raise
         if asyncio.iscoroutine(result):
             self._loop.create_task(result).add_done_callback(self._on_close_done)
         else:

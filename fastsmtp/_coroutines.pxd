@@ -2,4 +2,4 @@ from fastsmtp._hooks cimport Answer
 from fastsmtp.stream cimport DataStream
 
 
-cpdef object drive(object coroutine, object loop, Answer answer, object keep, DataStream stream)
+cpdef object drive(object coroutine, object loop, Answer answer, object host, DataStream stream)

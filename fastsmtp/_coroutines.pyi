@@ -1,5 +1,5 @@
 import asyncio
-from collections.abc import Callable, Coroutine
+from collections.abc import Coroutine
 from typing import Any, final
 
 from fastsmtp._hooks import Answer
@@ -20,12 +20,12 @@ class Begun:
 class Driver:
     def __init__(self) -> None: ...
     def resume(self) -> None: ...
-    def become_task(self) -> asyncio.Task[Any]: ...
+    def begin(self) -> None: ...
 
 def drive(
     coroutine: Coroutine[Any, Any, Any],
     loop: asyncio.AbstractEventLoop,
     answer: Answer,
-    keep: Callable[[asyncio.Task[Any], Answer], object],
+    host: Any,
     stream: DataStream | None,
 ) -> None: ...

@@ -19,8 +19,7 @@ from fastsmtp._hooks cimport Answer
 from fastsmtp.stream cimport DataStream
 
 import _asyncio
-import sys
-from asyncio import Task, _enter_task, _leave_task, current_task
+from asyncio import CancelledError, Task, _enter_task, _leave_task, current_task
 
 
 cdef extern from "Python.h":
@@ -36,7 +35,6 @@ cdef extern from "Python.h":
     PySendResult PyIter_Send(object coroutine, object value, PyObject **result)
 
 
-cdef bint HAS_EAGER_START = sys.version_info >= (3, 12)
 # Where the current tasks are a dict, up to Python 3.13, it is looked at without two calls a step.
 cdef dict CURRENT_TASKS = getattr(_asyncio, "_current_tasks", None)
 
@@ -58,12 +56,43 @@ cdef object make_current(object loop, object task):
     return before
 
 
+class _HookTask(Task):
+    """The Task of a hook's coroutine. It begins to live when it has to: see `Driver`.
+
+    Until then it may be the current task, and nothing else: asyncio's methods do not look whether
+    `__init__` has run. So whoever calls one of them has it begin first.
+    """
+
+    __slots__ = ("driver",)
+
+
+def _beginning(name):
+    """Return method `name` of a Task, for one that has perhaps not begun."""
+    method = getattr(Task, name)
+
+    def call(self, *arguments, **named):
+        if self.driver is not None:
+            self.driver.begin()
+        return method(self, *arguments, **named)
+
+    return call
+
+
+# What asyncio.timeout() and TaskGroup call of the current task in passing needs no beginning.
+_NO_BEGINNING = ("cancelling", "uncancel")
+for _name in dir(Task):
+    if _name == "__repr__" or not _name.startswith("__") and _name not in _NO_BEGINNING:
+        if callable(getattr(Task, _name)):
+            setattr(_HookTask, _name, _beginning(_name))
+
+
 @cython.final
 cdef class Begun:
-    """Begun()\n--\n\nA coroutine that has yielded what it waits for, as a Task goes on with it."""
+    """Begun()\n--\n\nA coroutine that was driven by hand, as a Task goes on with it."""
 
-    cdef object _coroutine, _yielded
+    cdef object _coroutine, _yielded, _result, _error
     cdef bint _is_due  # what was yielded is still to be handed to the Task
+    cdef bint _has_ended
 
     def __await__(self):
         return self
@@ -76,9 +105,27 @@ cdef class Begun:
 
     def send(self, value):
         """Take the next step, the first time none: what came of it is there."""
+        if self._has_ended:
+            if self._error is not None:
+                error, self._error = self._error, None
+                raise error
+            raise StopIteration(self._result)
         if self._is_due:
             return self._handed_over()
         return self._coroutine.send(value)
+
+    cdef int wait(self, object yielded) except -1:
+        """The coroutine has yielded this."""
+        self._yielded = yielded
+        self._is_due = True
+        return 0
+
+    cdef int end(self, object result, object error) except -1:
+        """The coroutine has ended."""
+        self._has_ended = True
+        self._result = result
+        self._error = error
+        return 0
 
     cdef object _handed_over(self):
         yielded, self._yielded = self._yielded, None
@@ -86,8 +133,15 @@ cdef class Begun:
         return yielded
 
     def throw(self, *error):
-        """Raise `error` where the coroutine waits."""
-        self._handed_over()
+        """Raise `error` where the coroutine waits; a Task that is cancelled asks first what it
+        waits for.
+        """
+        if self._has_ended:
+            return self.send(None)
+        yielded = self._handed_over() if self._is_due else None
+        kind = error[0] if isinstance(error[0], type) else type(error[0])
+        if yielded is not None and issubclass(kind, CancelledError) and yielded.cancel():
+            return yielded  # and is woken by it
         return self._coroutine.throw(*error)
 
     def close(self):
@@ -106,44 +160,78 @@ cdef class Begun:
 cdef class Driver:
     """Driver()\n--\n\nWhat takes the steps of one coroutine; made by `drive`."""
 
-    cdef object _coroutine, _task, _context, _loop, _keep, _yielded
+    cdef object _coroutine, _task, _context, _loop, _host, _yielded
     cdef Answer _answer
     cdef DataStream _stream
+    cdef Begun _begun  # the Task lives, and goes on by itself behind the present step
+    cdef bint _is_stepping
 
     cdef int _step(self) except -1:
-        """Take a step, and see what is to be done for the next one. Raises what it raises."""
+        """Take a step, and see what is to be done for the next one. Raises what it raises, unless
+        there is a Task to do that.
+        """
         cdef PyObject *result = NULL
-        cdef PySendResult how
+        cdef PySendResult how = PYGEN_ERROR
+        failure = None
         outer = make_current(self._loop, self._task)
         enter_context(self._context)
+        self._is_stepping = True
         try:
             how = PyIter_Send(self._coroutine, None, &result)
             if how == PYGEN_ERROR:
                 reraise()
+        except BaseException as error:
+            failure = error
         finally:
+            self._is_stepping = False
             leave_context(self._context)
             make_current(self._loop, outer)
+        if how == PYGEN_ERROR:
+            return self._failed(failure)
         value = <object>result
         Py_DECREF(result)  # `value` has a reference of its own
-        if how == PYGEN_RETURN:
-            self._answer.settle(None, value)
-        else:
+        if how == PYGEN_NEXT:
             self._yielded = value
             self._await()
+        elif self._begun is not None:
+            self._begun.end(value, None)
+        else:
+            self._let_go()
+            self._answer.settle(None, value)
+        return 0
+
+    cdef int _failed(self, object error) except -1:
+        if self._begun is None:
+            self._let_go()
+        else:
+            self._begun.end(None, error)
+            if not isinstance(error, (KeyboardInterrupt, SystemExit)):
+                return 0  # the Task raises it
+        raise error
+
+    cdef int _let_go(self) except -1:
+        """The coroutine has ended. Who has kept the Task is to find one that has ended too."""
+        if Py_REFCNT(<PyObject *>self._task) == 1:
+            self._task.driver = None
+        else:
+            self._live()
+            self._begun.end(None, None)
         return 0
 
     cdef int _await(self) except -1:
-        """The coroutine waits: the stream is to call, or a Task begins."""
-        if (
+        """The coroutine waits: the stream is to call, or a Task goes on."""
+        if self._begun is not None:
+            self._begun.wait(self._yielded)
+        elif (
             self._stream is not None
+            and self._yielded is not None  # by a bare yield, where nobody waits for the stream
             and self._yielded is self._stream._waiter
             and Py_REFCNT(<PyObject *>self._task) == 1
-            and not self._task._must_cancel
         ):
             self._stream._driver = self
             self._answer.driver = self
         else:
-            self._keep(self.become_task(), self._answer)
+            self.begin()
         return 0
 
     def resume(self):
@@ -156,41 +244,40 @@ cdef class Driver:
         except BaseException as error:
             self._answer.settle(error, None)
 
-    def become_task(self):
-        """become_task()\n--\n\nReturn the Task that goes on from here."""
-        cdef Begun begun = Begun.__new__(Begun)
-        if self._answer.driver is not None:
-            self._answer.driver = self._stream._driver = None
-        begun._coroutine = self._coroutine
-        begun._yielded = self._yielded
-        begun._is_due = True
-        task = self._task
-        was_cancelled = task._must_cancel  # by a step of its own; `__init__` begins anew
-        if HAS_EAGER_START:
-            eager = not was_cancelled
-            task.__init__(begun, loop=self._loop, context=self._context, eager_start=eager)
-        else:
-            task.__init__(begun, loop=self._loop, context=self._context)
-        if was_cancelled:
-            task.cancel()
-        return task
+    def begin(self):
+        """begin()\n--\n\nLet the Task live: it goes on from here, or behind the present step."""
+        if self._begun is None:
+            if self._answer.driver is not None:
+                self._answer.driver = self._stream._driver = None
+            self._live()
+            if not self._is_stepping:
+                self._begun.wait(self._yielded)
+            self._host.keep_task(self._task, self._answer)
+
+    cdef int _live(self) except -1:
+        self._begun = Begun.__new__(Begun)
+        self._begun._coroutine = self._coroutine
+        self._task.driver = None
+        Task.__init__(self._task, self._begun, loop=self._loop, context=self._context)
+        return 0
 
 
-cpdef object drive(object coroutine, object loop, Answer answer, object keep, DataStream stream):
-    """drive(coroutine, loop, answer, keep, stream)\n--\n
+cpdef object drive(object coroutine, object loop, Answer answer, object host, DataStream stream):
+    """drive(coroutine, loop, answer, host, stream)\n--\n
     Take the first step of a hook's coroutine, and see to the others: `answer` gets its end.
 
-    keep: called as `keep(task, answer)` if there has to be a Task. stream: the message that the
-    hook was given, None for one that was given none. Raises what the first step raises.
+    host: `host.keep_task(task, answer)` is called if there has to be a Task. stream: the message
+    that the hook was given, None for one that was given none. Raises what the first step raises.
     """
     cdef Driver driver = Driver.__new__(Driver)
     driver._coroutine = coroutine
     driver._loop = loop
     driver._answer = answer
-    driver._keep = keep
+    driver._host = host
     driver._stream = stream
     driver._context = copy_context()
-    driver._task = Task.__new__(Task)
+    driver._task = _HookTask.__new__(_HookTask)
+    driver._task.driver = driver
     driver._step()
 
 

@@ -10,6 +10,7 @@ import asyncio
 import time
 from collections import deque
 from collections.abc import Callable
+from contextvars import Context
 from typing import Final, Protocol
 
 from fastsmtp._log import escaped, logger
@@ -22,7 +23,11 @@ LOG_EVERY: Final = 1.0  # seconds between two log lines about failures
 
 
 class Shaking(Protocol):
-    """A connection whose handshake has octets to work on."""
+    """A connection whose handshake has octets to work on. context: that it is worked on in, None:
+    any.
+    """
+
+    context: Context | None
 
     def handshake_step(self) -> None:
         """Do one step. Raises nothing."""
@@ -59,7 +64,11 @@ class Handshakes:
             return
         loop.call_soon(self._next_turn, loop)
         while self._waiting and self._spent < TURN:
-            self._step(self._waiting.popleft())
+            connection = self._waiting.popleft()
+            if connection.context is None:
+                self._step(connection)
+            else:  # this turn was begun by another one
+                connection.context.run(self._step, connection)
 
     def _step(self, connection: Shaking) -> None:
         began = self._now()

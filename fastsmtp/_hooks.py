@@ -211,17 +211,22 @@ def _with_task(function: type_hook, with_callback: bool, name: str) -> type_hook
     """Wrap a coroutine function to the internal form."""
     has_stream = name == "on_data"
 
-    def hook(*arguments: Any) -> None:
-        answer: Answer = arguments[-1]
-        stream = arguments[0] if has_stream else None
+    def hook(subject: Any, session: Any, answer: Answer) -> None:
         if with_callback:
             answer.needs_call = True
+            coroutine = function(subject, session, answer)
         else:
-            arguments = arguments[:-1]
-        if not answer.owner.host.start_task(function(*arguments), answer, stream):
+            coroutine = function(subject, session)
+        if not answer.owner.host.start_task(coroutine, answer, subject if has_stream else None):
             answer.begins_later = True
 
-    return hook
+    def hook_without_subject(session: Any, answer: Answer) -> None:
+        if with_callback:
+            answer.needs_call = True
+        coroutine = function(session, answer) if with_callback else function(session)
+        answer.owner.host.start_task(coroutine, answer, None)
+
+    return hook if len(HOOK_ARGUMENTS[name]) == 3 else hook_without_subject
 
 
 def _resolved(name: str, function: type_hook) -> type_hook:

@@ -11,6 +11,7 @@ cdef double _INFINITY, _COARSE
 
 
 cdef class Link(Receiver):
+    cdef public object context
     cdef public Timers _timers
     cdef public object _loop, _other_clock, _transport, _tasks, _timer, session
     cdef public Dialogue _dialogue

@@ -9,6 +9,7 @@ from __future__ import annotations
 import asyncio
 import time
 from collections.abc import Callable
+from contextvars import Context
 from math import inf
 from typing import Final
 
@@ -51,6 +52,7 @@ class Link(Receiver):
         self._close_at = inf
         self._cancel_at = inf
         self._pump: Pump | None = None  # from the start of TLS on
+        self.context: Context | None = None  # that hooks are called in; None: the loop sees to it
         self._timers: Timers | None = None  # None: a timer of the loop each
         self._timer: asyncio.TimerHandle | None = None
         self._slot = 0  # of `_timers`; 0: in none

@@ -51,7 +51,8 @@ cdef class SocketTransport(Handle):
     cdef readonly int peer_port, own_port
     cdef int _family
     cdef Receiver _receiver  # the protocol again, if C can call it
-    cdef object _protocol, _context, _socket, _error
+    cdef readonly object context  # that its protocol is called in
+    cdef object _protocol, _socket, _error
     # what the client has not taken: the first piece from `_offset` on
     cdef list _unsent
     cdef Py_ssize_t _offset, _unsent_octets, _high, _low

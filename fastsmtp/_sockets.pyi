@@ -1,6 +1,7 @@
 import asyncio
 import socket
 from collections.abc import Callable
+from contextvars import Context
 from typing import Any, Final, Self, final
 
 from typing_extensions import disjoint_base
@@ -23,6 +24,8 @@ class Acceptor(Handle):
 
 @final
 class SocketTransport(Handle):
+    @property
+    def context(self) -> Context: ...
     @property
     def peer_address(self) -> str: ...
     @property

@@ -337,8 +337,8 @@ cdef class SocketTransport(Handle):
 
     cdef int _begin(self, object factory) except -1:
         cdef object protocol
-        self._context = copy_context()
-        enter_context(self._context)
+        self.context = copy_context()
+        enter_context(self.context)
         try:
             protocol = factory()
             self._protocol = protocol
@@ -348,13 +348,13 @@ cdef class SocketTransport(Handle):
         except BaseException as error:
             self._report("connection_made() failed", error)
         finally:
-            leave_context(self._context)
+            leave_context(self.context)
         return 0
 
     # ---- what has happened ----------------------------------------------------------------------
 
     cdef int _ready(self, uint32_t kinds) except -1:
-        enter_context(self._context)
+        enter_context(self.context)
         try:
             if kinds & (FS_READABLE | FS_BROKEN) and self._watched & FS_READABLE:
                 self._read()
@@ -363,7 +363,7 @@ cdef class SocketTransport(Handle):
         except BaseException as error:
             self._report("a call of the protocol failed", error)
         finally:
-            leave_context(self._context)
+            leave_context(self.context)
         return 0
 
     cdef int _read(self) except -1:
@@ -505,17 +505,17 @@ cdef class SocketTransport(Handle):
 
     cdef int _call_lost(self) except -1:
         cdef object protocol = self._protocol
-        enter_context(self._context)
+        enter_context(self.context)
         try:
             if protocol is not None:
                 protocol.connection_lost(self._error)
         except BaseException as error:
             self._report("connection_lost() failed", error)
         finally:
-            leave_context(self._context)
+            leave_context(self.context)
             self._protocol = self._receiver = self._error = None
             if self._socket is not None:
-                self._socket.detach()
+                self._socket.close()
                 self._socket = None
             if self.fd >= 0:
                 fs_close(self.fd)
@@ -607,7 +607,7 @@ cdef class SocketTransport(Handle):
             )
         if name == "socket" and self.fd >= 0:
             if self._socket is None:
-                self._socket = socket.socket(fileno=self.fd)
+                self._socket = socket.socket(fileno=os.dup(self.fd))  # with an end of its own
             return self._socket
         return default
 

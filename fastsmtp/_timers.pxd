@@ -1,5 +1,5 @@
 cdef class Timers:
-    cdef object _loop, _now, _handle
+    cdef object _loop, _now, _context, _handle
     cdef dict _slots
     cdef Py_ssize_t _looked_at
 

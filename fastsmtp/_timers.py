@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable
+from contextvars import Context, copy_context
 from math import ceil
 from typing import Final, Protocol
 
@@ -21,7 +22,9 @@ COARSE: Final = 2.0  # seconds from which on one more does not matter
 
 
 class Waiting(Protocol):
-    """Whose deadline it is."""
+    """Whose deadline it is. context: that it is told in, None: any."""
+
+    context: Context | None
 
     def on_deadline(self) -> None:
         """It has come. Raises nothing that is to stop others."""
@@ -34,6 +37,7 @@ class Timers:
         self._loop = loop
         self._now = now
         self._slots: dict[int, set[Waiting]] = {}  # second -> those whose deadline lies before it
+        self._context = copy_context()  # of no connection
         self._handle: asyncio.TimerHandle | None = None
         self._looked_at = 0  # up to this second all slots are empty
 
@@ -63,7 +67,7 @@ class Timers:
         self._slots.clear()
 
     def _arm(self) -> None:
-        self._handle = self._loop.call_later(1.0, self._look)
+        self._handle = self._loop.call_later(1.0, self._look, context=self._context)
 
     def _look(self) -> None:
         now = int(self._now())
@@ -73,7 +77,10 @@ class Timers:
         for second in sorted(due):
             for waiting in self._slots.pop(second):
                 try:
-                    waiting.on_deadline()
+                    if waiting.context is None:
+                        waiting.on_deadline()
+                    else:
+                        waiting.context.run(waiting.on_deadline)
                 except Exception:  # of one connection, whatever it is
                     logger.error("a deadline could not be kept", exc_info=True)
         if not any(self._slots.values()):

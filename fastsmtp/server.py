@@ -326,7 +326,7 @@ class SMTPServer:
             try:
                 await self._drain(loop)
             finally:
-                if self.timers is not None:
+                if self.timers is not None and not self._connections and not self._refused:
                     self.timers.stop()
                 if not self._closing.done():
                     self._closing.set_result(None)

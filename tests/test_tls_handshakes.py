@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable
+from contextvars import ContextVar, copy_context
 from typing import Any
 
 import pytest
@@ -39,6 +40,7 @@ class Steps:
         self.seconds = seconds
         self.time = 0.0
         self.done = 0
+        self.context: Any = None
         self.loop: Any = Loop()
         self.handshakes = Handshakes(lambda: self.time)
 
@@ -61,6 +63,25 @@ def test_a_turn_bears_so_many_steps(seconds: float, in_a_turn: int) -> None:
         assert steps.done == min(20, in_a_turn * (turns + 1))
     assert steps.loop.due == []  # at rest nothing keeps the loop awake
     assert steps.request()
+
+
+@row("TLS-24")
+def test_who_has_waited_is_shaken_hands_with_in_its_own_context() -> None:
+    mark: ContextVar[str] = ContextVar("mark", default="")
+    seen = []
+
+    class Marked(Steps):
+        def handshake_step(self) -> None:
+            super().handshake_step()
+            seen.append(mark.get())
+
+    steps = Marked(TURN * 10)
+    steps.context = copy_context()
+    steps.context.run(mark.set, "its own")
+    assert steps.context.run(steps.request)
+    copy_context().run(steps.request)
+    steps.loop.turn()
+    assert seen == ["its own", "its own"]
 
 
 @row("TLS-24")
