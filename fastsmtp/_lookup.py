@@ -39,8 +39,10 @@ def cleaned_name(name: object) -> str | None:
 
 async def _system_resolver(address: str) -> str | None:
     loop = asyncio.get_running_loop()
+    # Whoever waits may leave, the system cannot: uvloop fails aloud where its answer finds nobody.
+    asking = asyncio.ensure_future(loop.getnameinfo((address, 0), socket.NI_NAMEREQD))
     try:
-        name, _ = await loop.getnameinfo((address, 0), socket.NI_NAMEREQD)
+        name, _ = await asyncio.shield(asking)
     except OSError:
         return None
     return name
