@@ -41,6 +41,7 @@ async def _system_resolver(address: str) -> str | None:
     loop = asyncio.get_running_loop()
     # Whoever waits may leave, the system cannot: uvloop fails aloud where its answer finds nobody.
     asking = asyncio.ensure_future(loop.getnameinfo((address, 0), socket.NI_NAMEREQD))
+    asking.add_done_callback(lambda done: done.cancelled() or done.exception())  # is looked at
     try:
         name, _ = await asyncio.shield(asking)
     except OSError:
