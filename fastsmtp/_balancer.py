@@ -15,7 +15,7 @@ from fastsmtp._log import clean, escaped, logger
 from fastsmtp._proxy import ProxyFault, ProxyHeader, ProxyReader
 from fastsmtp.session import Session
 
-__all__ = ["Introduction", "via"]
+__all__ = ["Introduction"]
 
 MAX_TEXT: Final = 512  # characters of one text of a header
 MAX_SHOWN: Final = 160  # octets of what is no header that a log line may be made of
@@ -81,7 +81,7 @@ class Introduction:
         session = self._session
         dialogue = self._dialogue
         session.proxy = _facts(header, (session.remote_address, session.remote_port))
-        dialogue.via = via(session)
+        dialogue.via = _via(session)
         # Where the balancer does not say who the client is, nobody is trusted for being the
         # balancer.
         dialogue.is_unix = False
@@ -98,7 +98,7 @@ class Introduction:
         return address
 
 
-def via(session: Session) -> str:
+def _via(session: Session) -> str:
     """What stands behind the client's address in a log line: "", or `" via 192.0.2.1"`."""
     proxy = session.proxy
     return "" if proxy is None else f" via {proxy['peer'][0] or 'a UNIX socket'}"

@@ -13,7 +13,7 @@ from math import inf
 from typing import Any, Final, cast
 
 from fastsmtp._admission import Server
-from fastsmtp._balancer import Introduction, via
+from fastsmtp._balancer import Introduction
 from fastsmtp._coroutines import drive
 from fastsmtp._dialogue import Dialogue
 from fastsmtp._hooks import Answer
@@ -58,7 +58,6 @@ class Connection(SecureLink):
         self._entry = None  # takes the octets before the dialogue
         self._introduction: Introduction | None = None  # the PROXY header is still to come
         self._peer = ""  # the address of the socket
-        self._via = ""  # what the log says of the balancer
         self._started = False  # the hook on_connect was reached, so on_close is due
         self._refused = False
         self._prelude: Prelude | None = None
@@ -233,7 +232,7 @@ class Connection(SecureLink):
     def report(self, error: BaseException, stage: str) -> None:
         """A hook, or the socket inside a transaction, has failed."""
         address = self._dialogue.remote_address or self._peer
-        self._server.report(error, address, stage, self._via)
+        self._server.report(error, address, stage, self._dialogue.via)
 
     def wall_time(self) -> float:
         """Seconds since the epoch."""
@@ -298,7 +297,6 @@ class Connection(SecureLink):
 
     def _introduced(self, address: str | None, rest: bytes) -> None:
         self._entry = self._introduction = None
-        self._via = via(self.session)
         self._dialogue.clock.stop()
         self._let_in(address)
         if rest:
