@@ -32,7 +32,7 @@ cdef enum:
     SSL_OCTETS = 5          # client and verify, before the TLVs within
     MAX_AUTHORITY = 255
     MAX_UNIQUE_ID = 128
-    MAX_IPV6_TEXT = 39
+    MAX_IPV6_TEXT = 45      # with an IPv4 address as its last 32 bits (RFC 4291 §2.2)
 
 # Types of TLVs.
 cdef enum:
@@ -171,8 +171,8 @@ cdef object parse_line(bytes fields, bint is_ipv6):
     cdef ProxyHeader header
     if len(words) != 4:
         return <int> BAD_LINE
-    source = parse_ipv6(words[0]) if is_ipv6 else parse_ipv4(words[0])
-    destination = parse_ipv6(words[1]) if is_ipv6 else parse_ipv4(words[1])
+    source = parse_address(words[0], is_ipv6)
+    destination = parse_address(words[1], is_ipv6)
     source_port = parse_number(words[2], 5, 65535)
     destination_port = parse_number(words[3], 5, 65535)
     if source is None or destination is None or source_port < 0 or destination_port < 0:
@@ -200,6 +200,14 @@ cdef int parse_number(bytes word, Py_ssize_t digits, int largest) noexcept:
     return number if number <= largest else -1
 
 
+# A balancer that listens on IPv6 and IPv4 with one socket calls all of its clients TCP6, and writes
+# those of IPv4 as mapped addresses (HAProxy) or as they are (nginx).
+cdef str parse_address(bytes word, bint is_ipv6):
+    if not is_ipv6:
+        return parse_ipv4(word)
+    return parse_ipv6(word) if b":" in word else parse_ipv4(word)
+
+
 cdef str parse_ipv4(bytes word):
     cdef list parts = word.split(b".")
     if len(parts) != 4:
@@ -210,8 +218,7 @@ cdef str parse_ipv4(bytes word):
     return word.decode("ascii")
 
 
-# Hexadecimal groups only: neither a zone id nor dotted octets. A mapped IPv4 address has to come as
-# TCP4.
+# Without a zone id. A mapped IPv4 address becomes plain IPv4, as in version 2.
 cdef str parse_ipv6(bytes word):
     cdef octets_t text = <octets_t> PyBytes_AS_STRING(word)
     cdef Py_ssize_t size = PyBytes_GET_SIZE(word)
@@ -219,13 +226,14 @@ cdef str parse_ipv6(bytes word):
     if size > MAX_IPV6_TEXT:
         return None
     for index in range(size):
-        if not (c'0' <= text[index] <= c':' or c'a' <= text[index] | 0x20 <= c'f'):
+        if not (c'0' <= text[index] <= c':' or c'a' <= text[index] | 0x20 <= c'f') \
+                and text[index] != c'.':
             return None
     try:
         address = IPv6Address(word.decode("ascii"))
     except ValueError:
         return None
-    return None if address.ipv4_mapped is not None else str(address)
+    return str(address.ipv4_mapped or address)
 
 
 # ---------------------------------------------------------------- version 2

@@ -83,14 +83,17 @@ BAD_LINES = {
     "port +25": LINE.replace(b" 25\r", b" +25\r"),
     "an empty port": LINE.replace(b" 25\r", b" \r"),
     "IPv6 in TCP4": LINE.replace(b"192.0.2.1", b"2001:db8::1"),
-    "IPv4 in TCP6": LINE6.replace(b"2001:db8::1", b"192.0.2.1"),
+    "IPv4 with a leading zero in TCP6": LINE6.replace(b"2001:db8::1", b"192.0.2.01"),
+    "three numbers in TCP6": LINE6.replace(b"2001:db8::1", b"192.0.2"),
     "a mapped address in TCP4": LINE.replace(b"192.0.2.1", b"::ffff:1.2.3.4"),
-    "a mapped address in TCP6": LINE6.replace(b"2001:db8::1", b"::ffff:1.2.3.4"),
-    "a mapped address in hexadecimal": LINE6.replace(b"2001:db8::1", b"::ffff:102:304"),
+    "a mapped address of five numbers": LINE6.replace(b"2001:db8::1", b"::ffff:1.2.3.4.5"),
+    "a mapped address with a leading zero": LINE6.replace(b"2001:db8::1", b"::ffff:1.2.3.04"),
+    "an IPv4 address before the end": LINE6.replace(b"2001:db8::1", b"::1.2.3.4:1"),
+    "a mapped address with a zone id": LINE6.replace(b"2001:db8::1", b"::ffff:1.2.3.4%1"),
     "a zone id": LINE6.replace(b"2001:db8::1", b"fe80::1%eth0"),
     "two double colons": LINE6.replace(b"2001:db8::1", b"1::2::3"),
     "five digits": LINE6.replace(b"2001:db8::1", b"02001:db8::1"),
-    "a long address": LINE6.replace(b"2001:db8::1", b"0" * 40),
+    "a long address": LINE6.replace(b"2001:db8::1", b"0" * 46),
     "a host name": LINE.replace(b"192.0.2.1", b"client.example"),
     "leading zeros": LINE.replace(b"192.0.2.1", b"01.02.03.04"),
     "256": LINE.replace(b"192.0.2.1", b"192.0.2.256"),
@@ -106,7 +109,7 @@ BAD_LINES = {
 # --- the oracle: slow, obvious, whole headers only ---
 
 _PORT = re.compile(rb"0|[1-9][0-9]{0,4}")
-_IPV6 = re.compile(rb"[0-9A-Fa-f:]{2,39}")
+_IPV6 = re.compile(rb"[0-9A-Fa-f:.]{2,45}")
 
 
 def _port(word: bytes) -> int | None:
@@ -115,12 +118,12 @@ def _port(word: bytes) -> int | None:
 
 def _address(word: bytes, family: bytes) -> str | None:
     try:
-        if family == b"TCP4":
+        if family == b"TCP4" or b":" not in word:
             return str(ipaddress.IPv4Address(word.decode()))
         address = ipaddress.IPv6Address(word.decode()) if _IPV6.fullmatch(word) else None
     except ValueError:
         return None
-    return None if address is None or address.ipv4_mapped else str(address)
+    return None if address is None else str(address.ipv4_mapped or address)
 
 
 def expected(octets: bytes) -> tuple[Any, ...] | bool | None:

@@ -64,15 +64,20 @@ class Seen(Sink):
 
 @asynccontextmanager
 async def haproxy(
-    folder: Path, how: str, engine: Any, bind: str = ""
+    folder: Path, how: str, engine: Any, bind: str = "", *, dual_stack: bool = False
 ) -> AsyncIterator[tuple[str, int]]:
-    """Run HAProxy in front of `engine`; its listening socket is ours, so it is there at once."""
-    with socket.create_server(("127.0.0.1", 0)) as listener:
+    """Run HAProxy in front of `engine`; its listening socket is ours, so it is there at once.
+
+    dual_stack: one IPv6 socket takes clients of IPv4 too, as HAProxy's `bind :::25 v4v6` does.
+    """
+    options: dict[str, Any] = {"family": socket.AF_INET6, "dualstack_ipv6": True}
+    where = ("::", 0) if dual_stack else ("127.0.0.1", 0)
+    with socket.create_server(where, **options if dual_stack else {}) as listener:
         configuration = folder / "haproxy.cfg"
         host, port = engine
         fd = listener.fileno()
-        where = {"fd": fd, "host": host, "port": port}
-        configuration.write_text(CONFIGURATION.format(**where, how=how, bind=bind))
+        places = {"fd": fd, "host": host, "port": port}
+        configuration.write_text(CONFIGURATION.format(**places, how=how, bind=bind))
         process = await asyncio.create_subprocess_exec(
             *(HAPROXY, "-db", "-f", str(configuration)),
             pass_fds=[fd],
@@ -81,7 +86,7 @@ async def haproxy(
             stderr=subprocess.DEVNULL,
         )
         try:
-            yield listener.getsockname()
+            yield listener.getsockname()[:2]
         finally:
             with contextlib.suppress(ProcessLookupError):
                 process.kill()
@@ -117,6 +122,29 @@ def test_a_message_through_haproxy_is_that_of_its_client(
         assert proxy["destination"] == tuple(balancer)
         assert proxy["peer"][0] == "127.0.0.1"
         assert [told.digest for told in sink.arrived] == [digest(text)]
+
+    run(scenario())
+
+
+@pytest.mark.row("PROXY-01")
+@pytest.mark.skipif(not socket.has_dualstack_ipv6(), reason="needs IPv6 sockets that take IPv4")
+@pytest.mark.parametrize("host", ["127.0.0.1", "::1"])
+@pytest.mark.parametrize("way", WAYS)
+def test_clients_of_both_families_come_through_one_dual_stack_listener(
+    run: Any, way: str, host: str, tmp_path: Path
+) -> None:
+    async def scenario() -> None:
+        sink = Seen()
+        async with (
+            running(sink.server()) as engine,
+            haproxy(tmp_path, WAYS[way][0], engine, dual_stack=True) as (_, port),
+            await Client.connect((host, port)) as client,
+        ):
+            own = client.writer.get_extra_info("sockname")[:2]
+            assert await client.reply() == "220"
+            assert await client.ask(b"QUIT\r\n") == "221 2.0.0"
+        assert sink.addresses == [tuple(own)]
+        assert sink.proxies[0]["destination"] == (host, port)
 
     run(scenario())
 
