@@ -26,6 +26,8 @@ MAX_PORT: Final = 65_535
 KEEPALIVE_IDLE: Final = 120  # seconds before the kernel asks whether a silent peer is still there
 USER_TIMEOUT: Final = 60_000  # milliseconds that sent octets may stay unacknowledged
 
+_FAMILIES: Final = (socket.AF_INET, socket.AF_INET6, getattr(socket, "AF_UNIX", None))
+
 # A name may stand for addresses of a family that this machine does not have.
 _NOT_HERE: Final = (errno.EADDRNOTAVAIL, errno.EAFNOSUPPORT)
 
@@ -74,8 +76,28 @@ def check_place(port: object, host: object, path: object, sock: object) -> None:
     if path is not None and (not isinstance(path, str) or not path):
         error = ValueError if isinstance(path, str) else TypeError
         raise error(f"path takes that of a UNIX socket as str, got {path!r:.80}")
+    if isinstance(path, str) and "\0" in path:
+        raise ValueError(f"path takes that of a UNIX socket in the file system, got {path!r:.80}")
     if sock is not None and not isinstance(sock, socket.socket):
         raise TypeError(f"sock takes a bound socket.socket, got {sock!r:.80}")
+    if sock is not None:
+        _check_sock(sock)
+
+
+def _check_sock(sock: socket.socket) -> None:
+    """Raise ValueError for a socket on which nobody can connect: `listen` would bind an unbound one
+    to a port of the system's choice.
+    """
+    if sock.fileno() < 0:
+        raise ValueError("sock takes a bound socket, got one that is closed")
+    if sock.family not in _FAMILIES or sock.type != socket.SOCK_STREAM:
+        raise ValueError(f"sock takes a stream socket of TCP or UNIX, got {sock!r:.120}")
+    with suppress(OSError):
+        sock.getpeername()
+        raise ValueError("sock takes a socket that listens, got one that is connected")
+    name = sock.getsockname()
+    if not name or (not isinstance(name, (str, bytes)) and name[1] == 0):
+        raise ValueError("sock takes a bound socket: call its bind() first")
 
 
 async def bind_tcp(host: str | None, port: int) -> list[socket.socket]:
@@ -116,22 +138,42 @@ async def bind_tcp(host: str | None, port: int) -> list[socket.socket]:
 def bind_unix(path: str) -> socket.socket:
     """Return a socket bound to `path`; a socket file that nobody listens on any more is replaced.
 
-    Raises OSError: the path is in use, is no socket, or cannot be made.
+    Raises OSError: the path is in use, is that of another kind of file, or cannot be made.
     """
-    with suppress(FileNotFoundError):
-        if stat.S_ISSOCK(os.stat(path).st_mode):
-            with socket.socket(socket.AF_UNIX) as probe:
-                try:
-                    probe.connect(path)
-                except ConnectionRefusedError:
-                    os.unlink(path)
+    if os.path.lexists(path):
+        _make_way(path)
     sock = socket.socket(socket.AF_UNIX)
     try:
         sock.bind(path)
-    except BaseException:
+    except BaseException as error:
         sock.close()
+        if isinstance(error, OSError) and error.errno is None:  # Python's own: the path is too long
+            raise OSError(errno.ENAMETOOLONG, os.strerror(errno.ENAMETOOLONG), path) from error
         raise
     return sock
+
+
+def _make_way(path: str) -> None:
+    """Remove a socket file on which nobody listens; raises OSError for any other file."""
+    try:
+        is_socket = stat.S_ISSOCK(os.stat(path).st_mode)
+    except FileNotFoundError:  # a symbolic link to nothing
+        is_socket = False
+    if not is_socket:
+        raise FileExistsError(errno.EEXIST, "a file is there that is not a socket", path)
+    with socket.socket(socket.AF_UNIX) as probe:
+        probe.setblocking(False)  # a listener whose queue is full would make us wait
+        try:
+            probe.connect(path)
+        except ConnectionRefusedError:
+            os.unlink(path)
+            return
+        except BlockingIOError:
+            pass
+        except OSError as error:
+            if error.errno != errno.EPROTOTYPE:  # a datagram socket
+                raise
+    raise OSError(errno.EADDRINUSE, os.strerror(errno.EADDRINUSE), path)
 
 
 def _is_listening(sock: socket.socket) -> bool:

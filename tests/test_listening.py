@@ -5,9 +5,12 @@ cannot be.
 from __future__ import annotations
 
 import asyncio
+import contextlib
+import errno
 import os
 import socket
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -211,6 +214,76 @@ def test_what_is_no_place_to_listen_on_is_named(
 ) -> None:
     with pytest.raises(error, match=f"^{named} takes "):
         run(Sink().server().listen(**given))
+
+
+@contextmanager
+def odd_socket(kind: str) -> Iterator[socket.socket]:
+    """A socket on which nobody can connect."""
+    with contextlib.ExitStack() as stack:
+        if kind == "datagram":
+            sock = stack.enter_context(socket.socket(type=socket.SOCK_DGRAM))
+            sock.bind(("127.0.0.1", 0))
+        elif kind == "connected":
+            sock, other = socket.socketpair()
+            stack.enter_context(sock)
+            stack.enter_context(other)
+        else:
+            family = socket.AF_UNIX if kind == "unbound UNIX" else socket.AF_INET
+            sock = stack.enter_context(socket.socket(family))
+            if kind == "closed":
+                sock.close()
+        yield sock
+
+
+@pytest.mark.parametrize("kind", ["unbound", "unbound UNIX", "closed", "datagram", "connected"])
+def test_a_socket_on_which_nobody_can_connect_is_refused(run: Any, kind: str) -> None:
+    with odd_socket(kind) as sock, pytest.raises(ValueError, match=r"^sock takes "):
+        run(Sink().server().listen(sock=sock))
+
+
+@pytest.mark.parametrize("kind", ["file", "directory", "dangling link", "FIFO"])
+def test_a_path_of_another_kind_of_file_is_refused_and_left_alone(
+    run: Any, tmp_path: Path, kind: str
+) -> None:
+    path = tmp_path / "smtp"
+    if kind == "file":
+        path.write_text("keep me")
+    elif kind == "directory":
+        path.mkdir()
+    elif kind == "FIFO":
+        os.mkfifo(path)
+    else:
+        path.symlink_to(tmp_path / "nothing")
+    before = path.lstat()
+    with pytest.raises(FileExistsError, match="not a socket"):
+        run(Sink().server().listen(path=str(path)))
+    assert path.lstat().st_ino == before.st_ino
+
+
+def test_a_path_that_no_socket_can_have_is_named(run: Any, tmp_path: Path) -> None:
+    with pytest.raises(OSError) as caught:
+        run(Sink().server().listen(path=str(tmp_path / ("x" * 120))))
+    assert caught.value.errno == errno.ENAMETOOLONG
+    with pytest.raises(ValueError, match=r"^path takes "):
+        run(Sink().server().listen(path="\0abstract"))
+
+
+def test_a_unix_socket_whose_queue_is_full_is_in_use_and_holds_nothing_up(
+    run: Any, tmp_path: Path
+) -> None:
+    path = str(tmp_path / "smtp")
+    with socket.socket(socket.AF_UNIX) as owner, contextlib.ExitStack() as clients:
+        owner.bind(path)
+        owner.listen(0)
+        while True:  # until the queue is full
+            client = clients.enter_context(socket.socket(socket.AF_UNIX))
+            client.setblocking(False)
+            if client.connect_ex(path) != 0:
+                break
+        with pytest.raises(OSError) as caught:
+            run(Sink().server().listen(path=path))
+        assert caught.value.errno == errno.EADDRINUSE
+        assert os.path.exists(path)
 
 
 def test_lmtp_is_refused_on_tcp_port_25(run: Any) -> None:
