@@ -11,12 +11,21 @@ import binascii
 import os
 import re
 import ssl
+import stat
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from datetime import UTC, datetime
 from typing import Final, NamedTuple
 
-__all__ = ["Pem", "as_file", "expired_at", "leaf_of", "read_pem", "signature_hash"]
+__all__ = [
+    "Pem",
+    "as_file",
+    "expired_at",
+    "leaf_of",
+    "open_without_waiting",
+    "read_pem",
+    "signature_hash",
+]
 
 MAX_FILE: Final = 1 << 20  # octets; a bundle of all public authorities has a quarter of it
 
@@ -51,7 +60,9 @@ def read_pem(option: str, value: str | bytes) -> Pem:
     path = os.fsdecode(value)
     name = f"option {option!r}: {path}"
     try:
-        with open(path, "rb") as file:
+        with open(path, "rb", opener=open_without_waiting) as file:
+            if stat.S_ISFIFO(os.fstat(file.fileno()).st_mode):
+                raise ValueError("it is a FIFO, which cannot be read a second time")
             octets = file.read(MAX_FILE + 1)
     except (OSError, ValueError) as error:
         reason = error.strerror if isinstance(error, OSError) and error.strerror else error
@@ -61,6 +72,11 @@ def read_pem(option: str, value: str | bytes) -> Pem:
     if b"-----BEGIN" not in octets:
         raise ValueError(f"{name} holds no PEM")
     return Pem(octets, name)
+
+
+def open_without_waiting(path: str, flags: int) -> int:
+    """An opener for `open`: a FIFO that nobody writes to must not hold up a server."""
+    return os.open(path, flags | getattr(os, "O_NONBLOCK", 0))
 
 
 def leaf_of(pem: Pem) -> bytes:

@@ -107,6 +107,9 @@ def test_a_bad_line_is_told_by_its_number_and_never_with_its_hash(
 def test_a_file_that_cannot_be_read_is_told_with_the_reason(tmp_path: Path) -> None:
     with pytest.raises(UsersError, match="missing cannot be read: No such file or directory"):
         read_users(str(tmp_path / "missing"))
+    os.mkfifo(tmp_path / "fifo")  # nobody writes to it, and nobody waits for that
+    with pytest.raises(UsersError, match="is a FIFO"):
+        read_users(str(tmp_path / "fifo"))
     with pytest.raises(UsersError, match="cannot be read: Is a directory"):
         read_users(str(tmp_path))
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import gc
 import hashlib
 import logging
+import os
 import ssl
 import sys
 from collections import Counter
@@ -128,6 +129,8 @@ def test_what_cannot_be_used_is_named_with_its_reason(tmp_path: Path) -> None:
     missing = refusal(key=tmp_path / "none.pem", cert=cert)
     assert missing == f"option 'key': {tmp_path}/none.pem cannot be read: No such file or directory"
     assert "Is a directory" in refusal(key=tmp_path, cert=cert)
+    os.mkfifo(tmp_path / "fifo")  # nobody writes to it, and nobody waits for that
+    assert "fifo cannot be read: it is a FIFO" in refusal(key=tmp_path / "fifo", cert=cert)
     mismatch = refusal(key=tmp_path / "other.pem", cert=cert)
     assert f"{tmp_path}/other.pem is not the key of the certificate in" in mismatch
     assert f"{cert}" in mismatch
