@@ -10,10 +10,10 @@ from fastsmtp._lookup import ReverseLookup
 from fastsmtp._service import Service
 from fastsmtp._timers import Timers
 from fastsmtp._tls import ServerTLS
-from fastsmtp.replies import Reply
 
 if TYPE_CHECKING:
     from fastsmtp._connection import Connection
+    from fastsmtp._registry import ConnectionRegistry
 
 __all__ = ["Server", "host_key"]
 
@@ -26,21 +26,13 @@ class Server(Protocol):
     handshakes: Handshakes
     lookup: ReverseLookup | None
     timers: Timers | None
-
-    def admit(self, connection: Connection) -> Reply | None:
-        """Register a connection; the reply says why it is one too many."""
-
-    def admit_host(self, connection: Connection, address: str) -> Reply | None:
-        """Count a client of this address; the reply says why it is one too many."""
+    registry: ConnectionRegistry
 
     def connected(self, connection: Connection) -> None:
         """The client is about to be greeted: event `connect`."""
 
     def report(self, error: BaseException, remote_address: str, stage: str, via: str = "") -> None:
         """Something of ours or of a hook has failed: event `error`. via: for the log."""
-
-    def finished(self, connection: Connection) -> None:
-        """The connection and all its hooks have ended."""
 
 
 def host_key(address: str) -> str:

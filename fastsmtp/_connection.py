@@ -79,7 +79,7 @@ class Connection(SecureLink):
         dialogue = self._dialogue
         dialogue.is_unix = unix
         dialogue.remote_address = self._peer
-        refusal = self._server.admit(self)
+        refusal = self._server.registry.admit(self)
         if refusal is not None:
             self._refuse(refusal)
             return
@@ -259,6 +259,16 @@ class Connection(SecureLink):
         """The address that counts for `max_clients_per_host`; "" when none does."""
         return self._counted_address
 
+    @property
+    def lingers(self) -> bool:
+        """All is done and said; only the client's own end is waited for."""
+        return (
+            self._close_at != inf
+            and not self._tasks
+            and not self._dialogue.has_open_message()
+            and self._transport.get_write_buffer_size() == 0
+        )
+
     def abort(self, reason: str = "shutdown") -> None:
         """Cut the connection now. Open bodies are aborted, by which their hooks end."""
         self._dialogue.content.abort(reason)
@@ -278,7 +288,10 @@ class Connection(SecureLink):
         self._refused = True
         if not self._tls.implicit:  # there nothing can be said before the handshake
             self._write(refusal.wire, self._now())
-        self._close()
+        if self._server.registry.may_linger():
+            self._close()
+        else:
+            self._transport.close()
 
     def _refuse_in_silence(self) -> None:
         self._refused = True
@@ -314,7 +327,7 @@ class Connection(SecureLink):
         counted.
         """
         if address:
-            refusal = self._server.admit_host(self, address)
+            refusal = self._server.registry.admit_host(self, address)
             if refusal is not None:
                 self._refuse(refusal)
                 return
@@ -399,37 +412,21 @@ class Connection(SecureLink):
             self._rearm()
 
     def _end(self) -> None:
-        """All hooks have ended: `on_close`, and out."""
+        """All hooks have ended: `on_close`, and out. A coroutine of it holds no place."""
         self._ended = True
         self._disarm()
         self._timer_at = -inf  # nothing is armed any more
         self._cancel_at = inf
-        hook = self._server.service.hooks.on_close
-        if not self._started or hook is None:
-            self._release()
-            return
+        hook = self._server.service.hooks.on_close if self._started else None
         self._started = False
         try:
-            result = hook(self.session)
-        except (Exception, asyncio.CancelledError):  # foreign code
-            logger.error("%s: on_close failed", self.session.id, exc_info=True)
-            result = None
-        except BaseException:
+            if hook is not None:
+                self._server.registry.close_hooks.call(self._loop, hook, self.session)
+        finally:
             self._release()
-            raise
-        if asyncio.iscoroutine(result):
-            self._loop.create_task(result).add_done_callback(self._on_close_done)
-        else:
-            self._release()
-
-    def _on_close_done(self, task: asyncio.Task[Any]) -> None:
-        error = asyncio.CancelledError() if task.cancelled() else task.exception()
-        if error is not None:
-            logger.error("%s: on_close failed", self.session.id, exc_info=error)
-        self._release()
 
     def _release(self) -> None:
         """Break the circles, so that nothing of this connection waits for the collector."""
         self._tasks = self._entry = self._pump = None
         self._dialogue.release()
-        self._server.finished(self)
+        self._server.registry.finished(self)

@@ -110,10 +110,12 @@ class Dialogue(Exchange):
     @property
     def finished(self) -> bool:
         """The client is gone, and no complete message waits for its hook's answer."""
+        return self.lost and not self.has_open_message()
+
+    def has_open_message(self) -> bool:
+        """Whether a complete message waits for its hook's answer."""
         message = self.content.message
-        return self.lost and not (
-            message is not None and message.at_end and message.answer.state == WAITING
-        )
+        return message is not None and message.at_end and message.answer.state == WAITING
 
     def start(self, now: float) -> None:
         """All that comes before the dialogue is done: call `on_connect`, then greet."""

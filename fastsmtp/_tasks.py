@@ -1,18 +1,20 @@
-"""The coroutines of one connection's hooks: started, settled, cancelled, and in the end left
-behind.
+"""The coroutines of hooks, those of one connection and those of `on_close`: started, settled,
+cancelled, and in the end left behind.
 """
 
 from __future__ import annotations
 
 import asyncio
+import functools
 from collections.abc import Callable, Coroutine
 from math import inf
 from typing import Any, Final
 
 from fastsmtp._hooks import Answer
 from fastsmtp._log import logger
+from fastsmtp.session import Session
 
-__all__ = ["HookTasks", "warn_of_stall"]
+__all__ = ["CloseHooks", "HookTasks", "warn_of_stall"]
 
 STALL: Final = 1.0  # seconds of one call after which the log says that a hook holds the loop
 ABANDON: Final = 5.0  # seconds that a cancelled hook has to end
@@ -128,3 +130,66 @@ class HookTasks:
             self._on_done()
         elif not task.cancelled():
             task.exception()  # looked at, so that nobody is told that it never was
+
+
+class CloseHooks:
+    """The coroutines of `on_close` of one server. Their clients have gone, so no connection keeps
+    them.
+
+    timeout: seconds that each has, then it is cancelled; ABANDON seconds later it is left behind.
+    on_done: called after each.
+    """
+
+    __slots__ = ("_clocks", "_late", "_on_done", "_timeout")
+
+    def __init__(self, timeout: float, on_done: Callable[[], None]) -> None:
+        self._timeout = timeout
+        self._on_done = on_done
+        self._clocks: dict[asyncio.Task[Any], asyncio.TimerHandle] = {}
+        self._late: set[asyncio.Task[Any]] = set()  # cancelled by us
+
+    def __len__(self) -> int:
+        return len(self._clocks)
+
+    def call(
+        self, loop: asyncio.AbstractEventLoop, hook: Callable[[Session], Any], session: Session
+    ) -> None:
+        """Call `on_close`; what it raises is logged."""
+        try:
+            result = hook(session)
+        except (Exception, asyncio.CancelledError):  # foreign code
+            logger.error("%s: on_close failed", session.id, exc_info=True)
+            return
+        if asyncio.iscoroutine(result):
+            task = loop.create_task(result)
+            self._clocks[task] = loop.call_later(self._timeout, self._expire, task, session.id)
+            task.add_done_callback(functools.partial(self._done, session.id))
+
+    def cancel_all(self) -> None:
+        """Cancel all that are at work."""
+        for task in list(self._clocks):
+            task.cancel()
+
+    def _expire(self, task: asyncio.Task[Any], session_id: str) -> None:
+        logger.error("%s: on_close took too long, and is cancelled", session_id)
+        task.cancel()
+        self._late.add(task)
+        self._clocks[task] = task.get_loop().call_later(ABANDON, self._abandon, task, session_id)
+
+    def _abandon(self, task: asyncio.Task[Any], session_id: str) -> None:
+        logger.error("%s: on_close does not end, and is left behind", session_id)
+        del self._clocks[task]
+        self._late.discard(task)
+        self._on_done()
+
+    def _done(self, session_id: str, task: asyncio.Task[Any]) -> None:
+        error = asyncio.CancelledError() if task.cancelled() else task.exception()
+        clock = self._clocks.pop(task, None)
+        if clock is None:
+            return
+        clock.cancel()
+        was_late = task in self._late
+        self._late.discard(task)
+        if error is not None and not (was_late and task.cancelled()):
+            logger.error("%s: on_close failed", session_id, exc_info=error)
+        self._on_done()

@@ -235,7 +235,7 @@ class Options:
         does="How long output may wait for a client that takes none of it.",
         reason="It is progress that counts, so even slow clients are far from it.")
     hook_timeout: float = row(Group.DEADLINES, DEADLINE, 30, "RFC 5321 §4.5.3.2.2",
-        does="For the answer of every hook but `on_data` and `on_close`; then 451 or 421.",
+        does="For every hook but `on_data`; then 451 or 421, and `on_close` is cancelled.",
         reason="Clients wait five minutes; a hook that takes a tenth of it is not well.")
     data_hook_timeout: float = row(Group.DEADLINES, DEADLINE, 240, "RFC 5321 §4.5.3.2.6",
         does="For the answer of `on_data` to a whole message, and for each halt of a body.",

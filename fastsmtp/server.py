@@ -11,13 +11,11 @@ import asyncio
 import signal
 import socket
 import time
-from collections import Counter
 from collections.abc import Callable
 from contextlib import suppress
 from functools import partial
 from typing import Any, Final
 
-from fastsmtp._admission import host_key
 from fastsmtp._auth import is_auth_possible
 from fastsmtp._connection import Connection
 from fastsmtp._handshakes import Handshakes
@@ -25,13 +23,13 @@ from fastsmtp._hooks import HOOK_ARGUMENTS, Hooks
 from fastsmtp._listener import Listener, bind_tcp, bind_unix, check_place, own_sockets
 from fastsmtp._log import logger
 from fastsmtp._lookup import ReverseLookup
+from fastsmtp._registry import ConnectionRegistry
 from fastsmtp._service import Service
 from fastsmtp._sockets import Sockets
 from fastsmtp._tasks import warn_of_stall
 from fastsmtp._timers import Timers
 from fastsmtp._tls import ListenerTLS, ServerTLS
 from fastsmtp.options import Options, parse_options
-from fastsmtp.replies import Reply
 
 __all__ = ["SMTPServer"]
 
@@ -62,19 +60,16 @@ class SMTPServer:
         self.tls = ServerTLS(self._options)
         self.handshakes = Handshakes()
         self.service = Service(self._options, self._hooks, self.tls.is_configured)
+        self.registry = ConnectionRegistry(self._options, self.service)
         self.lookup: ReverseLookup | None = None
         if not self._options.disable_reverse_lookup:
             self.lookup = ReverseLookup(self._options.resolver, time.monotonic)
-        self._connections: set[Connection] = set()
-        self._refused: set[Connection] = set()
-        self._hosts: Counter[str] = Counter()
         self._listeners: list[Listener] = []
         self._listeners_check: asyncio.TimerHandle | None = None
         self._check_due = 0.0
         self._reviving: asyncio.Task[None] | None = None
         self._events: dict[str, list[tuple[Callable[..., Any], bool]]] = {e: [] for e in EVENTS}
         self._closing: asyncio.Future[None] | None = None
-        self._all_gone: asyncio.Event | None = None
         self._cuts: list[asyncio.TimerHandle] = []
         self._at_once = False  # a second signal came
         self._loop: asyncio.AbstractEventLoop | None = None
@@ -93,8 +88,8 @@ class SMTPServer:
 
     @property
     def connections(self) -> set[Connection]:
-        """The connections that were let in and have not ended with all their hooks."""
-        return self._connections
+        """Connections that were let in and have not ended with all their hooks but `on_close`."""
+        return self.registry.connections
 
     # Listening.
 
@@ -206,29 +201,6 @@ class SMTPServer:
 
     # What connections ask.
 
-    def admit(self, connection: Connection) -> Reply | None:
-        """Give a connection its place; the reply says why there is none."""
-        limit = self._options.max_clients
-        refusal = None
-        if limit and len(self._connections) >= limit:
-            refusal = self.service.too_many_clients
-        if self._closing is not None:
-            refusal = self.service.closing_at_greeting
-        (self._connections if refusal is None else self._refused).add(connection)
-        return refusal
-
-    def admit_host(self, connection: Connection, address: str) -> Reply | None:
-        """Count a client of this address; the reply says why it is one too many."""
-        limit = self._options.max_clients_per_host
-        if limit:
-            key = host_key(address)
-            if self._hosts[key] >= limit:
-                self._connections.discard(connection)
-                self._refused.add(connection)
-                return self.service.too_many_from_host
-            self._hosts[key] += 1
-        return None
-
     def connected(self, connection: Connection) -> None:
         """Emit `connect`."""
         if self._events["connect"]:
@@ -261,20 +233,6 @@ class SMTPServer:
             logger.info("%s: connection lost inside a transaction: %s", client, error)
         elif stage != "tls":
             logger.error("%s: failure at %s", client, stage, exc_info=error)
-
-    def finished(self, connection: Connection) -> None:
-        """A connection has ended with all its hooks."""
-        if connection in self._refused:
-            self._refused.discard(connection)
-        elif connection in self._connections:
-            self._connections.discard(connection)
-            if self._options.max_clients_per_host and connection.counted_address:
-                key = host_key(connection.counted_address)
-                self._hosts[key] -= 1
-                if self._hosts[key] <= 0:
-                    del self._hosts[key]
-        if self._all_gone is not None and not self._connections and not self._refused:
-            self._all_gone.set()
 
     # Events.
 
@@ -323,10 +281,11 @@ class SMTPServer:
         else:
             loop = self._loop = asyncio.get_running_loop()
             self._closing = loop.create_future()
+            self.registry.closing = True
             try:
                 await self._drain(loop)
             finally:
-                if self.timers is not None and not self._connections and not self._refused:
+                if self.timers is not None and self.registry.is_empty:
                     self.timers.stop()
                 if not self._closing.done():
                     self._closing.set_result(None)
@@ -347,35 +306,29 @@ class SMTPServer:
         # Handshakes that the kernel had finished are accepted in this turn; they are refused in
         # `admit`.
         await asyncio.sleep(0)
-        self._all_gone = asyncio.Event()
-        for connection in [*self._connections, *self._refused]:
+        for connection in self.registry.everyone():
             connection.shut_down()
-        if not self._connections and not self._refused:
+        if self.registry.is_empty:
             return
         patience = 0.0 if self._at_once else self._options.close_timeout
         self._cuts = [loop.call_later(patience, self._cut)]
         try:
-            await self._all_gone.wait()
+            await self.registry.wait_for_the_last()
         finally:
             for cut in self._cuts:
                 cut.cancel()
 
     def _cut(self) -> None:
         """`close_timeout` has passed, or a second signal came: everything that is left ends now."""
-        for connection in [*self._connections, *self._refused]:
+        for connection in self.registry.everyone():
             connection.abort()
         assert self._loop is not None
-        assert self._all_gone is not None
         # An aborted body ends its hook; what does not end by it is cancelled, and what swallows
         # that is not waited for.
         self._cuts = [
-            self._loop.call_later(CUT_GRACE, self._give_up),
-            self._loop.call_later(2 * CUT_GRACE, self._all_gone.set),
+            self._loop.call_later(CUT_GRACE, self.registry.give_up),
+            self._loop.call_later(2 * CUT_GRACE, self.registry.wait_no_more),
         ]
-
-    def _give_up(self) -> None:
-        for connection in list(self._connections):
-            connection.give_up()
 
     def update_secure_context(self, **options: Any) -> None:
         """Read key and certificates anew, and use them for every handshake from now on.
@@ -423,7 +376,7 @@ class SMTPServer:
         def on_signal() -> None:
             if stop.is_set():
                 self._at_once = True
-                if self._all_gone is not None:
+                if self._closing is not None:
                     self._cut()
             stop.set()
 

@@ -15,6 +15,7 @@ from clients import Client, Sink, greets, until
 from rows import DEFAULTS, EH, codes
 
 from fastsmtp import SMTPServer
+from fastsmtp._registry import MAX_LINGERING
 from fastsmtp.testing import VirtualLoop, Wire, running
 
 NEVER = 10_000.0
@@ -265,6 +266,25 @@ def test_a_client_that_only_half_closes_during_the_lookup_is_served() -> None:
         wire.eof()
         assert codes(wire.advance(1.1)) == ["220", "250 2.0.0", "221 2.0.0"]
         assert wire.transport.closed
+
+
+@pytest.mark.row("FLOOD-11")
+def test_refused_clients_that_stay_hold_few_descriptors(run: Any) -> None:
+    async def scenario() -> None:
+        server = Sink().server(max_clients=1)
+        async with running(server) as address, await Client.greeted(address) as honest:
+            crowd = [await Client.connect(address) for _ in range(100)]
+            for client in crowd:
+                assert await client.reply() == "421"
+            await until(lambda: len(server.registry.refused) <= MAX_LINGERING)
+            for client in crowd:
+                assert await client.rest() == []  # each hears the end
+            assert await honest.ask(b"NOOP\r\n") == "250 2.0.0"
+            for client in crowd:
+                await client.close()
+            await until(lambda: not server.registry.refused)
+
+    run(scenario())
 
 
 @pytest.mark.parametrize("before", ["lookup", "delay"])

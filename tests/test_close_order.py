@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
+import gc
 import logging
 from collections.abc import Callable
 from contextlib import suppress
@@ -155,6 +157,105 @@ def test_a_server_that_never_listened_can_be_closed(run: Any) -> None:
 
 
 # --- on_close -------------------------------------------------------------------------------------
+
+
+class Closings:
+    """An `on_close` that waits, and what became of each call."""
+
+    def __init__(self) -> None:
+        self.begun = 0
+        self.ended: list[str] = []
+        self.may_end = asyncio.Event()
+
+    async def on_close(self, session: Any) -> None:
+        self.begun += 1
+        try:
+            await self.may_end.wait()
+        except asyncio.CancelledError:
+            self.ended.append("cancelled")
+            raise
+        self.ended.append("ended")
+
+
+@pytest.mark.row("HOOK-16")
+def test_a_client_that_has_gone_holds_no_place_while_its_on_close_is_at_work(run: Any) -> None:
+    async def scenario() -> None:
+        closings = Closings()
+        server = Sink().server(on_close=closings.on_close, max_clients=1, max_clients_per_host=1)
+        async with running(server) as address:
+            async with await Client.greeted(address):
+                pass
+            await until(lambda: closings.begun == 1)
+            assert not server.connections
+            gc.collect()  # nothing but the server keeps the Task
+            async with await Client.greeted(address):
+                closings.may_end.set()
+                await until(lambda: closings.ended == ["ended"])
+
+    run(scenario())
+
+
+def test_more_calls_of_on_close_than_places_keep_new_clients_out(run: Any) -> None:
+    async def scenario() -> None:
+        closings = Closings()
+        server = Sink().server(on_close=closings.on_close, max_clients=2)
+        async with running(server) as address:
+            for count in range(1, 5):
+                async with await Client.greeted(address):
+                    pass
+                await until(lambda count=count: closings.begun == count)  # type: ignore[misc]
+            async with await Client.connect(address) as client:
+                assert await client.reply() == "421"
+            closings.may_end.set()
+            await until(lambda: not server.registry.close_hooks)
+            assert closings.ended == ["ended"] * 4
+            async with await Client.greeted(address):
+                pass
+
+    run(scenario())
+
+
+def test_an_on_close_that_takes_longer_than_hook_timeout_is_cancelled_and_logged(
+    run: Any, caplog: pytest.LogCaptureFixture
+) -> None:
+    async def scenario() -> None:
+        closings = Closings()
+        ids: list[str] = []
+        server = Sink().server(
+            on_connect=lambda session, callback: (ids.append(session.id), callback()),
+            on_close=closings.on_close,
+            hook_timeout=0.05,
+        )
+        async with running(server) as address:
+            async with await Client.greeted(address):
+                pass
+            await until(lambda: closings.ended == ["cancelled"])
+            assert [record.getMessage() for record in caplog.records] == [
+                f"{ids[0]}: on_close took too long, and is cancelled"
+            ]
+
+    run(scenario())
+
+
+def test_an_on_close_that_swallows_its_cancellation_does_not_hold_up_close(run: Any) -> None:
+    async def scenario() -> None:
+        may_end = asyncio.Event()
+
+        async def on_close(session: Any) -> None:
+            while not may_end.is_set():
+                with contextlib.suppress(asyncio.CancelledError):
+                    await may_end.wait()
+
+        server = Sink().server(on_close=on_close, close_timeout=0)
+        async with running(server) as address:
+            async with await Client.greeted(address):
+                pass
+            await until(lambda: len(server.registry.close_hooks) == 1)
+            await server.close()
+        may_end.set()
+        await until(lambda: not server.registry.close_hooks)
+
+    run(scenario())
 
 
 class Course:

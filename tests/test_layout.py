@@ -38,6 +38,7 @@ LEVELS = (
             "_balancer",
             "_lookup",
             "_admission",
+            "_registry",
             "_prelude",
             "_sockets",
             "_timers",

@@ -284,10 +284,10 @@ def test_clients_that_are_refused_leave_nothing(run: Any) -> None:
             first = await Client.greeted(address)
             with collector_off():
                 await sessions([refused_client], address, AT_ONCE)
-                await until(lambda: not server._refused)
+                await until(lambda: not server.registry.refused)
                 before, files = living(), open_files()
                 await sessions([refused_client], address, 200)
-                await until(lambda: not server._refused)
+                await until(lambda: not server.registry.refused)
                 await asyncio.sleep(0)
                 assert open_files().keys() == files.keys()
                 assert grown(before, living()) == {}

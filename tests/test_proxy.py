@@ -319,7 +319,7 @@ def test_clients_are_counted_by_the_address_in_the_header() -> None:
         for wire in wires:
             wire.close()
         loop.close()
-    assert not server._hosts
+    assert not server.registry._hosts
 
 
 @row("PROXY-11")

@@ -10,7 +10,7 @@ from collections.abc import Callable
 from typing import Any
 
 import pytest
-from clients import Client, Sink, greets, until
+from clients import Client, Sink, greets, happened, until
 from rows import DEFAULTS, TX
 
 from fastsmtp import SMTPError, SMTPServer
@@ -336,17 +336,22 @@ def test_wrong_options_are_named(given: dict[str, Any], error: type[Exception], 
         SMTPServer(**given)
 
 
-def test_connections_are_there_from_the_greeting_to_the_end_of_the_last_hook(run: Any) -> None:
+def test_connections_are_there_from_the_greeting_to_the_end_of_the_last_message(run: Any) -> None:
     async def scenario() -> None:
-        may_end = asyncio.Event()
+        at_work, may_end = asyncio.Event(), asyncio.Event()
 
-        async def on_close(session: Any) -> None:
+        async def on_data(stream: Any, session: Any) -> None:
+            async for _ in stream:
+                pass
+            at_work.set()
             await may_end.wait()
 
-        server = Sink().server(on_close=on_close)
+        server = Sink().server(on_data=on_data)
         async with running(server) as address:
             assert len(server.connections) == 0
-            await greets(address)
+            async with await Client.greeted(address) as client:
+                client.send(TX + b"BDAT 3 LAST\r\nabc")
+                await happened(at_work)
             assert len(server.connections) == 1
             may_end.set()
             await until(lambda: not server.connections)

@@ -9,10 +9,10 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from clients import CLOSING, Client, Sink, closing, digest, happened, refused, until
+from clients import CLOSING, PATIENCE, Client, Sink, closing, digest, happened, refused, until
 from rows import TX
 
-from fastsmtp import SMTPError
+from fastsmtp import SMTPError, _link
 from fastsmtp.testing import running
 
 NEVER = 10_000.0
@@ -64,6 +64,39 @@ def test_nothing_of_what_comes_behind_the_421_is_executed(run: Any) -> None:
                 assert await client.rest() == [CLOSING]
                 await client.close()
             assert sink.arrived == []
+
+    run(scenario())
+
+
+@pytest.mark.row("OPS-02")
+@pytest.mark.parametrize("others", [0, 3])
+def test_close_does_not_wait_for_clients_that_have_their_421_and_stay(
+    run: Any, others: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """They would have until `LINGER`; here that is beyond any patience."""
+    monkeypatch.setattr(_link, "LINGER", NEVER)
+
+    async def scenario() -> None:
+        sink = Sink()
+        server = sink.server(close_timeout=NEVER)
+        async with running(server) as address:
+            idle = [await Client.greeted(address) for _ in range(2)]
+            busy = [await Client.greeted(address) for _ in range(others)]
+            for client in busy:
+                client.send(TX + b"DATA\r\n")
+                await client.replies(3)
+            task = asyncio.ensure_future(server.close())
+            for client in idle:
+                assert await client.rest() == [CLOSING]
+            for client in busy:
+                assert not task.done()
+                client.send(b"text\r\n.\r\n")
+                assert await client.rest() == ["250 2.6.0", CLOSING]
+            async with asyncio.timeout(PATIENCE):
+                await task
+            for client in [*idle, *busy]:
+                await client.close()
+        assert len(sink.arrived) == others
 
     run(scenario())
 

@@ -553,8 +553,8 @@ def test_counters_outlive_it() -> None:
 def test_the_count_per_host_stays_with_the_address_that_was_counted() -> None:
     with relay(max_clients_per_host=1) as session:
         assert session.do(ADDR) == [BACK]
-        assert dict(session.wire.server._hosts) == {"10.0.0.7": 1}
-    assert not session.wire.server._hosts
+        assert dict(session.wire.server.registry._hosts) == {"10.0.0.7": 1}
+    assert not session.wire.server.registry._hosts
 
 
 # --- XFORWARD ---
