@@ -23,10 +23,14 @@ from fastsmtp.stream import HIGH_WATER, DataStream
 __all__ = ["Content", "handle_data"]
 
 MAX_CHUNK: Final = 2**63 - 1
+# Octets of a chunk that is not the last one. Nobody cuts a message into shorter ones, and each
+# costs as much as a command.
+LEAST_CHUNK: Final = 64
 
 # As C has them.
 _WAITING: int = WAITING
 _HIGH_WATER: int = HIGH_WATER
+_LEAST_CHUNK: int = LEAST_CHUNK
 _MAIL_GIVEN: int = int(State.MAIL_GIVEN)
 _RCPT_GIVEN: int = int(State.RCPT_GIVEN)
 _BDAT_FAILED: int = int(State.BDAT_FAILED)
@@ -130,7 +134,8 @@ class Content(Intake):
             self._on_room = self._room
             self._on_failure = self._stream_failed
         stream = DataStream(self._on_room, self._on_failure)
-        message = Message(stream, answer, transaction.accepted)
+        octets = dialogue.parser.payload_octets
+        message = Message(stream, answer, transaction.accepted, octets)
         message.reject_bare = policy == "reject"
         message.utf8 = transaction.smtp_utf8
         self.message = message
@@ -201,7 +206,7 @@ class Content(Intake):
         else:
             self._chunk = None
             dialogue.end_receiving()
-            if size == 0 and dialogue.counters.strike_junk():
+            if size < _LEAST_CHUNK and dialogue.counters.strike_junk():
                 dialogue.reply(replies.TOO_MANY_JUNK)
                 return
             dialogue.reply(replies.CHUNK_RECEIVED.formatted(size))
@@ -362,7 +367,7 @@ class Content(Intake):
             for reply in replies_due:
                 accepted = accepted or reply.code < 400
             dialogue.reply_group(replies_due)
-            dialogue.message_done(accepted)
+            dialogue.message_done(accepted, dialogue.parser.payload_octets - message.began_at)
         message.answer.forget()
         dialogue.stop_if_asked()
 

@@ -4,5 +4,6 @@ cdef class Counters:
     cpdef bint strike_unauthenticated(self)
     cpdef bint strike_error(self)
     cpdef bint strike_junk(self)
-    cpdef message_accepted(self)
+    cpdef message_done(self, bint accepted, bint is_tiny)
+    cpdef bint too_much_junk(self)
     cpdef bint too_many_messages(self, Py_ssize_t limit)

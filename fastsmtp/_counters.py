@@ -44,7 +44,7 @@ class Counters:
         return self.unauthenticated >= self._options.max_allowed_unauthenticated_commands > 0
 
     def strike_error(self) -> bool:
-        """A reply of 4xx or 5xx."""
+        """A refusal that is the client's doing."""
         self.errors += 1
         return self.errors >= self._options.max_errors > 0
 
@@ -58,10 +58,22 @@ class Counters:
         self.auth_failures += 1
         return self.auth_failures >= self._options.max_auth_failures > 0
 
-    def message_accepted(self) -> None:
-        """A client that delivers mail starts anew."""
-        self.messages += 1
-        self.unrecognized = self.errors = self.junk = 0
+    def message_done(self, accepted: bool, is_tiny: bool) -> None:
+        """A message has its final reply. A client that delivers mail starts anew.
+
+        is_tiny: it has too few octets to be a message, so it is junk, whatever became of it.
+        """
+        if is_tiny:
+            self.junk += 1
+        if accepted:
+            self.messages += 1
+            self.unrecognized = self.errors = 0
+            if not is_tiny:
+                self.junk = 0
+
+    def too_much_junk(self) -> bool:
+        """Tiny messages have reached the limit: each had its reply, the next one is refused."""
+        return self.junk >= self._options.max_junk_commands > 0
 
     def too_many_messages(self, limit: int) -> bool:
         """`limit` messages were accepted already; 0: there is no limit."""

@@ -10,7 +10,7 @@ from fastsmtp._state cimport Transaction
 from fastsmtp.replies cimport Reply
 from fastsmtp.session cimport Session
 
-cdef int _CONNECTED, _GREETED, _OPENING, _CLOSING, _WAITING
+cdef int _CONNECTED, _GREETED, _OPENING, _CLOSING, _WAITING, _LEAST_MESSAGE
 cdef Reply _TOO_MANY_ERRORS, _SHUTTING_DOWN
 
 
@@ -53,6 +53,8 @@ cdef class Exchange(Asker):
 
     cdef bint is_closing(self)
     cpdef reply(self, Reply reply)
+    cdef _queue(self, Reply reply)
+    cpdef refuse(self, Reply reply, bint is_strike)
     cpdef reply_group(self, list group)
     cpdef reply_and_close(self, Reply reply)
     cpdef close(self)
@@ -67,7 +69,7 @@ cdef class Exchange(Asker):
     cpdef end_receiving(self)
     cpdef end_lag(self)
     cpdef str newline_policy(self)
-    cpdef message_done(self, bint accepted)
+    cpdef message_done(self, bint accepted, Py_ssize_t octets)
     cpdef count_transaction(self)
     cpdef end_transaction(self)
     cpdef _drop_transaction(self)

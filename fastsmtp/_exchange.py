@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from asyncio import CancelledError
 from collections.abc import Callable
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Final
 
 from fastsmtp import replies
 from fastsmtp._clock import Clock
@@ -31,7 +31,12 @@ __all__ = ["Exchange", "Intake"]
 
 type_then = Callable[["Exchange", Answer], None]
 
+# Octets of a message that can hold the header fields that every message has, Date and From
+# (RFC 5322 §3.6): shorter ones make no progress.
+LEAST_MESSAGE: Final = 32
+
 # Plain ints: these are compared for every command.
+_LEAST_MESSAGE: int = LEAST_MESSAGE
 _CONNECTED: int = int(State.CONNECTED)
 _GREETED: int = int(State.GREETED)
 _OPENING: int = int(State.OPENING)
@@ -127,11 +132,21 @@ class Exchange(Asker):
         """Queue one reply, or the 421 that takes its place."""
         if reply.code >= 400:
             reply = self._refused(reply)
+        self._queue(reply)
+
+    def _queue(self, reply: Reply) -> None:
         octets = reply.wire if self._enhanced else reply.plain
         self.out.append(octets)
         self.out_octets += len(octets)
         if reply.code == 421:
             self.close()
+
+    def refuse(self, reply: Reply, is_strike: bool) -> None:
+        """Queue a refusal; is_strike: it counts as an error of the client."""
+        if is_strike and self.counters.strike_error():
+            reply = _TOO_MANY_ERRORS
+        self._note(reply)
+        self._queue(reply)
 
     def reply_group(self, group: list[Reply]) -> None:
         """Queue the final replies of one message, which count as one error (RFC 2033 §4.2)."""
@@ -169,8 +184,10 @@ class Exchange(Asker):
         return reply
 
     def _counts(self, reply: Reply) -> bool:
-        """Whether this error is the client's: not ours, and not that there are many recipients."""
-        return reply.code not in (421, 452) and reply is not replies.LOCAL_ERROR
+        """Whether this error is the client's. What may succeed later is not, nor is a failure of
+        ours: every 4xx is one or the other.
+        """
+        return reply.code >= 500
 
     def _note(self, reply: Reply) -> None:
         octets = reply.wire if self._enhanced else reply.plain
@@ -385,10 +402,9 @@ class Exchange(Asker):
             return "accept"
         return rules.bare_newline
 
-    def message_done(self, accepted: bool) -> None:
-        """The final reply to a message is queued."""
-        if accepted:
-            self.counters.message_accepted()
+    def message_done(self, accepted: bool, octets: int) -> None:
+        """The final reply to a message of `octets` is queued."""
+        self.counters.message_done(accepted, octets < _LEAST_MESSAGE)
         self.count_transaction()
         self.end_transaction()
 

@@ -120,8 +120,9 @@ def _envid(facts: MailFacts, value: str | None) -> Reply | str | bool:
 
 def _auth(facts: MailFacts, value: str | None) -> Reply | str | bool:
     decoded = _xtext(facts, value, MAX_AUTH)
-    if decoded is None or (decoded != "<>" and not parse_mailbox(decoded, facts.smtp_utf8)):
-        return replies.BAD_PARAMETER.formatted("AUTH")
+    if decoded is None or not parse_mailbox(decoded, facts.smtp_utf8):
+        # Senders write `<user@host>` and user names; RFC 4954 §5 lets a server take `<>` instead.
+        decoded = "<>"
     # RFC 4954 §5: from a client that has not authenticated, the identity is not to be trusted.
     facts.envelope.auth = decoded if facts.authenticated and decoded != "<>" else ""
     return decoded
@@ -179,8 +180,9 @@ def _orcpt(facts: MailFacts, value: str | None) -> Reply | str | bool:
     decoded = _xtext(facts, text, MAX_ORCPT - len(kind) - 1)
     if not semicolon or not re.fullmatch(_ATOM, kind) or not decoded:
         return replies.BAD_PARAMETER.formatted("ORCPT")
-    facts.address.dsn.orcpt = f"{kind};{decoded}"
-    return f"{kind};{decoded}"
+    orcpt = f"{kind};{decoded}"
+    facts.address.dsn.orcpt = orcpt
+    return orcpt
 
 
 def _xtext(facts: MailFacts, value: str | None, limit: int) -> str | None:

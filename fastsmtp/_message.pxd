@@ -12,6 +12,7 @@ cdef class Message:
     cdef public DataStream stream
     cdef public Answer answer
     cdef public Py_ssize_t recipients
+    cdef public long long began_at
     cdef public bint utf8, reject_bare, by_chunks, last, at_end
 
 

@@ -25,6 +25,7 @@ class Message:
     __slots__ = (
         "answer",
         "at_end",
+        "began_at",
         "by_chunks",
         "last",
         "recipients",
@@ -33,10 +34,11 @@ class Message:
         "utf8",
     )
 
-    def __init__(self, stream: DataStream, answer: Answer, recipients: int) -> None:
+    def __init__(self, stream: DataStream, answer: Answer, recipients: int, began_at: int) -> None:
         self.stream = stream
         self.answer = answer
         self.recipients = recipients
+        self.began_at = began_at  # in the octets of content of this connection
         self.utf8 = False
         self.reject_bare = True
         self.by_chunks = False

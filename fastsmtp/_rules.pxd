@@ -6,5 +6,6 @@ cdef class Rules:
     cdef readonly str bare_newline
     cdef readonly long long size, drop_limit
     cdef readonly Py_ssize_t max_command_length, max_recipients, max_tried, max_messages
+    cdef readonly Py_ssize_t max_recipient_octets
     cdef readonly double socket_timeout, data_timeout, min_data_rate
     cdef readonly double hook_timeout, data_hook_timeout

@@ -14,6 +14,11 @@ __all__ = ["Rules"]
 # Octets that are dropped beyond `size` before a client is cut: enough to answer a mail that is a
 # little too large.
 MIN_DROPPED: Final = 10 * 1024 * 1024
+# Octets that recipients may take, on average of as many as may be accepted, and for all at least.
+RECIPIENT_OCTETS: Final = 256
+MIN_RECIPIENT_OCTETS: Final = 64 * 1024
+# RCPT commands beyond this many times `max_recipients` make no progress: they count as junk.
+TRIES_PER_RECIPIENT: Final = 10
 
 
 class Rules:
@@ -36,7 +41,11 @@ class Rules:
         self.size = options.size
         self.drop_limit = options.size + max(options.size, MIN_DROPPED) if options.size else 0
         self.max_recipients = options.max_recipients
-        self.max_tried = 2 * options.max_recipients
+        self.max_tried = TRIES_PER_RECIPIENT * options.max_recipients
+        self.max_recipient_octets = 0
+        if options.max_recipients:
+            octets = RECIPIENT_OCTETS * options.max_recipients
+            self.max_recipient_octets = max(octets, MIN_RECIPIENT_OCTETS)
         self.max_messages = options.max_messages
         self.socket_timeout = options.socket_timeout
         self.data_timeout = options.data_timeout

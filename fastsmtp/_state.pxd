@@ -5,5 +5,5 @@ cdef class Transaction:
     cdef public Envelope envelope
     cdef public list rcpt_to
     cdef public object address
-    cdef public Py_ssize_t accepted, tried
+    cdef public Py_ssize_t accepted, refused, tried, octets, cost
     cdef public bint smtp_utf8, binary

@@ -61,6 +61,9 @@ class Transaction:
     rcpt_to: list[Address] | None  # that of the envelope
     address: Address | None  # of the command that a hook looks at
     accepted: int  # recipients
+    refused: int  # recipients, by the hook and for good
     tried: int  # RCPT commands, accepted or not
+    octets: int  # that the accepted recipients take, about
+    cost: int  # octets of the recipient that a hook looks at
     smtp_utf8: bool
     binary: bool  # BODY=BINARYMIME

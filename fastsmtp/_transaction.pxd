@@ -9,6 +9,7 @@ from fastsmtp.replies cimport Reply
 from fastsmtp.session cimport Envelope
 
 cdef int _MAIL_GIVEN, _RCPT_GIVEN
+cdef Py_ssize_t _RECIPIENT, _PARAMETERS
 cdef Reply _MAIL_ACCEPTED, _RCPT_ACCEPTED
 
 

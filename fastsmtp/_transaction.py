@@ -4,6 +4,8 @@
 
 from __future__ import annotations
 
+from typing import Final
+
 from fastsmtp import replies
 from fastsmtp._answers import Stage, rejection
 from fastsmtp._content import Content
@@ -23,11 +25,17 @@ from fastsmtp.session import Envelope
 
 __all__ = ["handle_mail", "handle_rcpt"]
 
+REFUSED_PER_ACCEPTED: Final = 4  # refused recipients for each accepted one that are no errors
+RECIPIENT: Final = 160  # octets of an `Address` beside those of its path
+PARAMETERS: Final = 600  # octets of its `args` and `dsn` beside what they hold, at the most
+
 # As C has them.
 _MAIL_GIVEN: int = int(State.MAIL_GIVEN)
 _RCPT_GIVEN: int = int(State.RCPT_GIVEN)
 _MAIL_ACCEPTED: Reply = replies.MAIL_ACCEPTED
 _RCPT_ACCEPTED: Reply = replies.RCPT_ACCEPTED
+_RECIPIENT: int = RECIPIENT
+_PARAMETERS: int = PARAMETERS
 
 
 def handle_mail(dialogue: Exchange, argument: bytes) -> None:
@@ -47,6 +55,9 @@ def handle_mail(dialogue: Exchange, argument: bytes) -> None:
         if refusal is not None:
             dialogue.reply(refusal)
             return
+    if dialogue.counters.too_much_junk():
+        dialogue.reply(replies.TOO_MANY_JUNK)
+        return
     if dialogue.counters.too_many_messages(rules.max_messages):
         dialogue.reply(replies.TOO_MANY_MESSAGES)
         return
@@ -94,14 +105,15 @@ def handle_rcpt(dialogue: Exchange, argument: bytes) -> None:
     rules = dialogue.rules
     transaction = dialogue.transaction
     transaction.tried += 1
-    if 0 < rules.max_tried < transaction.tried:
-        dialogue.reply(replies.TOO_MANY_RECIPIENTS_CLOSE)
+    if 0 < rules.max_tried < transaction.tried and dialogue.counters.strike_junk():
+        dialogue.reply(replies.TOO_MANY_JUNK)
         return
     utf8 = transaction.smtp_utf8
     parsed = parse_forward_path(argument, utf8, rules.lenient)
     if not isinstance(parsed, tuple):
         bad = parsed == PathFault.BAD_SYNTAX
-        dialogue.reply(replies.BAD_RECIPIENT if bad else replies.NEEDS_SMTPUTF8)
+        fault = replies.BAD_RECIPIENT if bad else replies.NEEDS_SMTPUTF8
+        dialogue.refuse(fault, not rules.lmtp)
         return
     address, rest = parsed
     if rest:
@@ -109,9 +121,12 @@ def handle_rcpt(dialogue: Exchange, argument: bytes) -> None:
         facts = _facts(dialogue, transaction.envelope, address, utf8)
         refusal = dialogue.service.rcpt_parameters.apply(rest, facts, dialogue.extended)
         if refusal is not None:
-            dialogue.reply(refusal)
+            dialogue.refuse(refusal, not rules.lmtp)
             return
-    if 0 < rules.max_recipients <= transaction.accepted:
+    transaction.cost = _RECIPIENT + len(argument) + (_PARAMETERS if rest else 0)
+    if 0 < rules.max_recipients <= transaction.accepted or (
+        0 < rules.max_recipient_octets < transaction.octets + transaction.cost
+    ):
         dialogue.reply(replies.TOO_MANY_RECIPIENTS)
         return
     transaction.address = address
@@ -129,7 +144,21 @@ def _rcpt_answered(dialogue: Exchange, answer: Answer) -> None:
     if answer.error is None and not answer.failed:
         _rcpt_accepted(dialogue)
     else:
-        dialogue.reply(_rejected(dialogue, answer, Stage.RCPT, replies.RECIPIENT_REJECTED))
+        reply = _rejected(dialogue, answer, Stage.RCPT, replies.RECIPIENT_REJECTED)
+        dialogue.refuse(reply, _is_strike(dialogue, reply))
+
+
+def _is_strike(dialogue: Exchange, reply: Reply) -> bool:
+    """Whether this refusal by the hook counts as an error of the client.
+
+    A client that delivers to a long list has refused recipients in it; one that guesses addresses
+    has little else. An LMTP client has its recipients from somebody else (RFC 2033).
+    """
+    transaction = dialogue.transaction
+    if reply.code < 500 or dialogue.rules.lmtp:
+        return False
+    transaction.refused += 1
+    return transaction.refused > REFUSED_PER_ACCEPTED * transaction.accepted
 
 
 def _rcpt_accepted(dialogue: Exchange) -> None:
@@ -138,6 +167,7 @@ def _rcpt_accepted(dialogue: Exchange) -> None:
     assert transaction.address is not None
     transaction.rcpt_to.append(transaction.address)
     transaction.accepted += 1
+    transaction.octets += transaction.cost
     dialogue.state = _RCPT_GIVEN
     dialogue.reply(_RCPT_ACCEPTED)
 

@@ -188,7 +188,7 @@ class Options:
         does="Connections at the same time from one IPv4 address or IPv6 /64 net.",
         reason="Large senders and NATs come from few addresses; Postfix, with a limit, has 50.")
     max_recipients: int = row(Group.LIMITS, LIST_COUNT, 1000, "RFC 5321 §4.5.3.1.8",
-        does="Accepted recipients of one message; twice as many may be tried.",
+        does="Accepted recipients of one message; each further one is answered 452.",
         reason="Postfix's default; the RFC asks for at least 100.")
     max_messages: int = row(Group.LIMITS, LIST_COUNT, None, "RFC 9422 §4",
         does="Accepted messages on one connection.",
@@ -203,10 +203,10 @@ class Options:
         does="Unknown commands since the last message; the last of them is answered 421.",
         reason="What smtp-server has built in.")
     max_errors: int = row(Group.LIMITS, COUNT, 20, "RFC 5321 §7.8",
-        does="Refusals since the last message; the last of them is answered 421.",
+        does="Errors of the client since the last message; the last of them is answered 421.",
         reason="Postfix's default for the same (`smtpd_hard_error_limit`).")
     max_junk_commands: int = row(Group.LIMITS, COUNT, 100, "RFC 5321 §7.8",
-        does="NOOP, RSET, VRFY … since the last message; the last of them is answered 421.",
+        does="NOOP, RSET, VRFY, tiny chunks and messages …; the last of them is answered 421.",
         reason="Postfix's default for the same (`smtpd_junk_command_limit`).")
     max_auth_failures: int = row(Group.LIMITS, COUNT, 3, "RFC 4954 §4",
         does="Failed authentications of a connection; the last of them is answered 421.",

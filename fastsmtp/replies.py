@@ -183,7 +183,6 @@ TOO_MANY_UNAUTHENTICATED: Final = Reply(421, "4.7.0", "Error: too many unauthent
 TOO_MANY_ERRORS: Final = Reply(421, "4.7.0", "Error: too many errors")
 TOO_MANY_JUNK: Final = Reply(421, "4.7.0", "Error: too many commands without a message")
 TOO_MANY_AUTH_FAILURES: Final = Reply(421, "4.7.0", "Error: too many failed authentications")
-TOO_MANY_RECIPIENTS_CLOSE: Final = Reply(421, "4.7.0", "Error: too many recipients")
 TIMEOUT: Final = Reply(421, "4.4.2", "Timeout - closing connection")
 SHUTTING_DOWN: Final = Reply(421, "4.3.2", "Server shutting down")
 

@@ -41,7 +41,6 @@ class Model:
     def _fresh(self) -> None:
         self.line = LINES["MAIL"]  # that of this transaction
         self.recipients = 0
-        self.tried = 0
         self.octets = 0
         self.bare = False
         self.failure = Reply(0)
@@ -143,11 +142,6 @@ class Model:
             return [REPLIES[entry]]
         if entry == "_data" and self.line.body_type == "binarymime":
             return [REPLIES["R38"]]
-        if entry == "_rcpt":
-            self.tried += 1
-            if self.tried > 2 * self.max_recipients:
-                self.closed = True
-                return [REPLIES["R45"]]
         if line.parameters and self.greeted_with == "HELO":
             return [REPLIES["P02"]]
         if line.fault:

@@ -84,7 +84,13 @@ def _state_of(both: SideBySide) -> dict[str, object]:
 # Some that must be among what the walk has seen, or it would compare nothing.
 _SEEN = (
     *("dialogue.state", "dialogue.extended", "dialogue.waiting", "dialogue.parser.buffered"),
-    *("dialogue.transaction.accepted", "dialogue.transaction.tried", "dialogue.content.message"),
+    *(
+        "dialogue.transaction.accepted",
+        "dialogue.transaction.tried",
+        "dialogue.transaction.octets",
+        "dialogue.transaction.refused",
+        "dialogue.content.message",
+    ),
     *("dialogue.session.opening_command", "dialogue.session._envelope.rcpt_to"),
 )
 

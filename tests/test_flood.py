@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import random
 from collections.abc import Callable
 from typing import Any
 
@@ -14,6 +15,7 @@ from rows import (
     DEFAULTS,
     EH,
     GREETED,
+    LH,
     MAILED,
     TX,
     Hooks,
@@ -46,10 +48,18 @@ def recipients(count: int) -> bytes:
 
 
 @row("FLOOD-01")
-def test_recipients_beyond_the_limit_are_deferred_and_beyond_twice_the_limit_cut() -> None:
-    run = one_way([EH, MAIL + recipients(2001) + DATA])
-    assert run.codes[3:] == [*["250 2.1.5"] * 1000, *["452 4.5.3"] * 1000, CLOSING]
+def test_recipients_beyond_the_limit_are_deferred_and_those_within_it_get_the_message() -> None:
+    run = one_way([EH, MAIL, *in_segments(recipients(2001)), DATA, BODY + END])
+    assert run.codes[3:-2] == [*["250 2.1.5"] * 1000, *["452 4.5.3"] * 1001]
+    assert run.codes[-2:] == ["354", "250 2.6.0"]
     assert len(run.recorder.named("rcpt")) == 1000
+    assert len(run.messages[0].recipients) == 1000
+
+
+@row("FLOOD-01")
+def test_recipients_beyond_ten_times_the_limit_are_junk() -> None:
+    run = one_way([EH, MAIL, RCPT * 30], max_recipients=2, max_junk_commands=5)
+    assert run.codes[3:] == [*["250 2.1.5"] * 2, *["452 4.5.3"] * 21, CLOSING]  # EHLO was junk
     assert not run.messages
 
 
@@ -63,8 +73,33 @@ def test_a_message_to_more_than_the_limit_goes_to_those_within_it() -> None:
 @row("FLOOD-01")
 @pytest.mark.parametrize("limit", [1, 2, 7])
 def test_the_limits_of_recipients_hold_however_the_commands_are_cut(limit: int) -> None:
-    run = three_ways([EH, MAIL + RCPT * (2 * limit + 2)], max_recipients=limit)
-    assert run.codes[3:] == [*["250 2.1.5"] * limit, *["452 4.5.3"] * limit, CLOSING]
+    tries = 10 * limit + 2  # EHLO was the first of the four
+    run = three_ways([EH, MAIL + RCPT * (tries + 2)], max_recipients=limit, max_junk_commands=4)
+    deferred = tries - limit
+    assert run.codes[3:] == [*["250 2.1.5"] * limit, *["452 4.5.3"] * deferred, CLOSING]
+
+
+@row("FLOOD-01")
+def test_recipients_are_bounded_by_their_octets_too_and_a_hundred_fit_at_any_length() -> None:
+    """Paths and ORCPT of the greatest length, of which a thousand would take two megabytes."""
+    path = b"<" + b"a" * 60 + b"@" + b".".join([b"b" * 47] * 4) + b">"
+    assert len(path) <= 256
+    parameters = b" NOTIFY=SUCCESS,FAILURE,DELAY ORCPT=rfc822;" + b"o" * 493
+    line = b"RCPT TO:" + path + parameters + b"\r\n"
+    run = one_way([EH, MAIL, *in_segments(line * 300), DATA, BODY + END])
+    taken = run.codes.count("250 2.1.5")
+    assert 100 <= taken < 300
+    assert run.codes[3:-2] == [*["250 2.1.5"] * taken, *["452 4.5.3"] * (300 - taken)]
+    assert run.codes[-2:] == ["354", "250 2.6.0"]
+    assert len(run.messages[0].recipients) == taken
+
+
+@row("FLOOD-01")
+def test_a_thousand_recipients_of_usual_length_fit() -> None:
+    line = b"RCPT TO:<%s@department.company.example>\r\n"
+    lines = b"".join(line % (b"firstname.lastname+%04d" % number) for number in range(1000))
+    run = one_way([EH, MAIL, *in_segments(lines)])
+    assert run.codes[3:] == ["250 2.1.5"] * 1000
 
 
 @row("FLOOD-02")
@@ -88,10 +123,90 @@ def test_harvesting_ends_at_the_twentieth_error() -> None:
 
 
 @row("FLOOD-12")
-def test_harvesting_with_errors_uncounted_ends_above_twice_the_recipients() -> None:
+def test_harvesting_with_errors_uncounted_ends_as_junk() -> None:
     hooks = Hooks(rcpt=SMTPError("unknown"))
-    run = three_ways([EH, MAIL + RCPT * 30], hooks, max_errors=None, max_recipients=10)
-    assert run.codes[3:] == [*["550 5.1.1"] * 20, CLOSING]
+    limits = {"max_errors": None, "max_recipients": 2, "max_junk_commands": 5}
+    run = three_ways([EH, MAIL + RCPT * 30], hooks, **limits)
+    assert run.codes[3:] == [*["550 5.1.1"] * 23, CLOSING]  # EHLO was junk
+
+
+def by_name(address: Any, session: Any) -> SMTPError | None:
+    """The hook of RCPT: a local part says what becomes of it."""
+    kinds = {"g": None, "d": SMTPError("later", 450), "x": SMTPError("unknown", 550)}
+    return kinds[address.local_part[0]]
+
+
+def many(kinds: str) -> bytes:
+    return b"".join(
+        b"RCPT TO:<%s%d@y.example>\r\n" % (kind.encode(), number)
+        for number, kind in enumerate(kinds)
+    )
+
+
+FATES = {"g": "250 2.1.5", "d": "450 4.2.1", "x": "550 5.1.1"}
+
+
+@row("FLOOD-12")
+@pytest.mark.parametrize("order", ["mixed", "deferred first", "good first"])
+@pytest.mark.parametrize("lmtp", [False, True])
+def test_deferred_recipients_do_not_keep_the_message_from_the_good_ones(
+    order: str, lmtp: bool
+) -> None:
+    """As Exim and OpenSMTPD send them: one message, 25 recipients good and 25 to be tried again."""
+    kinds = {"mixed": "gd" * 25, "deferred first": "d" * 25 + "g" * 25, "good first": "gd" * 25}
+    kinds["good first"] = "g" * 25 + "d" * 25
+    greeting = LH if lmtp else EH
+    run = one_way([greeting, MAIL, many(kinds[order]), DATA, BODY + END], Hooks(rcpt=by_name),
+                  lmtp=lmtp)  # fmt: skip
+    answered = ["250 2.6.0"] * (25 if lmtp else 1)
+    assert run.codes[3:] == [*(FATES[kind] for kind in kinds[order]), "354", *answered]
+    assert len(run.messages[0].recipients) == 25
+
+
+@row("FLOOD-12")
+@pytest.mark.parametrize("lmtp", [False, True])
+@pytest.mark.parametrize("seed", range(5))
+def test_each_of_five_hundred_recipients_is_told_its_fate_when_two_of_five_are_refused(
+    seed: int, lmtp: bool
+) -> None:
+    kinds = list("g" * 300 + "x" * 200)
+    random.Random(seed).shuffle(kinds)
+    lines = many("".join(kinds))
+    run = one_way([LH if lmtp else EH, MAIL, *in_segments(lines), DATA, BODY + END],
+                  Hooks(rcpt=by_name), lmtp=lmtp)  # fmt: skip
+    answered = ["250 2.6.0"] * (300 if lmtp else 1)
+    assert run.codes[3:] == [*(FATES[kind] for kind in kinds), "354", *answered]
+
+
+@row("FLOOD-12")
+def test_one_known_recipient_does_not_open_the_list_of_the_others() -> None:
+    """Refused recipients count as errors as soon as there are more than four for each good one."""
+    run = one_way([EH, MAIL, many("g" + "x" * 100)], Hooks(rcpt=by_name))
+    assert run.codes[3:] == ["250 2.1.5", *["550 5.1.1"] * (4 + 19), CLOSING]
+
+
+@row("FLOOD-12")
+@pytest.mark.parametrize("line", [b"RCPT TO:<a..b@x>\r\n", b"RCPT TO:<a@x> FOO=1\r\n"])
+@pytest.mark.parametrize("lmtp", [False, True])
+def test_recipients_that_cannot_be_read_are_errors_in_smtp_and_none_in_lmtp(
+    line: bytes, lmtp: bool
+) -> None:
+    run = one_way([LH if lmtp else EH, MAIL, line * 30, b"NOOP\r\n"], lmtp=lmtp)
+    closes = run.codes[-1] == CLOSING
+    assert closes is not lmtp
+
+
+def test_what_we_cannot_do_now_is_no_error_of_the_client() -> None:
+    """Deferrals by hooks, at each stage, and failures of hooks: as many as it likes."""
+    for answer in (SMTPError("later", 451), ValueError("a bug")):
+        for stage in ("mail", "rcpt"):
+            lines = MAIL if stage == "mail" else MAIL + RCPT + b"RSET\r\n"
+            hooks = Hooks(**{stage: answer})
+            run = one_way([EH, lines * 40, b"NOOP\r\n"], hooks, max_junk_commands=None)
+            assert run.codes[-1] == "250 2.0.0"
+        hooks = Hooks(data=answer)
+        run = one_way([EH, *[TX + DATA, BODY + END] * 40, b"NOOP\r\n"], hooks)
+        assert run.codes[-1] == "250 2.0.0"
 
 
 @row("FLOOD-12")
@@ -146,12 +261,12 @@ def test_an_accepted_message_lets_the_count_of_unknown_commands_start_anew() -> 
 @row("FLOOD-04")
 @pytest.mark.parametrize("counter", ["max_unrecognized_commands", "max_errors"])
 def test_a_message_that_was_refused_lets_no_count_start_anew(counter: str) -> None:
-    hooks = Hooks(data=SMTPError("no"))
+    hooks = Hooks(data=SMTPError("no", 554))
     options = {**COUNTERS_OFF, counter: 10}
     run = three_ways([EH, b"FOO\r\n" * 8, MESSAGE, b"FOO\r\n" * 8], hooks, **options)
     errors = 9 if counter == "max_unrecognized_commands" else 8
     told = [code for code in run.codes[2:] if code[:3] != "250"]
-    refused = [*["500 5.5.2"] * 8, "450 4.7.1"]
+    refused = [*["500 5.5.2"] * 8, "554 5.6.0"]
     assert told == [*refused, *["500 5.5.2"] * (errors - 8), CLOSING]
 
 
@@ -238,11 +353,43 @@ def transactions_without_growth(count: int) -> None:
 
 @row("FLOOD-08")
 def test_a_message_in_very_many_chunks_is_one_message() -> None:
-    chunk = b"BDAT 1\r\nx"
-    flood = in_segments(chunk * 50_000)
+    chunk = b"BDAT 64\r\n" + b"x" * 64
+    flood = in_segments(chunk * 20_000)
     run = one_way([EH, TX, *flood, b"BDAT 0 LAST\r\n"])
-    assert run.codes[4:] == [*["250 2.0.0"] * 50_000, "250 2.6.0"]
-    assert run.messages[0].body == b"x" * 50_000
+    assert run.codes[4:] == [*["250 2.0.0"] * 20_000, "250 2.6.0"]
+    assert run.messages[0].body == b"x" * 64 * 20_000
+
+
+@row("FLOOD-08")
+@pytest.mark.parametrize("size", [1, 63])
+def test_chunks_into_which_nobody_cuts_a_message_are_junk(size: int) -> None:
+    chunk = b"BDAT %d\r\n" % size + b"x" * size
+    run = one_way([EH, TX, *in_segments(chunk * 200)])
+    # EHLO was the first of the hundred.
+    assert run.codes[4:] == [*["250 2.0.0"] * 98, CLOSING]
+    assert run.messages[0].reason == "disconnected"
+
+
+@row("FLOOD-08")
+@pytest.mark.parametrize("octets", [1, 31])
+@pytest.mark.parametrize("hooks", [Hooks(), Hooks(data=SMTPError("later", 450))])
+def test_messages_too_short_to_be_any_are_junk_and_each_has_its_reply(
+    octets: int, hooks: Hooks
+) -> None:
+    message = TX + b"BDAT %d LAST\r\n" % octets + b"x" * octets
+    run = one_way([EH, *[message] * 120], hooks)
+    # EHLO was the first of the hundred; the MAIL after the last of them is the first to be refused.
+    told = ["250 2.1.0", "250 2.1.5", "250 2.6.0" if hooks == Hooks() else "450 4.7.1"] * 99
+    assert run.codes[2:] == [*told, CLOSING]
+    assert len(run.messages) == 99
+
+
+@row("FLOOD-08")
+def test_short_messages_among_real_ones_are_no_junk() -> None:
+    short = TX + b"BDAT 1 LAST\r\nx"
+    real = TX + b"BDAT 32 LAST\r\n" + b"y" * 32
+    run = one_way([EH, *[short * 90 + real] * 5])
+    assert run.codes[2:] == ["250 2.1.0", "250 2.1.5", "250 2.6.0"] * 91 * 5
 
 
 @row("FLOOD-08")

@@ -23,6 +23,7 @@ from rows import COUNTERS_OFF, DEFAULTS, EH, LH, TX, codes
 
 from fastsmtp import SMTPError, SMTPServer, replies
 from fastsmtp._parser import END_OF_CHUNK, END_OF_DATA
+from fastsmtp._rules import RECIPIENT_OCTETS
 from fastsmtp.testing import VirtualLoop, Wire
 
 row = pytest.mark.row
@@ -130,6 +131,38 @@ def test_the_worst_client_holds_less_than_400_kib(
     del wire
     wires.clear()
     assert not server.connections
+
+
+@row("MEM-01", "I7")
+@pytest.mark.parametrize(
+    "path, parameters",
+    [
+        (b"<" + b"a" * 60 + b"@" + b".".join([b"b" * 47] * 4) + b">", b" ORCPT=x;" + b"o" * 498),
+        (b"<" + b"a" * 60 + b"@" + b".".join([b"b" * 47] * 4) + b">", b""),
+        (b"<a@b>", b" NOTIFY=SUCCESS,FAILURE,DELAY"),
+        (b"<a@b>", b""),
+    ],
+)
+def test_recipients_take_less_than_the_octets_that_are_set_aside_for_them(
+    path: bytes, parameters: bytes, loop: VirtualLoop
+) -> None:
+    server = SMTPServer(**{**DEFAULTS, **COUNTERS_OFF})
+    wires: list[Wire] = []
+
+    def work(count: int) -> list[Wire]:
+        for _ in range(count):
+            wires.append(Wire(server, loop=loop))
+            wires[-1].send(EH)
+            wires[-1].send(MAIL)
+            for _ in range(1001):  # a line is made anew each time, as one that was read is
+                wires[-1].send(b"RCPT TO:%s%s\r\n" % (path, parameters))
+        return wires
+
+    bound = RECIPIENT_OCTETS * server.options.max_recipients
+    assert growth(lambda: work(5), lambda: work(1)) < 5 * (bound + 20 * KIB)
+    for wire in wires:
+        assert wire.connection._dialogue.transaction.accepted >= 100
+        wire.close()
 
 
 def unread_bodies(count: int, loop: VirtualLoop) -> None:

@@ -182,7 +182,11 @@ ENDINGS: dict[str, tuple[Hooks, dict[str, Any], list[Step]]] = {
     "junk": (Hooks(), {}, [EH, b"NOOP\r\n" * 100 + TX]),
     "an endless line": (Hooks(), {}, [EH, b"x" * 2048 * 17 + b"\r\n" + TX]),
     "http": (Hooks(), {}, [EH, b"GET / HTTP/1.1\r\n" + TX]),
-    "recipients": (Hooks(), {"max_recipients": 1}, [EH, TX + RCPT * 2 + TX]),
+    "recipients": (
+        Hooks(),
+        {"max_recipients": 1, "max_junk_commands": 3},
+        [EH, TX + RCPT * 11 + TX],
+    ),
     "messages": (
         Hooks(),
         {"max_messages": 1},
