@@ -34,7 +34,7 @@ class Delivery:
 
     async def on_data(self, stream: DataStream, session: Session) -> list[str | SMTPError]:
         """Read the message once, then deliver it to each recipient; disks block, so in a thread."""
-        body = b"".join([piece async for piece in stream])
+        body = await stream.read()
         results: list[str | SMTPError] = []
         for number, address in enumerate(session.envelope.rcpt_to):
             name = f"{session.id}.{session.transaction}.{number}"

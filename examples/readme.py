@@ -7,7 +7,7 @@ def on_rcpt_to(address, session, callback):  # a plain function answers by calli
 
 
 async def on_data(stream, session):  # a coroutine answers by returning, or raises SMTPError
-    body = b"".join([piece async for piece in stream])
+    body = await stream.read()  # all of it, or an exception
     print(f"{len(body)} octets from {session.envelope.mail_from}", flush=True)
     return f"OK: stored as {session.id}"
 

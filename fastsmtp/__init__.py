@@ -5,7 +5,7 @@ code.
 from fastsmtp._grammar import Address, AddressDSN
 from fastsmtp._sasl import Auth, AuthResponse
 from fastsmtp._scram import ScramKeys, scram_keys
-from fastsmtp.errors import MessageAborted, SMTPError
+from fastsmtp.errors import MessageAborted, MessageTooLarge, SMTPError
 from fastsmtp.server import SMTPServer
 from fastsmtp.session import DeliverBy, Envelope, EnvelopeDSN, Session
 from fastsmtp.stream import DataStream
@@ -20,6 +20,7 @@ __all__ = [
     "Envelope",
     "EnvelopeDSN",
     "MessageAborted",
+    "MessageTooLarge",
     "SMTPError",
     "SMTPServer",
     "ScramKeys",

@@ -18,7 +18,7 @@ from fastsmtp._hooks import WAITING, Answer
 from fastsmtp._message import Message, verdicts
 from fastsmtp._state import State
 from fastsmtp.replies import Reply
-from fastsmtp.stream import HIGH_WATER, DataStream
+from fastsmtp.stream import DataStream
 
 __all__ = ["Content", "handle_data"]
 
@@ -29,7 +29,6 @@ LEAST_CHUNK: Final = 64
 
 # As C has them.
 _WAITING: int = WAITING
-_HIGH_WATER: int = HIGH_WATER
 _LEAST_CHUNK: int = LEAST_CHUNK
 _MAIL_GIVEN: int = int(State.MAIL_GIVEN)
 _RCPT_GIVEN: int = int(State.RCPT_GIVEN)
@@ -168,7 +167,7 @@ class Content(Intake):
             self._end_stream(message)
         if message.answer.state != _WAITING:
             self._discard(message)
-        elif stream.buffered > _HIGH_WATER and not self._dialogue.clock.lagging:
+        elif stream.is_full() and not self._dialogue.clock.lagging:
             self._dialogue.clock.begin_lag()
 
     def notice_size(self) -> None:

@@ -22,3 +22,7 @@ cpdef list verdicts(Exchange dialogue, Message message)
 
 @cython.locals(answer=Answer, parser=Parser)
 cdef bint _is_plain(Exchange dialogue, Message message)
+
+
+@cython.locals(reply=Reply, half_read=bint, has_lost=bint)
+cdef list _lmtp_verdicts(Exchange dialogue, Message message, list results, Reply overruled)

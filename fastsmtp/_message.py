@@ -78,6 +78,9 @@ def verdicts(dialogue: Exchange, message: Message) -> list[Reply]:
         reply = acceptance(result, default, enhanced=dialogue.rules.enhanced, utf8=message.utf8)
         if reply is None:
             dialogue.report(TypeError(f"on_data answered with {type(result)}"))
+        elif message.stream.is_half_read():
+            _report_half_read(dialogue)
+            reply = None
     return [replies.LOCAL_ERROR if reply is None else reply] * count
 
 
@@ -88,9 +91,21 @@ def _is_plain(dialogue: Exchange, message: Message) -> bool:
         answer.error is None
         and answer.result is None
         and not answer.failed
+        and not message.stream.is_half_read()
         and not dialogue.rules.lmtp
         and not parser.size_exceeded
         and not (message.reject_bare and parser.bare_newline)
+    )
+
+
+def _report_half_read(dialogue: Exchange) -> None:
+    """A hook that stops early has most often lost the rest, and a 250 would say that it has not."""
+    dialogue.report(
+        RuntimeError(
+            f"on_data of session {dialogue.session.id} accepted a message without having read it "
+            "to its end, so the client was told 451: read on to the end, or, if the rest is not "
+            "wanted, call stream.discard()"
+        )
     )
 
 
@@ -112,10 +127,14 @@ def _lmtp_verdicts(
     if len(results) != message.recipients:
         logger.error("on_data answered for %d of %d recipients", len(results), message.recipients)
     verdicts: list[Reply] = []
+    half_read = message.stream.is_half_read()
+    has_lost = False
     for result in results[: message.recipients]:
         reply: Reply | None = None
         if isinstance(result, Exception):
             reply = _rejected(dialogue, message, result)
+        elif overruled is None and half_read:
+            has_lost = True
         elif overruled is None:
             reply = acceptance(
                 result,
@@ -124,5 +143,7 @@ def _lmtp_verdicts(
                 utf8=message.utf8,
             )
         verdicts.append(reply or overruled or replies.LOCAL_ERROR)
+    if has_lost:
+        _report_half_read(dialogue)
     missing = message.recipients - len(verdicts)
     return verdicts + [overruled or replies.LOCAL_ERROR] * missing

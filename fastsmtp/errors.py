@@ -2,6 +2,8 @@
 
 * `SMTPError`: a hook says no; its code, enhanced code and text become the reply.
 * `MessageAborted`: the engine says that a message body will never be complete.
+* `MessageTooLarge`: the engine says that a body is longer than `read` may return; a hook that lets
+  it through has refused the message.
 * Wrong use of the API is a `TypeError`, `ValueError` or `RuntimeError` of the standard library.
 
 Nothing that a peer sends raises; its faults are replies.
@@ -9,7 +11,7 @@ Nothing that a peer sends raises; its faults are replies.
 
 from __future__ import annotations
 
-__all__ = ["MessageAborted", "SMTPError"]
+__all__ = ["MessageAborted", "MessageTooLarge", "SMTPError"]
 
 
 class SMTPError(Exception):
@@ -43,3 +45,15 @@ class MessageAborted(Exception):
     def __init__(self, reason: str) -> None:
         super().__init__(f"the message was aborted: {reason}")
         self.reason = reason
+
+
+class MessageTooLarge(SMTPError):
+    """`DataStream.read` does not return a body that is longer than its limit, or than `size`.
+
+    limit: the octets that it may have. It is a refusal for good, 552 5.3.4 (RFC 1870 §6.3), if the
+    hook lets it through.
+    """
+
+    def __init__(self, limit: int) -> None:
+        super().__init__(f"Error: message exceeds fixed maximum message size {limit}", 552, "5.3.4")
+        self.limit = limit

@@ -1,17 +1,32 @@
+cimport cython
+
+cdef int _UNTOUCHED, _HALF_READ, _DONE
+cdef Py_ssize_t _HIGH_WATER, _LOW_WATER, _SMALL, _NOT_READING, _NO_LIMIT
+
+cdef Py_ssize_t _octets(object limit) except? -1
+
+
 cdef class DataStream:
     cdef public Py_ssize_t byte_length, buffered, longest_line
     cdef public bint size_exceeded, bare_newline, has_nul, has_8bit
     cdef public object _pieces, _on_chunk, _on_end, _on_room, _on_failure, _aborted
     cdef public object _waiter, _driver
-    cdef public bint _ended, _has_consumer, _delivering
+    cdef public bint _ended, _has_consumer, _delivering, _discarded
+    cdef public int _progress
+    cdef public Py_ssize_t _bound
 
     cpdef feed(self, bytes piece)
     cpdef end(self)
     cpdef abort(self, reason)
     cpdef drop(self)
+    cpdef discard(self)
     cpdef let_go(self)
     cdef _tell_end(self)
     cdef _wake(self)
-    cdef bint _is_free(self)
+    cdef _begin(self)
+    cdef _forget(self)
     cdef bytes _taken(self)
+    cdef bytes _whole(self, Py_ssize_t bound)
     cdef bint is_finished(self)
+    cdef bint is_half_read(self)
+    cdef bint is_full(self)

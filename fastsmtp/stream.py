@@ -1,24 +1,39 @@
 """`DataStream`: the body of one message, handed to the consumer as it arrives, with credit.
 
-In: pieces and the end, from the engine. Out: the same to one consumer, as an async iterator, by
-`read()`, or by the two callables of `consume()`. When the consumer lags by more than HIGH_WATER
-octets the engine stops reading from the client until fewer than LOW_WATER are left, so that a
-connection's memory is bounded.
+In: pieces and the end, from the engine. Out: the same to one consumer, as an async iterator or by
+the two callables of `consume()`, or the whole body by `read()`. When an iterator lags by more than
+HIGH_WATER octets the engine stops reading from the client until fewer than LOW_WATER are left, so
+that a connection's memory is bounded; `read()` is bounded by its limit and the option `size`.
 """
 
 from __future__ import annotations
 
 import asyncio
+import sys
 from collections import deque
 from collections.abc import Callable
 from typing import Any, Final
 
-from fastsmtp.errors import MessageAborted
+from fastsmtp.errors import MessageAborted, MessageTooLarge
 
 __all__ = ["DataStream"]
 
 HIGH_WATER: Final = 64 * 1024  # octets that wait for the consumer before the client has to
 LOW_WATER: Final = 16 * 1024
+# Pieces that wait are joined up to this many octets: an object of Python's for every octet or two
+# that a client sends by itself would take twenty times what is counted.
+SMALL: Final = 1024
+
+# How far the consumer has come.
+_UNTOUCHED: int = 0
+_HALF_READ: int = 1
+_DONE: int = 2  # it has seen the true end, or has said that it does not want to
+
+_HIGH_WATER: int = HIGH_WATER
+_LOW_WATER: int = LOW_WATER
+_SMALL: int = SMALL
+_NOT_READING: int = -1
+_NO_LIMIT: int = sys.maxsize
 
 type_on_chunk = Callable[[bytes], object]
 type_on_end = Callable[[MessageAborted | None], object]
@@ -33,6 +48,16 @@ def _pass_on(stream: DataStream, error: BaseException) -> None:
     raise error
 
 
+def _octets(limit: int | None) -> int:
+    if limit is None:
+        return _NO_LIMIT
+    if not isinstance(limit, int):
+        raise TypeError(f"limit takes a number of octets, or None, got {limit!r:.80}")
+    if limit < 0:
+        raise ValueError(f"limit takes a number of octets from 0 on, or None, got {limit!r:.80}")
+    return min(limit, _NO_LIMIT)
+
+
 class DataStream:
     """One message body, dot-unstuffed (RFC 5321 §4.5.2); DATA and BDAT look the same.
 
@@ -43,7 +68,9 @@ class DataStream:
 
     __slots__ = (
         "_aborted",
+        "_bound",
         "_delivering",
+        "_discarded",
         "_driver",
         "_ended",
         "_has_consumer",
@@ -52,6 +79,7 @@ class DataStream:
         "_on_failure",
         "_on_room",
         "_pieces",
+        "_progress",
         "_waiter",
         "bare_newline",
         "buffered",
@@ -79,6 +107,9 @@ class DataStream:
         self._on_end: type_on_end | None = None
         self._has_consumer = False
         self._delivering = False  # `consume` hands over what came before it was called
+        self._discarded = False
+        self._progress = _UNTOUCHED
+        self._bound = _NOT_READING  # of the `read` that is under way, in octets
         self._on_room = on_room
         self._on_failure = on_failure
         self._waiter: asyncio.Future[None] | None = None
@@ -97,10 +128,9 @@ class DataStream:
         What `on_chunk` or `on_end` raises counts as failing of the hook: the client gets 451.
         Raises RuntimeError when the stream has a consumer already.
         """
-        if not self._is_free():
-            raise RuntimeError("the message has a consumer already")
+        self._begin()
         self._has_consumer = True
-        self._on_chunk = on_chunk
+        self._on_chunk = None if self._discarded else on_chunk
         self._on_end = on_end
         on_failure = self._on_failure  # the first failure may end the engine's interest
         self._delivering = True
@@ -126,22 +156,45 @@ class DataStream:
             before = self.buffered
             self.buffered = before - len(piece)
             on_chunk(piece)
-            if self.buffered <= LOW_WATER < before:
+            if self.buffered <= _LOW_WATER < before:
                 self._on_room()
 
-    async def read(self) -> bytes:
-        """Return the next piece, b"" at the end.
+    async def read(self, limit: int | None = None) -> bytes:
+        """Return the whole body; behind pieces that were taken already, all that is left of it.
 
-        Raises MessageAborted when the body will never be complete, RuntimeError when somebody else
-        is reading.
+        limit: the most octets that are taken, None: as many as the option `size` allows. Raises
+        MessageTooLarge when the body is longer than that (the client hears 552 if the hook lets it
+        through), MessageAborted when it will never be complete, RuntimeError when somebody else is
+        reading or the body was discarded, ValueError and TypeError for what is no limit. A `read`
+        that raises, or is cancelled, has taken nothing: what has come can still be read.
         """
-        if not self._is_free():
-            raise RuntimeError("the message has a consumer already")
+        bound = _octets(limit)
+        self._begin()
+        self._bound = bound
+        try:
+            if self.buffered > _LOW_WATER:
+                self._on_room()
+            while not self.is_finished() and self.buffered <= bound:
+                self._waiter = asyncio.get_running_loop().create_future()
+                try:
+                    await self._waiter
+                finally:
+                    self._waiter = None
+        finally:
+            self._bound = _NOT_READING
+        return self._whole(bound)
+
+    def __aiter__(self) -> DataStream:
+        return self
+
+    async def __anext__(self) -> bytes:
+        self._begin()
         while not self._pieces:
             if self._aborted is not None:
                 raise MessageAborted(self._aborted)
             if self._ended:
-                return b""
+                self._progress = _DONE
+                raise StopAsyncIteration
             self._waiter = asyncio.get_running_loop().create_future()
             try:
                 await self._waiter
@@ -149,14 +202,20 @@ class DataStream:
                 self._waiter = None
         return self._taken()
 
-    def __aiter__(self) -> DataStream:
-        return self
+    def discard(self) -> None:
+        """Say that the rest of the body is not wanted: the engine reads it and drops it.
 
-    async def __anext__(self) -> bytes:
-        piece = self._taken() if self._pieces and self._is_free() else await self.read()
-        if not piece:
-            raise StopAsyncIteration
-        return piece
+        Without this, a hook that begins to read and accepts before it has seen the true end is
+        taken to have lost the rest: its client hears 451. The end is still told: iteration waits
+        for it without another piece, and `on_end` is called. May be called at any time, twice too.
+        """
+        self._progress = _DONE
+        self._discarded = True
+        self._on_chunk = None
+        before = self.buffered
+        self._forget()
+        if before > _LOW_WATER:
+            self._on_room()
 
     def __repr__(self) -> str:
         state = "aborted" if self._aborted else "ended" if self._ended else "open"
@@ -173,17 +232,34 @@ class DataStream:
         """`finished`, as C asks for it."""
         return self._ended or self._aborted is not None
 
+    def is_half_read(self) -> bool:
+        """A consumer has begun to read and has not seen the true end: what it accepts is not the
+        message.
+        """
+        return self._progress == _HALF_READ
+
+    def is_full(self) -> bool:
+        """The consumer lags so far behind that the client has to wait."""
+        return self.buffered > _HIGH_WATER and self._bound == _NOT_READING
+
     def feed(self, piece: bytes) -> None:
         """Hand in one piece; raises what the consumer's `on_chunk` raises."""
         self.byte_length += len(piece)
         if self._on_chunk is not None and not self._delivering:
             self._on_chunk(piece)
             return
-        if self._pieces is None:
-            self._pieces = deque()
-        self._pieces.append(piece)
+        if self._discarded:
+            return
+        pieces = self._pieces
+        if pieces is None:
+            pieces = self._pieces = deque()
+        if pieces and len(pieces[-1]) + len(piece) <= _SMALL:
+            pieces[-1] += piece
+        else:
+            pieces.append(piece)
         self.buffered += len(piece)
-        self._wake()
+        if self._bound == _NOT_READING or self.buffered > self._bound:
+            self._wake()
 
     def end(self) -> None:
         """The body is complete, or was cut at `size`."""
@@ -201,32 +277,55 @@ class DataStream:
         """The hook has answered: what it has not taken is forgotten, and what it might still read
         must not look like the end of a whole message.
         """
-        if self._pieces:
-            self._pieces.clear()
-            self.buffered = 0
-            if self._aborted is None:
-                self._aborted = "answered"
+        self._forget()
+        if self._progress != _DONE and self._aborted is None and self._ended:
+            self._aborted = "answered"
         self.abort("answered")
         self.let_go()
 
-    def _is_free(self) -> bool:
-        """Nobody else is reading."""
-        return not self._has_consumer and self._waiter is None
+    def _begin(self) -> None:
+        """A consumer begins to read, or goes on; RuntimeError when it is a second one."""
+        if self._has_consumer or self._waiter is not None or self._bound != _NOT_READING:
+            raise RuntimeError("the message has a consumer already")
+        if self._progress == _UNTOUCHED:
+            self._progress = _HALF_READ
+
+    def _forget(self) -> None:
+        if self._pieces:
+            self._pieces.clear()
+            self.buffered = 0
 
     def _taken(self) -> bytes:
         assert self._pieces is not None
         piece = self._pieces.popleft()
         before = self.buffered
         self.buffered = before - len(piece)
-        if self.buffered <= LOW_WATER < before:
+        if self.buffered <= _LOW_WATER < before:
             self._on_room()
         return piece
+
+    def _whole(self, bound: int) -> bytes:
+        """Return all that has come, if that is to its end; raises as `read` does."""
+        if self._aborted is not None:
+            raise MessageAborted(self._aborted)
+        if self._discarded:
+            raise RuntimeError("the body was discarded: there is nothing left to read")
+        if self.buffered > bound:
+            raise MessageTooLarge(bound)
+        if self.size_exceeded:
+            raise MessageTooLarge(self.byte_length)
+        self._progress = _DONE
+        body = b"".join(self._pieces) if self._pieces else b""
+        self._forget()
+        return body
 
     def _tell_end(self) -> None:
         if self._delivering:
             return  # it comes behind the last piece
         on_end, self._on_end, self._on_chunk = self._on_end, None, None
         if on_end is not None:
+            if self._aborted is None:
+                self._progress = _DONE
             on_end(None if self._aborted is None else MessageAborted(self._aborted))
         if self._has_consumer or self._aborted is not None:
             self.let_go()

@@ -9,7 +9,7 @@ import pytest
 from hook_kit import MAIL, RCPT, Call, in_style
 from rows import COUNTERS_OFF, DEFAULTS, EH, PRE, codes
 
-from fastsmtp import MessageAborted
+from fastsmtp import MessageAborted, MessageTooLarge
 from fastsmtp.testing import Wire
 
 LINE = b"x" * 62 + b"\r\n"
@@ -17,7 +17,10 @@ READ = LINE * 1024  # 64 KiB, what one read may bring
 
 
 class Consumer:
-    """Reads a body in one way. `ends`: None for the true end, else the reason, once each."""
+    """Reads a body in one way. `ends`: None for the true end, else the reason, once each.
+
+    A body that is read as a whole is one piece, there at the true end or not at all.
+    """
 
     def __init__(self, way: str, answer: Any = None) -> None:
         self.way = way
@@ -53,11 +56,13 @@ class Consumer:
             if self.way == "async for":
                 async for piece in stream:
                     self.pieces.append(piece)
-            else:
-                while piece := await stream.read():
-                    self.pieces.append(piece)
+            elif body := await stream.read():
+                self.pieces.append(body)
         except MessageAborted as error:
             self.ends.append(error.reason)
+            raise
+        except MessageTooLarge:
+            self.ends.append("too large")
             raise
         self.ends.append(None)
         if isinstance(self.answer, Exception):

@@ -34,7 +34,7 @@ def test_a_body_that_is_open_at_close_timeout_is_aborted(
         async def on_data(stream: Any, session: Any) -> None:
             at_work.set()
             try:
-                while await stream.read():
+                async for _ in stream:
                     pass
             except MessageAborted as error:
                 reasons.append(error.reason)
@@ -324,7 +324,7 @@ def test_on_close_comes_when_on_data_has_dealt_with_the_abortion(run: Any) -> No
 
         async def on_data(stream: Any, session: Any) -> None:
             try:
-                while await stream.read():
+                async for _ in stream:
                     pass
             except MessageAborted as error:
                 course.steps.append(error.reason)
@@ -357,7 +357,7 @@ def test_on_close_waits_for_the_hook_of_a_complete_message(run: Any, style: str)
             stream.consume(lambda piece: None, lambda error: course.at_work.set())
 
         async def coroutine(stream: Any, session: Any) -> None:
-            while await stream.read():
+            async for _ in stream:
                 pass
             await course.at("on_data")
 

@@ -105,6 +105,7 @@ def test_a_time_out_around_the_message_ends_the_wait_for_it(run: Any) -> None:
                     await body_of(stream)
             except TimeoutError:
                 over.set()
+            stream.discard()
 
         server = Sink().server(on_data=on_data)
         async with running(server) as address, await Client.in_data(address) as client:

@@ -32,8 +32,8 @@ def test_a_coroutine_sees_the_transaction_that_it_was_called_for(ends: bytes, cu
         envelope = session.envelope
         seen.append((envelope.mail_from.address, [to.address for to in envelope.rcpt_to]))
         try:
-            await stream.read()
-            seen.append(await stream.read())
+            await anext(stream)
+            seen.append(await anext(stream))
         except MessageAborted as error:
             seen.append(error.reason)
             raise

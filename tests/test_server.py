@@ -223,7 +223,7 @@ def test_hooks_are_set_by_option_by_assignment_and_by_subclass(run: Any) -> None
             noting.rcpt(address, session, callback)
 
         async def on_data(self, stream: Any, session: Any) -> str:
-            while await stream.read():
+            async for _ in stream:
                 pass
             return "mine"
 

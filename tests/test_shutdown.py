@@ -303,7 +303,7 @@ def test_a_complete_message_waits_for_its_hook(run: Any, style: str, lmtp: bool)
             stream.consume(lambda piece: None, lambda error: at_end.set())
 
         async def coroutine(stream: Any, session: Any) -> Any:
-            while await stream.read():
+            async for _ in stream:
                 pass
             at_end.set()
             await may_end.wait()

@@ -95,8 +95,7 @@ def test_a_consumer_that_lags_stops_the_reading_and_goes_on_where_it_was(
             stream.consume(taken.append, lambda error: done.set_result(error))
             await done
         elif way == "read":
-            while piece := await stream.read():
-                taken.append(piece)
+            taken.append(await stream.read())
         else:
             async for piece in stream:
                 taken.append(piece)
@@ -199,11 +198,12 @@ TURNS = {
 
 
 def answers_early(answer: Any, pieces: int) -> Callable[[Call], Any]:
-    """Answer behind so many pieces: at once without a Task, or as a coroutine."""
+    """Answer after so many pieces, and discard the rest: at once, or as a coroutine."""
 
     async def later(call: Call) -> Any:
         for _ in range(pieces):
-            assert await call.subject.read()
+            assert await anext(call.subject)
+        call.subject.discard()
         return now(call)
 
     def now(call: Call) -> Any:
@@ -272,11 +272,11 @@ def test_an_accepted_message_whose_client_leaves_before_the_end_is_never_acknowl
     reasons: list[str] = []
 
     async def reads_on(call: Call) -> None:
-        await call.subject.read()
+        await anext(call.subject)
         if call.callback is not None:
             call.callback()
         try:
-            while await call.subject.read():
+            async for _ in call.subject:
                 pass
         except MessageAborted as error:
             reasons.append(error.reason)

@@ -281,8 +281,8 @@ class Recorder:
             while not outcome.startswith("early"):
                 if self.gate is not None:
                     await self.gate.wait()
-                piece = await stream.read()
-                if not piece:
+                piece = await anext(stream, None)
+                if piece is None:
                     self._end_body(key, None, b"".join(pieces), stream)
                     break
                 pieces.append(piece)

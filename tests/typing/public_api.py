@@ -12,6 +12,7 @@ from fastsmtp import (
     DataStream,
     Envelope,
     MessageAborted,
+    MessageTooLarge,
     ScramKeys,
     Session,
     SMTPError,
@@ -78,10 +79,15 @@ async def on_rcpt_to(address: Address, session: Session) -> None:
 
 
 async def on_data(stream: DataStream, session: Session) -> str:
-    """Both ways to read a body; the result is the text of the reply."""
+    """Ways to read a body; the result is the text of the reply."""
     async for piece in stream:
         assert_type(piece, bytes)
-    assert_type(await stream.read(), bytes)
+    try:
+        assert_type(await stream.read(), bytes)
+        assert_type(await stream.read(1024), bytes)
+    except MessageTooLarge as error:
+        assert_type(error.limit, int)
+        stream.discard()
     assert_type(stream.byte_length, int)
     assert_type(stream.size_exceeded, bool)
     assert_type(stream.bare_newline, bool)
