@@ -7,14 +7,13 @@ RSET or a greeting command. RFC 5321 §4.1.1.4, RFC 3030 §2, RFC 2033 §4.2, RF
 
 from __future__ import annotations
 
-from asyncio import CancelledError
 from collections.abc import Callable
 from typing import Final
 
 from fastsmtp import replies
 from fastsmtp._exchange import Exchange, Intake
 from fastsmtp._grammar import parse_bdat_argument
-from fastsmtp._hooks import WAITING, Answer
+from fastsmtp._hooks import WAITING, Answer, ends_process
 from fastsmtp._message import Message, verdicts
 from fastsmtp._state import State
 from fastsmtp.replies import Reply
@@ -288,7 +287,7 @@ class Content(Intake):
         """The consumer has raised in its own call of `consume`."""
         message, dialogue = self.message, self._dialogue
         if message is None or message.stream is not stream:  # nobody waits for it any more
-            if not isinstance(error, (Exception, CancelledError)):
+            if ends_process(error):
                 raise error
             dialogue.report(error)
             return

@@ -84,6 +84,8 @@ for _name in dir(Task):
     if _name == "__repr__" or not _name.startswith("__") and _name not in _NO_BEGINNING:
         if callable(getattr(Task, _name)):
             setattr(_HookTask, _name, _beginning(_name))
+for _name in ("__await__", "__iter__"):
+    setattr(_HookTask, _name, _beginning(_name))
 
 
 @cython.final
@@ -93,6 +95,7 @@ cdef class Begun:
     cdef object _coroutine, _yielded, _result, _error
     cdef bint _is_due  # what was yielded is still to be handed to the Task
     cdef bint _has_ended
+    cdef bint _was_cancelled  # before it ended, and has not heard of it
 
     def __await__(self):
         return self
@@ -109,6 +112,8 @@ cdef class Begun:
             if self._error is not None:
                 error, self._error = self._error, None
                 raise error
+            if self._was_cancelled:
+                raise CancelledError
             raise StopIteration(self._result)
         if self._is_due:
             return self._handed_over()
@@ -120,8 +125,11 @@ cdef class Begun:
         self._is_due = True
         return 0
 
-    cdef int end(self, object result, object error) except -1:
-        """The coroutine has ended."""
+    cdef int end(self, object result, object error, bint was_cancelled) except -1:
+        """The coroutine has ended. was_cancelled: its Task was, in the last step, so that a result
+        does not count. What comes from now on is too late.
+        """
+        self._was_cancelled = was_cancelled
         self._has_ended = True
         self._result = result
         self._error = error
@@ -137,6 +145,8 @@ cdef class Begun:
         waits for.
         """
         if self._has_ended:
+            if self._was_cancelled and self._error is None:
+                raise error[0]
             return self.send(None)
         yielded = self._handed_over() if self._is_due else None
         kind = error[0] if isinstance(error[0], type) else type(error[0])
@@ -194,7 +204,7 @@ cdef class Driver:
             self._yielded = value
             self._await()
         elif self._begun is not None:
-            self._begun.end(value, None)
+            self._begun.end(value, None, self._task._must_cancel)
         else:
             self._let_go()
             self._answer.settle(None, value)
@@ -204,7 +214,7 @@ cdef class Driver:
         if self._begun is None:
             self._let_go()
         else:
-            self._begun.end(None, error)
+            self._begun.end(None, error, False)
             if not isinstance(error, (KeyboardInterrupt, SystemExit)):
                 return 0  # the Task raises it
         raise error
@@ -215,7 +225,7 @@ cdef class Driver:
             self._task.driver = None
         else:
             self._live()
-            self._begun.end(None, None)
+            self._begun.end(None, None, False)
         return 0
 
     cdef int _await(self) except -1:

@@ -6,14 +6,13 @@ state that only `_dialogue` drives. Every reply leaves through `reply`. RFC 5321
 
 from __future__ import annotations
 
-from asyncio import CancelledError
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any, Final
 
 from fastsmtp import replies
 from fastsmtp._clock import Clock
 from fastsmtp._counters import Counters
-from fastsmtp._hooks import WAITING, Answer, Asker, Host, new_answer
+from fastsmtp._hooks import WAITING, Answer, Asker, Host, ends_process, new_answer
 from fastsmtp._log import logger
 from fastsmtp._native import thread_ident
 from fastsmtp._networks import Networks
@@ -254,7 +253,7 @@ class Exchange(Asker):
     def raised(self, answer: Answer, error: BaseException) -> None:
         """A hook, which is foreign code, has raised."""
         answer.fail(error)
-        if not isinstance(error, (Exception, CancelledError)):
+        if ends_process(error):
             self.close()  # the process is to end: this connection too, and cleanly
             raise error
 

@@ -16,7 +16,7 @@ from typing import Any, Final, Protocol
 from fastsmtp._native import thread_ident
 from fastsmtp.errors import MessageAborted, SMTPError
 
-__all__ = ["HOOK_ARGUMENTS", "Answer", "Asker", "Hooks", "Host", "new_answer"]
+__all__ = ["HOOK_ARGUMENTS", "Answer", "Asker", "Hooks", "Host", "ends_process", "new_answer"]
 
 # Hook -> names of its arguments; all but on_close take the trailing callback.
 HOOK_ARGUMENTS: Final[dict[str, tuple[str, ...]]] = {
@@ -38,6 +38,13 @@ EXPIRED: Final = 2
 
 _WAITING: int = WAITING
 _ANSWERED: int = ANSWERED
+
+
+def ends_process(error: BaseException) -> bool:
+    """Whether what a hook has raised is not its own failure, but goes on to the event loop. It is
+    what asyncio lets through of a Task.
+    """
+    return isinstance(error, (KeyboardInterrupt, SystemExit))
 
 
 class Host(Protocol):
@@ -167,7 +174,7 @@ class Answer:
 
     def settle(self, error: BaseException | None, result: Any) -> None:
         """The coroutine of this hook has ended."""
-        if isinstance(error, (KeyboardInterrupt, SystemExit)):
+        if error is not None and ends_process(error):
             self.owner.close()  # the process is to end: this connection too, and cleanly
             self.fail(error)
         elif error is not None:

@@ -10,7 +10,7 @@ from collections.abc import Callable, Coroutine
 from math import inf
 from typing import Any, Final
 
-from fastsmtp._hooks import Answer
+from fastsmtp._hooks import Answer, ends_process
 from fastsmtp._log import logger
 from fastsmtp.session import Session
 
@@ -157,7 +157,9 @@ class CloseHooks:
         """Call `on_close`; what it raises is logged."""
         try:
             result = hook(session)
-        except (Exception, asyncio.CancelledError):  # foreign code
+        except BaseException as error:  # foreign code
+            if ends_process(error):
+                raise
             logger.error("%s: on_close failed", session.id, exc_info=True)
             return
         if asyncio.iscoroutine(result):

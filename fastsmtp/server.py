@@ -19,7 +19,7 @@ from typing import Any, Final
 from fastsmtp._auth import is_auth_possible
 from fastsmtp._connection import Connection
 from fastsmtp._handshakes import Handshakes
-from fastsmtp._hooks import HOOK_ARGUMENTS, Hooks
+from fastsmtp._hooks import HOOK_ARGUMENTS, Hooks, ends_process
 from fastsmtp._listener import Listener, bind_tcp, bind_unix, check_place, own_sockets
 from fastsmtp._log import logger
 from fastsmtp._lookup import ReverseLookup
@@ -264,7 +264,9 @@ class SMTPServer:
                 listeners.remove(entry)
             try:
                 entry[0](*arguments)
-            except Exception:  # foreign code
+            except BaseException as error:  # foreign code
+                if ends_process(error):
+                    raise
                 logger.error("a listener of %r failed", event, exc_info=True)
 
     # Closing.

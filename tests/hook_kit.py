@@ -26,6 +26,10 @@ BODY = b"Subject: x\r\n\r\ntext\r\n"
 END = b".\r\n"
 
 
+class Odd(BaseException):
+    """An exception that is no `Exception`, and not the end of the process either."""
+
+
 class Call(NamedTuple):
     """One call of a hook. `subject`: address or stream; `callback`: None in style "coroutine"."""
 

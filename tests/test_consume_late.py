@@ -11,7 +11,7 @@ from typing import Any
 
 import pytest
 from clients import Client, Sink
-from hook_kit import MAIL, RCPT
+from hook_kit import MAIL, RCPT, Odd
 from rows import DEFAULTS, EH, codes
 
 from fastsmtp import MessageAborted
@@ -97,7 +97,9 @@ def test_a_body_whose_client_leaves_before_anybody_looked_is_aborted() -> None:
 
 
 @row("HOOK-01")
-@pytest.mark.parametrize("error", [OSError("disk full"), CancelledError()], ids=repr)
+@pytest.mark.parametrize(
+    "error", [OSError("disk full"), CancelledError(), GeneratorExit(), Odd()], ids=repr
+)
 @pytest.mark.parametrize("complete", [True, False])
 def test_what_on_chunk_raises_there_fails_the_hook(error: BaseException, complete: bool) -> None:
     def on_chunk(piece: bytes) -> None:
@@ -120,7 +122,9 @@ def test_what_on_chunk_raises_there_fails_the_hook(error: BaseException, complet
 
 @row("HOOK-01")
 @pytest.mark.parametrize("where", ["on_chunk", "on_end"])
-@pytest.mark.parametrize("error", [CancelledError(), ValueError()], ids=repr)
+@pytest.mark.parametrize(
+    "error", [CancelledError(), ValueError(), GeneratorExit(), Odd()], ids=repr
+)
 def test_what_a_consumer_raises_never_leaves_the_engine(where: str, error: BaseException) -> None:
     def fails(*given: object) -> None:
         raise error

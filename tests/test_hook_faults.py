@@ -14,7 +14,7 @@ from collections.abc import Callable
 from typing import Any
 
 import pytest
-from hook_kit import COMMANDS, STAGES, STYLES, Call, Met, accept, forever, hold
+from hook_kit import COMMANDS, STAGES, STYLES, Call, Met, Odd, accept, forever, hold
 from rows import DEFAULTS, EH, codes
 
 from fastsmtp import SMTPError, SMTPServer
@@ -53,7 +53,7 @@ def goes_on_or_is_closed(met: Met, name: str) -> None:
 @each_style
 @pytest.mark.parametrize(
     "error",
-    [ValueError, asyncio.CancelledError, RecursionError, MemoryError],
+    [ValueError, asyncio.CancelledError, RecursionError, MemoryError, GeneratorExit, Odd],
     ids=lambda e: e.__name__,
 )
 def test_a_hook_that_raises_is_a_local_error(
@@ -388,7 +388,10 @@ def test_an_answer_after_the_loop_was_closed_is_a_clear_error(name: str) -> None
 
 # --- on_close ---
 
-CLOSE_FAULTS = [ValueError, asyncio.CancelledError, RecursionError, MemoryError]
+CLOSE_FAULTS = [
+    *(ValueError, asyncio.CancelledError, RecursionError, MemoryError),
+    *(GeneratorExit, Odd),
+]
 
 
 @row("HOOK-01")

@@ -144,13 +144,14 @@ def test_an_error_without_listener_is_logged(run: Any, caplog: pytest.LogCapture
 
 @pytest.mark.row("HOOK-19")
 @pytest.mark.parametrize("event", ["listening", "connect", "error", "close"])
+@pytest.mark.parametrize("error", [RuntimeError, GeneratorExit, asyncio.CancelledError])
 def test_a_listener_that_raises_harms_nobody(
-    run: Any, event: str, caplog: pytest.LogCaptureFixture
+    run: Any, event: str, error: type[BaseException], caplog: pytest.LogCaptureFixture
 ) -> None:
     told: list[str] = []
 
     def failing(*facts: Any) -> None:
-        raise RuntimeError("a listener fails")
+        raise error("a listener fails")
 
     def on_rcpt_to(address: Any, session: Any, callback: Callable[..., object]) -> None:
         raise LookupError("a hook fails")
