@@ -251,8 +251,16 @@ class Connection(SecureLink):
             self._cut_handshake(None)
             return
         now = self._now()
-        self._dialogue.shut_down(now)
+        self._dialogue.shut_down(now, spares_hook=self in self._server.registry.callers)
         self._after(now)
+
+    def runs(self, task: asyncio.Task[Any]) -> bool:
+        """Whether `task` is that of a hook of this connection."""
+        return self._tasks is not None and task in self._tasks
+
+    def has_hook_at_work(self) -> bool:
+        """Whether a hook of this connection has not ended, or not answered, yet."""
+        return bool(self._tasks) or self._dialogue.is_asking()
 
     @property
     def counted_address(self) -> str:

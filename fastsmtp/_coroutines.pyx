@@ -291,6 +291,17 @@ cpdef object drive(object coroutine, object loop, Answer answer, object host, Da
     driver._step()
 
 
+def current_hook_task(loop):
+    """current_hook_task(loop)\n--\n
+    Return the current task of `loop`, None without one. If it is that of a hook it begins to live:
+    its connection knows it from now on.
+    """
+    task = current_task(loop)
+    if isinstance(task, _HookTask) and task.driver is not None:
+        task.driver.begin()
+    return task
+
+
 cdef extern from *:
     """
     /* The error that is set already. */

@@ -117,6 +117,11 @@ class Dialogue(Exchange):
         message = self.content.message
         return message is not None and message.at_end and message.answer.state == WAITING
 
+    def is_asking(self) -> bool:
+        """Whether a hook is at work that has not answered yet."""
+        message = self.content.message
+        return self.waiting is not None or (message is not None and message.answer.state == WAITING)
+
     def start(self, now: float) -> None:
         """All that comes before the dialogue is done: call `on_connect`, then greet."""
         self.clock.now = now
@@ -177,12 +182,15 @@ class Dialogue(Exchange):
         self.clock.now = now
         self._run(self._expire)
 
-    def shut_down(self, now: float) -> None:
-        """The server is closing: 421 now if the client waits for nothing, else behind its reply."""
+    def shut_down(self, now: float, spares_hook: bool = False) -> None:
+        """The server is closing: 421 now if the client waits for nothing, else behind its reply.
+
+        spares_hook: a hook whose answer nobody needs any more is not cancelled.
+        """
         self.clock.now = now
         self.stopping = True
         if self.state == _OPENING:
-            self._give_up_waiting()
+            self._give_up_waiting(cancels=not spares_hook)
             self.reply(self.service.closing_at_greeting)
         else:
             self.stop_if_asked()
@@ -300,12 +308,13 @@ class Dialogue(Exchange):
         if self.closing or message is None or message.answer is not answer:
             answer.forget()
 
-    def _give_up_waiting(self) -> None:
+    def _give_up_waiting(self, cancels: bool = True) -> None:
         """The answer that is waited for will have no effect."""
         answer, self.waiting = self.waiting, None
         if answer is not None:
             answer.expire()
-            self.host.cancel_task(answer)
+            if cancels:
+                self.host.cancel_task(answer)
 
     def _expire(self) -> None:
         answer, self.waiting = self.waiting, None

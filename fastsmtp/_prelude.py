@@ -60,9 +60,10 @@ class Prelude:
         self._let_go()
 
     def _looked_up(self, task: asyncio.Task[str | None]) -> None:
-        if not task.cancelled():
+        # The resolver is foreign code: whatever its lookup ended by, the client has to be greeted.
+        if not task.cancelled() and task.exception() is None:
             self._name = task.result()
-            self._one_done()
+        self._one_done()
 
     def _one_done(self) -> None:
         if self._left:

@@ -8,8 +8,10 @@ from __future__ import annotations
 
 import asyncio
 from collections import Counter
-from contextlib import suppress
-from typing import TYPE_CHECKING, Final
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from contextvars import ContextVar
+from typing import TYPE_CHECKING, Any, Final
 
 from fastsmtp._admission import host_key
 from fastsmtp._service import Service
@@ -27,12 +29,17 @@ __all__ = ["ConnectionRegistry"]
 MAX_LINGERING: Final = 16
 LINGER_CHECK: Final = 0.05  # seconds between two looks whether all that is left only lingers
 
+# The registry of the server whose hooks, or Tasks that they have begun, run in this context.
+_serving: ContextVar[ConnectionRegistry | None] = ContextVar("fastsmtp.serving", default=None)
+
 
 class ConnectionRegistry:
     """The connections of one server.
 
     connections: those that were let in and have not ended with all their hooks but `on_close`.
-    refused: those that only have to read their 421. closing: nobody is let in any more.
+    refused: those that only have to read their 421. closing: nobody is let in any more. callers:
+    connections, and Tasks of `on_close`, whose hooks have called `close()`: it cannot wait for
+    them as long as they wait for it.
     """
 
     def __init__(self, options: Options, service: Service) -> None:
@@ -44,6 +51,8 @@ class ConnectionRegistry:
         self.refused: set[Connection] = set()
         self.close_hooks = CloseHooks(options.hook_timeout, self._look_for_the_last)
         self.closing = False
+        self.callers: set[object] = set()
+        self._rest_is_gone = asyncio.Event()
 
     @property
     def is_empty(self) -> bool:
@@ -88,6 +97,7 @@ class ConnectionRegistry:
             self.refused.discard(connection)
         elif connection in self.connections:
             self.connections.discard(connection)
+            self.callers.discard(connection)
             if self._options.max_clients_per_host and connection.counted_address:
                 key = host_key(connection.counted_address)
                 self._hosts[key] -= 1
@@ -97,30 +107,77 @@ class ConnectionRegistry:
 
     # The end.
 
+    @contextmanager
+    def marked_context(self) -> Iterator[None]:
+        """What begins in here is known to `add_callers`: whatever is accepted by listeners that are
+        opened here, its hooks, and the Tasks that they begin.
+        """
+        token = _serving.set(self)
+        try:
+            yield
+        finally:
+            _serving.reset(token)
+
+    def add_callers(self, task: asyncio.Task[Any] | None) -> bool:
+        """`close()` was called in `task`. Return whether that is on behalf of hooks.
+
+        In a Task that a hook has begun any hook that is at work may be the one that waits for it.
+        """
+        found: set[object] = {one for one in self.connections if task and one.runs(task)}
+        found |= {hook for hook in self.close_hooks if hook is task}
+        if not found and _serving.get() is self:
+            found |= {one for one in self.connections if one.has_hook_at_work()}
+            found |= set(self.close_hooks)
+        if not self._rest_is_gone.is_set():
+            self.callers |= found
+            self._look_for_the_last()
+        return bool(found)
+
     async def wait_for_the_last(self) -> None:
-        """Wait until all have gone. When all that is left lingers, nobody waits for that: each has
-        had its 421, a moment to send what was on its way, and a FIN.
+        """Wait until all have gone, the callers of `close()` only after `release_callers`. When all
+        that is left lingers, nobody waits for that: each has had its 421, a moment to send what was
+        on its way, and a FIN.
         """
         self._look_for_the_last()
         while not self._all_gone.is_set():
             with suppress(TimeoutError):
                 async with asyncio.timeout(LINGER_CHECK):
                     await self._all_gone.wait()
-            left = self.everyone()
+            left = self.left()
             if all(connection.lingers for connection in left):
                 for connection in left:
                     connection.abort()
 
+    async def wait_for_the_rest(self) -> None:
+        """Wait until all but the callers of `close()` have gone."""
+        await self._rest_is_gone.wait()
+
+    def release_callers(self) -> None:
+        """All others have gone: `close()` returns in hooks, and is to wait for these now."""
+        self._rest_is_gone.set()
+        self._all_gone.clear()
+
+    def left(self) -> list[Connection]:
+        """Return the connections that are waited for."""
+        of_callers = self._rest_is_gone.is_set()
+        return [one for one in self.everyone() if (one in self.callers) == of_callers]
+
     def give_up(self) -> None:
-        """Cancel the hooks that are still at work, and wait for no answer of them."""
-        self.close_hooks.cancel_all()
-        for connection in list(self.connections):
+        """Cancel the hooks that are still at work and waited for; no answer of them counts."""
+        for hook in self._close_hooks_left():
+            hook.cancel()
+        for connection in self.left():
             connection.give_up()
 
     def wait_no_more(self) -> None:
         """Whatever is left is left behind."""
         self._all_gone.set()
 
+    def _close_hooks_left(self) -> list[asyncio.Task[Any]]:
+        if self._rest_is_gone.is_set():
+            return list(self.close_hooks)
+        return [hook for hook in self.close_hooks if hook not in self.callers]
+
     def _look_for_the_last(self) -> None:
-        if self.closing and self.is_empty:
+        if self.closing and not self.left() and not self._close_hooks_left():
             self._all_gone.set()

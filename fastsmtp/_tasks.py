@@ -6,7 +6,7 @@ from __future__ import annotations
 
 import asyncio
 import functools
-from collections.abc import Callable, Coroutine
+from collections.abc import Callable, Coroutine, Iterator
 from math import inf
 from typing import Any, Final
 
@@ -59,6 +59,9 @@ class HookTasks:
 
     def __len__(self) -> int:
         return len(self._tasks)
+
+    def __contains__(self, task: asyncio.Task[Any]) -> bool:
+        return task in self._tasks
 
     @property
     def deadline(self) -> float:
@@ -151,6 +154,9 @@ class CloseHooks:
     def __len__(self) -> int:
         return len(self._clocks)
 
+    def __iter__(self) -> Iterator[asyncio.Task[Any]]:
+        return iter(list(self._clocks))
+
     def call(
         self, loop: asyncio.AbstractEventLoop, hook: Callable[[Session], Any], session: Session
     ) -> None:
@@ -166,11 +172,6 @@ class CloseHooks:
             task = loop.create_task(result)
             self._clocks[task] = loop.call_later(self._timeout, self._expire, task, session.id)
             task.add_done_callback(functools.partial(self._done, session.id))
-
-    def cancel_all(self) -> None:
-        """Cancel all that are at work."""
-        for task in list(self._clocks):
-            task.cancel()
 
     def _expire(self, task: asyncio.Task[Any], session_id: str) -> None:
         logger.error("%s: on_close took too long, and is cancelled", session_id)

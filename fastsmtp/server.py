@@ -18,6 +18,7 @@ from typing import Any, Final
 
 from fastsmtp._auth import is_auth_possible
 from fastsmtp._connection import Connection
+from fastsmtp._coroutines import current_hook_task
 from fastsmtp._handshakes import Handshakes
 from fastsmtp._hooks import HOOK_ARGUMENTS, Hooks, ends_process
 from fastsmtp._listener import Listener, bind_tcp, bind_unix, check_place, own_sockets
@@ -69,7 +70,7 @@ class SMTPServer:
         self._check_due = 0.0
         self._reviving: asyncio.Task[None] | None = None
         self._events: dict[str, list[tuple[Callable[..., Any], bool]]] = {e: [] for e in EVENTS}
-        self._closing: asyncio.Future[None] | None = None
+        self._closing: asyncio.Task[None] | None = None
         self._cuts: list[asyncio.TimerHandle] = []
         self._at_once = False  # a second signal came
         self._loop: asyncio.AbstractEventLoop | None = None
@@ -120,8 +121,9 @@ class SMTPServer:
             tls = self._tls_of_listener(self._options.secure if secure is None else secure)
             loop = asyncio.get_running_loop()
             factory = partial(Connection, self, loop, time.monotonic, tls)
-            for listener in bound:
-                await listener.open(factory, self._sockets)
+            with self.registry.marked_context():
+                for listener in bound:
+                    await listener.open(factory, self._sockets)
         except BaseException:
             for listener in bound:
                 listener.close()
@@ -194,7 +196,8 @@ class SMTPServer:
     async def _revive(self, dead: list[Listener]) -> None:
         for listener in dead:
             try:
-                await listener.revive()
+                with self.registry.marked_context():
+                    await listener.revive()
             except OSError as error:
                 logger.error("listening on %s: %s", listener.address, error)
         self._reviving = None
@@ -276,53 +279,73 @@ class SMTPServer:
         `close_timeout`.
 
         Idle clients hear 421 at once (RFC 5321 §3.8). A second call joins the first. callback:
-        called at the end.
+        called at the end. In a hook of this server, or a Task that one has begun, it returns when
+        all others have gone: the hook has yet to answer its own client, and the end comes then.
         """
-        if self._closing is not None:
-            await asyncio.shield(self._closing)
+        loop = asyncio.get_running_loop()
+        self.registry.closing = True
+        is_of_hook = self.registry.add_callers(current_hook_task(loop))
+        if self._closing is None:
+            self._loop = loop
+            self._stop_listening()
+            self._closing = loop.create_task(self._end())
+        if is_of_hook:
+            if callback is not None:
+                self._closing.add_done_callback(lambda closing: callback())
+            await self.registry.wait_for_the_rest()
         else:
-            loop = self._loop = asyncio.get_running_loop()
-            self._closing = loop.create_future()
-            self.registry.closing = True
-            try:
-                await self._drain(loop)
-            finally:
-                if self.timers is not None and self.registry.is_empty:
-                    self.timers.stop()
-                if not self._closing.done():
-                    self._closing.set_result(None)
-            self._emit("close")
-        if callback is not None:
-            callback()
+            await asyncio.shield(self._closing)
+            if callback is not None:
+                callback()
 
-    async def _drain(self, loop: asyncio.AbstractEventLoop) -> None:
+    def _stop_listening(self) -> None:
         if self._listeners_check is not None:
             self._listeners_check.cancel()
         if self._reviving is not None:
             self._reviving.cancel()
-            with suppress(asyncio.CancelledError):
-                await self._reviving
         for listener in self._listeners:
             listener.close()
         self._listeners.clear()
+
+    async def _end(self) -> None:
+        """What `close` has begun; it goes on when those who have called that are cancelled."""
+        if self._reviving is not None:
+            with suppress(asyncio.CancelledError):
+                await self._reviving
+        try:
+            await self._drain()
+        finally:
+            self.registry.release_callers()
+            if self.timers is not None and self.registry.is_empty:
+                self.timers.stop()
+        self._emit("close")
+
+    async def _drain(self) -> None:
         # Handshakes that the kernel had finished are accepted in this turn; they are refused in
         # `admit`.
         await asyncio.sleep(0)
         for connection in self.registry.everyone():
             connection.shut_down()
-        if self.registry.is_empty:
-            return
-        patience = 0.0 if self._at_once else self._options.close_timeout
-        self._cuts = [loop.call_later(patience, self._cut)]
+        await self._let_end(self._options.close_timeout)
+        self.registry.release_callers()
+        await self._let_end(max(self._options.close_timeout, CUT_GRACE))
+
+    async def _let_end(self, patience: float) -> None:
+        assert self._loop is not None
+        self._cuts = [self._loop.call_later(0.0 if self._at_once else patience, self._cut)]
         try:
             await self.registry.wait_for_the_last()
         finally:
-            for cut in self._cuts:
-                cut.cancel()
+            self._cancel_cuts()
+
+    def _cancel_cuts(self) -> None:
+        for cut in self._cuts:
+            cut.cancel()
 
     def _cut(self) -> None:
         """`close_timeout` has passed, or a second signal came: everything that is left ends now."""
-        for connection in self.registry.everyone():
+        self._cancel_cuts()
+        for connection in self.registry.left():
             connection.abort()
         assert self._loop is not None
         # An aborted body ends its hook; what does not end by it is cancelled, and what swallows

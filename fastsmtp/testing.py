@@ -258,7 +258,11 @@ class Wire:
         self.connection.data_received(segment)
 
     def _step(self, action: Callable[[], Any]) -> None:
-        self.loop.step(action)
+        def marked() -> None:
+            with self.server.registry.marked_context():
+                action()
+
+        self.loop.step(marked)
 
 
 @asynccontextmanager

@@ -175,6 +175,8 @@ def looked_up(answer: Any) -> str:
         (OSError("no such name"), "[192.0.2.1]"),
         (RuntimeError("bug"), "[192.0.2.1]"),
         (RecursionError(), "[192.0.2.1]"),
+        (asyncio.CancelledError(), "[192.0.2.1]"),
+        (GeneratorExit(), "[192.0.2.1]"),
     ],
 )
 def test_a_name_is_cleaned_and_garbage_is_no_name(answer: Any, name: str) -> None:

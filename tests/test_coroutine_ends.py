@@ -14,7 +14,7 @@ from collections.abc import Callable, Iterator
 from typing import Any
 
 import pytest
-from hook_kit import STYLES, Call, Met, Odd
+from hook_kit import Call, Met, Odd
 
 from fastsmtp import SMTPError
 
@@ -257,7 +257,11 @@ class Outcome:
 @pytest.mark.parametrize("name", ["on_rcpt_to", "on_data"])
 @pytest.mark.parametrize(
     "style, answers",
-    [("coroutine", "last"), ("coroutine with callback", "last"), ("coroutine with callback", "first")],
+    [
+        ("coroutine", "last"),
+        ("coroutine with callback", "last"),
+        ("coroutine with callback", "first"),
+    ],
 )
 @pytest.mark.parametrize("way", WAYS, ids=lambda way: way.__name__)
 def test_a_coroutine_is_answered_as_a_task_would_be(
@@ -297,7 +301,9 @@ ANSWERS: list[tuple[Any, str, list[type[BaseException]]]] = [
 
 @row("HOOK-01")
 @pytest.mark.parametrize("tasks", [False, True])
-@pytest.mark.parametrize("way, reply, errors", ANSWERS, ids=lambda way: getattr(way, "__name__", ""))
+@pytest.mark.parametrize(
+    "way, reply, errors", ANSWERS, ids=lambda way: getattr(way, "__name__", "")
+)
 def test_an_odd_end_is_a_failure_of_the_hook_and_no_acceptance(
     way: Any, reply: str, errors: list[type[BaseException]], tasks: bool
 ) -> None:
