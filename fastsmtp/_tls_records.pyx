@@ -28,6 +28,7 @@ cdef extern from "Python.h":
 cdef enum:
     HEADER = 5
     RECORD = 16384  # octets of plaintext in a record at most (RFC 8446 §5.1)
+    SENT_RECORD = 4096  # octets of plaintext in one of ours, see `send`
     LONGEST = HEADER + RECORD + 256  # of a record; one of TLS 1.2 may be longer, and hardly is
     CHANGE_CIPHER_SPEC = 20  # the lowest of the record types, RFC 8446 §5.1
     APPLICATION_DATA = 23  # the highest
@@ -230,18 +231,21 @@ cdef class Records:
 
     cpdef bytes send(self, bytes octets):
         """Return what is to be written for `octets`; nothing before the handshake is done and
-        behind a failure.
+        after a failure.
+
+        A client that reads 4 KiB at a time and then polls its socket does not see what its TLS
+        library still holds of a longer record: Exim with GnuTLS waits until its timeout.
         """
         cdef Py_ssize_t start, size = PyBytes_GET_SIZE(octets)
         if not self.established or self.error is not None:
             return b""
         try:
-            if size <= RECORD:
+            if size <= SENT_RECORD:
                 self.tls.write(octets)
                 return self._outgoing.read()
             parts = []
-            for start in range(0, size, RECORD):
-                self.tls.write(octets[start:start + RECORD])
+            for start in range(0, size, SENT_RECORD):
+                self.tls.write(octets[start:start + SENT_RECORD])
                 parts.append(self._outgoing.read())
             return b"".join(parts)
         except (ssl.SSLError, OSError, ValueError) as error:
