@@ -3,13 +3,13 @@
 cimport cython
 
 
-@cython.locals(message=bytes, missing=Py_ssize_t, wanted=Py_ssize_t)
+@cython.locals(message=bytes, end=Py_ssize_t, wanted=Py_ssize_t)
 cpdef tuple read_hello(bytes octets)
 
 
 @cython.locals(
     message=bytearray, at=Py_ssize_t, end=Py_ssize_t, have=Py_ssize_t, whole=Py_ssize_t,
-    size=Py_ssize_t,
+    size=Py_ssize_t, claimed=Py_ssize_t,
 )
 cdef tuple _message(bytes octets)
 

@@ -1,26 +1,32 @@
 """Reads the server name out of a ClientHello, before anything else looks at it.
 
-In: the first octets of a TLS connection, as they come. Out: the name that the client asks for, or
-that more octets are needed. It chooses a context by name before the handshake begins, so that each
-name has its whole own policy: `SSLContext.sni_callback` changes the certificate only, and comes
-when a ticket of another name has been taken already. It judges nothing: what is malformed has no
-name, and OpenSSL, which is given the same octets, refuses it. RFC 8446 §4.1.2, RFC 6066 §3.
+In: the first octets of a TLS connection, as they come. Out: the name that the client asks for and
+where the ClientHello ends, or that more octets are needed. It chooses a context by name before the
+handshake begins, so that each name has its whole own policy: `SSLContext.sni_callback` changes the
+certificate only, and comes when a ticket of another name has been taken already.
+
+It judges the length and the records, because OpenSSL reserves memory for the length that a
+ClientHello claims (up to 128 KiB) and tolerates empty records before it. All else is left to
+OpenSSL, which is given the same octets. RFC 8446 §4.1.2, §5.1, RFC 6066 §3.
 """
 
 from __future__ import annotations
 
 from typing import Final
 
-__all__ = ["MORE", "NO_TLS", "read_hello", "server_name"]
+__all__ = ["BAD", "HANDSHAKE", "MAX_HELLO_RECORDS", "MORE", "NO_TLS", "read_hello", "server_name"]
 
 HANDSHAKE: Final = 22  # record type, RFC 8446 §5.1
 CLIENT_HELLO: Final = 1
 SERVER_NAME: Final = 0  # extension type
 HOST_NAME: Final = 0
-MAX_HELLO: Final = 32 * 1024  # octets that are looked through; the largest of clients have 2 KiB
+# Octets of a ClientHello. The largest of clients have 2 KiB; BoringSSL takes no more either.
+MAX_HELLO: Final = 16 * 1024
+MAX_HELLO_RECORDS: Final = 18 * 1024  # octets of it with its records, which may be small
 
-MORE: Final = "more"  # neither is a name: a name has no capital letters and no space
+MORE: Final = "more"  # none of them is a name: a name has no capital letters and no space
 NO_TLS: Final = "not TLS"
+BAD: Final = "not a ClientHello"
 
 MAX_NAME: Final = 255
 
@@ -28,46 +34,60 @@ MAX_NAME: Final = 255
 def server_name(octets: bytes) -> str:
     """Return the name that the client asks for in lower case, "" when there is none.
 
-    MORE: the ClientHello is not whole yet. NO_TLS: the client does not speak TLS.
+    MORE: the ClientHello is not whole yet. NO_TLS: the client does not speak TLS. BAD: it is too
+    long, or its records are none that a client sends.
     """
     return read_hello(octets)[0]
 
 
 def read_hello(octets: bytes) -> tuple[str, int]:
-    """Return what `server_name` does, and with MORE how many octets there must be at least before
-    another look can say more: looks at each octet of many small records would be quadratic.
+    """Return what `server_name` does, and how many octets of `octets` are the ClientHello.
+
+    With MORE it is how many octets there must be at least before another look can say more: looks
+    at each octet of many small records would be quadratic.
     """
     if octets and octets[0] != HANDSHAKE:
         return NO_TLS, 0
-    message, missing = _message(octets)
-    if missing:
-        wanted = min(len(octets) + missing, MAX_HELLO)
-        return (MORE, wanted) if len(octets) < MAX_HELLO else ("", 0)
-    return _name_in(message), 0
+    message, end = _message(octets)
+    if message is None:
+        return BAD, 0
+    if end > len(octets):
+        wanted = min(end, MAX_HELLO_RECORDS)
+        return (MORE, wanted) if wanted > len(octets) else (BAD, 0)
+    return _name_in(message), end
 
 
-def _message(octets: bytes) -> tuple[bytes, int]:
+def _message(octets: bytes) -> tuple[bytes | None, int]:
     """The body of the first handshake message, which may lie in several records, and how many
-    octets of it are missing; b"" for what is none.
+    octets there are at least when it is whole; None for what no client sends.
+
+    A message that is no ClientHello has no body here: OpenSSL refuses it at once.
     """
     message = bytearray()
     at, end, have = 0, len(octets), 0
     whole = 4  # the header says how many there are
+    claimed = 0  # octets of the records so far, those included that are not there yet
     while have < whole:
         if at + 5 > end:
-            return b"", whole - have
+            return b"", end + whole - have
         size = _number(octets, at + 3, 2)  # before it the version, which says nothing
         if octets[at] != HANDSHAKE or not size:  # no fragment is empty, RFC 8446 §5.1
-            return b"", 0
+            return None, 0
         # What of the record is there shows whether the message is whole; the record need not be.
         message += octets[at + 5 : at + 5 + size]
         have = len(message)
+        claimed += size
         at += 5 + size
         if whole == 4 and have >= 4:
             if message[0] != CLIENT_HELLO:
-                return b"", 0
+                return b"", end
             whole += message[1] << 16 | message[2] << 8 | message[3]
-    return bytes(message[4:whole]), 0
+            if whole > 4 + MAX_HELLO:
+                return None, 0
+        # Before we answer, a client has nothing else to say.
+        if have >= 4 and claimed > whole:
+            return None, 0
+    return bytes(message[4:whole]), at
 
 
 def _name_in(hello: bytes) -> str:

@@ -116,7 +116,7 @@ class Connection(SecureLink):
         self._reads += 1
         if self._dialogue.securing:
             self._cut_handshake(self._why_cut())
-        else:
+        elif not self._holds_input():
             self._end_input()
         return True
 

@@ -57,6 +57,10 @@ class Handshakes:
         self._step(connection)
         return True
 
+    def go_on(self, connection: Shaking) -> None:
+        """Do one more step for `connection`, which is in one, after those who wait."""
+        self._waiting.append(connection)
+
     def _next_turn(self, loop: asyncio.AbstractEventLoop) -> None:
         self._spent = 0.0
         if not self._waiting:

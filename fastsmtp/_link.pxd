@@ -24,6 +24,10 @@ cdef class Link(Receiver):
     cpdef double _now(self)
     cpdef _after(self, double began)
     cpdef _close(self)
+    cpdef _wait_for_turn(self)
+
+    @cython.locals(pump=Pump)
+    cpdef bint _holds_input(self) except -1
     cpdef _set_reading(self, bint reading)
 
     @cython.locals(wait=double)

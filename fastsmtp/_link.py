@@ -77,9 +77,21 @@ class Link(Receiver):
         """Nobody will be greeted any more."""
         raise NotImplementedError
 
+    def _wait_for_turn(self) -> None:
+        """Go on with the input that is held in the next turn of the loop."""
+        raise NotImplementedError
+
     # Output and the end.
 
+    def _holds_input(self) -> bool:
+        """Some of what was read is still to be decrypted."""
+        pump = self._pump
+        return pump is not None and pump.more and not self._dialogue.closing
+
     def _set_reading(self, reading: bool) -> None:
+        if reading and self._holds_input():
+            self._wait_for_turn()  # it comes before the next read
+            return
         self._reading = reading
         if self._transport.is_closing():
             return

@@ -6,9 +6,11 @@ from fastsmtp._tls_pump cimport Pump
 cdef class SecureLink(Link):
     cdef public object _server, _tls, _contexts, _entry
     cdef public bytes _flight
-    cdef public bint _queued, _input_over
+    cdef public bint _queued, _tls_due, _input_over
 
     cpdef _receive(self, bytes data)
+
+    cpdef _wait_for_turn(self)
 
     @cython.locals(pump=Pump, flight=bytes, plaintext=bytes)
     cpdef handshake_step(self)

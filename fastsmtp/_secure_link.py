@@ -36,6 +36,7 @@ class SecureLink(Link):
         self._contexts: Contexts | None = None  # those that this handshake began with
         self._flight = b""  # octets that wait for their turn
         self._queued = False
+        self._tls_due = False  # the pump goes on with what it has in the next turn
         self._input_over = False  # close_notify or FIN: what was there before is still answered
 
     # What the connection does.
@@ -74,10 +75,15 @@ class SecureLink(Link):
     def _take_flight(self, data: bytes) -> None:
         """Octets of the handshake. They wait if this turn of the loop has borne enough."""
         self._flight += data
-        if not self._queued:
-            self._queued = not self._server.handshakes.request(self, self._loop)
-            if self._queued and self._reading:
-                self._set_reading(False)  # one read is what waits, no more
+        pump = self._pump
+        if self._queued:
+            return
+        if pump is not None and pump.overflows(len(self._flight)):
+            self.handshake_step()  # that is its end, and nobody has to keep the octets for it
+            return
+        self._queued = not self._server.handshakes.request(self, self._loop)
+        if self._queued and self._reading:
+            self._set_reading(False)  # one read is what waits, no more
 
     def handshake_step(self) -> None:
         """Do one step, with what the client has sent so far."""
@@ -94,6 +100,12 @@ class SecureLink(Link):
             self._write_raw(pump.take_output())
             if pump.error is not None:
                 self._fail_tls(pump.error)
+            elif pump.more:
+                self._queued = True
+                self._server.handshakes.go_on(self)
+                if self._reading:
+                    self._set_reading(False)
+                return
         if not self._reading and not self._lost and self._dialogue.wants_input:
             self._set_reading(True)
 
@@ -112,6 +124,8 @@ class SecureLink(Link):
         else:
             self._after(now)
         self._pass_on(pump, plaintext)
+        if pump.more:
+            self._wait_for_turn()
 
     # Octets.
 
@@ -127,9 +141,36 @@ class SecureLink(Link):
             self._answer_tls(pump, data)
             return
         for start in range(0, len(data), PIECE):
+            if pump.more:
+                pump.keep(data[start:])
+                return
             self._answer_tls(pump, data[start : start + PIECE])
             if self._dialogue.closing or self._entry is None:
                 return  # what comes behind is dropped, as that of later reads is
+
+    def _wait_for_turn(self) -> None:
+        """The pump has left octets of a read to a later turn; till then nothing more is read."""
+        if self._reading:
+            self._set_reading(False)
+        if not self._tls_due:
+            self._tls_due = True
+            self._loop.call_soon(self._go_on_with_tls)
+
+    def _go_on_with_tls(self) -> None:
+        self._tls_due = False
+        pump = self._pump
+        if self._lost or pump is None or not self._holds_input():
+            return
+        if not self._dialogue.wants_input:
+            return  # `_set_reading` comes back when it does
+        self._reads += 1  # for a deadline it is as if it had just been read
+        self._answer_tls(pump, b"")
+        if self._lost or self._holds_input():
+            return
+        if self._eof:
+            self._end_input()
+        elif not self._reading and self._dialogue.wants_input:
+            self._set_reading(True)
 
     def _answer_tls(self, pump: Pump, data: bytes) -> None:
         plaintext = pump.receive(data)
@@ -138,6 +179,8 @@ class SecureLink(Link):
         self._pass_on(pump, plaintext)
         if output and self._reading and self._dialogue.blocked:
             self._set_reading(False)  # it asks for new keys and takes no answer
+        if pump.more:
+            self._wait_for_turn()
 
     def _pass_on(self, pump: Pump, plaintext: bytes) -> None:
         """Give plaintext to the dialogue, then see whether there is more to come."""
@@ -164,6 +207,8 @@ class SecureLink(Link):
     def _fail_tls(self, error: BaseException) -> None:
         """There is no TLS, or no more: nothing is said but the alert that has gone out."""
         self._entry = _drop
+        if self._pump is not None:
+            self._pump.let_go()
         if self._dialogue.securing:
             self._dialogue.securing = False
         self.report(error, "tls")

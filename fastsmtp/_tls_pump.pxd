@@ -4,16 +4,26 @@ from fastsmtp._tls_records cimport Records
 
 
 cdef class Pump(Records):
-    cdef public bint trusted, _suspect
+    cdef public bint trusted, _suspect, _hello_due, _answer_due
     cdef public object context
     cdef public str servername
     cdef object _choose
-    cdef bytes _early
-    cdef public Py_ssize_t taken, _wanted
+    cdef bytes _waiting, _alert
+    cdef public Py_ssize_t taken, _wanted, _admitted
+
+    cpdef bint overflows(self, Py_ssize_t count) except -1
 
     cpdef bytes shake(self, bytes octets)
-    cdef bint _begin(self, bytes octets) except -1
+    cpdef bytes take_output(self)
 
-    @cython.locals(start=Py_ssize_t, done=bint)
+    @cython.locals(at=Py_ssize_t, size=Py_ssize_t, done=bint)
     cdef bytes _shake(self, bytes octets)
+    cdef _admit(self, bytes octets)
+
+    @cython.locals(count=Py_ssize_t)
+    cdef _admit_hello(self, bytes octets)
+
+    @cython.locals(size=Py_ssize_t)
+    cdef _admit_record(self, bytes octets)
+    cdef _begin(self, str name)
     cdef bint _is_trusted(self) except -1

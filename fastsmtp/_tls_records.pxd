@@ -15,18 +15,28 @@ cdef class Records:
     cdef bytes _header
     cdef Py_ssize_t _held, _missing
     cdef bint _grown
-    # set by _feed: OpenSSL has something to work on
+    # set by _feed: OpenSSL has something to work on, of so many whole records
     cdef bint _ready
+    cdef Py_ssize_t _fed
+    # what a call may still work on; what it has left for the next one, if there is `more`
+    cdef Py_ssize_t _left
+    cdef public bint more
+    cdef bytes _kept
+    # by how many the records without plaintext have outnumbered those with it
+    cdef Py_ssize_t _idle
 
     cpdef object begin(self, object context)
     cpdef object fail(self, object error)
+    cpdef object let_go(self)
 
     cpdef bint step(self, bytes octets) except -1
     cpdef bytes take_unread(self)
 
+    cpdef object keep(self, bytes octets)
     cpdef bytes receive(self, bytes octets)
     cdef bytes _receive_one(self, bytes octets)
-    cdef bytes _receive_some(self, const unsigned char *octets, Py_ssize_t size)
+    cdef bytes _receive_some(self, bytes read)
+    cdef int _count(self, Py_ssize_t idle, Py_ssize_t full) except -1
     cdef Py_ssize_t _feed(self, const unsigned char *octets, Py_ssize_t size) except -1
     cdef Py_ssize_t _feed_part(self, const unsigned char *octets, Py_ssize_t size) except -1
     cdef int _put(self, const unsigned char *octets, Py_ssize_t size) except -1

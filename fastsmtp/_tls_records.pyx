@@ -1,8 +1,13 @@
-"""Records of one TLS connection behind its handshake: ciphertext in, plaintext out, and back.
+"""Records of one TLS connection after its handshake: ciphertext in, plaintext out, and back.
 
 In: what was read from the transport, and what is to be sent. Out: plaintext, and what is to be
 written to the transport. Nothing that a peer sends makes it raise: a failure is `error`, and from
 then on nothing goes in or out. What comes behind close_notify is dropped. RFC 8446 §5.1, §6.1.
+
+Bounded: a call of `receive` works on so many records, and `more` says that some are left for the
+next one. Records without plaintext (key updates, alerts, empty ones, fragments of handshakes) cost
+OpenSSL up to twenty times as much as one with a command, inside one call of it. So they count as
+many, and a client that sends too many of them is cut.
 
 OpenSSL is given whole records and asked for what is in them: it never has to say that it wants
 more, which would be an exception each time. It decrypts into the object that is given out.
@@ -30,8 +35,21 @@ cdef enum:
     RECORD = 16384  # octets of plaintext in a record at most (RFC 8446 §5.1)
     SENT_RECORD = 4096  # octets of plaintext in one of ours, see `send`
     LONGEST = HEADER + RECORD + 256  # of a record; one of TLS 1.2 may be longer, and hardly is
+    BATCH = 16  # records that OpenSSL gets at a time: it works through all that have no plaintext
     CHANGE_CIPHER_SPEC = 20  # the lowest of the record types, RFC 8446 §5.1
     APPLICATION_DATA = 23  # the highest
+
+# Records of one client that a call of `receive` works on, and for how many of them one without
+# plaintext counts.
+RECORDS_PER_CALL = 512
+IDLE_WEIGHT = 16
+# By how many the records without plaintext may outnumber those with it. BoringSSL allows 32 empty
+# ones or key updates in a row, Go 16. An OpenSSL client of TLS 1.0 sends one before each record.
+MAX_IDLE = 32
+
+cdef Py_ssize_t _RECORDS_PER_CALL = RECORDS_PER_CALL
+cdef Py_ssize_t _IDLE_WEIGHT = IDLE_WEIGHT
+cdef Py_ssize_t _MAX_IDLE = MAX_IDLE
 
 
 cdef inline Py_ssize_t length_of(const unsigned char *header) noexcept nogil:
@@ -54,14 +72,20 @@ cdef inline bint is_odd(const unsigned char *header) noexcept nogil:
     )
 
 
-cdef Py_ssize_t scan_records(const unsigned char *octets, Py_ssize_t size) noexcept nogil:
-    """Return the length of the whole records that octets begin with, of LONGEST at most."""
+cdef Py_ssize_t scan_records(
+    const unsigned char *octets, Py_ssize_t size, Py_ssize_t most, Py_ssize_t *count
+) noexcept nogil:
+    """Return the length of the whole records that octets begin with, of LONGEST at most, and count
+    them: no more than `most`.
+    """
     cdef Py_ssize_t end = 0, following
-    while size - end >= HEADER and not is_odd(octets + end):
+    count[0] = 0
+    while count[0] < most and size - end >= HEADER and not is_odd(octets + end):
         following = end + length_of(octets + end)
         if following > size or following > LONGEST:
             break
         end = following
+        count[0] += 1
     return end
 
 
@@ -77,6 +101,12 @@ cdef class Records:
     cpdef object fail(self, object error):
         """There is no TLS any more."""
         self.error = error.with_traceback(None)  # it would hold frames, and they this object
+        self._kept = None
+        self.more = False
+
+    cpdef object let_go(self):
+        """Free what OpenSSL holds; only after a failure, when its last output has been taken."""
+        self.tls = self._incoming = self._outgoing = None
 
     # ---- the handshake --------------------------------------------------------------------------
 
@@ -101,12 +131,23 @@ cdef class Records:
 
     # ---- in -------------------------------------------------------------------------------------
 
+    cpdef object keep(self, bytes octets):
+        """Put `octets` behind those that are left for the next call of `receive`."""
+        self._kept = octets if self._kept is None else self._kept + octets
+        self.more = True
+
     cpdef bytes receive(self, bytes octets):
-        """Return the plaintext of what was read, as far as it is whole."""
+        """Return the plaintext of what was read, as far as it is whole; with `more` set, the next
+        call goes on with what is left, also when it brings no octets.
+        """
         cdef const unsigned char *start
         cdef Py_ssize_t size
         if self.error is not None or self.ended:
             return b""
+        if self.more:
+            octets = self._kept + octets
+            self._kept = None
+            self.more = False
         if self._header is not None:
             octets = self._header + octets
             self._header = None
@@ -114,7 +155,7 @@ cdef class Records:
         size = PyBytes_GET_SIZE(octets)
         if not self._missing and size >= HEADER and length_of(start) == size and not is_odd(start):
             return self._receive_one(octets)
-        return self._receive_some(start, size)
+        return self._receive_some(octets)
 
     cdef bytes _receive_one(self, bytes octets):
         """A read that is one record: a command, mostly, or a few."""
@@ -125,21 +166,29 @@ cdef class Records:
             plaintext = self.tls.read(PyBytes_GET_SIZE(octets))
             if not plaintext:
                 self.ended = True
+            elif self._idle:
+                self._idle -= 1
             return plaintext
         except ssl.SSLWantReadError:  # it was one of TLS itself
-            pass
+            self._count(1, 0)
         except ssl.SSLZeroReturnError:
             self.ended = True
         except (ssl.SSLError, OSError, ValueError) as error:
             self.fail(error)
         return b""
 
-    cdef bytes _receive_some(self, const unsigned char *octets, Py_ssize_t size):
+    cdef bytes _receive_some(self, bytes read):
+        cdef const unsigned char *octets = <const unsigned char *>PyBytes_AS_STRING(read)
+        cdef Py_ssize_t size = PyBytes_GET_SIZE(read)
         cdef Py_ssize_t at = 0, used = 0, bound = self._held + size
         cdef PyObject *plaintext = NULL
         cdef object result = b""
+        self._left = _RECORDS_PER_CALL
         try:
             while at < size and self.error is None and not self.ended:
+                if self._left <= 0:
+                    self.keep(read[at:])
+                    break
                 at += self._feed(octets + at, size - at)
                 if not self._ready:
                     continue  # it has taken all
@@ -155,14 +204,24 @@ cdef class Records:
                 Py_DECREF(plaintext)
         return result
 
+    cdef int _count(self, Py_ssize_t idle, Py_ssize_t full) except -1:
+        """Records have been worked on, `idle` of them without plaintext."""
+        self._left -= full + idle * _IDLE_WEIGHT
+        self._idle = max(0, self._idle + idle - full)
+        if self._idle > _MAX_IDLE and self.error is None:
+            self.fail(ssl.SSLError("too many records without plaintext"))
+        return 0
+
     cdef Py_ssize_t _feed(self, const unsigned char *octets, Py_ssize_t size) except -1:
         """Give OpenSSL whole records, or what there is of one; return how many octets. `_ready`
         says whether it has something to work on.
         """
         cdef Py_ssize_t count = self._missing
         self._ready = True
+        self._fed = 1
         if count == 0:
-            count = scan_records(octets, size)
+            # No more than may be idle: nothing is worked on after the one that ends it.
+            count = scan_records(octets, size, min(BATCH, _MAX_IDLE + 1 - self._idle), &self._fed)
             if count == 0:
                 return self._feed_part(octets, size)
         elif count > size:
@@ -183,6 +242,7 @@ cdef class Records:
         if is_odd(octets):  # OpenSSL has to see it before there is more of it
             size = HEADER
             self._ready = True
+            self._fed = 0
         self._put(octets, size)
         self._missing -= size
         return size
@@ -205,7 +265,7 @@ cdef class Records:
 
     cdef Py_ssize_t _decrypt(self, char *room, Py_ssize_t size) except -1:
         """Read what is in the BIO; returns octets of plaintext, of which there are fewer."""
-        cdef Py_ssize_t used = 0, count
+        cdef Py_ssize_t used = 0, full = 0, count
         self._held = 0
         try:
             while True:
@@ -217,6 +277,7 @@ cdef class Records:
                     self.ended = True
                     break
                 used += count
+                full += 1
                 if not self._incoming.pending:
                     break
         except ssl.SSLWantReadError:  # the last one was one of TLS itself
@@ -225,6 +286,7 @@ cdef class Records:
             self.ended = True
         except (ssl.SSLError, OSError, ValueError) as error:
             self.fail(error)
+        self._count(self._fed - full, full)
         return used
 
     # ---- out ------------------------------------------------------------------------------------

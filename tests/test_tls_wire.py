@@ -20,6 +20,7 @@ from typing import Any
 import pytest
 from clients import Client, Sink, digest, stuffed, until
 from conftest import Run, open_files
+from memory import private_octets
 from rows import DEFAULTS, EH, TX
 from serving import Lines, environment
 from tls_kit import TLS12, TLSClient, certified, client_context, issue
@@ -368,11 +369,6 @@ for client in clients:
 print("burst", flush=True)
 sys.stdin.readline()
 """
-
-
-def private_octets() -> int:
-    lines = Path("/proc/self/smaps_rollup").read_text().splitlines()
-    return 1024 * sum(int(line.split()[1]) for line in lines if line.startswith("Private_Dirty"))
 
 
 @row("MEM-03")

@@ -19,6 +19,9 @@ import trustme
 from clients import Client
 from rows import DEFAULTS, EH, codes
 
+from fastsmtp._tls import ServerTLS
+from fastsmtp._tls_pump import Pump
+from fastsmtp.options import parse_options
 from fastsmtp.testing import Wire
 
 
@@ -82,6 +85,25 @@ def client_context(*, ca: str | None = "ours", own: Any = None, **versions: Any)
         context.maximum_version = versions["highest"]
     if "lowest" in versions:
         context.minimum_version = versions["lowest"]
+    return context
+
+
+def server_pump(**options: Any) -> Pump:
+    """The server's end of TLS without a connection."""
+    own = pair()
+    given = {"cert": own.cert, "key": own.key}
+    found = ServerTLS(parse_options(options if "ssl_context" in options else given | options))
+    contexts = found.default.contexts
+    assert contexts is not None
+    return Pump(contexts.choose)
+
+
+def server_context(curve: str | None = None) -> ssl.SSLContext:
+    """A context for a server; curve: the only one that it takes."""
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    authority().issue_cert("srv.test").configure_cert(context)
+    if curve is not None:
+        context.set_ecdh_curve(curve)
     return context
 
 
