@@ -23,7 +23,8 @@ cdef class Pump(Records):
     @cython.locals(count=Py_ssize_t)
     cdef _admit_hello(self, bytes octets)
 
-    @cython.locals(size=Py_ssize_t)
+    @cython.locals(at=Py_ssize_t, end=Py_ssize_t, size=Py_ssize_t)
     cdef _admit_record(self, bytes octets)
+    cdef _admit_none(self, bytes octets)
     cdef _begin(self, str name)
     cdef bint _is_trusted(self) except -1

@@ -147,20 +147,32 @@ class Pump(Records):
                 self._begin(name)
 
     def _admit_record(self, octets: bytes) -> None:
-        """Also what may come before a second ClientHello: an alert, ChangeCipherSpec."""
+        """Also what may come before a second ClientHello: an alert, ChangeCipherSpec. As many as
+        make a slice go at once: each time that OpenSSL wants more costs as much as some records.
+        """
+        at, end = 0, len(octets)
+        while at + 5 <= end:
+            size = 5 + (octets[at + 3] << 8 | octets[at + 4])
+            if at + size > end or (at and at + size > SLICE):
+                break
+            at += size
+            if self._hello_due:
+                break
+        self._admitted = at
+        if not at:
+            self._admit_none(octets)
+
+    def _admit_none(self, octets: bytes) -> None:
+        """The first record is not whole: how long will it be?"""
         if len(octets) < 5:
             self._wanted = 5
             return
-        size = 5 + (octets[3] << 8 | octets[4])
         context = self.context
         assert context is not None
         asked = context.verify_mode != ssl.CERT_NONE
-        if size > (MAX_RECORD if asked else MAX_SHORT_RECORD):
+        self._wanted = 5 + (octets[3] << 8 | octets[4])
+        if self._wanted > (MAX_RECORD if asked else MAX_SHORT_RECORD):
             self._refuse("a record of the handshake is too long")
-        elif size > len(octets):
-            self._wanted = size
-        else:
-            self._admitted = size
 
     def _begin(self, name: str) -> None:
         choose, self._choose = self._choose, None
