@@ -75,10 +75,13 @@ traced-modules: export FASTSMTP_COVERAGE = 1
 traced-modules:
 	$(call compile,coverage)
 
-# By Atheris (the extra `fuzz`) with modules that clang has instrumented where both are there, else on random inputs
-# with those of `make build`. What is found, and what is kept, lies in tests/fuzz/work.
+# By Atheris (the extra `fuzz`) with modules that clang has instrumented where both are there, and the runtime of clang's
+# sanitizers (on Debian a package of its own), else on random inputs with those of `make build`. What is found, and what
+# is kept, lies in tests/fuzz/work.
+INSTRUMENT = address,undefined,fuzzer-no-link
 fuzz: build
-	if $(PYTHON) -c "import atheris" 2>/dev/null && command -v clang >/dev/null; then \
+	if $(PYTHON) -c "import atheris" 2>/dev/null && \
+		echo "int x;" | clang -shared -fPIC -fsanitize=$(INSTRUMENT) -x c - -o /dev/null 2>/dev/null; then \
 		$(MAKE) instrumented-package && \
 		$(PYTHON) tests/fuzz/run.py --seconds $(FUZZ_SECONDS) --modules build/lib-fuzz; \
 	else \
@@ -87,7 +90,7 @@ fuzz: build
 
 # The package lies whole in a folder of its own, so that nothing else ever loads these modules.
 .PHONY: instrumented-package
-instrumented-package: export FASTSMTP_SANITIZE = address,undefined,fuzzer-no-link
+instrumented-package: export FASTSMTP_SANITIZE = $(INSTRUMENT)
 instrumented-package: export CC = clang
 instrumented-package:
 	rm -f build/lib-fuzz/fastsmtp/*.p*

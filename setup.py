@@ -13,9 +13,19 @@ import os
 import sys
 from glob import glob
 
+import setuptools
+from setuptools import Extension, setup
+
+# `make` calls this file itself, with what the environment has: an environment of Python 3.11 begins
+# with 65, which cannot read pyproject.toml. pip installs what `build-system` asks for.
+if int(setuptools.__version__.partition(".")[0]) < 77:
+    sys.exit(
+        f"setuptools is {setuptools.__version__} here, and 77 or newer is needed to build in place:"
+        " pip install -e '.[test]'"
+    )
+
 from Cython.Build import cythonize
 from Cython.Compiler import Options
-from setuptools import Extension, setup
 
 DEBUG = os.environ.get("FASTSMTP_DEBUG", "0") not in ("", "0")
 COVERAGE = os.environ.get("FASTSMTP_COVERAGE", "0") not in ("", "0")
