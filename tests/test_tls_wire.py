@@ -20,7 +20,7 @@ from typing import Any
 import pytest
 from clients import Client, Sink, digest, stuffed, until
 from conftest import Run, open_files
-from memory import private_octets
+from memory import needs_own_memory, private_octets
 from rows import DEFAULTS, EH, TX
 from serving import Lines, environment
 from tls_kit import TLS12, TLSClient, certified, client_context, issue
@@ -372,7 +372,7 @@ sys.stdin.readline()
 
 
 @row("MEM-03")
-@pytest.mark.skipif(sys.platform != "linux", reason="reads /proc/self/smaps_rollup")
+@needs_own_memory
 def test_what_an_idle_connection_costs_and_what_it_costs_behind_a_burst(run: Run) -> None:
     count = 300
 
