@@ -296,7 +296,7 @@ cdef class Records:
         after a failure.
 
         A client that reads 4 KiB at a time and then polls its socket does not see what its TLS
-        library still holds of a longer record: Exim with GnuTLS waits until its timeout.
+        library still holds of a longer record, and waits until its timeout.
         """
         cdef Py_ssize_t start, size = PyBytes_GET_SIZE(octets)
         if not self.established or self.error is not None:
