@@ -34,18 +34,30 @@ enum { FS_OTHER = 0, FS_UNIX = 1, FS_INET = 2 };
 #define FS_READABLE EPOLLIN
 #define FS_WRITABLE EPOLLOUT
 #define FS_BROKEN (EPOLLERR | EPOLLHUP)
+#define FS_ERROR EPOLLERR
 
 typedef struct epoll_event fs_event;
 
 static inline int fs_epoll_new(void) { return epoll_create1(EPOLL_CLOEXEC); }
 
-/* events: of FS_READABLE and FS_WRITABLE; before: those that are watched now. 0: not watched. */
-static inline int fs_epoll_set(int epoll, int fd, void *owner, uint32_t events, uint32_t before) {
+/* events: of FS_READABLE and FS_WRITABLE; FS_BROKEN is reported in any case. */
+static inline int fs_epoll_set(int epoll, int fd, void *owner, uint32_t events, int is_there) {
     struct epoll_event event;
     event.events = events;
     event.data.ptr = owner;
-    return epoll_ctl(epoll, !events ? EPOLL_CTL_DEL : before ? EPOLL_CTL_MOD : EPOLL_CTL_ADD, fd,
-                     &event);
+    return epoll_ctl(epoll, is_there ? EPOLL_CTL_MOD : EPOLL_CTL_ADD, fd, &event);
+}
+
+static inline void fs_epoll_forget(int epoll, int fd) {
+    struct epoll_event event; /* kernels before 2.6.9 want one */
+    epoll_ctl(epoll, EPOLL_CTL_DEL, fd, &event);
+}
+
+/* The error number of a socket that is broken; 0: both sides have sent FIN. */
+static inline int fs_why_broken(int fd) {
+    int number = 0;
+    socklen_t size = sizeof(number);
+    return getsockopt(fd, SOL_SOCKET, SO_ERROR, &number, &size) < 0 ? errno : number;
 }
 
 static inline int fs_epoll_look(int epoll, fs_event *events, int room) {
@@ -132,6 +144,7 @@ static inline void fs_close(int fd) { close(fd); }
 #define FS_READABLE 1u
 #define FS_WRITABLE 2u
 #define FS_BROKEN 4u
+#define FS_ERROR 8u
 
 typedef struct {
     void *owner;
@@ -142,9 +155,11 @@ static inline int fs_missing(void) {
     return -1;
 }
 static inline int fs_epoll_new(void) { return fs_missing(); }
-static inline int fs_epoll_set(int epoll, int fd, void *owner, uint32_t events, uint32_t before) {
+static inline int fs_epoll_set(int epoll, int fd, void *owner, uint32_t events, int is_there) {
     return fs_missing();
 }
+static inline void fs_epoll_forget(int epoll, int fd) {}
+static inline int fs_why_broken(int fd) { return ENOSYS; }
 static inline int fs_epoll_look(int epoll, fs_event *events, int room) { return fs_missing(); }
 static inline void *fs_event_owner(const fs_event *event) { return event->owner; }
 static inline uint32_t fs_event_kinds(const fs_event *event) { return 0; }

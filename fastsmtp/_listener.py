@@ -184,12 +184,18 @@ def _is_listening(sock: socket.socket) -> bool:
 
 
 class Listener:
-    """One listening socket and the loop's server on it. path: set for UNIX sockets, removed on
-    close.
+    """One listening socket and the loop's server on it.
+
+    path: set for UNIX sockets, removed on close. is_given: `sock` is somebody else's too. Only a
+    duplicate is listened on, for its owner may close it, and its number becomes that of another
+    socket.
     """
 
-    def __init__(self, sock: socket.socket, path: str | None = None) -> None:
-        self._sock = sock
+    def __init__(
+        self, sock: socket.socket, path: str | None = None, *, is_given: bool = False
+    ) -> None:
+        self._given = sock if is_given else None
+        sock = self._sock = sock.dup() if is_given else sock
         self._path = path
         self._server: asyncio.Server | Acceptor | None = None
         self._factory: Callable[[], Any] | None = None
@@ -252,8 +258,17 @@ class Listener:
             with suppress(OSError):
                 os.unlink(self._path)
 
+    def abandon(self) -> None:
+        """Close the descriptors in a forked child; the parent goes on listening."""
+        self._sock.close()
+        if self._given is not None:
+            self._given.close()
+
     def _close_server(self) -> None:
         if self._server is not None:
             self._server.close()
             self._server = None
         self._sock.close()
+        if self._given is not None:
+            self._given.close()
+            self._given = None

@@ -11,15 +11,17 @@ cdef class Handle:
     # the descriptor, -1 from its end on; what the epoll watches it for
     cdef int fd
     cdef uint32_t _watched
+    cdef bint _is_added  # to the epoll, for `_watched` and the end
     cdef Sockets _sockets
 
     cdef int _ready(self, uint32_t kinds) except -1
     cdef int _watch(self, uint32_t kinds) except -1
+    cdef int _unwatch(self) except -1
 
 
 cdef class Sockets:
     cdef object _loop
-    cdef int _epoll, _spare
+    cdef int _epoll, _spare, _forks
     # strong references: an event in the epoll points to its handle without one
     cdef set _open
     cdef list _ending
@@ -27,7 +29,9 @@ cdef class Sockets:
     cdef bint _looking
     cdef bytearray _room
 
+    cdef bint is_inherited(self) noexcept
     cdef int _add(self, Handle handle) except -1
+    cdef int _let_go_of_epoll(self) except -1
     cdef int _let_go(self) except -1
     cdef int _end(self, SocketTransport transport) except -1
 
@@ -59,6 +63,7 @@ cdef class SocketTransport(Handle):
     cdef bint _reading, _at_eof, _closing, _ended, _paused_writing, _eof_due, _bulk
 
     cdef int _begin(self, object factory) except -1
+    cdef int _notice_end(self, uint32_t kinds) except -1
     cdef int _read(self) except -1
     cdef bytes _received(self, Py_ssize_t *count)
     cdef int _take_eof(self) except -1

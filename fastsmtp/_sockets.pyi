@@ -6,6 +6,8 @@ from typing import Any, Final, Self, final
 
 from typing_extensions import disjoint_base
 
+def forked() -> None: ...
+
 AVAILABLE: Final[bool]
 PAUSE: Final[float]
 
@@ -53,3 +55,4 @@ class SocketTransport(Handle):
 class Sockets:
     def __new__(cls, loop: asyncio.AbstractEventLoop) -> Self: ...
     def listen(self, sock: socket.socket, factory: Callable[[], asyncio.Protocol]) -> Acceptor: ...
+    def abandon(self) -> None: ...

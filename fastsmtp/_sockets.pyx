@@ -49,7 +49,10 @@ cdef extern from "_epoll.h" nogil:
         int port
         int family
     int fs_epoll_new() noexcept
-    int fs_epoll_set(int epoll, int fd, void *owner, uint32_t events, uint32_t before) noexcept
+    const uint32_t FS_ERROR
+    int fs_epoll_set(int epoll, int fd, void *owner, uint32_t events, bint is_there) noexcept
+    void fs_epoll_forget(int epoll, int fd) noexcept
+    int fs_why_broken(int fd) noexcept
     int fs_epoll_look(int epoll, fs_event *events, int room) noexcept
     void *fs_event_owner(const fs_event *event) noexcept
     uint32_t fs_event_kinds(const fs_event *event) noexcept
@@ -82,11 +85,29 @@ cdef dict error_texts = {}  # of the few numbers that there are
 
 
 cdef object last_error():
-    cdef int number = fs_errno()
+    return error_of(fs_errno())
+
+
+cdef object error_of(int number):
     cdef str text = error_texts.get(number)
     if text is None:
         text = error_texts[number] = os.strerror(number)
     return OSError(number, text)
+
+
+# How often this process came out of a fork. What a child has inherited it shares with its parent: the
+# epoll, and the connections themselves.
+cdef int forks = 0
+
+
+def forked():
+    """forked()\n--\n\nThis process is a new child: it touches no socket that it has inherited."""
+    global forks
+    forks += 1
+
+
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=forked)
 
 
 cdef class Receiver:
@@ -108,15 +129,23 @@ cdef class Handle:
         raise NotImplementedError(f"{self} with {kinds}")
 
     cdef int _watch(self, uint32_t kinds) except -1:
-        """Have the epoll watch for `kinds`, of FS_READABLE and FS_WRITABLE; 0: for nothing."""
-        cdef uint32_t before = self._watched
-        if kinds == before:
+        """Have the epoll watch for `kinds`, of FS_READABLE and FS_WRITABLE. 0: only for the end of the
+        connection, which must be seen while input waits and a hook works.
+        """
+        if (kinds == self._watched and self._is_added) or self._sockets.is_inherited():
             return 0
-        self._watched = kinds
-        # One that has gone already is not missed.
-        if fs_epoll_set(self._sockets._epoll, self.fd, <void *>self, kinds, before) < 0 and kinds:
-            self._watched = 0
+        if fs_epoll_set(self._sockets._epoll, self.fd, <void *>self, kinds, self._is_added) < 0:
             raise last_error()
+        self._watched = kinds
+        self._is_added = True
+        return 0
+
+    cdef int _unwatch(self) except -1:
+        """Have the epoll forget it."""
+        if self._is_added and not self._sockets.is_inherited():
+            fs_epoll_forget(self._sockets._epoll, self.fd)
+        self._watched = 0
+        self._is_added = False
         return 0
 
 
@@ -126,6 +155,7 @@ cdef class Sockets:
 
     def __cinit__(self, loop):
         self._loop = loop
+        self._forks = forks
         self._epoll = self._spare = -1
         self._open = set()
         self._ending = []
@@ -133,10 +163,7 @@ cdef class Sockets:
         self._room = bytearray(READ)
 
     def __dealloc__(self):
-        if self._epoll >= 0:
-            fs_close(self._epoll)
-        if self._spare >= 0:
-            fs_close(self._spare)
+        self._let_go_of_epoll()
 
     def listen(self, sock, factory):
         """Accept on `sock`, which listens and stays the caller's; `factory()` makes a protocol.
@@ -150,6 +177,27 @@ cdef class Sockets:
         acceptor._name()
         self._add(acceptor)
         return acceptor
+
+    cdef bint is_inherited(self) noexcept:
+        """Whether this process is a child of the one that made them."""
+        return self._forks != forks
+
+    def abandon(self):
+        """Close all descriptors in a forked child; the parent, and the clients, notice nothing."""
+        cdef Handle handle
+        for handle in self._open:
+            if type(handle) is not Acceptor and handle.fd >= 0:
+                fs_close(handle.fd)
+            handle.fd = -1
+        self._let_go_of_epoll()
+
+    cdef int _let_go_of_epoll(self) except -1:
+        if self._epoll >= 0:
+            fs_close(self._epoll)
+        if self._spare >= 0:
+            fs_close(self._spare)
+        self._epoll = self._spare = -1
+        return 0
 
     cdef int _add(self, Handle handle) except -1:
         """Watch for what comes in. The first one makes the epoll."""
@@ -166,12 +214,9 @@ cdef class Sockets:
     cdef int _let_go(self) except -1:
         """The last one has gone: so does the epoll."""
         if self._epoll >= 0 and not self._open:
-            if not self._loop.is_closed():
+            if not (self._loop.is_closed() or self.is_inherited()):
                 self._loop.remove_reader(self._epoll)
-            fs_close(self._epoll)
-            if self._spare >= 0:
-                fs_close(self._spare)
-            self._epoll = self._spare = -1
+            self._let_go_of_epoll()
         return 0
 
     def _look(self):
@@ -185,7 +230,7 @@ cdef class Sockets:
             for number in range(count):
                 # It is there: whoever leaves in this turn is kept until its end.
                 handle = <Handle>fs_event_owner(&events[number])
-                if not handle._watched:
+                if not handle._is_added:
                     continue
                 if type(handle) is Acceptor:
                     listening = [handle] if listening is None else [*listening, handle]
@@ -232,7 +277,7 @@ cdef class Acceptor(Handle):
         """Accept no more."""
         cdef Sockets sockets = self._sockets
         if self.fd >= 0:
-            self._watch(0)
+            self._unwatch()
             self.fd = -1
             self._factory = None
             sockets._open.discard(self)
@@ -304,7 +349,7 @@ cdef class Acceptor(Handle):
 
     cdef int _pause(self) except -1:
         """The system has nothing left, or the socket has died: look again a little later."""
-        self._watch(0)
+        self._unwatch()
         self._sockets._loop.call_later(PAUSE, self._go_on)
         return 0
 
@@ -354,6 +399,8 @@ cdef class SocketTransport(Handle):
     # ---- what has happened ----------------------------------------------------------------------
 
     cdef int _ready(self, uint32_t kinds) except -1:
+        if not self._watched:
+            return self._notice_end(kinds) if kinds & FS_BROKEN else 0
         enter_context(self.context)
         try:
             if kinds & (FS_READABLE | FS_BROKEN) and self._watched & FS_READABLE:
@@ -365,6 +412,15 @@ cdef class SocketTransport(Handle):
         finally:
             leave_context(self.context)
         return 0
+
+    cdef int _notice_end(self, uint32_t kinds) except -1:
+        """Nothing is wanted of the client now, and it has left."""
+        cdef int number
+        if self._family == FS_UNIX and not kinds & FS_ERROR:
+            # What it sent before is still there, and is reported again with the end.
+            return self._unwatch()
+        number = fs_why_broken(self.fd)
+        return self._lose(error_of(number) if number else None)
 
     cdef int _read(self) except -1:
         cdef int left = READS
@@ -496,7 +552,7 @@ cdef class SocketTransport(Handle):
         """The connection has ended; `error`: why, None when we have ended it."""
         if self._ended:
             return 0
-        self._watch(0)
+        self._unwatch()
         self._ended = self._closing = True
         self._error = error
         self._unsent = None
@@ -539,7 +595,7 @@ cdef class SocketTransport(Handle):
         """Send FIN behind what is to be sent."""
         if not self._closing and not self._eof_due:
             self._eof_due = True
-            if self._unsent is None:
+            if self._unsent is None and not self._sockets.is_inherited():
                 fs_shutdown(self.fd)  # one who has gone is noticed by reading
 
     cpdef object close(self):

@@ -8,6 +8,7 @@ ports, UNIX sockets and given sockets, all with the same service. It needs a run
 from __future__ import annotations
 
 import asyncio
+import os
 import signal
 import socket
 import time
@@ -74,6 +75,7 @@ class SMTPServer:
         self._cuts: list[asyncio.TimerHandle] = []
         self._at_once = False  # a second signal came
         self._loop: asyncio.AbstractEventLoop | None = None
+        self._process = os.getpid()  # that listens
         self._sockets: Sockets | None = None  # None: those of the loop
         self.timers: Timers | None = None
 
@@ -140,6 +142,7 @@ class SMTPServer:
     def _use_loop(self, loop: asyncio.AbstractEventLoop) -> None:
         if loop is not self._loop:
             self._loop = loop
+            self._process = os.getpid()
             self._sockets = own_sockets(loop)
             self.timers = Timers(loop, time.monotonic)
 
@@ -151,7 +154,7 @@ class SMTPServer:
         if sock is not None:
             if self._options.lmtp and sock.family != getattr(socket, "AF_UNIX", None):
                 self._check_lmtp_port(sock.getsockname()[1])
-            return [Listener(sock)]
+            return [Listener(sock, is_given=True)]
         assert port is not None
         self._check_lmtp_port(port)
         return [Listener(bound) for bound in await bind_tcp(host, port)]
@@ -281,8 +284,16 @@ class SMTPServer:
         Idle clients hear 421 at once (RFC 5321 §3.8). A second call joins the first. callback:
         called at the end. In a hook of this server, or a Task that one has begun, it returns when
         all others have gone: the hook has yet to answer its own client, and the end comes then.
+
+        In a forked child of the process that listens it closes the descriptors that the child has
+        inherited, and nothing else: the connections are the parent's.
         """
         loop = asyncio.get_running_loop()
+        if self._process != os.getpid():
+            self._abandon()
+            if callback is not None:
+                callback()
+            return
         self.registry.closing = True
         is_of_hook = self.registry.add_callers(current_hook_task(loop))
         if self._closing is None:
@@ -297,6 +308,13 @@ class SMTPServer:
             await asyncio.shield(self._closing)
             if callback is not None:
                 callback()
+
+    def _abandon(self) -> None:
+        for listener in self._listeners:
+            listener.abandon()
+        self._listeners.clear()
+        if self._sockets is not None:
+            self._sockets.abandon()
 
     def _stop_listening(self) -> None:
         if self._listeners_check is not None:

@@ -9,6 +9,8 @@ import contextlib
 import errno
 import os
 import socket
+import subprocess
+import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -320,3 +322,74 @@ def test_a_listening_socket_that_died_is_made_again(run: Any) -> None:
         await refused(address)
 
     run(scenario())
+
+
+def test_the_owner_of_a_given_socket_may_close_it_and_the_server_goes_on(run: Any) -> None:
+    """Its number becomes that of another socket, which nobody may mistake for the listener."""
+
+    async def scenario() -> None:
+        server = Sink().server()
+        sock = tcp_socket()
+        address = sock.getsockname()
+        await server.listen(sock=sock)
+        await server.listen(0, "127.0.0.1")
+        other = server.addresses()[1]
+        sock.close()
+        async with await Client.greeted(other) as client:
+            await greets(address)  # the client above, or our end of it, has the number now
+            assert await client.ask(b"NOOP\r\n") == "250 2.0.0"
+        await server.close()
+        await refused(address)
+        await refused(other)
+
+    run(scenario())
+
+
+FORK = """
+import asyncio, gc, os, sys
+import fastsmtp
+
+async def main():
+    server = fastsmtp.SMTPServer(auth_optional=True, disable_reverse_lookup=True, name="srv.test",
+                                 on_data=lambda stream, session, callback: callback())
+    await server.listen(0, "127.0.0.1")
+    await server.listen(path=sys.argv[2])
+    reader, writer = await asyncio.open_connection(*server.address())
+    assert (await reader.readline()).startswith(b"220 ")
+    child = os.fork()
+    if not child:
+        asyncio.events._set_running_loop(None)
+        asyncio.run(server.close())
+        for connection in list(server.connections):
+            connection.abort()
+        del server
+        gc.collect()
+        os._exit(0)
+    assert os.waitpid(child, 0)[1] == 0
+    writer.write(b"NOOP\\r\\n")
+    assert await reader.readline() == b"250 2.0.0 OK\\r\\n"
+    writer.close()
+    for where in (asyncio.open_connection(*server.address()),
+                  asyncio.open_unix_connection(sys.argv[2])):
+        reader, writer = await where
+        assert (await reader.readline()).startswith(b"220 ")
+        writer.close()
+    await server.close()
+    print("served on")
+
+if sys.argv[1] == "uvloop":
+    import uvloop
+    uvloop.run(main())
+else:
+    asyncio.run(main())
+"""
+
+
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="needs fork")
+def test_a_forked_child_that_closes_the_server_takes_nothing_from_its_parent(
+    tmp_path: Path,
+) -> None:
+    pytest.importorskip("uvloop")
+    command = [sys.executable, "-c", FORK, "uvloop", str(tmp_path / "smtp")]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=60)
+    assert done.stdout == "served on\n", done.stderr

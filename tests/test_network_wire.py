@@ -17,7 +17,7 @@ from typing import Any
 
 import pytest
 import rows
-from clients import Client, Sink, greets, until
+from clients import Client, Sink, greets, happened, until
 from hook_kit import BODY, END, MAIL, RCPT
 from rows import COUNTERS_OFF, DEFAULTS, EH, FIN, RST, TX, Hooks, one_way
 
@@ -445,5 +445,34 @@ def test_a_coroutine_whose_client_reset_is_cancelled(hook: str, run: Any) -> Non
             client.reset()
             await until(lambda: closes)
             assert cancelled == [True]
+
+    run(scenario())
+
+
+@pytest.mark.row("NET-01")
+def test_a_client_that_resets_while_a_hook_works_and_input_waits_is_noticed_at_once(
+    run: Any,
+) -> None:
+    async def scenario() -> None:
+        asked, gone = asyncio.Event(), asyncio.Event()
+
+        async def on_mail_from(address: Any, session: Any) -> None:
+            asked.set()
+            try:
+                await asyncio.Event().wait()
+            finally:
+                gone.set()
+
+        server = Sink().server(on_mail_from=on_mail_from)
+        async with running(server) as address:
+            if server._sockets is None:
+                pytest.skip("asyncio's own transports see nothing while reading is paused")
+            client = await Client.greeted(address)
+            client.send(b"MAIL FROM:<a@x.example>\r\nNOOP\r\n")
+            await happened(asked)
+            client.reset()
+            await client.close()
+            await happened(gone)
+            await until(lambda: not server.connections)
 
     run(scenario())
