@@ -95,8 +95,8 @@ cdef object error_of(int number):
     return OSError(number, text)
 
 
-# How often this process came out of a fork. What a child has inherited it shares with its parent: the
-# epoll, and the connections themselves.
+# How often this process came out of a fork. What a child has inherited it shares with its parent:
+# the epoll, and the connections themselves.
 cdef int forks = 0
 
 
@@ -129,8 +129,8 @@ cdef class Handle:
         raise NotImplementedError(f"{self} with {kinds}")
 
     cdef int _watch(self, uint32_t kinds) except -1:
-        """Have the epoll watch for `kinds`, of FS_READABLE and FS_WRITABLE. 0: only for the end of the
-        connection, which must be seen while input waits and a hook works.
+        """Have the epoll watch for `kinds`, of FS_READABLE and FS_WRITABLE. 0: only for the end of
+        the connection, which must be seen while input waits and a hook works.
         """
         if (kinds == self._watched and self._is_added) or self._sockets.is_inherited():
             return 0
