@@ -26,7 +26,8 @@ from compiled import MODULES
 
 ROOT = Path(__file__).parents[1]
 PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
-NAME = f"fastsmtp-{PROJECT['version']}"
+# As files and folders are called (PEP 625, PEP 427).
+NAME = f"{PROJECT['name'].replace('-', '_')}-{PROJECT['version']}"
 CLI = "fastsmtp.gateway.cli"
 
 # What a checkout holds beside its source.
@@ -214,7 +215,7 @@ def test_sdist_holds_what_git_holds_and_nothing_else(sdist_names: set[str]) -> N
     known = {name for name in listed.stdout.split("\0") if name and (ROOT / name).exists()}
     assert not {name for name in known if not NOT_SHIPPED.match(name)} - sdist_names
     foreign = sdist_names - known - GENERATED
-    assert not {name for name in foreign if not name.startswith("fastsmtp.egg-info/")}
+    assert not {name for name in foreign if not name.startswith("fastsmtp_engine.egg-info/")}
 
 
 @pytest.mark.slow
@@ -229,6 +230,7 @@ def test_wheel_holds_the_package_its_types_and_the_compiled_modules(wheel_names:
 
 @pytest.mark.slow
 def test_wheel_says_what_it_needs(metadata: email.message.Message) -> None:
+    assert metadata["Name"] == PROJECT["name"]
     requirements = metadata.get_all("Requires-Dist", [])
     (engine,) = [line for line in requirements if "extra ==" not in line]
     assert re.fullmatch(r"uvloop>=[\d.]+; sys_platform != .win32.", engine)
@@ -277,7 +279,7 @@ def test_wheel_takes_mail_in_an_empty_environment(
     assert f"delivered by {empty_python.parents[1]}" in printed
     installed = output_of(empty_python, "-m", "pip", "list", "--format=freeze", cwd=tmp_path)
     names = {line.split("==")[0].lower() for line in installed.split()}
-    assert names <= {"fastsmtp", "uvloop", "pip", "setuptools", "wheel"}
+    assert names <= {"fastsmtp-engine", "uvloop", "pip", "setuptools", "wheel"}
 
 
 @pytest.mark.slow
@@ -286,7 +288,7 @@ def test_command_without_its_extra_says_how_to_get_it(
 ) -> None:
     output_of(empty_python, "-m", "pip", "install", wheel, cwd=tmp_path)
     script = f"import sys; from {CLI} import main; assert main(['serve']) == 1"
-    assert "pip install 'fastsmtp[server]'" in output_of(empty_python, "-c", script, cwd=tmp_path)
+    assert "pip install 'fastsmtp-engine[server]'" in output_of(empty_python, "-c", script, cwd=tmp_path)
 
 
 def send(port: int) -> None:
@@ -369,6 +371,30 @@ def test_wheels_are_built_by_a_cython_that_the_project_allows() -> None:
     version = tuple(map(int, pinned))
     assert (3, 2, 1) <= version < (4,)
     assert version != (3, 3, 0)
+
+
+def test_the_distribution_is_fastsmtp_engine_and_the_import_and_the_command_are_fastsmtp() -> None:
+    assert PROJECT["name"] == "fastsmtp-engine"
+    assert PROJECT["scripts"] == {"fastsmtp": f"{CLI}:main"}
+
+
+def test_every_hint_to_install_the_package_names_this_distribution_and_an_extra_of_it() -> None:
+    hint = re.compile(r"pip install (?:-\S+ )*['\"]?(fastsmtp[\w.-]*)(?:\[([\w,]+)\])?")
+    files = [*(ROOT / "fastsmtp").rglob("*.py"), *(ROOT / "bench").rglob("*.py")]
+    found = [
+        (path.name, *match.groups())
+        for path in [*files, *ROOT.glob("*.md"), *(ROOT / "docs").glob("*.md")]
+        for match in hint.finditer(path.read_text(encoding="utf-8"))
+    ]
+    assert found
+    assert not [where for where, name, _ in found if name != PROJECT["name"]]
+    extras = {extra for _, _, names in found for extra in (names or "").split(",") if extra}
+    assert extras <= set(PROJECT["optional-dependencies"])
+
+
+def test_the_extra_test_takes_the_other_extras_from_this_distribution() -> None:
+    (own,) = [each for each in PROJECT["optional-dependencies"]["test"] if "fastsmtp" in each]
+    assert own.startswith(f"{PROJECT['name']}[")
 
 
 def test_engine_depends_on_uvloop_alone() -> None:

@@ -238,7 +238,7 @@ def test_the_missing_extra_is_told_in_one_line(tmp_path: Path) -> None:
     path = os.pathsep.join([str(tmp_path), environment()["PYTHONPATH"]])
     done = run_to_end("--listen=0", f"--maildir={tmp_path}", env=environment(PYTHONPATH=path))
     assert done.returncode == 1
-    assert "pip install 'fastsmtp[server]'" in complaint(done)
+    assert "pip install 'fastsmtp-engine[server]'" in complaint(done)
 
 
 @pytest.mark.parametrize(

@@ -537,7 +537,7 @@ def test_without_the_library_starttls_is_not_offered_and_one_line_says_why(
         said = [line for line in gateway.out.all if "STARTTLS" in line]
         assert len(said) == 1
         assert "cryptography" in said[0]
-        assert "pip install 'fastsmtp[tls]'" in said[0]
+        assert "pip install 'fastsmtp-engine[tls]'" in said[0]
         with gateway.client() as client:
             assert not client.has_extn("starttls")
             sends(client)
@@ -673,7 +673,7 @@ def test_a_port_that_needs_tls_says_so_where_there_can_be_none(
     options = (f"--listen={place}", f"--maildir={maildir}", files.options[2])
     line = refused(*options, env=without(tmp_path, "cryptography"))
     assert f"{place} needs TLS: no --cert is given" in line
-    assert "pip install 'fastsmtp[tls]'" in line
+    assert "pip install 'fastsmtp-engine[tls]'" in line
 
 
 def test_users_without_the_library_that_checks_them_are_told(
@@ -682,7 +682,7 @@ def test_users_without_the_library_that_checks_them_are_told(
     options = ("--listen=smtps://127.0.0.1:0", f"--maildir={maildir}", *files.options)
     line = refused(*options, env=without(tmp_path, "argon2"))
     assert "the package argon2-cffi is missing" in line
-    assert "pip install 'fastsmtp[server]'" in line
+    assert "pip install 'fastsmtp-engine[server]'" in line
 
 
 def test_an_smtps_port_in_use_is_told_in_one_line(maildir: Path, files: Files) -> None:

@@ -65,7 +65,7 @@ def versions() -> dict[str, str]:
     commit = output_of("git", "describe", "--always", "--dirty", "--abbrev=12")
     flags = sysconfig.get_config_var("CONFIG_ARGS") or ""
     return {
-        "fastsmtp": version_of("fastsmtp"),
+        "fastsmtp": version_of("fastsmtp-engine"),
         "commit": commit or "unknown",
         "python": f"{platform.python_implementation()} {platform.python_version()}",
         # An interpreter without profile-guided optimisation is slower, often by a tenth.

@@ -32,7 +32,7 @@ __all__ = [
 
 NO_LIBRARY: Final = (
     "no --cert is given, and the package cryptography, which would make a certificate for"
-    " development, is missing: pip install 'fastsmtp[tls]'"
+    " development, is missing: pip install 'fastsmtp-engine[tls]'"
 )
 _OPTIONS: Final = {"cert": "--cert", "key": "--key", "ca": "--client-ca"}
 _NAMED: Final = re.compile("option '(cert|key|ca)'")

@@ -50,7 +50,7 @@ def hasher() -> argon2.PasswordHasher:
         if error.name is None or error.name.partition(".")[0] != "argon2":
             raise
         raise MissingPackage(
-            "the package argon2-cffi is missing; install it with: pip install 'fastsmtp[server]'"
+            "the package argon2-cffi is missing; install it with: pip install 'fastsmtp-engine[server]'"
         ) from None
     return argon2.PasswordHasher()
 
