@@ -5,6 +5,7 @@ from __future__ import annotations
 import ipaddress
 from typing import TYPE_CHECKING, Protocol
 
+from fastsmtp._failures import Place
 from fastsmtp._handshakes import Handshakes
 from fastsmtp._lookup import ReverseLookup
 from fastsmtp._service import Service
@@ -31,8 +32,8 @@ class Server(Protocol):
     def connected(self, connection: Connection) -> None:
         """The client is about to be greeted: event `connect`."""
 
-    def report(self, error: BaseException, remote_address: str, stage: str, via: str = "") -> None:
-        """Something of ours or of a hook has failed: event `error`. via: for the log."""
+    def report(self, error: BaseException, place: Place) -> None:
+        """Something of ours or of a hook has failed: event `error`."""
 
 
 def host_key(address: str) -> str:

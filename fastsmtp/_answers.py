@@ -1,7 +1,7 @@
 """Makes the reply of what a hook answered: code, enhanced code and text, all safe for the wire.
 
-In: an error and the stage at which it came. Out: a `Reply`, or None for an answer that is nonsense.
-RFC 5321 §4.2, RFC 2034, RFC 3463.
+In: an error and the stage at which it came, or the text of an acceptance. Out: a `Reply`, or an
+exception that says why the answer is nonsense. RFC 5321 §4.2, RFC 2034, RFC 3463.
 """
 
 from __future__ import annotations
@@ -11,10 +11,12 @@ from enum import IntEnum
 from typing import Any, Final
 
 from fastsmtp import replies
-from fastsmtp._log import logger
+from fastsmtp._failures import shown
+from fastsmtp._hooks import Answer
+from fastsmtp.errors import REFUSAL_CODES, is_refusal_code
 from fastsmtp.replies import Reply
 
-__all__ = ["Stage", "acceptance", "rejection"]
+__all__ = ["Stage", "acceptance", "connect_rejection", "rejection", "reply_or_failure"]
 
 
 class Stage(IntEnum):
@@ -51,59 +53,39 @@ _CODE: Final = r"([245]\.(?:0|[1-9][0-9]{0,2})\.(?:0|[1-9][0-9]{0,2}))"
 _LEADING_CODE: Final = _CODE + r"(?:[ \t]+|(?=[\r\n])|\Z)"
 
 
-def _is_reply_code(code: object) -> bool:
-    return type(code) is int and 400 <= code <= 599 and code // 10 % 10 <= 5
-
-
-def _valid_enhanced(value: object, code: int) -> str | None:
-    """Return `value` if it is an enhanced code whose class is that of `code` (RFC 2034 §4)."""
-    if value is None:
-        return None
-    if isinstance(value, str) and re.fullmatch(_CODE, value) and value[0] == str(code)[0]:
-        return value
-    logger.warning("dropped the enhanced code %.40r, which does not fit %d", value, code)
-    return None
-
-
-def _split_enhanced(text: str, code: int) -> tuple[str | None, str]:
-    """Move an enhanced code at the start of `text` out of it."""
-    match = re.match(_LEADING_CODE, text)
-    if match is None:
-        return None, text
-    return _valid_enhanced(match[1], code), text[match.end() :]
-
-
-def _cut(text: str) -> str:
-    if len(text) > replies.MAX_TEXT:
-        logger.warning("cut the text of a reply from %d characters", len(text))
-        return text[: replies.MAX_TEXT]
-    return text
+# A reply code of RFC 5321 §4.2 at the start of a text; a hyphen begins a line of a longer reply.
+_REPLY_CODE: Final = r"\s*([2-5][0-9][0-9])(?:-|(?=\s)|\Z)"
 
 
 def rejection(
-    error: BaseException, stage: Stage, default: Reply, *, enhanced: bool, utf8: bool
-) -> Reply | None:
-    """Return the reply to a hook's `error`, None when its code is nonsense.
+    answer: Answer,
+    error: BaseException,
+    stage: Stage,
+    default: Reply,
+    *,
+    enhanced: bool,
+    utf8: bool,
+) -> Reply | Exception:
+    """Return the reply to a hook's `error`, or what is wrong with it.
 
-    default: its code, text and enhanced code serve where the error has none. enhanced:
-    ENHANCEDSTATUSCODES is on.
+    answer: of that hook. default: its code, text and enhanced code serve where the error has none.
+    enhanced: ENHANCEDSTATUSCODES is on.
     """
     try:
         code = getattr(error, "response_code", None)
         own_code = getattr(error, "enhanced_code", None)
-        text = _cut(str(error))
-    except Exception:  # properties and __str__ of a user's exception
-        logger.error("the text of a hook's error cannot be had", exc_info=True)
-        return None
+        text = _cut(answer, str(error))
+    except Exception as reason:  # properties and __str__ of a user's exception
+        return _unreadable(reason)
     if code is None:
         code = default.code
-    elif not _is_reply_code(code):
-        logger.error("a hook rejected with %.40r, which is no reply code of 4xx or 5xx", code)
-        return None
+    elif not is_refusal_code(code):
+        return ValueError(f"an error has the response_code {shown(code)}: {REFUSAL_CODES}")
+    code = int(code)
     if stage == Stage.CONNECT or not enhanced:
         return Reply(code, None, (text.strip("\r\n") and text) or default.text, utf8=utf8)
-    own = _valid_enhanced(own_code, code)
-    moved, text = _split_enhanced(text, code)
+    own = _valid_enhanced(answer, own_code, code)
+    moved, text = _split_enhanced(answer, text, code)
     enhanced_code = own or moved
     if enhanced_code is None and code == default.code:
         enhanced_code = default.enhanced_code
@@ -113,16 +95,36 @@ def rejection(
     return Reply(code, enhanced_code, (text.strip("\r\n") and text) or default.text, utf8=utf8)
 
 
-def acceptance(text: Any, default: Reply, *, enhanced: bool, utf8: bool) -> Reply | None:
-    """Return the reply to an accepted message; None when `text` is neither a str nor None."""
+def connect_rejection(answer: Answer, default: Reply, failure: Reply) -> Reply:
+    """Return the reply to the error of `answer` in the place of the greeting."""
+    assert answer.error is not None
+    reply = rejection(answer, answer.error, Stage.CONNECT, default, enhanced=False, utf8=False)
+    return reply_or_failure(answer, reply, failure)
+
+
+def acceptance(
+    answer: Answer, text: Any, default: Reply, *, enhanced: bool, utf8: bool
+) -> Reply | Exception:
+    """Return the reply to a message that was accepted with `text`, or what is wrong with that."""
     if text is None:
         return default
     if not isinstance(text, str):
-        return None
-    text = _cut(text)
+        return TypeError(
+            f"{answer.hook} answered with {type(text)}: a text or None accepts; to reject, raise"
+            " SMTPError or pass the error to callback"
+        )
+    text = _cut(answer, text)
+    found = re.match(_REPLY_CODE, text)
+    if found is not None:
+        if found[1] != "250":
+            return ValueError(
+                f"{answer.hook} accepted with a text that begins with the reply code {found[1]}: to"
+                " reject, raise SMTPError(text, code) or pass it to callback"
+            )
+        text = text[found.end() :].lstrip()
     enhanced_code = default.enhanced_code
     if enhanced:
-        moved, text = _split_enhanced(text, default.code)
+        moved, text = _split_enhanced(answer, text, default.code)
         enhanced_code = moved or enhanced_code
     if not text.strip("\r\n"):
         return (
@@ -131,3 +133,46 @@ def acceptance(text: Any, default: Reply, *, enhanced: bool, utf8: bool) -> Repl
             else Reply(default.code, enhanced_code, default.text)
         )
     return Reply(default.code, enhanced_code, text, utf8=utf8)
+
+
+def reply_or_failure(
+    answer: Answer, found: Reply | Exception, failure: Reply = replies.LOCAL_ERROR
+) -> Reply:
+    """Return the reply that was found; for nonsense, which is reported, `failure`."""
+    if isinstance(found, Reply):
+        return found
+    answer.report(found)
+    return failure
+
+
+def _unreadable(reason: Exception) -> Exception:
+    error = RuntimeError("code and text of a hook's error cannot be read")
+    error.__cause__ = reason
+    return error
+
+
+def _valid_enhanced(answer: Answer, value: object, code: int) -> str | None:
+    """Return `value` if it is an enhanced code whose class is that of `code` (RFC 2034 §4)."""
+    if value is None:
+        return None
+    if isinstance(value, str) and re.fullmatch(_CODE, value) and value[0] == str(code)[0]:
+        return value
+    message = "%s: dropped the enhanced code %s, which does not fit %d"
+    answer.owner.warn(message, answer.hook, shown(value), code)
+    return None
+
+
+def _split_enhanced(answer: Answer, text: str, code: int) -> tuple[str | None, str]:
+    """Move an enhanced code at the start of `text` out of it."""
+    match = re.match(_LEADING_CODE, text)
+    if match is None:
+        return None, text
+    return _valid_enhanced(answer, match[1], code), text[match.end() :]
+
+
+def _cut(answer: Answer, text: str) -> str:
+    if len(text) > replies.MAX_TEXT:
+        message = "%s: cut the text of a reply from %d characters"
+        answer.owner.warn(message, answer.hook, len(text))
+        return text[: replies.MAX_TEXT]
+    return text

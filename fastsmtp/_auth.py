@@ -12,7 +12,7 @@ from collections.abc import Callable
 from typing import TYPE_CHECKING, Any, Final, NamedTuple
 
 from fastsmtp import replies
-from fastsmtp._answers import Stage, rejection
+from fastsmtp._answers import Stage, rejection, reply_or_failure
 from fastsmtp._exchange import Exchange
 from fastsmtp._hooks import Answer
 from fastsmtp._log import clean, logger
@@ -235,14 +235,14 @@ def _go_on(dialogue: Exchange, step: type_step) -> None:
         dialogue.reply(Reply(334, None, "", octets=line))
     elif isinstance(step, Question):
         attempt.username = step.username
-        _ask(dialogue, dialogue.hooks.on_scram, step.username, _keys_answered)
+        _ask(dialogue, "on_scram", dialogue.hooks.on_scram, step.username, _keys_answered)
     elif isinstance(step, Auth):
         attempt.username = step.username
         if step.verified and dialogue.hooks.on_auth is None:
             attempt.user = step.username
             _go_on(dialogue, attempt.mechanism.accept())
         else:
-            _ask(dialogue, dialogue.hooks.on_auth, step, _auth_answered)
+            _ask(dialogue, "on_auth", dialogue.hooks.on_auth, step, _auth_answered)
     elif step is End.ACCEPTED:
         dialogue.authenticate(attempt.user)
         _finish(dialogue, replies.AUTHENTICATED)
@@ -261,6 +261,7 @@ _FAILURES: Final = {
 
 def _ask(
     dialogue: Exchange,
+    name: str,
     hook: Any,
     subject: object,
     then: Callable[[Exchange, Answer], None],
@@ -268,7 +269,7 @@ def _ask(
     if hook is None:  # it was taken away since the exchange began
         _finish(dialogue, replies.AUTH_NOT_IMPLEMENTED)
     else:
-        dialogue.ask(hook, subject, then)
+        dialogue.ask(name, hook, subject, then)
 
 
 def _keys_answered(dialogue: Exchange, answer: Answer) -> None:
@@ -279,7 +280,7 @@ def _keys_answered(dialogue: Exchange, answer: Answer) -> None:
         _finish(dialogue, replies.LOCAL_ERROR)
         return
     if answer.error is not None:
-        reply = _rejection(dialogue, answer.error, replies.INVALID_CREDENTIALS)
+        reply = _rejection(dialogue, answer, answer.error, replies.INVALID_CREDENTIALS)
         if reply.code < 500:
             _finish(dialogue, reply)
             return
@@ -288,7 +289,7 @@ def _keys_answered(dialogue: Exchange, answer: Answer) -> None:
         options = dialogue.options
         keys = decoy_keys(attempt.username, options.scram_secret, options.scram_iterations)
     elif not are_usable_keys(keys):
-        dialogue.report(TypeError(f"on_scram answered with no sound ScramKeys: {type(keys)}"))
+        answer.report(TypeError(f"on_scram answered with no sound ScramKeys: {type(keys)}"))
         _finish(dialogue, replies.LOCAL_ERROR)
         return
     _go_on(dialogue, attempt.mechanism.take_keys(keys))
@@ -314,20 +315,26 @@ def login_verdict(
         return nothing, replies.LOCAL_ERROR
     response = response_of(answer.result)
     if answer.error is not None:
-        return response or nothing, _rejection(dialogue, answer.error, default)
+        return response or nothing, _rejection(dialogue, answer, answer.error, default)
     if response is None:
-        dialogue.report(TypeError(f"on_auth answered with {type(answer.result)}"))
+        answer.report(
+            TypeError(
+                f"on_auth answered with {type(answer.result)}: AuthResponse(user) or a mapping with"
+                " a user accepts; to reject, raise SMTPError or pass the error to callback"
+            )
+        )
         return nothing, replies.LOCAL_ERROR
     if response.has_user:
         return response, None
-    error = SMTPError(response.message or "", response.response_code)
-    return response, _rejection(dialogue, error, default)
+    error = SMTPError(response.message or "")
+    error.response_code = response.response_code  # checked below, as that of any error
+    return response, _rejection(dialogue, answer, error, default)
 
 
-def _rejection(dialogue: Exchange, error: BaseException, default: Reply) -> Reply:
+def _rejection(dialogue: Exchange, answer: Answer, error: BaseException, default: Reply) -> Reply:
     enhanced = dialogue.rules.enhanced
-    reply = rejection(error, Stage.AUTH, default, enhanced=enhanced, utf8=False)
-    return replies.LOCAL_ERROR if reply is None else reply
+    reply = rejection(answer, error, Stage.AUTH, default, enhanced=enhanced, utf8=False)
+    return reply_or_failure(answer, reply)
 
 
 def _refuse(dialogue: Exchange, reply: Reply, data: Any) -> None:
@@ -338,7 +345,7 @@ def _refuse(dialogue: Exchange, reply: Reply, data: Any) -> None:
     try:
         challenge = dialogue.attempt.mechanism.refuse(data)
     except Exception as error:  # `data` is the application's
-        dialogue.report(error)
+        dialogue.report(error, "on_auth")
         _finish(dialogue, replies.LOCAL_ERROR)
         return
     if challenge is None:
@@ -371,12 +378,11 @@ def _finish(dialogue: Exchange, reply: Reply) -> None:
     attempt = dialogue.attempt
     if attempt is not None:
         logger.info(
-            "%s: AUTH %s of %s at %s%s: %d",
+            "%s: AUTH %s of %s at %s: %d",
             dialogue.session.id,
             attempt.mechanism.name,
             clean(attempt.username) or "-",
-            dialogue.remote_address or "-",
-            dialogue.via,
+            dialogue.client(),
             reply.code,
         )
     forget_auth(dialogue)

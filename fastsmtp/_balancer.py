@@ -73,7 +73,7 @@ class Introduction:
         self._on_fault()
 
     def _log_fault(self, why: str, shown: str) -> None:
-        peer = self._session.remote_address or "a UNIX socket"
+        peer = self._dialogue.peer
         logger.warning("%s: no PROXY header from %s: %s %s", self._session.id, peer, why, shown)
 
     def _learn(self, header: ProxyHeader) -> str | None:
@@ -81,7 +81,8 @@ class Introduction:
         session = self._session
         dialogue = self._dialogue
         session.proxy = _facts(header, (session.remote_address, session.remote_port))
-        dialogue.via = _via(session)
+        # A health check is the balancer's own: it is the client.
+        dialogue.via = "" if header.command == "LOCAL" else f" via {dialogue.peer}"
         # Where the balancer does not say who the client is, nobody is trusted for being the
         # balancer.
         dialogue.is_unix = False
@@ -93,15 +94,9 @@ class Introduction:
             session.local_address, session.local_port = header.destination
             address = dialogue.remote_address = session.remote_address
         if logger.shows_debug:
-            where = session.remote_address, dialogue.via
-            logger.debug("%s: PROXY header: %s %s%s", session.id, header.command, *where)
+            client = dialogue.client()
+            logger.debug("%s: PROXY header: %s %s", session.id, header.command, client)
         return address
-
-
-def _via(session: Session) -> str:
-    """What stands behind the client's address in a log line: "", or `" via 192.0.2.1"`."""
-    proxy = session.proxy
-    return "" if proxy is None else f" via {proxy['peer'][0] or 'a UNIX socket'}"
 
 
 def _facts(header: ProxyHeader, peer: tuple[str, int]) -> dict[str, Any]:

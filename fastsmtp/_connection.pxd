@@ -10,7 +10,7 @@ cdef double _STALL
 
 cdef class Connection(SecureLink):
     cdef public object _prelude, _introduction
-    cdef public str _counted_address, _peer
+    cdef public str _counted_address
     cdef public bint _started, _refused
 
     cpdef data_received(self, bytes data)

@@ -16,6 +16,7 @@ from fastsmtp._admission import Server
 from fastsmtp._balancer import Introduction
 from fastsmtp._coroutines import drive
 from fastsmtp._dialogue import Dialogue
+from fastsmtp._failures import Place
 from fastsmtp._hooks import Answer
 from fastsmtp._log import logger
 from fastsmtp._names import take_names
@@ -57,7 +58,6 @@ class Connection(SecureLink):
         self._counted_address = ""  # what `admit_host` has counted
         self._entry = None  # takes the octets before the dialogue
         self._introduction: Introduction | None = None  # the PROXY header is still to come
-        self._peer = ""  # the address of the socket
         self._started = False  # the hook on_connect was reached, so on_close is due
         self._refused = False
         self._prelude: Prelude | None = None
@@ -75,10 +75,10 @@ class Connection(SecureLink):
         self._watch = WriteWatch(self._transport, self._server.service.options.write_timeout)
         session = self.session
         unix = take_names(self._transport, session)
-        self._peer = session.remote_address
         dialogue = self._dialogue
         dialogue.is_unix = unix
-        dialogue.remote_address = self._peer
+        dialogue.remote_address = session.remote_address
+        dialogue.peer = "unix" if unix else session.remote_address or "unknown"
         refusal = self._server.registry.admit(self)
         if refusal is not None:
             self._refuse(refusal)
@@ -157,13 +157,16 @@ class Connection(SecureLink):
             self._end_if_done()
 
     def _socket_failed(self, error: Exception) -> None:
-        """A reset inside a transaction is an event; outside of one it is everyday life."""
+        """A reset inside a transaction is an event. After our last reply it is nothing at all: most
+        clients leave after QUIT without having read the 221.
+        """
         dialogue = self._dialogue
-        if not dialogue.closing and dialogue.transaction.envelope is not None:
-            self.report(error, "socket")
-        else:
-            if logger.shows_debug:  # the id is made for whoever looks at it
-                logger.debug("%s: %s", self.session.id, error)
+        if dialogue.closing:
+            return
+        if dialogue.transaction.envelope is not None:
+            dialogue.report(error, "socket")
+        elif logger.shows_debug:  # the id is made for whoever looks at it
+            logger.debug("%s: %s: %s", self.session.id, dialogue.client(), error)
 
     def pause_writing(self) -> None:
         """The client does not take our replies: neither reading nor execution goes on."""
@@ -229,10 +232,9 @@ class Connection(SecureLink):
         """The client is about to be greeted."""
         self._server.connected(self)
 
-    def report(self, error: BaseException, stage: str) -> None:
-        """A hook, or the socket inside a transaction, has failed."""
-        address = self._dialogue.remote_address or self._peer
-        self._server.report(error, address, stage, self._dialogue.via)
+    def report(self, error: BaseException, place: Place) -> None:
+        """A hook, TLS, or the socket inside a transaction has failed."""
+        self._server.report(error, place)
 
     def wall_time(self) -> float:
         """Seconds since the epoch."""
@@ -386,7 +388,7 @@ class Connection(SecureLink):
         dialogue = self._dialogue
         now = self._now()
         if now - began > _STALL:
-            warn_of_stall(now - began)
+            warn_of_stall(now - began, self.session.id)
         octets = dialogue.take_output(now)
         if octets and not self._lost:
             self._write(octets, now)
@@ -429,7 +431,8 @@ class Connection(SecureLink):
         self._started = False
         try:
             if hook is not None:
-                self._server.registry.close_hooks.call(self._loop, hook, self.session)
+                close_hooks = self._server.registry.close_hooks
+                close_hooks.call(self._loop, hook, self.session, self._dialogue.client)
         finally:
             self._release()
 

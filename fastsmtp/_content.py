@@ -13,7 +13,7 @@ from typing import Final
 from fastsmtp import replies
 from fastsmtp._exchange import Exchange, Intake
 from fastsmtp._grammar import parse_bdat_argument
-from fastsmtp._hooks import WAITING, Answer, ends_process
+from fastsmtp._hooks import NO_ANSWER, WAITING, Answer, ends_process
 from fastsmtp._message import Message, verdicts
 from fastsmtp._state import State
 from fastsmtp.replies import Reply
@@ -127,7 +127,7 @@ class Content(Intake):
         rules = dialogue.rules
         dialogue.parser.begin_message(rules.size, rules.drop_limit, policy == "normalize")
         transaction = dialogue.transaction
-        answer = dialogue.make_answer(hook_answered)
+        answer = dialogue.make_answer("on_data", hook_answered)
         if self._on_room is None or self._on_failure is None:
             self._on_room = self._room
             self._on_failure = self._stream_failed
@@ -289,7 +289,7 @@ class Content(Intake):
         if message is None or message.stream is not stream:  # nobody waits for it any more
             if ends_process(error):
                 raise error
-            dialogue.report(error)
+            dialogue.report(error, "on_data")
             return
         busy, dialogue.busy = dialogue.busy, True
         waited = message.answer.state == _WAITING
@@ -321,7 +321,7 @@ class Content(Intake):
         """`data_hook_timeout`: the answer is 451, at the true end."""
         message = self.message
         assert message is not None
-        self._dialogue.report(TimeoutError("on_data gave no answer in time"))
+        message.answer.report(TimeoutError(NO_ANSWER % "on_data"))
         self._abort_stream(message, "hook_timeout")
         if message.answer.state == _WAITING:
             message.answer.expire()

@@ -14,8 +14,8 @@ from fastsmtp import replies
 from fastsmtp._content import Content
 from fastsmtp._dispatch import answer_fault, is_answered
 from fastsmtp._exchange import Exchange
-from fastsmtp._hooks import WAITING, Answer, Host
-from fastsmtp._log import logger
+from fastsmtp._failures import Place, log_failure, mark
+from fastsmtp._hooks import NO_ANSWER, WAITING, Answer, Host
 from fastsmtp._parser import END_OF_DATA, Command, Fault
 from fastsmtp._starttls import go_on_inside
 from fastsmtp._state import State
@@ -60,9 +60,10 @@ class Nobody:
     def connected(self) -> None:
         """Nobody is greeted."""
 
-    def report(self, error: BaseException, stage: str) -> None:
+    def report(self, error: BaseException, place: Place) -> None:
         """What fails now has no client, and no server to tell: it goes to the log."""
-        logger.error("failure after the end of a connection", exc_info=error)
+        mark(error, place)
+        log_failure(error, place)
 
     def wall_time(self) -> float:
         """No date is said to anybody."""
@@ -332,7 +333,7 @@ class Dialogue(Exchange):
         if content.message is not None and content.message.answer is answer:
             content.hook_timed_out()
             return
-        self.report(TimeoutError("a hook gave no answer in time"))
+        answer.report(TimeoutError(NO_ANSWER % answer.hook))
         answer.expire()
         answer.failed = True
         self.host.cancel_task(answer)

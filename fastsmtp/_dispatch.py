@@ -62,10 +62,9 @@ def is_answered(
     ):
         if flags & _SWITCH:
             logger.warning(
-                "%s: octets behind STARTTLS from %s%s, which would have been taken for encrypted",
+                "%s: octets behind STARTTLS from %s, which would have been taken for encrypted",
                 dialogue.session.id,
-                dialogue.remote_address,
-                dialogue.via,
+                dialogue.client(),
             )
         dialogue.reply_and_close(replies.SYNCHRONIZATION)
         return True

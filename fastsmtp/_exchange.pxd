@@ -27,7 +27,7 @@ cdef class Exchange(Asker):
     cdef public Session session
     cdef public Rules rules
     cdef public Hooks hooks
-    cdef public str client_hostname, remote_address, via
+    cdef public str client_hostname, remote_address, via, peer
     cdef public bint is_unix, secure, securing
     cdef public Clock clock
     cdef public Parser parser
@@ -41,7 +41,7 @@ cdef class Exchange(Asker):
     cdef public bint _enhanced
     cdef public unsigned long _thread
     cdef public Py_ssize_t _transactions
-    cdef public bint announced
+    cdef public bint announced, notes
     cdef public dict xclient
     # greeting
     cdef public int state
@@ -58,9 +58,9 @@ cdef class Exchange(Asker):
     cpdef reply_group(self, list group)
     cpdef reply_and_close(self, Reply reply)
     cpdef close(self)
-    cpdef Answer make_answer(self, then)
-    cpdef ask(self, hook, subject, then)
-    cpdef Answer asked(self, hook, subject, then)
+    cpdef Answer make_answer(self, str name, then)
+    cpdef ask(self, str name, hook, subject, then)
+    cpdef Answer asked(self, str name, hook, subject, then)
     cpdef call(self, hook, subject, Answer answer)
     cpdef wait(self, Answer answer, double timeout)
     cpdef stop_if_asked(self)

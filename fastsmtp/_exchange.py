@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any, Final
 from fastsmtp import replies
 from fastsmtp._clock import Clock
 from fastsmtp._counters import Counters
+from fastsmtp._failures import Place
 from fastsmtp._hooks import WAITING, Answer, Asker, Host, ends_process, new_answer
 from fastsmtp._log import logger
 from fastsmtp._native import thread_ident
@@ -92,6 +93,8 @@ class Exchange(Asker):
         self._thread = thread_ident()
         self._transactions = 1
         self.announced = False  # the event `connect` was emitted
+        self.peer = ""  # who is at the other end of the socket, for the log
+        self.notes = True  # a refusal has a line of the level DEBUG
         self._meet(session)
 
     def _meet(self, session: Session) -> None:
@@ -191,7 +194,7 @@ class Exchange(Asker):
     def _note(self, reply: Reply) -> None:
         octets = reply.wire if self._enhanced else reply.plain
         self.session.error = octets.decode()[:-2].replace("\r\n", " ")
-        if logger.shows_debug:
+        if self.notes and logger.shows_debug:
             logger.debug("%s: %s", self.session.id, self.session.error)
 
     def close(self) -> None:
@@ -206,35 +209,37 @@ class Exchange(Asker):
 
     # Waiting.
 
-    def make_answer(self, then: type_then) -> Answer:
-        """Return the `callback` for one call of one hook."""
-        return new_answer(self, then, self._thread)
+    def make_answer(self, name: str, then: type_then) -> Answer:
+        """Return the `callback` for one call of hook `name`."""
+        return new_answer(self, name, then, self._thread)
 
-    def ask(self, hook: Any, subject: object, then: type_then) -> None:
+    def ask(self, name: str, hook: Any, subject: object, then: type_then) -> None:
         """Call a hook of one argument beside session and callback, and go on when it has
         answered.
         """
-        answer = self.asked(hook, subject, then)
+        answer = self.asked(name, hook, subject, then)
         if answer is not None:
             then(self, answer)
             answer.forget()
 
-    def asked(self, hook: Any, subject: object, then: type_then) -> Answer | None:
+    def asked(self, name: str, hook: Any, subject: object, then: type_then) -> Answer | None:
         """Call a hook of one argument, and return its answer; None: it is still at work, and what
         it answers goes to `then`.
         """
-        answer = new_answer(self, then, self._thread)
+        answer = new_answer(self, name, then, self._thread)
         self.call(hook, subject, answer)
         if answer.state != _WAITING:
             return answer
         self.wait(answer, self.rules.hook_timeout)
         return None
 
-    def ask_without_subject(self, hook: Any, then: type_then) -> None:
+    def ask_without_subject(self, name: str, hook: Any, then: type_then) -> None:
         """Call a hook that takes session and callback only, and go on when it has answered."""
-        answer = new_answer(self, then, self._thread)
+        answer = new_answer(self, name, then, self._thread)
         try:
-            hook(self.session, answer)
+            returned = hook(self.session, answer)
+            if returned is not None:
+                answer.settle_plain(returned)
         except BaseException as error:
             self.raised(answer, error)
         if answer.state == _WAITING:
@@ -246,7 +251,9 @@ class Exchange(Asker):
     def call(self, hook: Any, subject: object, answer: Answer) -> None:
         """Call a hook of one argument; what it raises becomes its answer."""
         try:
-            hook(subject, self.session, answer)
+            returned = hook(subject, self.session, answer)
+            if returned is not None:
+                answer.settle_plain(returned)
         except BaseException as error:
             self.raised(answer, error)
 
@@ -268,9 +275,23 @@ class Exchange(Asker):
         self.late = answer
         self.host.wake()
 
-    def report(self, error: BaseException) -> None:
-        """A hook has failed: the log or the event `error` is told, never the client."""
-        self.host.report(error, State(self.state).name.lower())
+    def report(self, error: BaseException, stage: str) -> None:
+        """Something has failed: the log or the event `error` is told, never the client. stage: the
+        name of a hook, "tls" or "socket".
+        """
+        address = self.remote_address or self.peer
+        self.host.report(error, Place(self.session.id, stage, address, self.client()))
+
+    def warn(self, message: str, *values: object) -> None:
+        """Log what an operator should look at."""
+        logger.warning(f"%s: {message}", self.session.id, *values)
+
+    def client(self) -> str:
+        """Who the client is, for a log line: its address, with the balancer if there is one."""
+        via = self.via
+        if not self.remote_address and self.xclient is not None and "ADDR" in self.xclient:
+            via = f" via {self.peer}"
+        return (self.remote_address or "-") + via if self.remote_address or via else self.peer
 
     def stop_if_asked(self) -> None:
         """While the server is closing: 421 as soon as no reply, body or chunk is under way."""

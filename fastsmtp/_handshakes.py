@@ -13,6 +13,7 @@ from collections.abc import Callable
 from contextvars import Context
 from typing import Final, Protocol
 
+from fastsmtp._failures import Place
 from fastsmtp._log import escaped, logger
 
 __all__ = ["Handshakes"]
@@ -79,7 +80,7 @@ class Handshakes:
         connection.handshake_step()
         self._spent += self._now() - began
 
-    def failed(self, error: BaseException, remote_address: str) -> None:
+    def failed(self, error: BaseException, place: Place) -> None:
         """Count a failure; of many, one in `LOG_EVERY` seconds has its line."""
         self.failures += 1
         self._unsaid += 1
@@ -87,6 +88,6 @@ class Handshakes:
         if now - self._said_at >= LOG_EVERY:
             more = f" ({self._unsaid - 1} more since the last such line)" * (self._unsaid > 1)
             reason = escaped(getattr(error, "reason", None) or str(error), MAX_REASON, plain=" ")
-            logger.info("%s: TLS failed: %s%s", remote_address, reason, more)
+            logger.info("%s: %s: TLS failed: %s%s", place.session_id, place.client, reason, more)
             self._said_at = now
             self._unsaid = 0

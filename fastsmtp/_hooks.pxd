@@ -10,6 +10,7 @@ cdef class Asker:
 
 cdef class Answer:
     cdef public Asker owner
+    cdef public str hook
     cdef public object then, error, result, driver
     cdef public unsigned long thread
     cdef public int state
@@ -17,6 +18,7 @@ cdef class Answer:
 
     cpdef fail(self, error)
     cpdef settle(self, error, result)
+    cpdef settle_plain(self, returned)
     cpdef expire(self)
     cpdef forget(self)
 
@@ -27,4 +29,4 @@ cdef class Hooks:
 
 
 @cython.locals(answer=Answer)
-cpdef Answer new_answer(Asker owner, then, unsigned long thread)
+cpdef Answer new_answer(Asker owner, str hook, then, unsigned long thread)

@@ -9,14 +9,27 @@ from __future__ import annotations
 
 import functools
 import inspect
+import re
 from asyncio import CancelledError
 from collections.abc import Callable, Coroutine
 from typing import Any, Final, Protocol
 
+from fastsmtp._failures import Place, shown
 from fastsmtp._native import thread_ident
+from fastsmtp._option_types import nearest
 from fastsmtp.errors import MessageAborted, SMTPError
 
-__all__ = ["HOOK_ARGUMENTS", "Answer", "Asker", "Hooks", "Host", "ends_process", "new_answer"]
+__all__ = [
+    "HOOK_ARGUMENTS",
+    "Answer",
+    "Asker",
+    "Hooks",
+    "Host",
+    "check_hook_name",
+    "check_hook_names_of",
+    "ends_process",
+    "new_answer",
+]
 
 # Hook -> names of its arguments; all but on_close take the trailing callback.
 HOOK_ARGUMENTS: Final[dict[str, tuple[str, ...]]] = {
@@ -30,11 +43,20 @@ HOOK_ARGUMENTS: Final[dict[str, tuple[str, ...]]] = {
     "on_close": ("session",),
 }
 
+# Hooks whose answer is yes or no: a value from a coroutine could only be a refusal that is meant
+# for another server, such as "550 no such user" or False.
+WITHOUT_VALUE: Final = frozenset({"on_connect", "on_secure", "on_mail_from", "on_rcpt_to"})
+
+NO_ANSWER: Final = "%s gave no answer in time (one that takes callback has to call it)"
+
 type_hook = Callable[..., Any]
 
 WAITING: Final = 0
 ANSWERED: Final = 1
 EXPIRED: Final = 2
+
+# Methods that are not callable themselves as they stand in a class.
+_METHODS: Final = (staticmethod, classmethod, functools.partialmethod)
 
 _WAITING: int = WAITING
 _ANSWERED: int = ANSWERED
@@ -69,8 +91,8 @@ class Host(Protocol):
     def connected(self) -> None:
         """The client is about to be greeted."""
 
-    def report(self, error: BaseException, stage: str) -> None:
-        """A hook has failed."""
+    def report(self, error: BaseException, place: Place) -> None:
+        """A hook, TLS or the socket has failed."""
 
     def wall_time(self) -> float:
         """Seconds since the epoch, for FUTURERELEASE only."""
@@ -87,8 +109,12 @@ class Asker:
         """A hook has answered outside of its call."""
         raise NotImplementedError
 
-    def report(self, error: BaseException) -> None:
-        """A hook has failed."""
+    def report(self, error: BaseException, stage: str) -> None:
+        """Something has failed. stage: the name of a hook, "tls" or "socket"."""
+        raise NotImplementedError
+
+    def warn(self, message: str, *values: object) -> None:
+        """Log what an operator should look at, with the session's id."""
         raise NotImplementedError
 
     def close(self) -> None:
@@ -103,8 +129,8 @@ class Answer:
     thread. A call that comes after the hook's clock has run out or the client has left does
     nothing.
 
-    owner: the dialogue that asked. then: what it does with the answer, called as `then(owner,
-    answer)`.
+    owner: the dialogue that asked. hook: the name of the hook. then: what the owner does with the
+    answer, called as `then(owner, answer)`.
     """
 
     __slots__ = (
@@ -112,6 +138,7 @@ class Answer:
         "driver",
         "error",
         "failed",
+        "hook",
         "needs_call",
         "owner",
         "result",
@@ -121,6 +148,7 @@ class Answer:
     )
 
     owner: Any
+    hook: str
     then: Callable[[Any, Answer], None]
     thread: int
     state: int
@@ -143,7 +171,12 @@ class Answer:
         self.result = result
         if error is not None and not isinstance(error, Exception):
             self.failed = True
-            self.owner.report(TypeError(f"callback takes an exception, got {type(error)}"))
+            self.report(
+                TypeError(
+                    f"callback takes None or an exception, got {shown(error)}: to reject, call"
+                    " callback(SMTPError(text, code))"
+                )
+            )
         if not self.owner.busy:
             self.owner.wake(self)
 
@@ -153,16 +186,20 @@ class Answer:
         """
         if self.state != _WAITING:
             if self.state == _ANSWERED and not isinstance(error, (MessageAborted, CancelledError)):
-                self.owner.report(error)
+                self.report(error)
             return
         self.state = _ANSWERED
         if isinstance(error, (SMTPError, MessageAborted)):
             self.error = error
         else:
             self.failed = True
-            self.owner.report(error)
+            self.report(error)
         if not self.owner.busy:
             self.owner.wake(self)
+
+    def report(self, error: BaseException) -> None:
+        """The hook has failed."""
+        self.owner.report(error, self.hook)
 
     def forget(self) -> None:
         """The answer has had its effect. What was raised holds frames that may hold this object."""
@@ -181,15 +218,39 @@ class Answer:
             self.fail(error)
         elif self.state == _WAITING:
             if self.needs_call:
-                self.fail(RuntimeError("the hook ended without having called callback"))
+                self.fail(RuntimeError(f"{self.hook} ended without having called callback"))
+            elif result is not None and self.hook in WITHOUT_VALUE:
+                self.fail(_meaningless(self.hook, result))
             else:
                 self(None, result)
 
+    def settle_plain(self, returned: object) -> None:
+        """A hook in callback style has returned something. That is ignored, but for a coroutine: it
+        would have called `callback`, and nobody will ever run it.
+        """
+        if self.state == _WAITING and inspect.iscoroutine(returned):
+            returned.close()
+            self.fail(
+                TypeError(
+                    f"{self.hook} is a plain function that returned a coroutine, which nobody"
+                    " awaits: write async def"
+                )
+            )
 
-def new_answer(owner: Asker, then: Callable[[Any, Answer], None], thread: int) -> Answer:
+
+def _meaningless(hook: str, result: object) -> TypeError:
+    """What is said of an answer that would have been an acceptance if values were ignored."""
+    return TypeError(
+        f"{hook} returned {shown(result)}, which means nothing: return None to accept, raise"
+        " SMTPError to reject"
+    )
+
+
+def new_answer(owner: Asker, hook: str, then: Callable[[Any, Answer], None], thread: int) -> Answer:
     """Return the `callback` for one call of one hook."""
     answer: Answer = Answer.__new__(Answer)
     answer.owner = owner
+    answer.hook = hook
     answer.then = then
     answer.thread = thread
     answer.state = _WAITING
@@ -236,15 +297,34 @@ def _with_task(function: type_hook, with_callback: bool, name: str) -> type_hook
     return hook if len(HOOK_ARGUMENTS[name]) == 3 else hook_without_subject
 
 
+def _check_order(name: str, signature: inspect.Signature) -> None:
+    """Raise TypeError where a parameter has the name of an argument that comes in another place."""
+    wanted = HOOK_ARGUMENTS[name]
+    by_position = (
+        inspect.Parameter.POSITIONAL_ONLY,
+        inspect.Parameter.POSITIONAL_OR_KEYWORD,
+    )
+    parameters = [each for each in signature.parameters.values() if each.kind in by_position]
+    for place, parameter in enumerate(parameters[: len(wanted)]):
+        meant = parameter.name.strip("_")
+        if meant in wanted and meant != wanted[place]:
+            raise TypeError(
+                f"{name} is called with ({', '.join(wanted)}), in this order; got {signature}"
+            )
+
+
 def _resolved(name: str, function: type_hook) -> type_hook:
     """Return the internal form of `function`; raises TypeError when it cannot be hook `name`."""
     names = HOOK_ARGUMENTS[name]
     if not callable(function):
         raise TypeError(f"{name} must be callable, got {function!r}")
+    if inspect.isgeneratorfunction(function) or inspect.isasyncgenfunction(function):
+        raise TypeError(f"{name} must not be a generator: nobody would run it; got {function!r}")
     try:
         signature = inspect.signature(function)
     except ValueError:  # a builtin without a signature: taken at its word
         return function
+    _check_order(name, signature)
     count = len(names)
     is_coroutine = _is_coroutine_function(function)
     if name == "on_close":
@@ -261,6 +341,32 @@ def _resolved(name: str, function: type_hook) -> type_hook:
     wanted = ", ".join(names)
     also = f", or be a coroutine function that takes ({', '.join(names[:-1])})" * (count > 1)
     raise TypeError(f"{name} must take ({wanted}){also}; got {signature}")
+
+
+def check_hook_name(name: str) -> None:
+    """Raise TypeError for a name that looks like that of a hook and is not one.
+
+    "onRcptTo" looks like one too: so they are called in JavaScript.
+    """
+    if name in HOOK_ARGUMENTS or not re.match("on[_A-Z]", name):
+        return
+    known = {hook.replace("_", ""): hook for hook in HOOK_ARGUMENTS}
+    near = nearest(name[:80].replace("_", "").lower(), known)
+    meant = (
+        f"did you mean {known[near]!r}?" if near else f"it is one of {', '.join(known.values())}"
+    )
+    raise TypeError(f"{name!r} is not a hook, {meant}")
+
+
+def check_hook_names_of(owner: type, base: type) -> None:
+    """Raise TypeError if a class between `owner` and `base` has a method that looks like a hook and
+    is not one: it would never be called, and mail would be accepted without it.
+    """
+    for each in owner.__mro__:
+        if each is not base and each is not object:
+            for name, value in vars(each).items():
+                if callable(value) or isinstance(value, _METHODS):
+                    check_hook_name(name)
 
 
 class Hooks:

@@ -162,8 +162,14 @@ class Link(Receiver):
         self._timer_at = _INFINITY
         now = self._now()
         if self._tasks is not None and now >= self._tasks.abandon_at:
-            count = self._tasks.abandon_overdue()
-            logger.error("%s: %d hooks do not end, and are left behind", self.session.id, count)
+            names = ", ".join(self._tasks.abandon_overdue())
+            client = self._dialogue.client()
+            logger.error(
+                "%s: %s: cancelled, but does not end, and is left behind: %s",
+                self.session.id,
+                client,
+                names,
+            )
             self._end_if_done()
         if self._tasks is not None:
             self._tasks.cancel_orphans(now)

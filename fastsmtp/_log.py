@@ -9,13 +9,13 @@ import logging
 from contextlib import suppress
 from typing import Any, Final
 
-__all__ = ["clean", "escaped", "logger"]
+__all__ = ["clean", "client_word", "escaped", "logger", "rcpt_logger"]
 
 MAX_TEXT: Final = 128  # characters of one text of a peer in a line
 
 
 class GuardedLogger:
-    """The logger "fastsmtp"; what its handlers raise ends here."""
+    """A logger of the engine; what its handlers raise ends here."""
 
     def __init__(self, name: str) -> None:
         self._logger = logging.getLogger(name)
@@ -48,6 +48,16 @@ class GuardedLogger:
 
 
 logger: Final = GuardedLogger("fastsmtp")
+# Refused recipients, which can be shown without all else that has the level DEBUG.
+rcpt_logger: Final = GuardedLogger("fastsmtp.rcpt")
+
+
+def client_word(name: str, address: str) -> str:
+    """Return `name[address]`, as mail logs have it, or `[address]` where the name is only the
+    address in brackets. "": a UNIX socket, whose client has no address.
+    """
+    known = "" if name.startswith("[") else clean(name)
+    return f"{known}[{clean(address or 'unix')}]"
 
 
 def clean(text: str, limit: int = MAX_TEXT) -> str:

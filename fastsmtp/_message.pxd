@@ -24,5 +24,8 @@ cpdef list verdicts(Exchange dialogue, Message message)
 cdef bint _is_plain(Exchange dialogue, Message message)
 
 
-@cython.locals(reply=Reply, half_read=bint, has_lost=bint)
+cdef _accepted(Exchange dialogue, Message message, result)
+
+
+@cython.locals(found=object, wrong=object)
 cdef list _lmtp_verdicts(Exchange dialogue, Message message, list results, Reply overruled)

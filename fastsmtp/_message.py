@@ -6,10 +6,9 @@ RFC 5321 §4.2.5, RFC 2033 §4.2, RFC 1870 §6.
 from __future__ import annotations
 
 from fastsmtp import replies
-from fastsmtp._answers import Stage, acceptance, rejection
+from fastsmtp._answers import Stage, acceptance, rejection, reply_or_failure
 from fastsmtp._exchange import Exchange
 from fastsmtp._hooks import Answer
-from fastsmtp._log import logger
 from fastsmtp.errors import MessageAborted
 from fastsmtp.replies import Reply
 from fastsmtp.stream import DataStream
@@ -67,20 +66,18 @@ def verdicts(dialogue: Exchange, message: Message) -> list[Reply]:
     reply = None
     error = message.answer.error
     if error is not None and not failed and not isinstance(error, MessageAborted):
-        reply = _rejected(dialogue, message, error)
-        failed = reply is None
+        found = _rejected(dialogue, message, error)
+        if isinstance(found, Reply):
+            reply = found
+        else:
+            failed = True
+            message.answer.report(found)
     elif isinstance(error, MessageAborted):
         failed = True
     if reply is None:
         reply = overruled
     if reply is None and not failed:
-        default = replies.MESSAGE_ACCEPTED if lmtp else replies.MESSAGE_QUEUED
-        reply = acceptance(result, default, enhanced=dialogue.rules.enhanced, utf8=message.utf8)
-        if reply is None:
-            dialogue.report(TypeError(f"on_data answered with {type(result)}"))
-        elif message.stream.is_half_read():
-            _report_half_read(dialogue)
-            reply = None
+        reply = reply_or_failure(message.answer, _accepted(dialogue, message, result))
     return [replies.LOCAL_ERROR if reply is None else reply] * count
 
 
@@ -98,20 +95,22 @@ def _is_plain(dialogue: Exchange, message: Message) -> bool:
     )
 
 
-def _report_half_read(dialogue: Exchange) -> None:
-    """A hook that stops early has most often lost the rest, and a 250 would say that it has not."""
-    dialogue.report(
-        RuntimeError(
-            f"on_data of session {dialogue.session.id} accepted a message without having read it "
-            "to its end, so the client was told 451: read on to the end, or, if the rest is not "
-            "wanted, call stream.discard()"
+def _accepted(dialogue: Exchange, message: Message, result: object) -> Reply | Exception:
+    if message.stream.is_half_read():
+        # A hook that stops early has most often lost the rest, and a 250 would say that it has not.
+        return RuntimeError(
+            "on_data accepted a message without having read it to its end, so the client was told"
+            " 451: read on to the end, or, if the rest is not wanted, call stream.discard()"
         )
-    )
+    rules = dialogue.rules
+    default = replies.MESSAGE_ACCEPTED if rules.lmtp else replies.MESSAGE_QUEUED
+    return acceptance(message.answer, result, default, enhanced=rules.enhanced, utf8=message.utf8)
 
 
-def _rejected(dialogue: Exchange, message: Message, error: BaseException) -> Reply | None:
+def _rejected(dialogue: Exchange, message: Message, error: BaseException) -> Reply | Exception:
     service = dialogue.service
     return rejection(
+        message.answer,
         error,
         Stage.LMTP_MESSAGE if service.options.lmtp else Stage.MESSAGE,
         replies.MESSAGE_REJECTED,
@@ -125,25 +124,20 @@ def _lmtp_verdicts(
 ) -> list[Reply]:
     """One reply per accepted RCPT, in order (RFC 2033 §4.2)."""
     if len(results) != message.recipients:
-        logger.error("on_data answered for %d of %d recipients", len(results), message.recipients)
+        told = f"on_data answered for {len(results)} of {message.recipients} recipients"
+        message.answer.report(ValueError(told))
+    wrong: Exception | None = None  # the first one: there may be one for each recipient
     verdicts: list[Reply] = []
-    half_read = message.stream.is_half_read()
-    has_lost = False
     for result in results[: message.recipients]:
-        reply: Reply | None = None
         if isinstance(result, Exception):
-            reply = _rejected(dialogue, message, result)
-        elif overruled is None and half_read:
-            has_lost = True
-        elif overruled is None:
-            reply = acceptance(
-                result,
-                replies.MESSAGE_ACCEPTED,
-                enhanced=dialogue.rules.enhanced,
-                utf8=message.utf8,
-            )
-        verdicts.append(reply or overruled or replies.LOCAL_ERROR)
-    if has_lost:
-        _report_half_read(dialogue)
+            found = _rejected(dialogue, message, result)
+        else:
+            found = overruled or _accepted(dialogue, message, result)
+        if not isinstance(found, Reply):
+            wrong = wrong or found
+            found = overruled or replies.LOCAL_ERROR
+        verdicts.append(found)
     missing = message.recipients - len(verdicts)
+    if wrong is not None:
+        message.answer.report(wrong)
     return verdicts + [overruled or replies.LOCAL_ERROR] * missing

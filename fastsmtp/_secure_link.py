@@ -53,10 +53,6 @@ class SecureLink(Link):
         """No octet of the client will be read any more."""
         raise NotImplementedError
 
-    def report(self, error: BaseException, stage: str) -> None:
-        """Something has failed."""
-        raise NotImplementedError
-
     # The handshake.
 
     def _begin_tls(self) -> None:
@@ -211,7 +207,7 @@ class SecureLink(Link):
             self._pump.let_go()
         if self._dialogue.securing:
             self._dialogue.securing = False
-        self.report(error, "tls")
+        self._dialogue.report(error, "tls")
         self._dialogue.close()
         self._close()
 
@@ -233,7 +229,7 @@ class SecureLink(Link):
         """The handshake is given up; error: why, None when it is nobody's fault."""
         self._entry = _drop
         if error is not None:
-            self.report(error, "tls")
+            self._dialogue.report(error, "tls")
         self._transport.abort()
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from fastsmtp import replies
-from fastsmtp._answers import Stage, rejection
+from fastsmtp._answers import connect_rejection
 from fastsmtp._exchange import Exchange
 from fastsmtp._hooks import Answer
 from fastsmtp._state import State
@@ -32,7 +32,7 @@ def go_on_inside(dialogue: Exchange) -> None:
     if hook is None:
         dialogue.resume()
     else:
-        dialogue.ask(hook, dialogue.tls, _answered_inside)
+        dialogue.ask("on_secure", hook, dialogue.tls, _answered_inside)
 
 
 def _answered_inside(dialogue: Exchange, answer: Answer) -> None:
@@ -51,7 +51,7 @@ def greet_inside(dialogue: Exchange) -> None:
     if hook is None or dialogue.tls is None or dialogue.state != State.OPENING:
         dialogue.greet()
     else:
-        dialogue.ask(hook, dialogue.tls, _answered_before_greeting)
+        dialogue.ask("on_secure", hook, dialogue.tls, _answered_before_greeting)
 
 
 def _answered_before_greeting(dialogue: Exchange, answer: Answer) -> None:
@@ -65,10 +65,9 @@ def _answered_before_greeting(dialogue: Exchange, answer: Answer) -> None:
             dialogue.close()
             return
         refused = service.connection_refused
-        reply = rejection(answer.error, Stage.CONNECT, refused, enhanced=False, utf8=False)
-        if reply is not None:
-            dialogue.reply_and_close(reply)
-            return
+        reply = connect_rejection(answer, refused, service.not_available)
+        dialogue.reply_and_close(reply)
+        return
     dialogue.reply_and_close(service.not_available)
 
 

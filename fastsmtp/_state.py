@@ -60,6 +60,7 @@ class Transaction:
     envelope: Envelope | None
     rcpt_to: list[Address] | None  # that of the envelope
     address: Address | None  # of the command that a hook looks at
+    sender: Address | None  # once MAIL was accepted
     accepted: int  # recipients
     refused: int  # recipients, by the hook and for good
     tried: int  # RCPT commands, accepted or not

@@ -20,10 +20,13 @@ STALL: Final = 1.0  # seconds of one call after which the log says that a hook h
 ABANDON: Final = 5.0  # seconds that a cancelled hook has to end
 
 
-def warn_of_stall(seconds: float) -> None:
-    """Say so when something has held the event loop for too long."""
+def warn_of_stall(seconds: float, session_id: str = "") -> None:
+    """Say so when something has held the event loop for too long. session_id: "" where the
+    connection is not known.
+    """
     if seconds > STALL:
-        logger.warning("a hook held the event loop for %.1f s", seconds)
+        of_session = f"{session_id}: " if session_id else ""
+        logger.warning("%sa hook held the event loop for %.1f s", of_session, seconds)
 
 
 def _settle(task: asyncio.Task[Any], answer: Answer) -> None:
@@ -101,14 +104,12 @@ class HookTasks:
         """Cancel all that is at work."""
         self._cancel(list(self._tasks))
 
-    def abandon_overdue(self) -> int:
-        """Leave behind what was cancelled and does not end; returns how many those are."""
-        count = len(self._cancelled)
-        for task in self._cancelled:
-            del self._tasks[task]
+    def abandon_overdue(self) -> list[str]:
+        """Leave behind what was cancelled and does not end; returns the names of those hooks."""
+        names = [self._tasks.pop(task).hook for task in self._cancelled]
         self._cancelled.clear()
         self.abandon_at = inf
-        return count
+        return names
 
     def _cancel(self, tasks: list[asyncio.Task[Any]]) -> None:
         fresh = [task for task in tasks if task not in self._cancelled]
@@ -158,34 +159,39 @@ class CloseHooks:
         return iter(list(self._clocks))
 
     def call(
-        self, loop: asyncio.AbstractEventLoop, hook: Callable[[Session], Any], session: Session
+        self,
+        loop: asyncio.AbstractEventLoop,
+        hook: Callable[[Session], Any],
+        session: Session,
+        client: Callable[[], str],
     ) -> None:
-        """Call `on_close`; what it raises is logged."""
+        """Call `on_close`; what it raises is logged. client: returns its name for the log."""
         try:
             result = hook(session)
         except BaseException as error:  # foreign code
             if ends_process(error):
                 raise
-            logger.error("%s: on_close failed", session.id, exc_info=True)
+            logger.error("%s: %s: on_close failed", session.id, client(), exc_info=True)
             return
         if asyncio.iscoroutine(result):
             task = loop.create_task(result)
-            self._clocks[task] = loop.call_later(self._timeout, self._expire, task, session.id)
-            task.add_done_callback(functools.partial(self._done, session.id))
+            who = f"{session.id}: {client()}"
+            self._clocks[task] = loop.call_later(self._timeout, self._expire, task, who)
+            task.add_done_callback(functools.partial(self._done, who))
 
-    def _expire(self, task: asyncio.Task[Any], session_id: str) -> None:
-        logger.error("%s: on_close took too long, and is cancelled", session_id)
+    def _expire(self, task: asyncio.Task[Any], who: str) -> None:
+        logger.error("%s: on_close took too long, and is cancelled", who)
         task.cancel()
         self._late.add(task)
-        self._clocks[task] = task.get_loop().call_later(ABANDON, self._abandon, task, session_id)
+        self._clocks[task] = task.get_loop().call_later(ABANDON, self._abandon, task, who)
 
-    def _abandon(self, task: asyncio.Task[Any], session_id: str) -> None:
-        logger.error("%s: on_close does not end, and is left behind", session_id)
+    def _abandon(self, task: asyncio.Task[Any], who: str) -> None:
+        logger.error("%s: on_close does not end, and is left behind", who)
         del self._clocks[task]
         self._late.discard(task)
         self._on_done()
 
-    def _done(self, session_id: str, task: asyncio.Task[Any]) -> None:
+    def _done(self, who: str, task: asyncio.Task[Any]) -> None:
         error = asyncio.CancelledError() if task.cancelled() else task.exception()
         clock = self._clocks.pop(task, None)
         if clock is None:
@@ -194,5 +200,5 @@ class CloseHooks:
         was_late = task in self._late
         self._late.discard(task)
         if error is not None and not (was_late and task.cancelled()):
-            logger.error("%s: on_close failed", session_id, exc_info=error)
+            logger.error("%s: on_close failed", who, exc_info=error)
         self._on_done()

@@ -230,8 +230,8 @@ class ServerTLS:
         if pem is None:
             raise ValueError(
                 "TLS needs the options 'key' and 'cert', or 'ssl_context'; for development the"
-                " library cryptography (pip install 'fastsmtp-engine[tls]') would make a certificate at"
-                " start"
+                " library cryptography would make a certificate at start:"
+                " pip install 'fastsmtp-engine[tls]'"
             )
         self._options = self._options.replaced(cert=pem)
         self._material = _materials(self._options)

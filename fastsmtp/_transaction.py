@@ -7,7 +7,7 @@ from __future__ import annotations
 from typing import Final
 
 from fastsmtp import replies
-from fastsmtp._answers import Stage, rejection
+from fastsmtp._answers import Stage, rejection, reply_or_failure
 from fastsmtp._content import Content
 from fastsmtp._exchange import Exchange
 from fastsmtp._extensions import MailFacts
@@ -19,6 +19,7 @@ from fastsmtp._grammar import (
     parse_reverse_path,
 )
 from fastsmtp._hooks import Answer
+from fastsmtp._log import clean, client_word, rcpt_logger
 from fastsmtp._state import State
 from fastsmtp.replies import Reply
 from fastsmtp.session import Envelope
@@ -28,6 +29,7 @@ __all__ = ["handle_mail", "handle_rcpt"]
 REFUSED_PER_ACCEPTED: Final = 4  # refused recipients for each accepted one that are no errors
 RECIPIENT: Final = 160  # octets of an `Address` beside those of its path
 PARAMETERS: Final = 600  # octets of its `args` and `dsn` beside what they hold, at the most
+MAX_SHOWN: Final = 128  # octets of what is no recipient, in a log line
 
 # As C has them.
 _MAIL_GIVEN: int = int(State.MAIL_GIVEN)
@@ -73,7 +75,7 @@ def handle_mail(dialogue: Exchange, argument: bytes) -> None:
     if hook is None:
         _mail_accepted(dialogue)
         return
-    answer = dialogue.asked(hook, address, _mail_answered)
+    answer = dialogue.asked("on_mail_from", hook, address, _mail_answered)
     if answer is not None:
         _mail_answered(dialogue, answer)
         answer.forget()
@@ -91,7 +93,7 @@ def _mail_answered(dialogue: Exchange, answer: Answer) -> None:
 def _mail_accepted(dialogue: Exchange) -> None:
     transaction = dialogue.transaction
     assert transaction.envelope is not None
-    transaction.envelope.mail_from = transaction.address
+    transaction.envelope.mail_from = transaction.sender = transaction.address
     dialogue.state = _MAIL_GIVEN
     content: Content = dialogue.content
     content.forget_skipped()
@@ -106,14 +108,14 @@ def handle_rcpt(dialogue: Exchange, argument: bytes) -> None:
     transaction = dialogue.transaction
     transaction.tried += 1
     if 0 < rules.max_tried < transaction.tried and dialogue.counters.strike_junk():
-        dialogue.reply(replies.TOO_MANY_JUNK)
+        _refuse(dialogue, replies.TOO_MANY_JUNK, False, _shown(argument))
         return
     utf8 = transaction.smtp_utf8
     parsed = parse_forward_path(argument, utf8, rules.lenient)
     if not isinstance(parsed, tuple):
         bad = parsed == PathFault.BAD_SYNTAX
         fault = replies.BAD_RECIPIENT if bad else replies.NEEDS_SMTPUTF8
-        dialogue.refuse(fault, not rules.lmtp)
+        _refuse(dialogue, fault, not rules.lmtp, _shown(argument))
         return
     address, rest = parsed
     if rest:
@@ -121,20 +123,20 @@ def handle_rcpt(dialogue: Exchange, argument: bytes) -> None:
         facts = _facts(dialogue, transaction.envelope, address, utf8)
         refusal = dialogue.service.rcpt_parameters.apply(rest, facts, dialogue.extended)
         if refusal is not None:
-            dialogue.refuse(refusal, not rules.lmtp)
+            _refuse(dialogue, refusal, not rules.lmtp, address.address)
             return
     transaction.cost = _RECIPIENT + len(argument) + (_PARAMETERS if rest else 0)
     if 0 < rules.max_recipients <= transaction.accepted or (
         0 < rules.max_recipient_octets < transaction.octets + transaction.cost
     ):
-        dialogue.reply(replies.TOO_MANY_RECIPIENTS)
+        _refuse(dialogue, replies.TOO_MANY_RECIPIENTS, False, address.address)
         return
     transaction.address = address
     hook = dialogue.hooks.on_rcpt_to
     if hook is None:
         _rcpt_accepted(dialogue)
         return
-    answer = dialogue.asked(hook, address, _rcpt_answered)
+    answer = dialogue.asked("on_rcpt_to", hook, address, _rcpt_answered)
     if answer is not None:
         _rcpt_answered(dialogue, answer)
         answer.forget()
@@ -144,8 +146,10 @@ def _rcpt_answered(dialogue: Exchange, answer: Answer) -> None:
     if answer.error is None and not answer.failed:
         _rcpt_accepted(dialogue)
     else:
+        address = dialogue.transaction.address
+        assert address is not None
         reply = _rejected(dialogue, answer, Stage.RCPT, replies.RECIPIENT_REJECTED)
-        dialogue.refuse(reply, _is_strike(dialogue, reply))
+        _refuse(dialogue, reply, _is_strike(dialogue, reply), address.address)
 
 
 def _is_strike(dialogue: Exchange, reply: Reply) -> bool:
@@ -159,6 +163,34 @@ def _is_strike(dialogue: Exchange, reply: Reply) -> bool:
         return False
     transaction.refused += 1
     return transaction.refused > REFUSED_PER_ACCEPTED * transaction.accepted
+
+
+def _refuse(dialogue: Exchange, reply: Reply, is_strike: bool, recipient: str) -> None:
+    """Refuse one RCPT, with one line in the log that says all that is needed to find out why.
+
+    is_strike: it counts as an error of the client.
+    """
+    dialogue.notes = False
+    dialogue.refuse(reply, is_strike)
+    dialogue.notes = True
+    if rcpt_logger.shows_debug:
+        sender = dialogue.transaction.sender
+        address, via, balancer = dialogue.client().partition(" via ")
+        rcpt_logger.debug(
+            "%s: RCPT refused: client=%s%s from=<%s> to=<%s> reply=%.512s",
+            dialogue.session.id,
+            client_word(dialogue.client_hostname, address),
+            via + balancer,
+            "" if sender is None else clean(sender.address),
+            clean(recipient),
+            dialogue.session.error,  # it may be the 421 in place of `reply`
+        )
+
+
+def _shown(argument: bytes) -> str:
+    """The argument of a RCPT that has no address, for the log."""
+    path = argument[argument.find(b":") + 1 :].strip(b" <>")
+    return path[:MAX_SHOWN].decode("utf-8", "backslashreplace")
 
 
 def _rcpt_accepted(dialogue: Exchange) -> None:
@@ -176,13 +208,14 @@ def _rejected(dialogue: Exchange, answer: Answer, stage: Stage, default: Reply) 
     if answer.error is None or answer.failed:
         return replies.LOCAL_ERROR
     reply = rejection(
+        answer,
         answer.error,
         stage,
         default,
         enhanced=dialogue.rules.enhanced,
         utf8=dialogue.transaction.smtp_utf8,
     )
-    return replies.LOCAL_ERROR if reply is None else reply
+    return reply_or_failure(answer, reply)
 
 
 def _facts(dialogue: Exchange, envelope: Envelope, address: Address, utf8: bool) -> MailFacts:

@@ -5,7 +5,7 @@
 from __future__ import annotations
 
 from fastsmtp import replies
-from fastsmtp._answers import Stage, rejection
+from fastsmtp._answers import connect_rejection
 from fastsmtp._exchange import Exchange
 from fastsmtp._grammar import parse_hostname_token
 from fastsmtp._hooks import Answer
@@ -21,7 +21,7 @@ def connect(dialogue: Exchange) -> None:
     if hook is None:
         greet_inside(dialogue)
     else:
-        dialogue.ask_without_subject(hook, _connect_answered)
+        dialogue.ask_without_subject("on_connect", hook, _connect_answered)
 
 
 def _connect_answered(dialogue: Exchange, answer: Answer) -> None:
@@ -30,11 +30,10 @@ def _connect_answered(dialogue: Exchange, answer: Answer) -> None:
     if answer.error is None and not answer.failed:
         greet_inside(dialogue)
         return
-    reply = None
+    reply = service.not_available
     if answer.error is not None and not answer.failed:
-        refused = service.connection_refused
-        reply = rejection(answer.error, Stage.CONNECT, refused, enhanced=False, utf8=False)
-    dialogue.reply_and_close(reply or service.not_available)
+        reply = connect_rejection(answer, service.connection_refused, reply)
+    dialogue.reply_and_close(reply)
 
 
 def handle_ehlo(dialogue: Exchange, argument: bytes) -> None:

@@ -165,7 +165,7 @@ def handle_xclient(dialogue: Exchange, argument: bytes) -> None:
         dialogue.reply_and_close(replies.LOGIN_NOT_IMPLEMENTED)
         return
     auth = Auth(method="XCLIENT", username=login, password=None)
-    dialogue.ask(hook, auth, lambda owner, answer: _login_answered(owner, answer, found))
+    dialogue.ask("on_auth", hook, auth, lambda owner, answer: _login_answered(owner, answer, found))
 
 
 def _login_answered(dialogue: Exchange, answer: Answer, found: type_attributes) -> None:

@@ -11,17 +11,30 @@ Nothing that a peer sends raises; its faults are replies.
 
 from __future__ import annotations
 
+from typing import Final
+
 __all__ = ["MessageAborted", "MessageTooLarge", "SMTPError"]
+
+REFUSAL_CODES: Final = "a refusal has an int from 400 to 599"
+
+
+def is_refusal_code(code: object) -> bool:
+    """Whether `code` is a reply code of 4xx or 5xx, in RFC 5321's list or not (§4.2)."""
+    return isinstance(code, int) and not isinstance(code, bool) and 400 <= code <= 599
 
 
 class SMTPError(Exception):
     """A refusal that a hook raises, or hands to `callback(error)`.
 
     message: text of the reply; CR and LF make further lines of the same reply. Empty: the default
-    text. response_code: 400 to 599, second digit 0 to 5 (RFC 5321 §4.2). None: the default of the
-    hook. enhanced_code: such as "5.7.1", its class that of the code (RFC 2034, RFC 3463). None: by
-    code.
+    text. response_code: 400 to 599, goes out as it is; None: that of a subclass, else the default
+    of the hook. enhanced_code: such as "5.7.1", its class that of the code (RFC 2034, RFC 3463), or
+    it is dropped; None: that of a subclass, else by code. Raises TypeError for a code that is not
+    an int or that stands in the place of the message, ValueError for an int that refuses nothing.
     """
+
+    response_code: int | None = None
+    enhanced_code: str | None = None
 
     def __init__(
         self,
@@ -29,10 +42,19 @@ class SMTPError(Exception):
         response_code: int | None = None,
         enhanced_code: str | None = None,
     ) -> None:
+        given: object = message
+        if isinstance(given, int):
+            raise TypeError(f"the message comes first: SMTPError(text, code), got {given!r:.20}")
+        if response_code is not None and not is_refusal_code(response_code):
+            is_int = isinstance(response_code, int) and not isinstance(response_code, bool)
+            kind = ValueError if is_int else TypeError
+            raise kind(f"response_code: {REFUSAL_CODES}, got {response_code!r:.20}")
         super().__init__(message)
         self.message = message
-        self.response_code = response_code
-        self.enhanced_code = enhanced_code
+        if response_code is not None:
+            self.response_code = response_code
+        if enhanced_code is not None:
+            self.enhanced_code = enhanced_code
 
 
 class MessageAborted(Exception):

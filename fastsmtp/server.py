@@ -17,11 +17,18 @@ from contextlib import suppress
 from functools import partial
 from typing import Any, Final
 
-from fastsmtp._auth import is_auth_possible
 from fastsmtp._connection import Connection
 from fastsmtp._coroutines import current_hook_task
+from fastsmtp._demands import warn_of_impossible_demands
+from fastsmtp._failures import Place, log_failure, mark
 from fastsmtp._handshakes import Handshakes
-from fastsmtp._hooks import HOOK_ARGUMENTS, Hooks, ends_process
+from fastsmtp._hooks import (
+    HOOK_ARGUMENTS,
+    Hooks,
+    check_hook_name,
+    check_hook_names_of,
+    ends_process,
+)
 from fastsmtp._listener import Listener, bind_tcp, bind_unix, check_place, own_sockets
 from fastsmtp._log import logger
 from fastsmtp._lookup import ReverseLookup
@@ -47,11 +54,12 @@ class SMTPServer:
     """An SMTP or LMTP server.
 
     Options and hooks are keyword arguments; a hook can also be assigned (`server.on_rcpt_to = f`)
-    or be a method of a subclass. Raises TypeError for an unknown option or a function that cannot
-    be that hook, ValueError for a bad value.
+    or be a method of a subclass. Raises TypeError for an unknown option, a function that cannot be
+    that hook, and a method `on_…` that is not one; ValueError for a bad value.
     """
 
     def __init__(self, **options: Any) -> None:
+        check_hook_names_of(type(self), SMTPServer)
         hooks = {name: options.pop(name) for name in HOOK_ARGUMENTS if name in options}
         self._options: Options = parse_options(options)
         self._hooks = Hooks()
@@ -82,6 +90,8 @@ class SMTPServer:
     def __setattr__(self, name: str, value: Any) -> None:
         if name in HOOK_ARGUMENTS:
             self._hooks.set(name, value)
+        elif callable(value) and not hasattr(getattr(type(self), name, None), "__set__"):
+            check_hook_name(name)
         super().__setattr__(name, value)
 
     @property
@@ -135,7 +145,8 @@ class SMTPServer:
             self._emit("listening", listener.address)
         if self._listeners_check is None:
             self._watch_listeners()
-        self._warn_of_impossible_demand()
+        if len(self._listeners) == len(bound):  # the first call
+            warn_of_impossible_demands(self.service)
         if callback is not None:
             callback()
 
@@ -162,14 +173,6 @@ class SMTPServer:
     def _check_lmtp_port(self, port: int) -> None:
         if self._options.lmtp and port == SMTP_PORT:
             raise ValueError("LMTP must not be offered on TCP port 25 (RFC 2033 §5)")
-
-    def _warn_of_impossible_demand(self) -> None:
-        possible = is_auth_possible(self.service)
-        if self.service.rules.auth_required and not possible and len(self._listeners) == 1:
-            logger.warning(
-                "authentication is required but no mechanism is usable: no mail will be accepted; "
-                "set auth_optional=True, or disable AUTH"
-            )
 
     def _tls_of_listener(self, secure: bool) -> ListenerTLS:
         if secure and not self._options.secured and not self.tls.is_configured:
@@ -222,23 +225,15 @@ class SMTPServer:
             )
             self._emit("connect", {name: getattr(session, name) for name in names})
 
-    def report(self, error: BaseException, remote_address: str, stage: str, via: str = "") -> None:
-        """Emit `error`; without a listener it is logged, a failure of TLS in any case.
-
-        via: what the log says of a balancer.
-        """
-        with suppress(Exception):  # an exception class of a user may take no attributes
-            error.remote_address = remote_address  # type: ignore[attr-defined]
-            error.stage = stage  # type: ignore[attr-defined]
-        client = remote_address + via
-        if stage == "tls":  # a client's doing, in any number: told of all the same, in few lines
-            self.handshakes.failed(error, client)
+    def report(self, error: BaseException, place: Place) -> None:
+        """Emit `error`; without a listener it is logged, a failure of TLS in any case."""
+        mark(error, place)
+        if place.stage == "tls":  # caused by clients, so there may be many: a line for some of them
+            self.handshakes.failed(error, place)
         if self._events["error"]:
             self._emit("error", error)
-        elif stage == "socket":
-            logger.info("%s: connection lost inside a transaction: %s", client, error)
-        elif stage != "tls":
-            logger.error("%s: failure at %s", client, stage, exc_info=error)
+        else:
+            log_failure(error, place)
 
     # Events.
 

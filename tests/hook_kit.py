@@ -16,6 +16,7 @@ from typing import Any, NamedTuple
 
 from rows import DEFAULTS, EH, LH, codes
 
+from fastsmtp import SMTPError
 from fastsmtp.server import SMTPServer
 from fastsmtp.testing import VirtualLoop, Wire
 
@@ -28,6 +29,12 @@ END = b".\r\n"
 
 class Odd(BaseException):
     """An exception that is no `Exception`, and not the end of the process either."""
+
+
+class NoRefusal(SMTPError):
+    """Its code accepts, so it refuses nothing; set on the class, where no constructor sees it."""
+
+    response_code = 250
 
 
 class Call(NamedTuple):

@@ -32,7 +32,7 @@ CODES = {"no": 550, "later": 450, "bye": 421}
 _loops: list[VirtualLoop] = []
 uncaught: list[dict[str, Any]] = []  # what a callback of the shared loop has raised: nothing
 
-_REPLY_LINE = re.compile(rb"([2-5][0-5][0-9])([ -])([\x20-\x7e]*)")
+_REPLY_LINE = re.compile(rb"([23][0-5][0-9]|[45][0-9][0-9])([ -])([\x20-\x7e]*)")
 
 
 def shared_loop() -> VirtualLoop:

@@ -52,7 +52,7 @@ COUNTERS_OFF: dict[str, Any] = {
     "max_junk_commands": None,
 }
 
-_REPLY_LINE = re.compile(rb"([2-5][0-5][0-9])([ -])([^\r\n\x00]*)")
+_REPLY_LINE = re.compile(rb"([23][0-5][0-9]|[45][0-9][0-9])([ -])([^\r\n\x00]*)")
 _ENHANCED = re.compile(r"([245]\.(?:0|[1-9][0-9]{0,2})\.(?:0|[1-9][0-9]{0,2})) ")
 _CONTROLS = re.compile("[\x00-\x1f\x7f-\x9f\u2028\u2029\u202a-\u202e\u2066-\u2069\ud800-\udfff]")
 

@@ -13,6 +13,7 @@ from collections.abc import Callable, Iterator
 from typing import Any
 
 import pytest
+from hook_kit import NoRefusal
 from rows import DEFAULTS, EH, codes
 from sasl_kit import ANN, KEYS, OPEN, ScramClient, b64
 
@@ -171,6 +172,9 @@ def test_a_hook_that_says_421_ends_the_connection() -> None:
         (SMTPError("who?"), ["334", WRONG]),
         (SMTPError("later", 454), ["454 4.7.0"]),
         ("keys", [FAILED]),
+        (True, [FAILED]),
+        ({"salt": b"s" * 16, "iterations": 4096}, [FAILED]),
+        (NoRefusal(), [FAILED]),
         ((b"s" * 16, 4096, b"x" * 32, b"x" * 32), [FAILED]),
     ],
 )
@@ -212,7 +216,7 @@ def test_a_hook_that_raises_authenticates_nobody(style: str, hook: str) -> None:
 
 
 @row("AUTH-14")
-@pytest.mark.parametrize("result", [True, "ann", 1, ["ann"], SMTPError("", 200), object()])
+@pytest.mark.parametrize("result", [True, "ann", 1, ["ann"], ("ann",), NoRefusal(), object()])
 def test_nonsense_authenticates_nobody(result: Any) -> None:
     with Login(on_auth=in_style("callback", lambda auth, session: result)) as login:
         assert login.say(*PLAIN, b"NOOP") == [FAILED, "250 2.0.0"]

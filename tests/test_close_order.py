@@ -231,7 +231,7 @@ def test_an_on_close_that_takes_longer_than_hook_timeout_is_cancelled_and_logged
                 pass
             await until(lambda: closings.ended == ["cancelled"])
             assert [record.getMessage() for record in caplog.records] == [
-                f"{ids[0]}: on_close took too long, and is cancelled"
+                f"{ids[0]}: 127.0.0.1: on_close took too long, and is cancelled"
             ]
 
     run(scenario())

@@ -6,6 +6,7 @@ holds (RFC 5321 §4.2, RFC 2034 §4, RFC 3463 §3).
 
 from __future__ import annotations
 
+import enum
 import logging
 import re
 from collections.abc import Callable, Iterator
@@ -64,8 +65,8 @@ def test_a_message_is_answered_with_a_text_or_nothing(style: str) -> None:
 
 @row("HOOK-06")
 @pytest.mark.parametrize("name", ["on_connect", "on_mail_from", "on_rcpt_to"])
-@each_style
-def test_other_hooks_have_no_second_argument_to_count(name: str, style: str) -> None:
+@pytest.mark.parametrize("style", ["callback", "coroutine with callback"])
+def test_a_second_argument_is_ignored_where_the_answer_is_yes_or_no(name: str, style: str) -> None:
     for answer in ("250 OK", *NONSENSE):
         with Met(name, style, gives(None, answer)) as met:
             assert met.reply == met.stage.accepted, answer
@@ -78,7 +79,7 @@ def test_line_ends_in_a_text_make_lines_of_the_same_reply(style: str) -> None:
     with Met("on_data", style, gives(None, "250 OK\r\n250 EVIL")) as met:
         replies = parse_replies(met.written)
         assert [(reply.code, reply.enhanced) for reply in replies] == [(250, "2.6.0")]
-        assert replies[0].lines == ("250 OK", "250 EVIL")
+        assert replies[0].lines == ("OK", "250 EVIL")
         met.go_on()
 
 
@@ -114,26 +115,62 @@ def test_any_exception_given_to_callback_rejects_with_the_default_code(name: str
         assert not met.errors
 
 
-BAD_CODES = [199, 200, 250, 354, 399, 460, 499, 560, 600, 5500, 0, -1, 550.0, "abc", "550", True]
+BAD_CODES = [199, 200, 250, 354, 399, 600, 5500, 0, -1, 550.0, "abc", "550", True]
+
+
+class WithCode(Exception):
+    """A user's own error."""
+
+    def __init__(self, response_code: Any) -> None:
+        super().__init__("no")
+        self.response_code = response_code
+
+
+@pytest.mark.parametrize("code", BAD_CODES)
+def test_a_code_that_refuses_nothing_is_an_error_where_an_smtp_error_is_made(code: Any) -> None:
+    kind = ValueError if type(code) is int else TypeError
+    with pytest.raises(kind, match="response_code: a refusal has an int from 400 to 599"):
+        SMTPError("no", code)
+
+
+@pytest.mark.parametrize("message", [550, 0, True])
+def test_a_code_in_the_place_of_the_message_is_an_error(message: Any) -> None:
+    with pytest.raises(TypeError, match=r"SMTPError\(text, code\)"):
+        SMTPError(message)
 
 
 @row("HOOK-06")
 @each_hook
 @each_style
-def test_a_code_that_is_no_refusal_is_a_failure(name: str, style: str) -> None:
-    for code in BAD_CODES:
-        error = SMTPError("no", response_code=code)  # type: ignore[arg-type]
-        with Met(name, style, gives(error)) as met:
-            assert met.reply == met.stage.failed, code
-            if name != "on_connect":
-                met.go_on()
+def test_a_hook_that_makes_an_smtp_error_of_a_wrong_code_fails(name: str, style: str) -> None:
+    def act(call: Call) -> None:
+        raise SMTPError("no such user", 250)
+
+    with Met(name, style, act) as met:
+        assert met.reply == met.stage.failed
+        assert [type(error) for error in met.errors] == [ValueError]
+
+
+@row("HOOK-06")
+@each_hook
+@pytest.mark.parametrize("style", ["callback", "coroutine with callback"])
+@pytest.mark.parametrize("code", BAD_CODES)
+def test_a_code_that_refuses_nothing_is_a_failure_in_a_users_own_error(
+    name: str, style: str, code: Any
+) -> None:
+    with Met(name, style, gives(WithCode(code))) as met:
+        assert met.reply == met.stage.failed
+        assert [(type(error), error.stage) for error in met.errors] == [(ValueError, name)]
+        assert "400 to 599" in str(met.errors[0])
+        if name != "on_connect":
+            met.go_on()
 
 
 @row("HOOK-06")
 @each_hook
 @each_style
-def test_a_code_that_is_a_refusal_is_used(name: str, style: str) -> None:
-    for code in (400, 421, 459, 500, 559):
+def test_any_code_of_4xx_and_5xx_is_kept_as_it_is(name: str, style: str) -> None:
+    for code in (400, 421, 459, 460, 499, 500, 559, 560, 571, 599):
         with Met(name, style, gives(SMTPError("no", response_code=code))) as met:
             assert met.reply.startswith(str(code))
             assert ("." in met.reply) == (name != "on_connect")
@@ -141,6 +178,26 @@ def test_a_code_that_is_a_refusal_is_used(name: str, style: str) -> None:
                 assert met.wire.closed
             else:
                 met.go_on()
+
+
+class Code(enum.IntEnum):
+    SPAM = 554
+
+
+class Spam(SMTPError):
+    response_code = 571
+    enhanced_code = "5.7.25"
+
+
+@row("HOOK-06")
+@pytest.mark.parametrize("name", COMMANDS)
+def test_codes_may_be_those_of_an_enumeration_or_of_a_subclass(name: str) -> None:
+    with Met(name, "callback", gives(SMTPError("no", Code.SPAM))) as met:
+        assert met.reply.startswith("554 ")
+    with Met(name, "callback", gives(Spam("no"))) as met:
+        assert met.reply == "571 5.7.25"
+    with Met(name, "callback", gives(Spam("no", 450))) as met:
+        assert met.reply.startswith("450 4.")
 
 
 @row("HOOK-06")
@@ -256,7 +313,7 @@ def test_a_text_in_an_smtputf8_transaction_is_clean_too(text: str) -> None:
         for reply in run.replies:
             assert not UNCLEAN.search("".join(reply.lines))
     run = one_way([EH, mail + RCPT + b"DATA\r\n", BODY + END], Hooks(data=text))
-    assert run.codes[-1] == "250 2.6.0"
+    assert run.codes[-1] == ("451 4.3.0" if text == HOSTILE["continuation"] else "250 2.6.0")
     assert not UNCLEAN.search("".join(run.replies[-1].lines))
     if text == HOSTILE["unicode"]:
         assert "é€😀" in "".join(run.replies[-1].lines)

@@ -23,13 +23,13 @@ PACKAGE = ROOT / "fastsmtp"
 
 # From the bottom up: a module imports from its own level or from one before it, never in a circle.
 LEVELS = (
-    {"_parser", "_grammar", "_proxy", "_native", "_log", "_networks", "replies"},
+    {"_parser", "_grammar", "_proxy", "_native", "_log", "_networks", "replies", "_failures"},
     {"errors", "_option_types", "options", "session"},
     {"_hooks", "_answers", "_extensions", "_sasl", "_saslprep", "_mechanisms", "_scram", "stream"},
     {
         *("_rules", "_state", "_clock", "_counters", "_verbs", "_starttls", "_auth", "_xclient"),
         *("_transaction", "_message", "_content", "_commands", "_ehlo", "_service"),
-        *("_exchange", "_dispatch", "_dialogue"),
+        *("_exchange", "_dispatch", "_dialogue", "_demands"),
     },
     {
         *("_client_hello", "_pem", "_self_signed", "_verifying"),

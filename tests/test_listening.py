@@ -7,6 +7,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import errno
+import logging
 import os
 import socket
 import subprocess
@@ -20,6 +21,7 @@ import pytest
 from clients import Client, Sink, digest, greets, refused
 from rows import TX
 
+from fastsmtp import SMTPServer
 from fastsmtp.testing import running
 
 
@@ -393,3 +395,79 @@ def test_a_forked_child_that_closes_the_server_takes_nothing_from_its_parent(
     command = [sys.executable, "-c", FORK, "uvloop", str(tmp_path / "smtp")]
     done = subprocess.run(command, capture_output=True, text=True, timeout=60)
     assert done.stdout == "served on\n", done.stderr
+
+
+# --- a server that could take no message ---
+
+
+def take(*given: Any) -> None:
+    given[-1]()
+
+
+@pytest.mark.parametrize(
+    ("options", "warned"),
+    [
+        ({"auth_optional": True}, True),
+        ({"auth_optional": True, "lmtp": True}, True),
+        ({"auth_optional": True, "on_rcpt_to": take}, True),
+        ({"disabled_commands": ["AUTH"]}, True),
+        ({"on_auth": take, "allow_insecure_auth": True}, True),
+        ({"auth_optional": True, "on_data": take}, False),
+        ({"auth_optional": True, "disabled_commands": ["MAIL"]}, False),
+        ({"auth_optional": True, "disabled_commands": ["RCPT"]}, False),
+        ({}, False),  # nobody can log in, so there is no MAIL: that is the warning
+    ],
+)
+def test_a_server_without_on_data_that_takes_recipients_says_so_once(
+    run: Any, options: dict[str, Any], warned: bool, caplog: pytest.LogCaptureFixture
+) -> None:
+    async def scenario() -> None:
+        server = SMTPServer(disable_reverse_lookup=True, **options)
+        await server.listen(0, "127.0.0.1")
+        await server.listen(0, "127.0.0.1")
+        await server.close()
+
+    with caplog.at_level(logging.WARNING, "fastsmtp"):
+        run(scenario())
+    told = [text for text in caplog.messages if text.startswith("the hook on_data is not set")]
+    assert len(told) == warned
+    assert len(caplog.messages) == (1 if warned or not options else 0)
+
+
+@pytest.mark.parametrize("way", ["assigned", "subclass"])
+def test_a_hook_that_is_set_before_listen_needs_no_warning(
+    run: Any, way: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    class WithHook(SMTPServer):
+        on_data = staticmethod(take)
+
+    async def scenario() -> None:
+        kind = WithHook if way == "subclass" else SMTPServer
+        server = kind(auth_optional=True, disable_reverse_lookup=True)
+        if way == "assigned":
+            server.on_data = take
+        await server.listen(0, "127.0.0.1")
+        await server.close()
+
+    with caplog.at_level(logging.WARNING, "fastsmtp"):
+        run(scenario())
+    assert caplog.messages == []
+
+
+def test_a_host_with_several_addresses_is_one_warning(
+    run: Any, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async def two(host: Any, port: int) -> list[socket.socket]:
+        return [tcp_socket(), tcp_socket()]
+
+    async def scenario() -> None:
+        monkeypatch.setattr("fastsmtp.server.bind_tcp", two)
+        server = SMTPServer(disable_reverse_lookup=True)
+        await server.listen(0, "localhost")
+        assert len(server.addresses()) == 2
+        await server.close()
+
+    with caplog.at_level(logging.WARNING, "fastsmtp"):
+        run(scenario())
+    assert len(caplog.messages) == 1
+    assert "authentication is required" in caplog.messages[0]

@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 import rows
 from conftest import Run
+from hook_kit import NoRefusal
 from rows import DEFAULTS, FIN, LATE, LH, RST, Hooks, Recorder, Session, Step, pause, three_ways
 
 from fastsmtp import SMTPError, SMTPServer
@@ -132,7 +133,9 @@ def test_a_list_of_another_length_is_filled_or_cut_and_logged(
 
 
 @pytest.mark.row("LMTP-04")
-@pytest.mark.parametrize("entry", [7, 250, b"bytes", object(), ["list"], SMTPError("", 250), True])
+@pytest.mark.parametrize(
+    "entry", [7, 250, b"bytes", object(), ["list"], NoRefusal(), True, "550 no", "451-no", "554"]
+)
 def test_an_entry_of_another_type_fails_for_that_recipient(entry: Any) -> None:
     assert only_codes(verdicts(["b", entry, "d"])) == [ACCEPTED, FAILED, ACCEPTED]
 
@@ -150,7 +153,9 @@ def test_an_entry_of_another_type_fails_for_that_recipient(entry: Any) -> None:
         (SMTPError("no"), "450 4.2.1", "no"),
         (SMTPError("no", 550), "550 5.7.1", "no"),
         (SMTPError("no", 452, "4.3.1"), "452 4.3.1", "no"),
-        (SMTPError("no", 250), FAILED, None),
+        (NoRefusal(), FAILED, None),
+        ("550 no such user", FAILED, None),
+        ("250 2.6.0 all the same", ACCEPTED, "all the same"),
     ],
 )
 @pytest.mark.parametrize("read", [True, False])

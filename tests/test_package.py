@@ -288,7 +288,8 @@ def test_command_without_its_extra_says_how_to_get_it(
 ) -> None:
     output_of(empty_python, "-m", "pip", "install", wheel, cwd=tmp_path)
     script = f"import sys; from {CLI} import main; assert main(['serve']) == 1"
-    assert "pip install 'fastsmtp-engine[server]'" in output_of(empty_python, "-c", script, cwd=tmp_path)
+    printed = output_of(empty_python, "-c", script, cwd=tmp_path)
+    assert "pip install 'fastsmtp-engine[server]'" in printed
 
 
 def send(port: int) -> None:

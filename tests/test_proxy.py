@@ -360,8 +360,10 @@ def test_the_hooks_see_the_client_and_the_event_too() -> None:
 def test_the_log_names_the_balancer_beside_the_client() -> None:
     with log() as lines, behind(Hooks(connect=ValueError("a hook that fails"))) as session:
         assert session.do(LINE) == ["421"]
-    failure = [line for line in lines if "failure" in line]
-    assert failure == ["192.0.2.1 via 10.0.0.7: failure at opening"]
+        name = session.wire.session.id
+    failures = [line for line in lines if line.startswith(f"{name}: 192.0.2.1 via 10.0.0.7: on_")]
+    assert len(failures) == 1
+    assert "on_connect failed: ValueError: a hook that fails" in failures[0]
     assert [line for line in lines if "PROXY header: PROXY 192.0.2.1 via 10.0.0.7" in line]
 
 

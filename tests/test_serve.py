@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import mailbox
 import os
+import re
 import smtplib
 import socket
 import subprocess
@@ -86,8 +87,63 @@ def test_verbose_tells_of_connections_and_refusals(maildir: Path) -> None:
         with pytest.raises(smtplib.SMTPRecipientsRefused):
             gateway.send(MESSAGE, "b@x.example")
         gateway.out.wait(r"connected id=\w{16} client=.*\[127\.0\.0\.1\]")
-        gateway.out.wait("relay denied id=.* to=<b@x.example>")
+        gateway.out.wait("RCPT refused: ")
         assert gateway.stop() == 0
+    assert len([line for line in gateway.out.all if "relay denied" in line]) == 1
+
+
+@pytest.mark.parametrize("level", [[], ["-v"]], ids=["", "verbose"])
+def test_one_refused_rcpt_is_one_line_with_client_sender_recipient_and_reply(
+    maildir: Path, level: list[str]
+) -> None:
+    with Gateway(maildir, *level, "--domain=y.example") as gateway:
+        with gateway.client() as client:
+            client.mail("a@x.example")
+            assert client.rcpt("b@x.example")[0] == 550
+            assert client.docmd("RCPT", "TO:<b@@y.example>")[0] == 501
+        gateway.out.wait("to=<b@@y.example>")
+        assert gateway.stop() == 0
+    lines = [line.partition(" RCPT refused: ")[2] for line in gateway.out.all if "RCPT" in line]
+    refused = "client=[127.0.0.1] from=<a@x.example> "
+    denied = "550 5.1.1 No such recipient here, relay denied"
+    bad = "501 5.1.3 Error: Bad recipient address syntax"
+    assert [line.replace("localhost[", "[") for line in lines] == [
+        f"{refused}to=<b@x.example> reply={denied}",
+        f"{refused}to=<b@@y.example> reply={bad}",
+    ]
+    assert gateway.err.all == []
+
+
+def test_a_client_that_leaves_after_quit_without_reading_is_no_line(maildir: Path) -> None:
+    with Gateway(maildir, "-v") as gateway:
+        with socket.create_connection(("127.0.0.1", gateway.ports[0]), PATIENCE) as client:
+            client.recv(1000)
+            client.sendall(b"EHLO c.example\r\n")
+            client.recv(1000)
+            client.sendall(b"QUIT\r\n")
+        with gateway.client() as other:  # the one before has been closed by the time of this
+            other.docmd("NOOP")
+        assert gateway.stop() == 0
+    words = ("fastsmtp: ", "connected id=")
+    lines = [line.split(" fastsmtp: ")[-1] for line in gateway.out.all]
+    assert [line for line in lines if not line.startswith(words)] == []
+    assert gateway.err.all == []
+
+
+def test_clients_of_a_unix_socket_have_a_name_and_no_client_has_its_address_twice(
+    maildir: Path, tmp_path: Path
+) -> None:
+    path = str(tmp_path / "smtp.sock")
+    with Gateway(maildir, "-v", listen=("127.0.0.1:0", f"lmtp:{path}")) as gateway:
+        with smtplib.LMTP(path) as client:
+            client.sendmail("a@x.example", ["b@y.example"], MESSAGE)
+        gateway.send(MESSAGE)
+        assert gateway.stop() == 0
+    named = [re.search(r" client=(\S+)", line) for line in gateway.out.all]
+    clients = [found[1] for found in named if found is not None]
+    assert clients[:2] == ["localhost[unix]"] * 2
+    assert len(clients) == 4
+    assert all(re.fullmatch(r"(localhost)?\[127\.0\.0\.1\]", each) for each in clients[2:])
 
 
 def test_log_01_hostile_words_stay_in_one_line(gateway: Gateway) -> None:

@@ -12,6 +12,7 @@ from rows import EH, codes
 from tls_kit import MemoryClient, MemoryTLS, certified
 
 from fastsmtp import SMTPServer
+from fastsmtp._failures import Place
 from fastsmtp._handshakes import LOG_EVERY, TURN, Handshakes
 from fastsmtp.testing import VirtualLoop, Wire
 
@@ -143,6 +144,7 @@ def test_a_listener_hears_each_failure_and_takes_none_from_count_and_log(
     loop = VirtualLoop()
     server = SMTPServer(**certified(secure=True))
     heard: list[Any] = []
+    names: list[str] = []
     if listens:
         server.on("error", heard.append)
     with caplog.at_level(logging.INFO, "fastsmtp"):
@@ -150,10 +152,12 @@ def test_a_listener_hears_each_failure_and_takes_none_from_count_and_log(
             with Wire(server, loop=loop) as wire:
                 wire.send(EH)  # no TLS
                 assert wire.closed
+                names.append(wire.session.id)
     assert server.handshakes.failures == 3
     assert [error.stage for error in heard] == ["tls"] * 3 * listens
+    assert [error.session_id for error in heard] == names * listens
     (line,) = caplog.messages
-    assert line.startswith("192.0.2.1: TLS failed: ")
+    assert line.startswith(f"{names[0]}: 192.0.2.1: TLS failed: ")
     loop.close()
 
 
@@ -161,12 +165,14 @@ def test_a_listener_hears_each_failure_and_takes_none_from_count_and_log(
 def test_failures_are_counted_and_few_of_them_logged(caplog: pytest.LogCaptureFixture) -> None:
     time = 100.0
     handshakes = Handshakes(lambda: time)
+    first_client = Place("id1", "tls", "192.0.2.1", "192.0.2.1 via 10.0.0.7")
+    second_client = Place("id2", "tls", "192.0.2.2", "192.0.2.2")
     with caplog.at_level(logging.INFO, "fastsmtp"):
         for _ in range(50):
-            handshakes.failed(ValueError("bad\r\nthing"), "192.0.2.1")
+            handshakes.failed(ValueError("bad\r\nthing"), first_client)
         time += LOG_EVERY
-        handshakes.failed(ValueError("another"), "192.0.2.2")
+        handshakes.failed(ValueError("another"), second_client)
     assert handshakes.failures == 51
     first, second = caplog.messages
-    assert first == "192.0.2.1: TLS failed: bad\\x0d\\x0athing"
-    assert second == "192.0.2.2: TLS failed: another (49 more since the last such line)"
+    assert first == "id1: 192.0.2.1 via 10.0.0.7: TLS failed: bad\\x0d\\x0athing"
+    assert second == "id2: 192.0.2.2: TLS failed: another (49 more since the last such line)"

@@ -135,6 +135,8 @@ def test_a_hook_that_fails_costs_the_connection(kind: str, style: str) -> None:
         assert said == (["421"] if kind == "implicit" else [])
         assert wire.closed
         assert isinstance(errors[0], RuntimeError)
+        assert errors[0].stage == "on_secure"
+        assert errors[0].session_id == wire.session.id
 
 
 @row("HOOK-02", "HOOK-14")

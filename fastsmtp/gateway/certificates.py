@@ -13,7 +13,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any, Final
 
-from fastsmtp._log import clean
+from fastsmtp._log import clean, client_word
 from fastsmtp._pem import Pem, expired_at, leaf_of, read_pem
 from fastsmtp._self_signed import self_signed
 from fastsmtp._tls_socket import TLSSocket
@@ -133,9 +133,9 @@ def log_client(
     """The hook `on_secure`: tell of a client's certificate that is good; nobody is refused."""
     if socket.verified and socket.certificate_der is not None:
         logger.info(
-            "client certificate id=%s client=[%s] subject=%s sha256=%s",
+            "client certificate id=%s client=%s subject=%s sha256=%s",
             session.id,
-            clean(session.remote_address),
+            client_word("", session.remote_address),
             clean(_subject(socket.certificate or {})),
             hashlib.sha256(socket.certificate_der).hexdigest(),
         )

@@ -24,7 +24,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except ModuleNotFoundError as error:
         if error.name != "click":
             raise
-        complain("the package click is missing; install it with: pip install 'fastsmtp-engine[server]'")
+        complain(
+            "the package click is missing; install it with: pip install 'fastsmtp-engine[server]'"
+        )
         return 1
     try:
         return run(arguments)

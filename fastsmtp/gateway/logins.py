@@ -13,7 +13,7 @@ import threading
 from concurrent.futures import ThreadPoolExecutor
 from typing import TYPE_CHECKING, Final
 
-from fastsmtp._log import clean
+from fastsmtp._log import clean, client_word
 from fastsmtp._sasl import Auth
 from fastsmtp.errors import SMTPError
 from fastsmtp.gateway.log import logger
@@ -50,7 +50,8 @@ def hasher() -> argon2.PasswordHasher:
         if error.name is None or error.name.partition(".")[0] != "argon2":
             raise
         raise MissingPackage(
-            "the package argon2-cffi is missing; install it with: pip install 'fastsmtp-engine[server]'"
+            "the package argon2-cffi is missing; install it with:"
+            " pip install 'fastsmtp-engine[server]'"
         ) from None
     return argon2.PasswordHasher()
 
@@ -150,7 +151,8 @@ class Logins:
             _log("postponed", auth, session)
             raise SMTPError("Too many logins at this time, try again later", 454, "4.7.0") from None
         except BadHash as error:
-            logger.error("the hash of %s cannot be checked: %s", clean(auth.username), error)
+            username = clean(auth.username)
+            logger.error("id=%s: the hash of %s cannot be checked: %s", session.id, username, error)
             raise SMTPError("This login cannot be checked now", 454, "4.7.0") from None
         # Nobody may act for somebody else.
         is_other = auth.authzid not in (None, "", auth.username)
@@ -166,10 +168,10 @@ class Logins:
 
 def _log(what: str, auth: Auth, session: Session) -> None:
     logger.info(
-        "login %s id=%s user=%s client=[%s] method=%s",
+        "login %s id=%s user=%s client=%s method=%s",
         what,
         session.id,
         clean(auth.username),
-        clean(session.remote_address),
+        client_word("", session.remote_address),
         auth.method,
     )

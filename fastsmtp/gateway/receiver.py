@@ -18,7 +18,7 @@ from datetime import datetime
 from typing import Any, Final, ParamSpec, TypeVar
 
 from fastsmtp._grammar import Address
-from fastsmtp._log import clean
+from fastsmtp._log import clean, client_word
 from fastsmtp.errors import MessageAborted, SMTPError
 from fastsmtp.gateway.config import domain_key
 from fastsmtp.gateway.delivery.maildir import Delivery, Maildir, UnixLines
@@ -99,7 +99,6 @@ class Receiver:
         if not self._domains or not domain or domain_key(domain) in self._domains:
             callback(None)
             return
-        logger.debug("relay denied id=%s to=<%s>", session.id, clean(address.address))
         callback(SMTPError("No such recipient here, relay denied", 550, "5.1.1"))
 
     async def on_data(self, stream: DataStream, session: Session) -> str | list[str] | None:
@@ -165,12 +164,10 @@ def _facts(session: Session) -> str:
     envelope = session.envelope
     sender = "" if envelope.mail_from is None else envelope.mail_from.address
     first = envelope.rcpt_to[0].address if envelope.rcpt_to else ""
-    name = session.client_hostname
-    if name.startswith("["):
-        name = ""
+    client = client_word(session.client_hostname, session.remote_address)
     return (
         f"id={session.id}-{session.transaction} from=<{clean(sender)}> to=<{clean(first)}> "
-        f"recipients={len(envelope.rcpt_to)} client={clean(name)}[{clean(session.remote_address)}] "
+        f"recipients={len(envelope.rcpt_to)} client={client} "
         f"helo={clean(session.host_name_appears_as)} with={session.transmission_type}"
         f"{_security(session)}"
     )

@@ -20,7 +20,7 @@ from typing import Any, Final
 
 import uvloop
 
-from fastsmtp._log import clean
+from fastsmtp._log import client_word
 from fastsmtp.gateway.certificates import (
     NO_LIBRARY,
     Certificate,
@@ -68,7 +68,9 @@ def run_service(config: Config) -> int:
 
 @contextlib.contextmanager
 def _logging_to(writer: LogWriter, *, verbose: bool) -> Iterator[LogWriter]:
-    """Send records to `writer`: ours, and warnings of the engine (verbose: all) and of asyncio."""
+    """Send records to `writer`: ours, warnings of the engine (verbose: all) and of asyncio, and
+    refused recipients.
+    """
     package = logging.getLogger("fastsmtp")
     # What asyncio has to report would else be written to stderr by the loop itself.
     sources = (package, logging.getLogger("asyncio"))
@@ -76,6 +78,7 @@ def _logging_to(writer: LogWriter, *, verbose: bool) -> Iterator[LogWriter]:
         source.addHandler(writer)
     package.setLevel(logging.DEBUG if verbose else logging.WARNING)
     logger.setLevel(logging.DEBUG if verbose else logging.INFO)
+    logging.getLogger("fastsmtp.rcpt").setLevel(logging.DEBUG)
     try:
         yield writer
     finally:
@@ -171,10 +174,9 @@ def _allow_clients(servers: int) -> int:
 
 def _log_connection(client: Mapping[str, object]) -> None:
     logger.debug(
-        "connected id=%s client=%s[%s]",
+        "connected id=%s client=%s",
         client["id"],
-        clean(str(client["client_hostname"])),
-        clean(str(client["remote_address"])),
+        client_word(str(client["client_hostname"]), str(client["remote_address"])),
     )
 
 

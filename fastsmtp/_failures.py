@@ -1,0 +1,85 @@
+"""Failures: where one has happened, and its line in the log.
+
+In: an exception and a `Place`. Out: attributes on the exception for listeners of the event `error`,
+and a bounded line that names session, client and stage. What a hook has raised by mistake is told
+with its traceback and with the way to reject on purpose.
+"""
+
+from __future__ import annotations
+
+import reprlib
+from contextlib import suppress
+from typing import Final, NamedTuple
+
+from fastsmtp._log import escaped, logger
+
+__all__ = ["Place", "describe", "log_failure", "mark", "shown"]
+
+MAX_TEXT: Final = 200  # characters of an exception's text in a line; the traceback has all of it
+
+_short: Final = reprlib.Repr()
+_short.maxstring = _short.maxother = 80
+
+_WAY_TO_REJECT: Final = "; to reject, raise SMTPError or pass the error to callback"
+
+
+class Place(NamedTuple):
+    """Where something has failed.
+
+    stage: the name of a hook, "tls" or "socket". remote_address: of the client; of the proxy, where
+    that does not know its client; "unix" for a UNIX socket. client: the same for a log line, with
+    the balancer.
+    """
+
+    session_id: str
+    stage: str
+    remote_address: str
+    client: str
+
+
+def mark(error: BaseException, place: Place) -> None:
+    """Give `error` the attributes that are promised to listeners of the event `error`."""
+    with suppress(Exception):  # an exception class of a user may take no attributes
+        error.session_id = place.session_id  # type: ignore[attr-defined]
+        error.remote_address = place.remote_address  # type: ignore[attr-defined]
+        error.stage = place.stage  # type: ignore[attr-defined]
+
+
+def log_failure(error: BaseException, place: Place) -> None:
+    """Log what nobody listens for; a failure of TLS has a line of its own already."""
+    if place.stage == "socket":
+        logger.info(
+            "%s: %s: connection lost inside a transaction: %s",
+            place.session_id,
+            place.client,
+            describe(error),
+        )
+    elif place.stage != "tls":
+        # What the engine itself objects to has no traceback, and says in its text what to do.
+        was_raised = error.__traceback__ is not None
+        logger.error(
+            "%s: %s: %s failed: %s%s",
+            place.session_id,
+            place.client,
+            place.stage,
+            describe(error),
+            _WAY_TO_REJECT if was_raised else "",
+            exc_info=error,
+        )
+
+
+def shown(value: object) -> str:
+    """Return a short repr of what a hook answered; never raises."""
+    try:
+        return _short.repr(value)
+    except Exception:  # `__repr__` of a user's object
+        return f"an object of {type(value)}"
+
+
+def describe(error: BaseException) -> str:
+    """Return type and text of `error`, clean and bounded."""
+    try:
+        text = escaped(str(error), MAX_TEXT, plain=" ")
+    except Exception:  # `__str__` of a user's exception
+        text = "its text cannot be had"
+    return f"{type(error).__name__}: {text}" if text else type(error).__name__
