@@ -34,7 +34,11 @@ logging.basicConfig(stream=sys.stderr, format="LOG %(message).60s")
 async def main():
     loop = asyncio.get_running_loop()
     server = fastsmtp.SMTPServer(
-        auth_optional=True, disable_reverse_lookup=True, name="srv.test", close_timeout=1
+        auth_optional=True,
+        disable_reverse_lookup=True,
+        name="srv.test",
+        close_timeout=1,
+        on_data=lambda stream, session, callback: callback(),
     )
     await server.listen(0, "127.0.0.1")
     print(server.address()[1], flush=True)

@@ -22,12 +22,20 @@ MAX_OCTETS = 9000
 STAGES = ("rcpt", "mail", "data", "accepted", "connect")
 CODES: tuple[object, ...] = (None, 550, 450, 421, 452, 199, 250, 354, 600, -1, "550", True, 5.5)
 ENHANCED = (None, "5.7.1", "4.2.0", "2.0.0", "5.7", "5.07.1", "", "5.1000.1", "\r\n5.7.1", 57)
+BEGINS_WITH_A_REPLY_CODE = re.compile(r"\s*([2-5][0-9][0-9])(?:-|(?=\s)|\Z)")
 BEGINS_WITH_A_CODE = re.compile(r"[245]\.\d{1,3}\.\d{1,3}(\s|$)")
 MAX_TEXT = 4096
 
 
 def is_code(code: object) -> bool:
-    return type(code) is int and 400 <= code <= 599 and code % 100 < 60
+    return type(code) is int and 400 <= code <= 599
+
+
+def error_of(text: str, code: object, enhanced_code: Any = None) -> SMTPError:
+    """An error of a hook; a code that no constructor takes is set afterwards."""
+    error = SMTPError(text, None, enhanced_code)
+    error.response_code = code  # type: ignore[assignment]
+    return error
 
 
 def as_text(octets: bytes, kind: int) -> str:
@@ -103,7 +111,7 @@ def check_error(given: Input) -> None:
     enhanced_code: Any = given.choice(ENHANCED)
     text = as_text(given.rest(), kind)
     utf8, lmtp, shows = bool(kind & 4), bool(kind & 8), not kind & 16
-    error = SMTPError(text, code, enhanced_code)  # type: ignore[arg-type]
+    error = error_of(text, code, enhanced_code)
     answers = Answers(stage, error, None)
     options = {} if lmtp or shows else {"hide_enhancedstatuscodes": True}
     recipients = 1 + (kind >> 5 & 3 if stage == "data" else 0)
@@ -127,7 +135,7 @@ def check_accepted(given: Input) -> None:
     recipients = 1 + (kind >> 5 & 3)
     parts = [as_text(part, kind) for part in given.rest().split(b"\xff")]
     entries: list[Any] = [
-        (part, None, SMTPError(part, code), part.encode("utf-8", "replace"))[(kind + at) % 4]  # type: ignore[arg-type]
+        (part, None, error_of(part, code), part.encode("utf-8", "replace"))[(kind + at) % 4]
         for at, part in enumerate(parts)
     ]
     result = entries if kind & 16 else entries[0]
@@ -139,7 +147,10 @@ def check_accepted(given: Input) -> None:
     answered = result if isinstance(result, list) else [result] * recipients
     missing: list[Any] = [b""] * recipients
     for reply, entry in zip(found, [*answered, *missing], strict=False):
-        if isinstance(entry, str) or entry is None:
+        if isinstance(entry, str) and (began := BEGINS_WITH_A_REPLY_CODE.match(entry[:MAX_TEXT])):
+            assert reply.code == (250 if began[1] == "250" else 451)
+            entry = entry[:MAX_TEXT][began.end() :].lstrip()
+        elif isinstance(entry, str) or entry is None:
             assert reply.code == 250
         elif isinstance(entry, SMTPError) and isinstance(result, list):
             assert reply.code == (450 if code is None else code if is_code(code) else 451)
