@@ -68,8 +68,11 @@ class Reply(NamedTuple):
         return f"{self.code} {self.enhanced}" if self.enhanced else str(self.code)
 
 
-def parse_replies(octets: bytes) -> list[Reply]:
-    """Cut `octets` into whole replies; fails for anything else (RFC 5321 §4.2, RFC 2034 §4)."""
+def parse_replies(octets: bytes, *, with_enhanced: bool = True) -> list[Reply]:
+    """Cut `octets` into whole replies; fails for anything else (RFC 5321 §4.2, RFC 2034 §4).
+
+    with_enhanced: False where no enhanced codes are sent, and a text may begin like one.
+    """
     replies: list[Reply] = []
     lines = octets.split(b"\r\n")
     assert lines.pop() == b"", f"a reply is cut off: {octets[-200:]!r}"
@@ -80,7 +83,7 @@ def parse_replies(octets: bytes) -> list[Reply]:
         assert found is not None, f"no reply line: {line!r}"
         assert len(line) <= 510 or line.startswith(b"334 ")  # a challenge, RFC 4954 §4
         text = found[3].decode()
-        enhanced = _ENHANCED.match(text)
+        enhanced = _ENHANCED.match(text) if with_enhanced else None
         facts = found[1], enhanced[1] if enhanced else None
         assert first is None or first == facts, f"two codes in one reply: {lines!r}"
         assert facts[1] is None or facts[1][0] == text[0] == chr(line[0]), line

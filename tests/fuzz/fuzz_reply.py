@@ -98,7 +98,8 @@ def replies_to(answers: Answers, lmtp: bool, utf8: bool, recipients: int, **opti
                 last = wire.send(octets)
                 if stage == answers.stage:
                     break
-        found = rows.parse_replies(last)
+        has_enhanced = answers.stage != "connect" and not options
+        found = rows.parse_replies(last, with_enhanced=has_enhanced)
         closes = any(reply.code == 421 for reply in found)
         assert wire.closed is (closes or answers.stage == "connect")
     assert not uncaught, uncaught
