@@ -22,7 +22,7 @@ __all__ = [
     "as_file",
     "expired_at",
     "leaf_of",
-    "open_without_waiting",
+    "read_at_once",
     "read_pem",
     "signature_hash",
 ]
@@ -60,10 +60,7 @@ def read_pem(option: str, value: str | bytes) -> Pem:
     path = os.fsdecode(value)
     name = f"option {option!r}: {path}"
     try:
-        with open(path, "rb", opener=open_without_waiting) as file:
-            if stat.S_ISFIFO(os.fstat(file.fileno()).st_mode):
-                raise ValueError("it is a FIFO, which cannot be read a second time")
-            octets = file.read(MAX_FILE + 1)
+        octets, _ = read_at_once(path, MAX_FILE + 1)
     except (OSError, ValueError) as error:
         reason = error.strerror if isinstance(error, OSError) and error.strerror else error
         raise ValueError(f"{name} cannot be read: {reason}") from None
@@ -74,9 +71,23 @@ def read_pem(option: str, value: str | bytes) -> Pem:
     return Pem(octets, name)
 
 
-def open_without_waiting(path: str, flags: int) -> int:
-    """An opener for `open`: a FIFO that nobody writes to must not hold up a server."""
-    return os.open(path, flags | getattr(os, "O_NONBLOCK", 0))
+def read_at_once(path: str, limit: int) -> tuple[bytes, int]:
+    """Return up to `limit` octets of a file, and its mode; never wait for another process.
+
+    Raises OSError, and ValueError for what is not there to be read: a FIFO, a terminal.
+    """
+    with open(path, "rb", opener=_open_without_waiting) as file:
+        mode = os.fstat(file.fileno()).st_mode
+        if stat.S_ISFIFO(mode):
+            raise ValueError("it is a FIFO, which cannot be read a second time")
+        octets: bytes | None = file.read(limit)
+    if octets is None:
+        raise ValueError("there is nothing to read without waiting for it")
+    return octets, mode
+
+
+def _open_without_waiting(path: str, flags: int) -> int:
+    return os.open(path, flags | getattr(os, "O_NONBLOCK", 0) | getattr(os, "O_NOCTTY", 0))
 
 
 def leaf_of(pem: Pem) -> bytes:

@@ -15,7 +15,8 @@ import smtplib
 import subprocess
 import sys
 import threading
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 from types import TracebackType
 from typing import IO, Any
@@ -138,6 +139,17 @@ class Gateway:
         """kill -9."""
         self.process.kill()
         self.wait()
+
+
+@contextmanager
+def terminal() -> Iterator[str]:
+    """The path of a terminal at which nobody types."""
+    ends = os.openpty()
+    try:
+        yield os.ttyname(ends[1])
+    finally:
+        for end in ends:
+            os.close(end)
 
 
 def command(*arguments: str, name: str = "serve") -> list[str]:

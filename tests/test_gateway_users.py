@@ -13,7 +13,7 @@ from pathlib import Path
 
 import argon2
 import pytest
-from serving import PATIENCE, command, environment
+from serving import PATIENCE, command, environment, terminal
 
 from fastsmtp.gateway.users import Users, UsersError, checked_name, read_users, store_user
 
@@ -108,8 +108,10 @@ def test_a_file_that_cannot_be_read_is_told_with_the_reason(tmp_path: Path) -> N
     with pytest.raises(UsersError, match="missing cannot be read: No such file or directory"):
         read_users(str(tmp_path / "missing"))
     os.mkfifo(tmp_path / "fifo")  # nobody writes to it, and nobody waits for that
-    with pytest.raises(UsersError, match="is a FIFO"):
+    with pytest.raises(UsersError, match="it is a FIFO"):
         read_users(str(tmp_path / "fifo"))
+    with terminal() as path, pytest.raises(UsersError, match="nothing to read without waiting"):
+        read_users(path)
     with pytest.raises(UsersError, match="cannot be read: Is a directory"):
         read_users(str(tmp_path))
 

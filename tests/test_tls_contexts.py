@@ -19,6 +19,7 @@ from cryptography import x509
 from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec, ed25519
 from rows import DEFAULTS, EH, codes
+from serving import terminal
 from tls_kit import (
     TLS12,
     MemoryClient,
@@ -131,6 +132,8 @@ def test_what_cannot_be_used_is_named_with_its_reason(tmp_path: Path) -> None:
     assert "Is a directory" in refusal(key=tmp_path, cert=cert)
     os.mkfifo(tmp_path / "fifo")  # nobody writes to it, and nobody waits for that
     assert "fifo cannot be read: it is a FIFO" in refusal(key=tmp_path / "fifo", cert=cert)
+    with terminal() as path:
+        assert "nothing to read without waiting" in refusal(key=path, cert=cert)
     mismatch = refusal(key=tmp_path / "other.pem", cert=cert)
     assert f"{tmp_path}/other.pem is not the key of the certificate in" in mismatch
     assert f"{cert}" in mismatch

@@ -23,7 +23,7 @@ from collections.abc import Iterator, Mapping
 from typing import Final
 
 from fastsmtp._log import clean
-from fastsmtp._pem import open_without_waiting
+from fastsmtp._pem import read_at_once
 from fastsmtp._saslprep import saslprep
 
 __all__ = ["Users", "UsersError", "checked_name", "prepared", "read_users", "store_user"]
@@ -117,11 +117,9 @@ def read_users(path: str) -> Users:
 
 def _read(path: str) -> tuple[bytes, int]:
     try:
-        with open(path, "rb", opener=open_without_waiting) as file:
-            mode = os.fstat(file.fileno()).st_mode
-            if stat.S_ISFIFO(mode):
-                raise UsersError(f"{path} is a FIFO, which cannot be read a second time")
-            octets = file.read(MAX_FILE + 1)
+        octets, mode = read_at_once(path, MAX_FILE + 1)
+    except ValueError as error:
+        raise UsersError(f"{path} cannot be read: {error}") from None
     except OSError as error:
         raise UsersError(f"{path} cannot be read: {error.strerror or error}") from None
     if len(octets) > MAX_FILE:
