@@ -12,14 +12,25 @@ import errno
 import os
 import socket
 import stat
-from collections.abc import Callable
+import threading
+from collections.abc import Callable, Coroutine
 from contextlib import suppress
-from typing import Any, Final
+from functools import partial
+from typing import Any, Final, TypeVar
 
 from fastsmtp._log import logger
 from fastsmtp._sockets import AVAILABLE, Acceptor, Sockets
 
-__all__ = ["Listener", "bind_tcp", "bind_unix", "check_place", "own_sockets"]
+__all__ = [
+    "Listener",
+    "begin_unless_stopped",
+    "bind_tcp",
+    "bind_unix",
+    "check_place",
+    "own_sockets",
+]
+
+T = TypeVar("T")
 
 BACKLOG: Final = 1024
 MAX_PORT: Final = 65_535
@@ -102,9 +113,7 @@ def _check_sock(sock: socket.socket) -> None:
 
 async def bind_tcp(host: str | None, port: int) -> list[socket.socket]:
     """Return bound sockets, one per address that `host` stands for. Raises OSError."""
-    infos = await asyncio.get_running_loop().getaddrinfo(
-        host or None, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE
-    )
+    infos = await _looked_up(host or None, port)
     sockets: list[socket.socket] = []
     missing: OSError | None = None
     try:
@@ -122,9 +131,9 @@ async def bind_tcp(host: str | None, port: int) -> list[socket.socket]:
             try:
                 sock.bind(address)
             except OSError as error:
+                missing = OSError(error.errno, f"{error.strerror}: {address[0]} port {port}")
                 if error.errno not in _NOT_HERE:
-                    raise
-                missing = error
+                    raise missing from error
                 sockets.pop().close()
         if not sockets:
             raise missing or OSError(f"{host} has no address")
@@ -135,20 +144,68 @@ async def bind_tcp(host: str | None, port: int) -> list[socket.socket]:
     return sockets
 
 
+async def _looked_up(host: str | None, port: int) -> list[Any]:
+    """Return what `getaddrinfo` does. Names are looked up in a thread that nothing waits for when
+    it is no longer wanted, neither a loop that closes nor a process that ends.
+    """
+    ask = partial(socket.getaddrinfo, host, port, type=socket.SOCK_STREAM)
+    with suppress(socket.gaierror):  # it is no address
+        return ask(flags=socket.AI_PASSIVE | socket.AI_NUMERICHOST)
+    loop = asyncio.get_running_loop()
+    found: asyncio.Future[list[Any]] = loop.create_future()
+
+    def settle(infos: list[Any], error: Exception | None) -> None:
+        if found.done():
+            return
+        if error is None:
+            found.set_result(infos)
+        else:
+            found.set_exception(error)
+
+    def look_up() -> None:
+        infos: list[Any] = []
+        failure = None
+        try:
+            infos = ask(flags=socket.AI_PASSIVE)
+        except Exception as error:
+            failure = error
+        with suppress(RuntimeError):  # the loop is closed
+            loop.call_soon_threadsafe(settle, infos, failure)
+
+    threading.Thread(target=look_up, name="fastsmtp-look-up", daemon=True).start()
+    return await found
+
+
+async def begin_unless_stopped(start: Coroutine[Any, Any, T], stop: asyncio.Event) -> T | None:
+    """Return what `start` does, which may take as long as the system's resolver; once `stop` is
+    set it is called off, and None returned.
+    """
+    starting, stopping = asyncio.ensure_future(start), asyncio.ensure_future(stop.wait())
+    try:
+        await asyncio.wait((starting, stopping), return_when=asyncio.FIRST_COMPLETED)
+        return starting.result() if starting.done() else None
+    finally:
+        for task in (starting, stopping):
+            task.cancel()
+        await asyncio.wait((starting, stopping))
+
+
 def bind_unix(path: str) -> socket.socket:
     """Return a socket bound to `path`; a socket file that nobody listens on any more is replaced.
 
     Raises OSError: the path is in use, is that of another kind of file, or cannot be made.
     """
-    if os.path.lexists(path):
-        _make_way(path)
     sock = socket.socket(socket.AF_UNIX)
     try:
+        if os.path.lexists(path):
+            _make_way(path)
         sock.bind(path)
-    except BaseException as error:
+    except OSError as error:
         sock.close()
-        if isinstance(error, OSError) and error.errno is None:  # Python's own: the path is too long
-            raise OSError(errno.ENAMETOOLONG, os.strerror(errno.ENAMETOOLONG), path) from error
+        number = error.errno or errno.ENAMETOOLONG  # none is Python's own: the path is too long
+        raise OSError(number, error.strerror or os.strerror(number), path) from error
+    except BaseException:
+        sock.close()
         raise
     return sock
 
@@ -207,6 +264,8 @@ class Listener:
 
     def _name(self) -> tuple[str, int] | str:
         name = self._sock.getsockname()
+        if isinstance(name, bytes):  # of Linux's abstract namespace
+            return os.fsdecode(name)
         return name if isinstance(name, str) else (name[0], name[1])
 
     async def open(self, factory: Callable[[], Any], sockets: Sockets | None) -> None:

@@ -29,7 +29,14 @@ from fastsmtp._hooks import (
     check_hook_names_of,
     ends_process,
 )
-from fastsmtp._listener import Listener, bind_tcp, bind_unix, check_place, own_sockets
+from fastsmtp._listener import (
+    Listener,
+    begin_unless_stopped,
+    bind_tcp,
+    bind_unix,
+    check_place,
+    own_sockets,
+)
 from fastsmtp._log import logger
 from fastsmtp._lookup import ReverseLookup
 from fastsmtp._registry import ConnectionRegistry
@@ -136,6 +143,8 @@ class SMTPServer:
             with self.registry.marked_context():
                 for listener in bound:
                     await listener.open(factory, self._sockets)
+            if self._closing is not None:  # by now
+                raise RuntimeError("the server is closed")
         except BaseException:
             for listener in bound:
                 listener.close()
@@ -424,7 +433,7 @@ class SMTPServer:
         if hasattr(signal, "SIGHUP"):
             with suppress(NotImplementedError):
                 loop.add_signal_handler(signal.SIGHUP, self._reload)
-        await self.listen(port, host, path=path, sock=sock)
+        await begin_unless_stopped(self.listen(port, host, path=path, sock=sock), stop)
         await stop.wait()
         await self.close()
 

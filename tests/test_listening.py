@@ -24,6 +24,8 @@ from rows import TX
 from fastsmtp import SMTPServer
 from fastsmtp.testing import running
 
+LINUX = sys.platform == "linux"
+
 
 def tcp_socket() -> socket.socket:
     sock = socket.socket()
@@ -148,6 +150,22 @@ def test_a_given_socket_is_served(run: Any, tmp_path: Path, kind: str) -> None:
     run(scenario())
 
 
+@pytest.mark.skipif(not LINUX, reason="Linux has those")
+def test_a_given_socket_of_the_abstract_namespace_is_served(run: Any, tmp_path: Path) -> None:
+    async def scenario() -> None:
+        with socket.socket(socket.AF_UNIX) as sock, socket.socket(socket.AF_UNIX) as peer:
+            sock.bind(f"\0{tmp_path}")
+            server = Sink().server()
+            await server.listen(sock=sock)
+            assert server.address() == f"\0{tmp_path}"
+            peer.connect(server.address())
+            async with Client(*await asyncio.open_unix_connection(sock=peer)) as client:
+                assert await client.reply() == "220"
+            await server.close()
+
+    run(scenario())
+
+
 def test_one_server_listens_in_several_places(run: Any, tmp_path: Path) -> None:
     async def scenario() -> None:
         sink = Sink()
@@ -224,7 +242,9 @@ def test_what_is_no_place_to_listen_on_is_named(
 def odd_socket(kind: str) -> Iterator[socket.socket]:
     """A socket on which nobody can connect."""
     with contextlib.ExitStack() as stack:
-        if kind == "datagram":
+        if kind == "of another family":
+            sock = stack.enter_context(socket.socket(socket.AF_NETLINK, socket.SOCK_RAW))
+        elif kind == "datagram":
             sock = stack.enter_context(socket.socket(type=socket.SOCK_DGRAM))
             sock.bind(("127.0.0.1", 0))
         elif kind == "connected":
@@ -239,7 +259,14 @@ def odd_socket(kind: str) -> Iterator[socket.socket]:
         yield sock
 
 
-@pytest.mark.parametrize("kind", ["unbound", "unbound UNIX", "closed", "datagram", "connected"])
+NETLINK = pytest.param(
+    "of another family", marks=pytest.mark.skipif(not LINUX, reason="Linux has those")
+)
+
+
+@pytest.mark.parametrize(
+    "kind", ["unbound", "unbound UNIX", "closed", "datagram", "connected", NETLINK]
+)
 def test_a_socket_on_which_nobody_can_connect_is_refused(run: Any, kind: str) -> None:
     with odd_socket(kind) as sock, pytest.raises(ValueError, match=r"^sock takes "):
         run(Sink().server().listen(sock=sock))
@@ -264,10 +291,46 @@ def test_a_path_of_another_kind_of_file_is_refused_and_left_alone(
     assert path.lstat().st_ino == before.st_ino
 
 
-def test_a_path_that_no_socket_can_have_is_named(run: Any, tmp_path: Path) -> None:
-    with pytest.raises(OSError) as caught:
-        run(Sink().server().listen(path=str(tmp_path / ("x" * 120))))
-    assert caught.value.errno == errno.ENAMETOOLONG
+def test_what_the_system_refuses_is_told_with_the_place(run: Any, tmp_path: Path) -> None:
+    path = str(tmp_path / "none" / "smtp")
+    with pytest.raises(FileNotFoundError) as caught:
+        run(Sink().server().listen(path=path))
+    assert caught.value.filename == path
+    with tcp_socket() as taken:
+        taken.listen()
+        port = taken.getsockname()[1]
+        with pytest.raises(OSError, match=f"127.0.0.1 port {port}$") as refusal:
+            run(Sink().server().listen(port, "127.0.0.1"))
+    assert refusal.value.errno == errno.EADDRINUSE
+
+
+def test_a_link_to_a_socket_is_in_use_as_long_as_that_socket_is(run: Any, tmp_path: Path) -> None:
+    async def scenario() -> None:
+        target, link = str(tmp_path / "target"), str(tmp_path / "link")
+        os.symlink(target, link)
+        with socket.socket(socket.AF_UNIX) as owner:
+            owner.bind(target)
+            owner.listen()
+            with pytest.raises(OSError) as caught:
+                await Sink().server().listen(path=link)
+            assert caught.value.errno == errno.EADDRINUSE
+        async with running(Sink().server(), path=link):
+            await greets(link)
+
+    run(scenario())
+
+
+def test_a_path_that_no_socket_can_have_is_named(
+    run: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    with socket.socket(socket.AF_UNIX) as there:
+        there.bind("smtp")
+        long = "./" * 60
+        for path in (str(tmp_path / ("x" * 120)), f"{long}smtp"):
+            with pytest.raises(OSError) as caught:
+                run(Sink().server().listen(path=path))
+            assert (caught.value.errno, caught.value.filename) == (errno.ENAMETOOLONG, path)
     with pytest.raises(ValueError, match=r"^path takes "):
         run(Sink().server().listen(path="\0abstract"))
 

@@ -8,6 +8,7 @@ import subprocess
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -249,3 +250,42 @@ def test_a_port_in_use_ends_run_with_an_oserror() -> None:
         assert out == b""
         assert err.splitlines()[-1].startswith(b"OSError: ")
         assert server.process.returncode == 1
+
+
+DEAD_RESOLVER = """
+import socket, time
+
+def getaddrinfo(host, *arguments, flags=0, **named):
+    if flags & socket.AI_NUMERICHOST:
+        raise socket.gaierror(socket.EAI_NONAME, "no address")
+    print("asked", flush=True)
+    time.sleep(10_000)
+
+socket.getaddrinfo = getaddrinfo
+"""
+STARTS = {
+    "run": "from fastsmtp import SMTPServer\nSMTPServer(auth_optional=True).run(0, 'mx.test')\n",
+    "serve": "from fastsmtp.gateway.cli import main\nmain()\n",
+}
+
+
+@pytest.mark.row("OPS-02")
+@pytest.mark.parametrize("way", STARTS)
+def test_a_signal_ends_a_start_that_waits_for_the_resolver(way: str, tmp_path: Path) -> None:
+    text = f"{DEAD_RESOLVER}\n{STARTS[way]}"
+    arguments = ["serve", "--listen=mx.test:0", f"--maildir={tmp_path}/mail"]
+    process = subprocess.Popen(
+        [sys.executable, "-W", "error", "-c", text, *arguments],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        bufsize=0,
+    )
+    with process:
+        assert process.stdout is not None
+        try:
+            assert process.stdout.readline() == b"asked\n"
+            process.send_signal(signal.SIGTERM)
+            _, err = process.communicate(timeout=PATIENCE)
+        finally:
+            process.kill()
+    assert (process.returncode, err) == (0, b"")

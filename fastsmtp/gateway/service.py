@@ -20,6 +20,7 @@ from typing import Any, Final
 
 import uvloop
 
+from fastsmtp._listener import begin_unless_stopped
 from fastsmtp._log import client_word
 from fastsmtp.gateway.certificates import (
     NO_LIBRARY,
@@ -210,12 +211,7 @@ class _Service:
         self._make_servers()
         reloading = None
         try:
-            listeners = self._config.listeners
-            addresses = [await _listen(self._servers[each.kind], each) for each in listeners]
-            for address in itertools.chain.from_iterable(addresses):
-                self._writer.say(f"listening on {address}")
-            self._say_what_is_secure()
-            self._writer.say(f"delivering to {self._maildir.path}")
+            await begin_unless_stopped(self._begin(), self._stop)
             reloading = asyncio.create_task(self._reload_when_told())
             await self._stop.wait()
         finally:
@@ -228,6 +224,14 @@ class _Service:
                 await asyncio.to_thread(self._logins.close)
         self._writer.say("ended")
         return EXIT_CLEAN
+
+    async def _begin(self) -> None:
+        listeners = self._config.listeners
+        addresses = [await _listen(self._servers[each.kind], each) for each in listeners]
+        for address in itertools.chain.from_iterable(addresses):
+            self._writer.say(f"listening on {address}")
+        self._say_what_is_secure()
+        self._writer.say(f"delivering to {self._maildir.path}")
 
     def _say_what_is_secure(self) -> None:
         if self._certificate is not None:
