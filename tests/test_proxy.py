@@ -322,6 +322,31 @@ def test_clients_are_counted_by_the_address_in_the_header() -> None:
     assert not server.registry._hosts
 
 
+@row("PROXY-01", "PROXY-11")
+@pytest.mark.parametrize(
+    "words",
+    [
+        b"::ffff:192.0.2.1 ::ffff:198.51.100.25",  # HAProxy, one socket for both families
+        b"::FFFF:C000:201 2001:db8::25",
+        b"192.0.2.1 2001:db8::25",  # nginx, with a listener of IPv6
+        b"192.0.2.1 198.51.100.25",
+    ],
+)
+def test_an_ipv4_client_in_a_tcp6_line_is_the_same_host_as_in_a_tcp4_line(words: bytes) -> None:
+    loop = VirtualLoop()
+    server = SMTPServer(**DEFAULTS, **TRUSTED, max_clients_per_host=1, use_xclient=["192.0.2.0/24"])
+    try:
+        with (
+            Wire(server, peer=BALANCER, loop=loop) as first,
+            Wire(server, peer=BALANCER, loop=loop) as second,
+        ):
+            assert b"XCLIENT" in first.send(b"PROXY TCP6 " + words + b" 1 25\r\n" + EH)
+            assert first.session.remote_address == "192.0.2.1"
+            assert codes(second.send(LINE)) == ["421"]
+    finally:
+        loop.close()
+
+
 @row("PROXY-11")
 def test_lists_of_networks_are_matched_with_the_address_in_the_header() -> None:
     lists = {"use_xclient": ["192.0.2.0/24"], "use_xforward": ["10.0.0.0/8"]}
