@@ -269,6 +269,10 @@ class Connection(SecureLink):
         """The address that counts for `max_clients_per_host`; "" when none does."""
         return self._counted_address
 
+    def client_name(self) -> str:
+        """Return the client as a log line shows it."""
+        return self._dialogue.client()
+
     @property
     def lingers(self) -> bool:
         """All is done and said; only the client's own end is waited for."""
@@ -283,6 +287,7 @@ class Connection(SecureLink):
         """Cut the connection now. Open bodies are aborted, by which their hooks end."""
         self._dialogue.content.abort(reason)
         if not self._lost:
+            self._drop_unread()
             self._transport.abort()
 
     def give_up(self) -> None:
@@ -296,12 +301,14 @@ class Connection(SecureLink):
 
     def _refuse(self, refusal: Reply) -> None:
         self._refused = True
-        if not self._tls.implicit:  # there nothing can be said before the handshake
+        # Under implicit TLS nothing can be said before the handshake, and nothing is waited for.
+        if not self._tls.implicit:
             self._write(refusal.wire, self._now())
-        if self._server.registry.may_linger():
-            self._close()
-        else:
-            self._transport.close()
+            if self._server.registry.may_linger():
+                self._close()
+                return
+        self._drop_unread()
+        self._transport.close()
 
     def _refuse_in_silence(self) -> None:
         self._refused = True
@@ -431,8 +438,7 @@ class Connection(SecureLink):
         self._started = False
         try:
             if hook is not None:
-                close_hooks = self._server.registry.close_hooks
-                close_hooks.call(self._loop, hook, self.session, self._dialogue.client)
+                self._server.registry.call_on_close(self._loop, hook, self)
         finally:
             self._release()
 

@@ -7,8 +7,10 @@ when it fires.
 from __future__ import annotations
 
 import asyncio
+import os
 import time
 from collections.abc import Callable
+from contextlib import suppress
 from contextvars import Context
 from math import inf
 from typing import Final
@@ -16,7 +18,7 @@ from typing import Final
 from fastsmtp._dialogue import Dialogue
 from fastsmtp._log import logger
 from fastsmtp._native import monotonic
-from fastsmtp._sockets import Receiver
+from fastsmtp._sockets import Receiver, SocketTransport
 from fastsmtp._tasks import HookTasks
 from fastsmtp._timers import COARSE, Timers
 from fastsmtp._tls_pump import Pump
@@ -26,6 +28,8 @@ from fastsmtp.session import Session
 __all__ = ["Link"]
 
 LINGER: Final = 5.0  # seconds from our last reply to the client's FIN
+LAST_READS: Final = 16  # of a connection that is closed
+LAST_READ: Final = 64 * 1024  # octets of one
 GRACE_TURNS: Final = 8  # loop turns that a deadline waits while there is still input to read
 
 _INFINITY: float = inf
@@ -134,6 +138,20 @@ class Link(Receiver):
         if self._eof:
             transport.close()
 
+    def _drop_unread(self) -> None:
+        """Called before the socket is closed while the client may still send: with input unread the
+        kernel would send a reset. Our own transports do it themselves.
+        """
+        transport: object = self._transport  # asyncio's by its type
+        if isinstance(transport, SocketTransport):
+            return
+        sock = self._transport.get_extra_info("socket")
+        if sock is not None:
+            with suppress(OSError):  # there is nothing, or it is no file here
+                for _ in range(LAST_READS):
+                    if not os.read(sock.fileno(), LAST_READ):
+                        return
+
     # The timer.
 
     def _arm(self, deadline: float) -> None:
@@ -181,6 +199,7 @@ class Link(Receiver):
             self._transport.abort()
         if now >= self._close_at and not self._lost:
             if self._transport.get_write_buffer_size() == 0:
+                self._drop_unread()
                 self._transport.abort()
             else:  # the five seconds run from the last octet taken; the watch looks at the rest
                 self._close_at = now + LINGER

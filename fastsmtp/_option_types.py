@@ -28,7 +28,7 @@ __all__ = [
     "LIST_COUNT", "MECHANISMS", "PASSWORD", "PEM", "RATE", "RESOLVER", "SECONDS", "SECRET", "SIZE",
     "SNI", "SSL_CONTEXT", "TEXT", "TLS_VERSION", "VERBS", "Group", "Kind",
     "Option", "Refused", "Resolver", "WrongType", "choice", "default_max_clients",
-    "nearest", "networks",
+    "nearest", "networks", "open_files",
     "optional", "row",
 ]  # fmt: skip
 
@@ -214,12 +214,16 @@ def _rate(value: object) -> float:
 
 def default_max_clients() -> int:
     """Return 0.8 of the files that this process may open; the rest is for what hooks open."""
-    limit = OPEN_FILES
+    return min(max(1, int(0.8 * open_files())), MAX_COUNT)
+
+
+def open_files() -> int:
+    """Return how many files this process may open."""
     if resource is not None:
         soft, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
         if 0 < soft != resource.RLIM_INFINITY:
-            limit = soft
-    return min(max(1, int(0.8 * limit)), MAX_COUNT)
+            return soft
+    return OPEN_FILES
 
 
 FLAG: Final = Kind("True or False", _flag)

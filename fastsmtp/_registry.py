@@ -8,29 +8,37 @@ from __future__ import annotations
 
 import asyncio
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from contextvars import ContextVar
 from typing import TYPE_CHECKING, Any, Final
 
 from fastsmtp._admission import host_key
+from fastsmtp._option_types import open_files
 from fastsmtp._service import Service
 from fastsmtp._tasks import CloseHooks
 from fastsmtp.options import Options
 from fastsmtp.replies import Reply
+from fastsmtp.session import Session
 
 if TYPE_CHECKING:
     from fastsmtp._connection import Connection
 
-__all__ = ["ConnectionRegistry"]
+__all__ = ["ConnectionRegistry", "max_lingering"]
 
-# Refused clients that may take their time to read the 421. Each holds a descriptor, which clients
-# that were let in may need for their files.
+# Refused clients that may take their time to leave, at most so many and at most one for so many
+# files that the process may open: clients that were let in need the descriptors for their messages.
 MAX_LINGERING: Final = 16
+FILES_PER_LINGERING: Final = 64
 LINGER_CHECK: Final = 0.05  # seconds between two looks whether all that is left only lingers
 
 # The registry of the server whose hooks, or Tasks that they have begun, run in this context.
 _serving: ContextVar[ConnectionRegistry | None] = ContextVar("fastsmtp.serving", default=None)
+
+
+def max_lingering() -> int:
+    """Return how many refused clients of one server may take their time to leave."""
+    return min(MAX_LINGERING, open_files() // FILES_PER_LINGERING)
 
 
 class ConnectionRegistry:
@@ -40,12 +48,17 @@ class ConnectionRegistry:
     refused: those that only have to read their 421. closing: nobody is let in any more. callers:
     connections, and Tasks of `on_close`, whose hooks have called `close()`: it cannot wait for
     them as long as they wait for it.
+
+    A client that has gone holds no place while its `on_close` is at work. What such calls hold must
+    have a bound too: those beyond the number of places count as clients, for the limit of all and
+    for that of a host.
     """
 
     def __init__(self, options: Options, service: Service) -> None:
         self._options = options
         self._service = service
         self._hosts: Counter[str] = Counter()
+        self._max_lingering = max_lingering()
         self._all_gone = asyncio.Event()
         self.connections: set[Connection] = set()
         self.refused: set[Connection] = set()
@@ -67,7 +80,6 @@ class ConnectionRegistry:
         """Give a connection its place; the reply says why there is none."""
         limit = self._options.max_clients
         refusal = None
-        # Coroutines of on_close hold no places, unless there are more of them than places.
         if limit and len(self.connections) + max(0, len(self.close_hooks) - limit) >= limit:
             refusal = self._service.too_many_clients
         if self.closing:
@@ -80,7 +92,7 @@ class ConnectionRegistry:
         limit = self._options.max_clients_per_host
         if limit:
             key = host_key(address)
-            if self._hosts[key] >= limit:
+            if self._hosts[key] + max(0, self.close_hooks.of_host(key) - limit) >= limit:
                 self.connections.discard(connection)
                 self.refused.add(connection)
                 return self._service.too_many_from_host
@@ -89,7 +101,14 @@ class ConnectionRegistry:
 
     def may_linger(self) -> bool:
         """Whether a refused connection may wait for its client's FIN, or is closed at once."""
-        return len(self.refused) <= MAX_LINGERING
+        return len(self.refused) <= self._max_lingering
+
+    def call_on_close(
+        self, loop: asyncio.AbstractEventLoop, hook: Callable[[Session], Any], client: Connection
+    ) -> None:
+        """Call the hook for a client that has gone; a coroutine goes on without its connection."""
+        host = self._host_of(client)
+        self.close_hooks.call(loop, hook, client.session, host, client.client_name)
 
     def finished(self, connection: Connection) -> None:
         """A connection has ended with all its hooks."""
@@ -98,12 +117,17 @@ class ConnectionRegistry:
         elif connection in self.connections:
             self.connections.discard(connection)
             self.callers.discard(connection)
-            if self._options.max_clients_per_host and connection.counted_address:
-                key = host_key(connection.counted_address)
+            key = self._host_of(connection)
+            if key:
                 self._hosts[key] -= 1
                 if self._hosts[key] <= 0:
                     del self._hosts[key]
         self._look_for_the_last()
+
+    def _host_of(self, connection: Connection) -> str:
+        """Return the host that a connection was counted for, "" for none."""
+        address = connection.counted_address
+        return host_key(address) if address and self._options.max_clients_per_host else ""
 
     # The end.
 
@@ -165,7 +189,7 @@ class ConnectionRegistry:
     def give_up(self) -> None:
         """Cancel the hooks that are still at work and waited for; no answer of them counts."""
         for hook in self._close_hooks_left():
-            hook.cancel()
+            self.close_hooks.cancel(hook)
         for connection in self.left():
             connection.give_up()
 

@@ -73,6 +73,7 @@ cdef class SocketTransport(Handle):
     cdef int _tell_full(self) except -1
     cdef int _lose(self, object error) except -1
     cdef int _call_lost(self) except -1
+    cdef int _drop_unread(self) except -1
     cdef int _report(self, str what, object error) except -1
 
     cpdef object write(self, bytes octets)

@@ -75,6 +75,7 @@ cdef enum:
     READS = 4  # of one connection in one turn
     READ = 65536  # octets of one: larger ones leave the processor's cache before they are looked at
     BULK = 16384  # octets of a read behind which the next one is expected to be large
+    LAST_READS = 16  # of one connection that is closed
     HIGH_WATER = 65536  # octets of output, unless the protocol says otherwise
 
 AVAILABLE = bool(FS_HAVE_EPOLL)
@@ -300,6 +301,8 @@ cdef class Acceptor(Handle):
         cdef int left = NEWCOMERS
         while left and self._watched and self._take_one():
             left -= 1
+            if self._sockets._ending:
+                self._sockets._end_all()  # one that was refused: its descriptor may be needed
         return 0
 
     cdef int _take_one(self) except -1:
@@ -561,6 +564,7 @@ cdef class SocketTransport(Handle):
 
     cdef int _call_lost(self) except -1:
         cdef object protocol = self._protocol
+        cdef bint is_broken = self._error is not None
         enter_context(self.context)
         try:
             if protocol is not None:
@@ -574,8 +578,20 @@ cdef class SocketTransport(Handle):
                 self._socket.close()
                 self._socket = None
             if self.fd >= 0:
+                if not self._at_eof and not is_broken:
+                    self._drop_unread()
                 fs_close(self.fd)
                 self.fd = -1
+        return 0
+
+    cdef int _drop_unread(self) except -1:
+        """With input unread the system would send a reset instead of a FIN, and a reset can take
+        from the peer what it has not read yet.
+        """
+        cdef char *room = bytearray_octets(self._sockets._room)
+        cdef int left = LAST_READS
+        while left and fs_recv(self.fd, room, READ) > 0:
+            left -= 1
         return 0
 
     cdef int _report(self, str what, object error) except -1:

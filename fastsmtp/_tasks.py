@@ -5,7 +5,7 @@ cancelled, and in the end left behind.
 from __future__ import annotations
 
 import asyncio
-import functools
+from collections import Counter
 from collections.abc import Callable, Coroutine, Iterator
 from math import inf
 from typing import Any, Final
@@ -136,6 +136,20 @@ class HookTasks:
             task.exception()  # looked at, so that nobody is told that it never was
 
 
+class _CloseCall:
+    """One call of `on_close` that is at work. who: session and client, for the log. clock: when it
+    is cancelled, then left behind.
+    """
+
+    __slots__ = ("clock", "host", "is_cancelled", "who")
+
+    def __init__(self, who: str, host: str, clock: asyncio.TimerHandle) -> None:
+        self.who = who
+        self.host = host
+        self.clock = clock
+        self.is_cancelled = False  # by us, which is no failure
+
+
 class CloseHooks:
     """The coroutines of `on_close` of one server. Their clients have gone, so no connection keeps
     them.
@@ -144,28 +158,35 @@ class CloseHooks:
     on_done: called after each.
     """
 
-    __slots__ = ("_clocks", "_late", "_on_done", "_timeout")
+    __slots__ = ("_calls", "_hosts", "_on_done", "_timeout")
 
     def __init__(self, timeout: float, on_done: Callable[[], None]) -> None:
         self._timeout = timeout
         self._on_done = on_done
-        self._clocks: dict[asyncio.Task[Any], asyncio.TimerHandle] = {}
-        self._late: set[asyncio.Task[Any]] = set()  # cancelled by us
+        self._calls: dict[asyncio.Task[Any], _CloseCall] = {}
+        self._hosts: Counter[str] = Counter()
 
     def __len__(self) -> int:
-        return len(self._clocks)
+        return len(self._calls)
+
+    def of_host(self, host: str) -> int:
+        """Return how many are at work for clients of this host."""
+        return self._hosts[host]
 
     def __iter__(self) -> Iterator[asyncio.Task[Any]]:
-        return iter(list(self._clocks))
+        return iter(list(self._calls))
 
     def call(
         self,
         loop: asyncio.AbstractEventLoop,
         hook: Callable[[Session], Any],
         session: Session,
+        host: str,
         client: Callable[[], str],
     ) -> None:
-        """Call `on_close`; what it raises is logged. client: returns its name for the log."""
+        """Call `on_close`; what it raises is logged. host: "" where hosts are not counted. client:
+        returns its name for the log.
+        """
         try:
             result = hook(session)
         except BaseException as error:  # foreign code
@@ -175,30 +196,46 @@ class CloseHooks:
             return
         if asyncio.iscoroutine(result):
             task = loop.create_task(result)
-            who = f"{session.id}: {client()}"
-            self._clocks[task] = loop.call_later(self._timeout, self._expire, task, who)
-            task.add_done_callback(functools.partial(self._done, who))
+            clock = loop.call_later(self._timeout, self._expire, task)
+            self._calls[task] = _CloseCall(f"{session.id}: {client()}", host, clock)
+            if host:
+                self._hosts[host] += 1
+            task.add_done_callback(self._done)
 
-    def _expire(self, task: asyncio.Task[Any], who: str) -> None:
-        logger.error("%s: on_close took too long, and is cancelled", who)
-        task.cancel()
-        self._late.add(task)
-        self._clocks[task] = task.get_loop().call_later(ABANDON, self._abandon, task, who)
+    def cancel(self, task: asyncio.Task[Any]) -> None:
+        """Cancel one that is at work: the server closes."""
+        call = self._calls[task]
+        if not call.is_cancelled:
+            logger.error("%s: the server closes, and on_close is cancelled", call.who)
+            call.is_cancelled = True
+            task.cancel()
 
-    def _abandon(self, task: asyncio.Task[Any], who: str) -> None:
-        logger.error("%s: on_close does not end, and is left behind", who)
-        del self._clocks[task]
-        self._late.discard(task)
-        self._on_done()
+    def _expire(self, task: asyncio.Task[Any]) -> None:
+        call = self._calls[task]
+        call.clock = task.get_loop().call_later(ABANDON, self._abandon, task)
+        if not call.is_cancelled:
+            logger.error("%s: on_close took too long, and is cancelled", call.who)
+            call.is_cancelled = True
+            task.cancel()
 
-    def _done(self, who: str, task: asyncio.Task[Any]) -> None:
+    def _abandon(self, task: asyncio.Task[Any]) -> None:
+        logger.error("%s: on_close does not end, and is left behind", self._calls[task].who)
+        self._forget(task)
+
+    def _done(self, task: asyncio.Task[Any]) -> None:
         error = asyncio.CancelledError() if task.cancelled() else task.exception()
-        clock = self._clocks.pop(task, None)
-        if clock is None:
+        call = self._calls.get(task)
+        if call is None:  # left behind
             return
-        clock.cancel()
-        was_late = task in self._late
-        self._late.discard(task)
-        if error is not None and not (was_late and task.cancelled()):
-            logger.error("%s: on_close failed", who, exc_info=error)
+        call.clock.cancel()
+        if error is not None and not (call.is_cancelled and task.cancelled()):
+            logger.error("%s: on_close failed", call.who, exc_info=error)
+        self._forget(task)
+
+    def _forget(self, task: asyncio.Task[Any]) -> None:
+        host = self._calls.pop(task).host
+        if host:
+            self._hosts[host] -= 1
+            if not self._hosts[host]:
+                del self._hosts[host]
         self._on_done()

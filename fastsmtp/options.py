@@ -183,7 +183,7 @@ class Options:
     max_clients: int = row(Group.LIMITS, COUNT, default_max_clients, "RFC 5321 §3.8",
         default_text="0.8 × RLIMIT_NOFILE",
         does="Connections at the same time; the next one is answered 421.",
-        reason="At the system's limit clients are dropped without a reply, and hooks need files.")
+        reason="At the system's limit clients are dropped without a reply; hooks need the rest.")
     max_clients_per_host: int = row(Group.LIMITS, COUNT, None, "RFC 5321 §7.8",
         does="Connections at the same time from one IPv4 address or IPv6 /64 net.",
         reason="Large senders and NATs come from few addresses; Postfix, with a limit, has 50.")

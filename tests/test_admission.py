@@ -6,16 +6,18 @@ Times are those of the in-memory wire; what depends on the kernel runs over real
 from __future__ import annotations
 
 import asyncio
+import socket
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
-from clients import Client, Sink, greets, until
+from clients import PATIENCE, Client, Sink, greets, until
 from rows import DEFAULTS, EH, codes
+from tls_kit import certified
 
-from fastsmtp import SMTPServer
-from fastsmtp._registry import MAX_LINGERING
+from fastsmtp import SMTPServer, _registry
+from fastsmtp._registry import MAX_LINGERING, max_lingering
 from fastsmtp.testing import VirtualLoop, Wire, running
 
 NEVER = 10_000.0
@@ -287,6 +289,62 @@ def test_refused_clients_that_stay_hold_few_descriptors(run: Any) -> None:
             await until(lambda: not server.registry.refused)
 
     run(scenario())
+
+
+@pytest.mark.row("FLOOD-11")
+@pytest.mark.parametrize("lingering", [0, 1])
+def test_a_refused_client_that_spoke_first_reads_its_421_and_no_reset(
+    run: Any, monkeypatch: pytest.MonkeyPatch, lingering: int
+) -> None:
+    monkeypatch.setattr(_registry, "MAX_LINGERING", lingering)
+
+    async def scenario() -> None:
+        server = Sink().server(max_clients=1)
+        async with running(server) as address, await Client.greeted(address):
+            # What blocks here does not wait for the server: the kernel connects and takes octets.
+            with socket.create_connection(address, PATIENCE) as early:
+                early.sendall(EH * 1000)
+                early.setblocking(False)
+                octets = await read_to_the_end(early)
+        assert codes(octets) == ["421"]
+
+    run(scenario())
+
+
+async def read_to_the_end(sock: socket.socket) -> bytes:
+    """Return what comes up to FIN; raises ConnectionResetError. It sends no FIN."""
+    octets = b""
+    async with asyncio.timeout(PATIENCE):
+        while piece := await asyncio.get_running_loop().sock_recv(sock, 4096):
+            octets += piece
+    return octets
+
+
+@pytest.mark.row("FLOOD-11")
+def test_a_client_too_many_under_implicit_tls_is_closed_at_once(run: Any) -> None:
+    """Nothing can be said to it, so nothing is waited for."""
+
+    async def scenario() -> None:
+        server = Sink().server(max_clients=1, secure=True, **certified("srv.test"))
+        async with running(server) as address, await Client.connect(address):
+            await until(lambda: server.connections)
+            with socket.create_connection(address, PATIENCE) as other:
+                other.sendall(b"\x16\x03\x01")
+                other.setblocking(False)
+                assert await read_to_the_end(other) == b""
+                await until(lambda: not server.registry.refused)
+
+    run(scenario())
+
+
+@pytest.mark.parametrize(
+    ("files", "lingering"), [(64, 1), (256, 4), (1024, MAX_LINGERING), (10**6, MAX_LINGERING)]
+)
+def test_where_files_are_few_fewer_refused_clients_may_linger(
+    monkeypatch: pytest.MonkeyPatch, files: int, lingering: int
+) -> None:
+    monkeypatch.setattr(_registry, "open_files", lambda: files)
+    assert max_lingering() == lingering
 
 
 @pytest.mark.parametrize("before", ["lookup", "delay"])

@@ -54,6 +54,34 @@ def test_a_body_that_is_open_at_close_timeout_is_aborted(
     run(scenario())
 
 
+@pytest.mark.row("OPS-02")
+def test_a_client_that_is_cut_with_input_unread_reads_what_it_was_told_and_no_reset(
+    run: Any,
+) -> None:
+    async def scenario() -> None:
+        at_work = asyncio.Event()
+
+        async def on_rcpt_to(address: Any, session: Any) -> None:
+            at_work.set()
+            await asyncio.Event().wait()
+
+        server = Sink().server(on_rcpt_to=on_rcpt_to, close_timeout=0)
+        async with (
+            running(server) as address,
+            await Client.greeted(address) as client,
+            await Client.greeted(address) as other,
+        ):
+            client.send(b"MAIL FROM:<a@x.example>\r\nRCPT TO:<b@y.example>\r\n")
+            await happened(at_work)
+            for _ in range(2):  # the first is read, and then nothing while the hook is at work
+                client.send(b"NOOP\r\n")
+                assert await other.ask(b"NOOP\r\n") == "250 2.0.0"
+            await server.close()
+            assert await client.rest() == ["250 2.1.0"]
+
+    run(scenario())
+
+
 @pytest.mark.row("OPS-02", "HOOK-16")
 @pytest.mark.parametrize("hook", ["on_mail_from", "on_data"])
 @pytest.mark.parametrize("style", ["callback", "coroutine"])
@@ -195,6 +223,32 @@ def test_a_client_that_has_gone_holds_no_place_while_its_on_close_is_at_work(run
     run(scenario())
 
 
+def test_a_client_that_has_gone_keeps_its_place_while_its_message_is_with_on_data(run: Any) -> None:
+    async def scenario() -> None:
+        at_work, may_end = asyncio.Event(), asyncio.Event()
+
+        async def on_data(stream: Any, session: Any) -> None:
+            async for _ in stream:
+                pass
+            at_work.set()
+            await may_end.wait()
+
+        server = Sink().server(on_data=on_data, max_clients=1)
+        async with running(server) as address:
+            async with await Client.greeted(address) as client:
+                client.send(TX + b"BDAT 3 LAST\r\nabc")
+                await happened(at_work)
+            for _ in range(3):
+                async with await Client.connect(address) as other:
+                    assert await other.reply() == "421"
+            may_end.set()
+            await until(lambda: not server.connections)
+            async with await Client.greeted(address):
+                pass
+
+    run(scenario())
+
+
 def test_more_calls_of_on_close_than_places_keep_new_clients_out(run: Any) -> None:
     async def scenario() -> None:
         closings = Closings()
@@ -211,6 +265,47 @@ def test_more_calls_of_on_close_than_places_keep_new_clients_out(run: Any) -> No
             assert closings.ended == ["ended"] * 4
             async with await Client.greeted(address):
                 pass
+
+    run(scenario())
+
+
+def test_on_close_of_one_host_beyond_its_places_keeps_that_host_out_and_no_other(run: Any) -> None:
+    async def scenario() -> None:
+        closings = Closings()
+        server = Sink().server(on_close=closings.on_close, max_clients=10, max_clients_per_host=1)
+        async with running(server) as address:
+            for count in (1, 2):
+                async with await Client.greeted(address):
+                    pass
+                await until(lambda count=count: closings.begun == count)  # type: ignore[misc]
+            async with await Client.connect(address) as client:
+                assert await client.reply() == "421"
+            async with await Client.connect(address, local_addr=("127.0.0.2", 0)) as other:
+                assert await other.reply() == "220"
+                closings.may_end.set()
+                await until(lambda: not server.registry.close_hooks)
+            async with await Client.greeted(address):
+                pass
+        assert server.registry.close_hooks.of_host("127.0.0.1") == 0
+
+    run(scenario())
+
+
+def test_an_on_close_at_work_at_close_timeout_is_cancelled_and_that_is_one_line(
+    run: Any, caplog: pytest.LogCaptureFixture
+) -> None:
+    async def scenario() -> None:
+        closings = Closings()
+        server = Sink().server(on_close=closings.on_close, close_timeout=0)
+        async with running(server) as address:
+            async with await Client.greeted(address):
+                pass
+            await until(lambda: closings.begun == 1)
+            await server.close()
+        assert closings.ended == ["cancelled"]
+        (record,) = caplog.records
+        assert record.getMessage().endswith(": the server closes, and on_close is cancelled")
+        assert record.exc_info is None
 
     run(scenario())
 

@@ -9,9 +9,13 @@ import asyncio
 import os
 import resource
 import smtplib
+import socket
 import subprocess
 import sys
-from collections.abc import Callable, Coroutine
+import threading
+from collections import deque
+from collections.abc import Callable, Coroutine, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -181,3 +185,57 @@ def test_every_client_that_is_let_in_has_room_for_its_message(tmp_path: Path) ->
             client.close()
         assert gateway.stop() == 0
     assert len(messages(maildir)) == len(clients)
+
+
+HELD = 200
+
+
+@contextmanager
+def crowd(port: int) -> Iterator[None]:
+    """Clients that are refused, one after the other without end. None of them leaves by itself:
+    the last HELD keep their end of the connection open.
+    """
+    all_here, may_leave = threading.Event(), threading.Event()
+
+    def come() -> None:
+        held: deque[socket.socket] = deque()
+        try:
+            while not may_leave.is_set():
+                held.append(socket.create_connection(("127.0.0.1", port), PATIENCE))
+                if len(held) > HELD:
+                    all_here.set()
+                    held.popleft().close()
+        finally:
+            for sock in held:
+                sock.close()
+
+    thread = threading.Thread(target=come)
+    thread.start()
+    try:
+        assert all_here.wait(PATIENCE)
+        yield
+    finally:
+        may_leave.set()
+        thread.join()
+
+
+@pytest.mark.row("FLOOD-11", "MEM-04")
+def test_refused_clients_take_no_descriptor_that_a_message_needs(tmp_path: Path) -> None:
+    maildir = tmp_path / "mail"
+    with Gateway(maildir, preexec=allow_few_files) as gateway:
+        clients = as_many_as_are_let_in(gateway)
+        with crowd(gateway.ports[0]):
+            for _ in range(3):
+                for client in clients:
+                    client.mail("a@x.example")
+                    assert client.rcpt("b@y.example")[0] == 250
+                    client.docmd("DATA")
+                    client.send(b"x\r\n" * 30_000)  # enough for the file to be begun
+                for client in clients:
+                    client.send(b".\r\n")
+                assert {client.getreply()[0] for client in clients} == {250}
+        for client in clients:
+            client.close()
+        assert gateway.stop() == 0
+        assert gateway.err.all == []
+    assert len(messages(maildir)) == 3 * len(clients)

@@ -22,6 +22,7 @@ import uvloop
 
 from fastsmtp._listener import begin_unless_stopped
 from fastsmtp._log import client_word
+from fastsmtp._registry import max_lingering
 from fastsmtp.gateway.certificates import (
     NO_LIBRARY,
     Certificate,
@@ -45,7 +46,7 @@ EXIT_AT_ONCE: Final = 1
 FOR_USERS: Final = (Kind.SMTPS, Kind.SUBMISSION)
 
 # Descriptors that are not for clients: listeners, the loop's own, a directory for each thread of
-# the disk, and some to spare.
+# the disk, and some to spare. Refused clients that take their time to leave come on top.
 RESERVED_FILES: Final = 48
 FILES_PER_CLIENT: Final = 2  # its socket and the file of its message
 MAX_FILES: Final = 65_536  # where the system sets no limit worth the name
@@ -170,7 +171,8 @@ def _allow_clients(servers: int) -> int:
         resource.setrlimit(resource.RLIMIT_NOFILE, (limit, hard))
     else:
         limit = soft
-    return max(1, (limit - RESERVED_FILES) // FILES_PER_CLIENT // servers)
+    reserved = RESERVED_FILES + servers * max_lingering()
+    return max(1, (limit - reserved) // FILES_PER_CLIENT // servers)
 
 
 def _log_connection(client: Mapping[str, object]) -> None:
