@@ -11,10 +11,8 @@ def pytest_benchmark_update_machine_info(config: Any, machine_info: dict[str, An
     machine_info["node"] = ""
     cpu = machine_info.get("cpu", {})  # with all that it can do, and its frequency of the moment
     machine_info["cpu"] = {name: cpu.get(name) for name in ("brand_raw", "count")}
-    names = {"fastsmtp": "fastsmtp-engine", "uvloop": "uvloop", "Cython": "Cython"}
-    machine_info["versions"] = {
-        name: metadata.version(distribution) for name, distribution in names.items()
-    }
+    ours = metadata.packages_distributions()["fastsmtp"][0]  # older revisions have another name
+    machine_info["versions"] = {name: metadata.version(name) for name in (ours, "uvloop", "Cython")}
 
 
 def pytest_benchmark_update_json(config: Any, benchmarks: Any, output_json: dict[str, Any]) -> None:

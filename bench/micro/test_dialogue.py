@@ -1,10 +1,10 @@
 """What do whole sessions cost in process: parser, rules, hooks and connection, without kernel and
 sockets?
 
-The other end is a stub that counts the replies. A client that waits sends its next read when the
-last one is answered; with hooks in callback style that is inside the same call, coroutines take
-turns of the loop. `extra_info` has the rates; commands are MAIL, RCPT, DATA and the like, without
-the line that ends mail data.
+The other end is a wire of `fastsmtp.testing`, on uvloop. A client that waits sends its next read
+when the last one is answered; with hooks in callback style that is inside the same call, coroutines
+take turns of the loop. `extra_info` has the rates; commands are MAIL, RCPT, DATA and the like,
+without the line that ends mail data.
 """
 
 from __future__ import annotations
@@ -14,10 +14,9 @@ from collections.abc import Callable, Coroutine, Iterator
 from typing import Any
 
 import pytest
-import uvloop
+from micro.engine import Client, Loop
 
 from fastsmtp import DataStream, SMTPServer
-from fastsmtp._connection import Connection
 
 # pytest-benchmark brings no types of its own for the fixture
 Benchmark = Any
@@ -62,64 +61,9 @@ HOOKS: dict[str, dict[str, Callable[..., Any]]] = {
 }
 
 
-class Stub(asyncio.Transport):
-    """A client that takes everything at once, and counts the lines of the replies."""
-
-    def __init__(self) -> None:
-        super().__init__({"peername": ("192.0.2.1", 40000), "sockname": ("192.0.2.254", 25)})
-        self.lines = 0
-
-    def write(self, data: Any) -> None:
-        self.lines += data.count(b"\n")
-
-    def get_write_buffer_size(self) -> int:
-        return 0
-
-    def set_write_buffer_limits(self, high: int | None = None, low: int | None = None) -> None:
-        pass
-
-    def is_closing(self) -> bool:
-        return False
-
-    def pause_reading(self) -> None:
-        pass
-
-    def resume_reading(self) -> None:
-        pass
-
-    def write_eof(self) -> None:
-        pass
-
-    def close(self) -> None:
-        pass
-
-
-class Client:
-    """One connection, and what it is sent."""
-
-    def __init__(self, server: SMTPServer) -> None:
-        self.stub = Stub()
-        self.connection = Connection(server, asyncio.get_running_loop())
-        self.connection.connection_made(self.stub)
-
-    async def send(self, *reads: tuple[bytes, int]) -> None:
-        """Deliver each read, and wait for that many lines of replies before the next one."""
-        stub = self.stub
-        for octets, replies in reads:
-            expected = stub.lines + replies
-            self.connection.data_received(octets)
-            while stub.lines < expected:
-                await asyncio.sleep(0)
-
-    async def quit(self) -> None:
-        await self.send((b"QUIT\r\n", 1))
-        self.connection.eof_received()
-        self.connection.connection_lost(None)
-
-
 @pytest.fixture
 def runner() -> Iterator[asyncio.Runner]:
-    with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
+    with asyncio.Runner(loop_factory=Loop) as runner:
         yield runner
 
 
