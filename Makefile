@@ -5,7 +5,7 @@ CC ?= cc
 FUZZ_SECONDS ?= 60
 BENCH_JSON ?= bench/results/latest.json
 BENCH_ARGS ?=
-BENCH_TOLERANCE ?= 30%
+BASE ?=
 PYTEST_ARGS ?=
 
 RUFF = $(PYTHON) -m ruff
@@ -31,11 +31,11 @@ define compile
 	done
 endef
 
-.PHONY: help build debug sanitize test cov fuzz lint format types stubs check bench bench-baseline bench-check bench-peers bench-ladders bench-publish docs dist clean
+.PHONY: help build debug sanitize test cov fuzz lint format types stubs check bench bench-check bench-record bench-peers bench-ladders bench-publish docs dist clean
 
 help:
 	@echo "build debug sanitize - test cov fuzz - lint types stubs - check - docs dist clean"
-	@echo "bench bench-baseline bench-check - bench-peers bench-ladders bench-publish"
+	@echo "bench bench-check bench-record - bench-peers bench-ladders bench-publish"
 
 build:
 	$(call compile,release)
@@ -121,24 +121,14 @@ bench: build
 	$(PYTHON) -m pytest bench $(PYTEST_ARGS) -o 'python_files=bench_*.py test_*.py' \
 		--benchmark-only --benchmark-json=$(BENCH_JSON)
 
-# What is slower than it was on this machine? Without randomness of hashes, and of addresses where that can be had: one
-# and the same code was seen at one and at one and a half times the cost from one start to the next.
-STILL := PYTHONHASHSEED=0 $(shell setarch -R true 2>/dev/null && echo setarch -R)
-BASELINE = bench/results/baseline-$(shell $(PYTHON) -c 'import sys; print("%s-%d.%d" % (sys.implementation.name, *sys.version_info[:2]))').json
-MICRO = $(STILL) $(PYTEST) bench/micro -q -W default::pytest_benchmark.logger.PytestBenchmarkWarning \
-	--benchmark-only --benchmark-max-time=0.1 --benchmark-min-rounds=20
+# Is the working tree slower than BASE, the last tag or the merge base with main? Both are built and measured in turn;
+# BENCH_ARGS="--tolerance=15% --only=times".
+bench-check:
+	$(PYTHON) bench check $(if $(BASE),--base=$(BASE)) $(BENCH_ARGS)
 
-# The slowest of three, so that nothing lucky is asked for later.
-bench-baseline: build
-	@mkdir -p build/bench $(dir $(BASELINE))
-	for run in 1 2 3; do $(MICRO) --benchmark-quiet --benchmark-json=build/bench/micro-$$run.json || exit 1; done
-	$(PYTHON) bench/micro/baseline.py $(BASELINE) build/bench/micro-1.json build/bench/micro-2.json build/bench/micro-3.json
-
-# Noise only adds time: what is slower in three runs is slower.
-bench-check: build
-	for run in 1 2 3; do \
-		$(MICRO) --benchmark-quiet --benchmark-compare=$(BASELINE) --benchmark-compare-fail=min:$(BENCH_TOLERANCE) && exit 0; \
-	done; exit 1
+# Instructions of the working tree, kept for bench-check on the same build.
+bench-record:
+	$(PYTHON) bench record
 
 # CPU time per message beside other servers; BENCH_ARGS="--profile keep --rounds 9". The chart needs the extra `bench`.
 bench-peers: build

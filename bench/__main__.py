@@ -1,6 +1,7 @@
-"""Measurements with real connections: `python bench COMMAND [OPTIONS]`, on Linux.
+"""Measurements: `python bench COMMAND [OPTIONS]`, on Linux.
 
 peers: CPU time per message beside other servers. chart: the picture of it, and what README says.
+check: is the working tree slower than another revision? record: its instructions, kept.
 ladders: memory, cost and latency beside many connections, hostile input, the time of an import.
 `python bench COMMAND --help` has the options; bench/README.md says what is measured, and how.
 """
@@ -15,6 +16,8 @@ COMMANDS = {
     "chart": "peers.chart",
     "ladders": "ladders.climb",
     "watched": "ladders.watched",  # a server of the ladders
+    "check": "check.main",
+    "record": "check.recording",
 }
 
 

@@ -19,7 +19,6 @@ import pytest
 from ladders import climb, crowd, hostile
 from load import building, measuring, reporting
 from load.measuring import CannotRun, Sample, Usage
-from micro import baseline
 from peers import compare, goals, serve, servers
 from peers.profiles import PROFILES
 
@@ -318,19 +317,3 @@ def test_a_watched_server_tells_how_long_its_loop_was_held() -> None:
         first, second = hostile.longest(running), hostile.longest(running)
     assert first > 0
     assert second > 0
-
-
-# --- the baseline ---
-
-
-def run_of(**mins: float) -> dict[str, Any]:
-    found = [{"fullname": name, "stats": {"min": least}} for name, least in mins.items()]
-    return {"datetime": str(mins), "benchmarks": found}
-
-
-def test_a_baseline_asks_for_nothing_that_was_reached_by_luck() -> None:
-    runs = [run_of(parse=1.0, feed=5.0), run_of(parse=2.0, feed=4.0), run_of(parse=1.5, write=1.0)]
-    found = baseline.merged(runs)
-    least = {line["fullname"]: line["stats"]["min"] for line in found["benchmarks"]}
-    assert least == {"parse": 2.0, "feed": 5.0, "write": 1.0}
-    assert found["datetime"] == runs[-1]["datetime"]

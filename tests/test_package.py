@@ -358,8 +358,9 @@ def test_the_two_copies_of_the_wheel_workflow_are_the_same_bytes() -> None:
 
 
 def test_actions_are_pinned_by_the_hash_of_their_commit() -> None:
-    workflow = (ROOT / "wheels.yml").read_text(encoding="utf-8")
-    uses = re.findall(r"uses:\s*(\S+)(.*)", workflow)
+    workflows = sorted((ROOT / ".github/workflows").glob("*.yml"))
+    text = "".join(path.read_text(encoding="utf-8") for path in workflows)
+    uses = re.findall(r"uses:\s*(\S+)(.*)", text)
     assert uses
     for action, comment in uses:
         assert re.fullmatch(r"[\w.-]+/[\w./-]+@[0-9a-f]{40}", action), action
