@@ -45,7 +45,7 @@ def parse(arguments: list[str]) -> argparse.Namespace:
     option("--tolerance", type=share, default=0.10, help="for times (10%%)")
     option("--instructions-tolerance", type=share, default=0.02, help="for instructions (2%%)")
     option("--rounds", type=natural, default=6, help="pairs of runs of each benchmark (6)")
-    option("--more", type=natural, default=24, help="of what may be slower, up to so many (24)")
+    option("--more", type=natural, default=12, help="of what may be slower, up to so many (12)")
     option("--only", choices=["times", "instructions"], help="one of the two measures")
     option("--repository", type=Path, default=ROOT, help="the checkout (this one)")
     option("--results", type=Path, help="a folder for the JSON (bench/results)")
