@@ -24,6 +24,8 @@ from load.measuring import CannotRun
 
 ROOT = Path(__file__).parents[1]
 TOLERANCE = 0.10
+# Read, not imported: the check is made of nothing that needs a build of the package.
+MEASURES = re.findall(r'^    "([^"]+)": \(', instructions.DRIVEN.read_text(), re.MULTILINE)
 
 linux = pytest.mark.skipif(sys.platform != "linux", reason="measures on Linux only")
 
@@ -219,7 +221,7 @@ def test_the_records_that_are_kept_have_every_measure_and_say_of_what_build_they
     for path in kept:  # an sdist has none
         record = json.loads(path.read_text())
         assert path.name == instructions.file_name(record["identity"])
-        assert list(record["instructions"]) == list(instructions.MEASURES)
+        assert list(record["instructions"]) == list(MEASURES)
 
 
 def test_what_is_counted_uses_public_names_of_the_package_only() -> None:
@@ -229,18 +231,26 @@ def test_what_is_counted_uses_public_names_of_the_package_only() -> None:
 
 def test_every_measure_plays_its_script_to_the_engine() -> None:
     done = subprocess.run([sys.executable, instructions.DRIVEN], capture_output=True, text=True)
-    assert (done.returncode, done.stdout, done.stderr) == (0, "", "")
+    assert (done.returncode, done.stderr) == (0, "")
+    lines = [line.split("\t")[:2] for line in done.stdout.splitlines()]
+    assert lines == [["counted", name] for name in MEASURES]
 
 
 def test_start_and_end_cancel_out_and_a_script_that_fails_has_no_count() -> None:
-    failed = [name for name in instructions.MEASURES if name not in ("command", "connection")]
+    said = "counted\tcommand\t100\nfailed\tmessage\tNameError: why\ncounted\tconnection\t20\n"
     totals = [999_999, 5_000 + 7_000, 5_000 + 2 * 7_000, 77, 300 + 2_000, 300 + 2 * 2_000]
-    counts = instructions._per_unit(totals, failed)
-    _, times, units = instructions.MEASURES["command"]
-    assert counts["command"] == round(7_000 / (times * units), 1)
-    assert list(counts) == ["command", "connection"]
+    counts, failed = instructions.per_unit(totals, said)
+    assert counts == {"command": 70.0, "connection": 100.0}
+    assert failed == {"message": "NameError: why"}
     with pytest.raises(CannotRun, match="5 marks of 6"):
-        instructions._per_unit(totals[:5], failed)
+        instructions.per_unit(totals[:5], said)
+
+
+def test_the_check_itself_needs_no_build_of_the_package() -> None:
+    text = "import sys; sys.modules['fastsmtp'] = None; from check import main, recording"
+    command = [sys.executable, "-c", text]
+    done = subprocess.run(command, capture_output=True, text=True, cwd=ROOT / "bench")
+    assert (done.returncode, done.stderr) == (0, "")
 
 
 # --- revisions ---
@@ -512,15 +522,10 @@ def busy() -> Iterator[None]:
 @pytest.fixture
 def planted(checkout: Repository) -> Iterator[Repository]:
     """The checkout with a loop in one hot function, which is not committed."""
-    sources = (checkout.folder / "fastsmtp").rglob("*.pyx")
-    (path,) = [path for path in sources if f"\ndef {HOT}(" in path.read_text()]
-    text = path.read_text()
-    start = text.index(f"\ndef {HOT}(")
-    body = re.compile(r'\n    """.*?"""\n', re.DOTALL).search(text, start)
-    assert body is not None
-    path.write_text(
-        text[:start] + PLANTED + text[start : body.end()] + "    _burn()\n" + text[body.end() :]
-    )
+    head = re.compile(rf'^c?p?def [\w ]*{HOT}\([^)]*\):\n    """[^"]*"""\n', re.MULTILINE)
+    sources = {path: path.read_text() for path in (checkout.folder / "fastsmtp").rglob("*.pyx")}
+    ((path, text),) = [item for item in sources.items() if head.search(item[1])]
+    path.write_text(head.sub(lambda found: f"{PLANTED}\n{found[0]}    _burn()\n", text))
     yield checkout
     path.write_text(text)
 

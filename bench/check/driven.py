@@ -135,14 +135,16 @@ MEASURES: dict[str, tuple[Callable[[int], None], int, int]] = {
 
 def main() -> None:
     """Play each script N times and 2 N times, with a mark before and after each: callgrind writes
-    its count at every call of getppid. What fails is printed, and has no marks.
+    its count at every call of getppid. A line is printed for each: its name and of how many units N
+    consists, or what failed; that one has no marks.
     """
-    for name, (play, times, _) in MEASURES.items():
+    for name, (play, times, units) in MEASURES.items():
         try:
             play(20)  # caches of the interpreter and of ours, and what is made at first use
         except Exception as error:
-            print(f"{name}\t{type(error).__name__}: {error}")
+            print(f"failed\t{name}\t{type(error).__name__}: {error}")
             continue
+        print(f"counted\t{name}\t{times * units}")
         gc.collect()
         gc.freeze()  # a later collection does not walk through what there was before
         os.getppid()

@@ -13,11 +13,9 @@ import re
 import shutil
 import subprocess
 import tempfile
-from collections.abc import Collection
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from check.driven import MEASURES
 from check.environments import Environment, clean
 from check.suite import same_addresses
 from load.measuring import CannotRun
@@ -87,9 +85,8 @@ def count(environment: Environment) -> tuple[Counts, dict[str, str]]:
         if done.returncode != 0:
             said = [line for line in done.stderr.splitlines() if not line.startswith("==")]
             raise CannotRun(f"callgrind: {(said or ['ended without a word'])[-1]}")
-        failed = dict(line.split("\t", 1) for line in done.stdout.splitlines())
         parts = sorted(out.parent.glob(f"{out.name}.*"), key=lambda part: int(part.suffix[1:]))
-        return _per_unit([_total(part) for part in parts], failed), failed
+        return per_unit([_total(part) for part in parts], done.stdout)
 
 
 def _total(part: Path) -> int:
@@ -100,16 +97,19 @@ def _total(part: Path) -> int:
     return int(found[1])
 
 
-def _per_unit(totals: list[int], failed: Collection[str]) -> Counts:
-    """Make counts of what lies between the marks: of each measure all before it, N and 2 N."""
-    names = [name for name in MEASURES if name not in failed]
-    if len(totals) != 3 * len(names):
-        raise CannotRun(f"callgrind has seen {len(totals)} marks of {3 * len(names)}")
-    counts = {}
-    for name, once, twice in zip(names, totals[1::3], totals[2::3], strict=True):
-        _, times, units = MEASURES[name]
-        counts[name] = round((twice - once) / (times * units), 1)
-    return counts
+def per_unit(totals: list[int], said: str) -> tuple[Counts, dict[str, str]]:
+    """Make counts of what lies between the marks: of each measure all before it, N and 2 N.
+
+    said: what `driven.py` has printed.
+    """
+    lines = [line.split("\t", 2) for line in said.splitlines()]
+    amounts = {name: int(rest) for word, name, rest in lines if word == "counted"}
+    failed = {name: rest for word, name, rest in lines if word == "failed"}
+    if len(totals) != 3 * len(amounts):
+        raise CannotRun(f"callgrind has seen {len(totals)} marks of {3 * len(amounts)}")
+    found = zip(amounts.items(), totals[1::3], totals[2::3], strict=True)
+    counts = {name: round((twice - once) / amount, 1) for (name, amount), once, twice in found}
+    return counts, failed
 
 
 def compared(other: Counts, candidate: Counts, tolerance: float) -> list[Counted]:
