@@ -41,7 +41,9 @@ cdef class Records:
     cdef Py_ssize_t _feed_part(self, const unsigned char *octets, Py_ssize_t size) except -1
     cdef int _put(self, const unsigned char *octets, Py_ssize_t size) except -1
     cdef int _write(self, const unsigned char *octets, Py_ssize_t size) except -1
-    cdef Py_ssize_t _decrypt(self, char *room, Py_ssize_t size) except -1
+    cdef Py_ssize_t _decrypt(
+        self, const unsigned char *records, Py_ssize_t fed, char *room, Py_ssize_t size
+    ) except -1
 
     cpdef bytes send(self, bytes octets)
     cpdef bytes take_output(self)

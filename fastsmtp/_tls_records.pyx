@@ -89,6 +89,17 @@ cdef Py_ssize_t scan_records(
     return end
 
 
+cdef Py_ssize_t count_records(
+    const unsigned char *octets, Py_ssize_t *at, Py_ssize_t end
+) noexcept nogil:
+    """Return how many records there are from `at` to `end`, and move `at` there."""
+    cdef Py_ssize_t count = 0
+    while at[0] < end:
+        at[0] += length_of(octets + at[0])
+        count += 1
+    return count
+
+
 cdef class Records:
     """Records()\n--\n\nOne end of TLS. Who shakes hands sets `established`, or `error`."""
 
@@ -180,7 +191,7 @@ cdef class Records:
     cdef bytes _receive_some(self, bytes read):
         cdef const unsigned char *octets = <const unsigned char *>PyBytes_AS_STRING(read)
         cdef Py_ssize_t size = PyBytes_GET_SIZE(read)
-        cdef Py_ssize_t at = 0, used = 0, bound = self._held + size
+        cdef Py_ssize_t at = 0, used = 0, bound = self._held + size, fed
         cdef PyObject *plaintext = NULL
         cdef object result = b""
         self._left = _RECORDS_PER_CALL
@@ -189,12 +200,14 @@ cdef class Records:
                 if self._left <= 0:
                     self.keep(read[at:])
                     break
-                at += self._feed(octets + at, size - at)
-                if not self._ready:
-                    continue  # it has taken all
-                if plaintext is NULL:
-                    plaintext = new_bytes(NULL, bound)
-                used += self._decrypt(bytes_octets(plaintext) + used, bound - used)
+                fed = self._feed(octets + at, size - at)
+                if self._ready:  # else it has taken all
+                    if plaintext is NULL:
+                        plaintext = new_bytes(NULL, bound)
+                    used += self._decrypt(
+                        octets + at, fed, bytes_octets(plaintext) + used, bound - used
+                    )
+                at += fed
             if plaintext is not NULL:
                 if used < bound:
                     resize_bytes(&plaintext, used)
@@ -263,9 +276,13 @@ cdef class Records:
         self._held += size
         return 0
 
-    cdef Py_ssize_t _decrypt(self, char *room, Py_ssize_t size) except -1:
-        """Read what is in the BIO; returns octets of plaintext, of which there are fewer."""
-        cdef Py_ssize_t used = 0, full = 0, count
+    cdef Py_ssize_t _decrypt(
+        self, const unsigned char *records, Py_ssize_t fed, char *room, Py_ssize_t size
+    ) except -1:
+        """Read what is in the BIO, and count it: `fed` octets of `records` were put there last.
+        Returns octets of plaintext, of which there are fewer.
+        """
+        cdef Py_ssize_t used = 0, at = 0, count, left = self._fed, done
         self._held = 0
         try:
             while True:
@@ -277,8 +294,12 @@ cdef class Records:
                     self.ended = True
                     break
                 used += count
-                full += 1
-                if not self._incoming.pending:
+                count = self._incoming.pending
+                # Those before the one that has plaintext had none.
+                done = count_records(records, &at, fed - count) if self._fed > 1 else 1
+                self._count(done - 1, 1)
+                left -= done
+                if not count:
                     break
         except ssl.SSLWantReadError:  # the last one was one of TLS itself
             pass
@@ -286,7 +307,8 @@ cdef class Records:
             self.ended = True
         except (ssl.SSLError, OSError, ValueError) as error:
             self.fail(error)
-        self._count(self._fed - full, full)
+        if left > 0:
+            self._count(left, 0)
         return used
 
     # ---- out ------------------------------------------------------------------------------------

@@ -7,6 +7,7 @@ An honest client beside it is counted in turns of the loop.
 from __future__ import annotations
 
 import asyncio
+import random
 import ssl
 from collections.abc import Callable, Iterator
 from typing import Any
@@ -14,6 +15,8 @@ from typing import Any
 import pytest
 from clients import PATIENCE, Client, until
 from conftest import Run
+from hypothesis import given, settings
+from hypothesis import strategies as st
 from raw_tls import ALERT, CHANGE_CIPHER_SPEC, HANDSHAKE, RawTLS, key_update
 from rows import COUNTERS_OFF, EH, codes
 from tls_kit import TLSClient, certified, cut, server_pump
@@ -144,6 +147,40 @@ def test_key_updates_between_messages_are_taken() -> None:
     assert pump.receive(client.key_updates(MAX_IDLE)) == b""
     assert pump.receive(client.record(b"NOOP\r\n")) == b"NOOP\r\n"
     assert pump.error is None
+
+
+@row("TLS-18", "TLS-26")
+@settings(max_examples=60)
+@given(
+    full=st.lists(st.tuples(st.integers(0, 40), st.integers(1, 30)), min_size=1, max_size=8),
+    seed=st.integers(0, 2**32),
+)
+def test_what_ends_it_does_not_depend_on_the_cuts(full: list[tuple[int, int]], seed: int) -> None:
+    """full: rows of so many records without plaintext, each before so many with it."""
+    pump, client = shaken("TLSv1.3")
+    dice = random.Random(seed)
+    wire, expected, idle = b"", b"", 0
+    for row_of_idle, row_of_full in full:
+        for _ in range(row_of_idle):
+            wire += client.key_update() if dice.random() < 0.5 else client.record(b"")
+            idle += 1
+            if idle > MAX_IDLE:
+                break
+        if idle > MAX_IDLE:
+            break
+        for _ in range(row_of_full):
+            wire += client.record(b"N")
+            expected += b"N"
+            idle = max(0, idle - 1)
+    got = b""
+    while wire:
+        size = dice.choice([1, 27, 100, 700, 10_000])
+        got += pump.receive(wire[:size])
+        while pump.more:
+            got += pump.receive(b"")
+        wire = wire[size:]
+    assert got == expected
+    assert (pump.error is not None) == (idle > MAX_IDLE)
 
 
 # --- what a call works on ---
