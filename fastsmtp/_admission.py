@@ -7,13 +7,13 @@ from typing import TYPE_CHECKING, Protocol
 
 from fastsmtp._failures import Place
 from fastsmtp._handshakes import Handshakes
-from fastsmtp._lookup import ReverseLookup
 from fastsmtp._service import Service
 from fastsmtp._timers import Timers
 from fastsmtp._tls import ServerTLS
 
 if TYPE_CHECKING:
     from fastsmtp._connection import Connection
+    from fastsmtp._lookup import ReverseLookup
     from fastsmtp._registry import ConnectionRegistry
 
 __all__ = ["Server", "host_key"]

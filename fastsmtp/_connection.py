@@ -358,7 +358,7 @@ class Connection(SecureLink):
         address = self.session.remote_address
         self.session.client_hostname = f"[{address}]" if address else "localhost"
         delay = self._server.service.options.greet_delay
-        known, name = is_known(self._server.lookup, address)
+        known, name = is_known(self._loop, self._server.lookup, address)
         if known and not delay:
             self._prepared(name)
             return

@@ -34,8 +34,10 @@ __all__ = [
 
 T = TypeVar("T")
 
-# Called with the address of a client; returns its PTR names, or an awaitable of them.
-Resolver: TypeAlias = Callable[[str], object]
+# Called with the address of a client; returns its PTR names, or an awaitable of them. As str the
+# name of a resolver of ours.
+Resolver: TypeAlias = Callable[[str], object] | str
+RESOLVERS: Final = ("aiodns", "system")
 
 KNOWN_VERBS: Final = (
     "HELO", "EHLO", "LHLO", "MAIL", "RCPT", "DATA", "BDAT", "RSET", "NOOP", "VRFY", "HELP", "QUIT",
@@ -372,6 +374,10 @@ MECHANISMS: Final = Kind(
 def _resolver(value: object) -> Resolver | None:
     if value is None:
         return None
+    if isinstance(value, str):
+        if value not in RESOLVERS:
+            raise Refused
+        return value
     if not callable(value):  # then the object that the JavaScript libraries take
         value = getattr(value, "reverse", None)
         if not callable(value) or isinstance(getattr(value, "__self__", None), MutableSequence):
@@ -424,7 +430,7 @@ def _ssl_context(value: object) -> ssl.SSLContext | None:
 
 RESOLVER: Final = Kind(
     "a function of an address (str) that returns or awaits a list of names, an object with such a"
-    " method `reverse`, or None for the system's resolver",
+    " method `reverse`, 'aiodns', 'system', or None for the first of these two that is there",
     _resolver,
 )
 PEM: Final = Kind("a path (str or os.PathLike), PEM text as str or bytes, or None", _pem)

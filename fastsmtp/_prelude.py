@@ -10,11 +10,13 @@ from fastsmtp._lookup import ReverseLookup
 __all__ = ["Prelude", "is_known"]
 
 
-def is_known(lookup: ReverseLookup | None, address: str) -> tuple[bool, str | None]:
-    """Whether the client's name is known without a look-up, and which it is."""
+def is_known(
+    loop: asyncio.AbstractEventLoop, lookup: ReverseLookup | None, address: str
+) -> tuple[bool, str | None]:
+    """Whether there is no name to wait for, and the name, if it is known."""
     if lookup is None or not address:
         return True, None
-    return lookup.cached(address)
+    return lookup.known(loop, address)
 
 
 class Prelude:
@@ -23,14 +25,15 @@ class Prelude:
     name: of the client, None when there is none. greet_delay: seconds.
     """
 
-    __slots__ = ("_delay", "_left", "_lookup", "_name", "_on_done")
+    __slots__ = ("_address", "_delay", "_left", "_lookup", "_name", "_on_done")
 
     def __init__(self, on_done: Callable[[str | None], None]) -> None:
         self._on_done = on_done
         self._left = 0
         self._name: str | None = None
         self._delay: asyncio.TimerHandle | None = None
-        self._lookup: asyncio.Task[str | None] | None = None
+        self._lookup: ReverseLookup | None = None  # it is to call `_looked_up`
+        self._address = ""
 
     def begin(
         self,
@@ -41,11 +44,12 @@ class Prelude:
     ) -> None:
         """Begin both; where there is nothing to wait for, all is done before this returns."""
         self._left = 1
-        known, self._name = is_known(lookup, address)
+        known, self._name = is_known(loop, lookup, address)
         if not known and lookup is not None:
             self._left += 1
-            self._lookup = loop.create_task(lookup.name_of(address))
-            self._lookup.add_done_callback(self._looked_up)
+            self._lookup = lookup
+            self._address = address
+            lookup.begin(address, self._looked_up)
         if greet_delay:
             self._left += 1
             self._delay = loop.call_later(greet_delay, self._one_done)
@@ -56,13 +60,11 @@ class Prelude:
         if self._delay is not None:
             self._delay.cancel()
         if self._lookup is not None:
-            self._lookup.cancel()
+            self._lookup.abandon(self._address, self._looked_up)
         self._let_go()
 
-    def _looked_up(self, task: asyncio.Task[str | None]) -> None:
-        # The resolver is foreign code: whatever its lookup ended by, the client has to be greeted.
-        if not task.cancelled() and task.exception() is None:
-            self._name = task.result()
+    def _looked_up(self, name: str | None) -> None:
+        self._name = name
         self._one_done()
 
     def _one_done(self) -> None:

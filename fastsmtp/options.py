@@ -277,10 +277,10 @@ class Options:
     # --- DNS ---
     disable_reverse_lookup: bool = row(Group.DNS, FLAG, False, "RFC 5321 §4.1.4",
         does="Does not look up the name of a client's address; it is `[address]` then.",
-        reason="As in smtp-server; it takes 1.5 seconds at most, and is cached.")
+        reason="As in smtp-server; it takes 1.5 seconds at most, and a dead resolver is let alone.")
     resolver: Resolver | None = row(Group.DNS, RESOLVER, None,
-        does="Finds the names of an address in place of the system's resolver.",
-        reason="The system's resolver knows the local configuration.")
+        does="Finds the names of an address: a function, aiodns, or the resolver of the C library.",
+        reason="DNS by aiodns (extra `dns`) needs no threads; the C library knows more than DNS.")
 
     # --- TLS ---
     key: str | bytes | None = row(Group.TLS, PEM, None, "RFC 3207 §4", is_secret=True,

@@ -338,6 +338,8 @@ class SMTPServer:
             await self._drain()
         finally:
             self.registry.release_callers()
+            if self.lookup is not None:
+                await self.lookup.close()
             if self.timers is not None and self.registry.is_empty:
                 self.timers.stop()
         self._emit("close")

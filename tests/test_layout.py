@@ -36,6 +36,8 @@ LEVELS = (
         *("_tls", "_tls_records", "_tls_pump", "_tls_socket", "_handshakes"),
         *(
             "_balancer",
+            "_blocking",
+            "_resolvers",
             "_lookup",
             "_admission",
             "_registry",
@@ -66,7 +68,7 @@ HARMLESS = {("asyncio", "CancelledError"), ("threading", "get_ident")}
 ENGINE_DEPENDENCIES = {"uvloop"}
 GATEWAY_DEPENDENCIES = {"uvloop", "click", "argon2"}
 # Libraries that one module may look for at the moment of use, because it does without them.
-OPTIONAL = {("_self_signed", "cryptography")}
+OPTIONAL = {("_self_signed", "cryptography"), ("_resolvers", "aiodns")}
 # Modules of the standard library that make every import of ours a good deal longer and that few
 # programs need: looked for at the moment of use. That is never on the way of a command, where a
 # process without descriptors could not load them.

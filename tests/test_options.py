@@ -480,9 +480,18 @@ def test_a_resolver_is_a_function_or_has_one() -> None:
     found = parse(resolver=Resolver()).resolver
     assert found is not None
     assert found("192.0.2.1") == ["name-of-192.0.2.1"]
-    for wrong in (True, "8.8.8.8", ["8.8.8.8"], bytearray(), object()):
+    for wrong in (True, ["8.8.8.8"], bytearray(), object()):
         assert refusal("resolver", wrong).startswith(
             "TypeError: option 'resolver' takes a function"
+        )
+
+
+def test_a_resolver_of_ours_is_named() -> None:
+    for name in ("aiodns", "system"):
+        assert parse(resolver=name).resolver == name
+    for wrong in ("8.8.8.8", "", "AIODNS"):
+        assert refusal("resolver", wrong).startswith(
+            "ValueError: option 'resolver' takes a function"
         )
 
 

@@ -235,7 +235,7 @@ def test_wheel_says_what_it_needs(metadata: email.message.Message) -> None:
     (engine,) = [line for line in requirements if "extra ==" not in line]
     assert re.fullmatch(r"uvloop>=[\d.]+; sys_platform != .win32.", engine)
     extras = set(metadata.get_all("Provides-Extra", []))
-    assert extras == {"server", "tls", "test", "types", "lint", "fuzz", "bench", "docs"}
+    assert extras == {"server", "tls", "dns", "test", "types", "lint", "fuzz", "bench", "docs"}
     assert metadata["License-Expression"] == "MIT"
     assert metadata["Requires-Python"] == ">=3.11"
 
