@@ -135,6 +135,7 @@ class Content(Intake):
         octets = dialogue.parser.payload_octets
         message = Message(stream, answer, transaction.accepted, octets)
         message.reject_bare = policy == "reject"
+        message.reject_nul = rules.reject_nul and not transaction.binary
         message.utf8 = transaction.smtp_utf8
         self.message = message
         dialogue.clock.begin_body()
@@ -258,10 +259,13 @@ class Content(Intake):
             stream.longest_line = parser.longest_line
         if stream.is_finished():
             return
-        if message.at_end and message.reject_bare and parser.bare_newline:
+        if message.at_end and not parser.size_exceeded:
             # No hook may keep a message that its sender is told was refused.
-            if not parser.size_exceeded:
+            if message.reject_bare and parser.bare_newline:
                 self._abort_stream(message, "bare_newline")
+                return
+            if message.reject_nul and parser.has_nul:
+                self._abort_stream(message, "nul")
                 return
         self._tell(message, False)
 

@@ -29,6 +29,7 @@ class Message:
         "last",
         "recipients",
         "reject_bare",
+        "reject_nul",
         "stream",
         "utf8",
     )
@@ -40,13 +41,14 @@ class Message:
         self.began_at = began_at  # in the octets of content of this connection
         self.utf8 = False
         self.reject_bare = True
+        self.reject_nul = False
         self.by_chunks = False
         self.last = True  # what is being received is the end of the message
         self.at_end = False
 
 
 def verdicts(dialogue: Exchange, message: Message) -> list[Reply]:
-    """The first that applies: own rejection, size, bare newline, failure, acceptance."""
+    """The first that applies: own rejection, size, bare newline, NUL, failure, acceptance."""
     if _is_plain(dialogue, message):
         return [_MESSAGE_QUEUED]
     parser = dialogue.parser
@@ -56,6 +58,8 @@ def verdicts(dialogue: Exchange, message: Message) -> list[Reply]:
         overruled = dialogue.service.too_large
     elif message.reject_bare and parser.bare_newline:
         overruled = replies.BARE_NEWLINE
+    elif message.reject_nul and parser.has_nul:
+        overruled = replies.NUL_IN_MESSAGE
     count = message.recipients if lmtp and message.last else 1
     result = message.answer.result
     failed = message.answer.failed
@@ -92,6 +96,7 @@ def _is_plain(dialogue: Exchange, message: Message) -> bool:
         and not dialogue.rules.lmtp
         and not parser.size_exceeded
         and not (message.reject_bare and parser.bare_newline)
+        and not (message.reject_nul and parser.has_nul)
     )
 
 

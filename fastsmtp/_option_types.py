@@ -84,7 +84,7 @@ class Group(Enum):
     CAPABILITIES = "Capabilities"
     LIMITS = "Limits"
     DEADLINES = "Deadlines"
-    NEWLINES = "Line endings"
+    NEWLINES = "Line endings and NUL"
     PIPELINING = "Pipelining"
     PROXYING = "Proxying"
     DNS = "DNS"

@@ -2,7 +2,7 @@ cdef class Rules:
     cdef readonly object options
     cdef readonly bint secured, lmtp, enhanced, auth_required, needs_upgrade
     cdef readonly bint strict_pipelining, lenient
-    cdef readonly bint speaks_for_others, has_exclusions
+    cdef readonly bint speaks_for_others, has_exclusions, reject_nul
     cdef readonly str bare_newline
     cdef readonly long long size, drop_limit
     cdef readonly Py_ssize_t max_command_length, max_recipients, max_tried, max_messages

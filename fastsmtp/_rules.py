@@ -37,6 +37,7 @@ class Rules:
         self.speaks_for_others = bool(options.use_xclient or options.use_xforward)
         self.has_exclusions = bool(options.bare_newline_exclusions)
         self.bare_newline = options.bare_newline
+        self.reject_nul = options.reject_nul
         self.max_command_length = options.max_command_length
         self.size = options.size
         self.drop_limit = options.size + max(options.size, MIN_DROPPED) if options.size else 0

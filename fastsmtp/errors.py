@@ -60,7 +60,7 @@ class SMTPError(Exception):
 class MessageAborted(Exception):
     """The consumer of a message body will not get the whole of it; nothing was acknowledged.
 
-    reason: "disconnected", "timeout", "shutdown", "reset", "bare_newline", "hook_timeout",
+    reason: "disconnected", "timeout", "shutdown", "reset", "bare_newline", "nul", "hook_timeout",
     "hook_failed", or "answered" (the hook gave its answer before it had read all).
     """
 

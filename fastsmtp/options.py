@@ -254,6 +254,9 @@ class Options:
         "RFC 5321 §2.3.8",
         does="Networks whose clients get `accept`, whatever `bare_newline` says.",
         reason="For the old device that cannot be mended, and for it alone.")
+    reject_nul: bool = row(Group.NEWLINES, FLAG, False, "RFC 2045 §2.7, §2.8",
+        does="For NUL in a message: 550. BODY=BINARYMIME may hold it (RFC 3030 §3).",
+        reason="Most programs cope with the few that there are; one that stops at NUL loses text.")
 
     # --- pipelining ---
     strict_pipelining: bool = row(Group.PIPELINING, FLAG, True, "RFC 2920 §3.1",

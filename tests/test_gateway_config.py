@@ -247,6 +247,9 @@ def test_a_free_port_may_be_asked_for_twice() -> None:
         {"client_ca": ""},
         {"users": ""},
         {"users": "a\0b"},
+        {"ciphers": ""},
+        {"ciphers": "ECDHE\n"},
+        {"ciphers": "\u00e9"},
     ],
 )
 def test_options_that_make_no_sense_together_are_refused(changes: dict[str, object]) -> None:

@@ -71,6 +71,7 @@ DEFAULTS: dict[str, object] = {
     "close_timeout": 30.0,
     "bare_newline": "reject",
     "bare_newline_exclusions": Networks(),
+    "reject_nul": False,
     "strict_pipelining": True,
     "use_proxy": Networks(),
     "use_xclient": Networks(),

@@ -286,6 +286,27 @@ def test_addr_10_what_is_no_address_is_refused(gateway: Gateway, mailbox_name: s
         assert client.docmd("RCPT", f"TO:<{mailbox_name}>")[0] == 501
 
 
+@pytest.mark.parametrize("refuses", [True, False])
+def test_a_message_with_nul_is_kept_unless_it_is_to_be_refused(
+    maildir: Path, refuses: bool
+) -> None:
+    with Gateway(maildir, *(["--reject-nul"] if refuses else [])) as gateway:
+        with gateway.client() as client:
+            client.mail("a@x.example")
+            client.rcpt("b@y.example")
+            client.docmd("DATA")
+            client.send(b"a\0b\r\n.\r\n")
+            code, text = client.getreply()
+        if refuses:
+            assert (code, text) == (550, b"5.6.0 Error: message contains NUL")
+            gateway.out.wait("aborted .* reason=nul")
+        else:
+            assert code == 250
+        assert gateway.stop() == 0
+    assert bodies(maildir) == ([] if refuses else [b"a\0b\r\n"])
+    assert leftovers(maildir) == []
+
+
 @pytest.mark.parametrize("bare", [b"a\nb\r\n", b"a\rb\r\n", b"a\n.\n", b"H: 1\n\nbody\r\n"])
 def test_smug_34_a_message_with_bare_newlines_is_refused_and_not_kept(
     gateway: Gateway, maildir: Path, bare: bytes

@@ -111,6 +111,43 @@ def test_it_says_what_is_spoken_where_and_where_the_certificate_is_from(
     assert delivering == f"fastsmtp: delivering to {gateway.maildir}"
 
 
+# --- cipher suites ---
+
+CBC = "ECDHE-ECDSA-AES256-SHA384"
+GCM = "ECDHE-ECDSA-AES256-GCM-SHA384"
+
+
+def version_1_2(ciphers: str) -> ssl.SSLContext:
+    context = client_context()
+    context.maximum_version = ssl.TLSVersion.TLSv1_2
+    context.set_ciphers(ciphers)
+    return context
+
+
+def test_the_ciphers_are_those_that_were_given_and_stay_so_at_sighup(
+    maildir: Path, files: Files
+) -> None:
+    arguments = (*files.options, "--ciphers=ECDHE+AESGCM:ECDHE+CHACHA20")
+    with Gateway(maildir, *arguments, listen=LISTEN) as gateway:
+        for _ in range(2):
+            for at in range(len(LISTEN)):
+                with pytest.raises(ssl.SSLError):
+                    client_of(gateway, at, version_1_2(CBC))
+                with client_of(gateway, at, version_1_2(f"{CBC}:{GCM}")) as client:
+                    assert isinstance(client.sock, ssl.SSLSocket)
+                    assert client.sock.cipher()[0] == GCM  # type: ignore[index] # it has one
+                with client_of(gateway, at) as client:  # of TLS 1.3
+                    assert client.noop()[0] == 250
+            gateway.process.send_signal(signal.SIGHUP)
+            gateway.out.wait("SIGHUP: certificate from")
+        assert gateway.stop() == 0
+
+
+def test_without_a_list_of_ciphers_there_are_those_of_openssl(gateway: Gateway) -> None:
+    with client_of(gateway, SMTPS, version_1_2(CBC)) as client:
+        assert client.noop()[0] == 250
+
+
 # --- the three kinds of ports ---
 
 
@@ -629,6 +666,8 @@ def test_a_file_without_the_right_to_read_it_is_told(
         ("--cert={folder}", "--cert {folder} cannot be read: Is a directory"),
         ("--client-ca={folder}", "--client-ca {folder} cannot be read: Is a directory"),
         ("--client-ca=/dev/null", "--client-ca /dev/null holds no PEM"),
+        ("--ciphers=AES-XTS", "--ciphers: no cipher in 'AES-XTS'"),
+        ("--ciphers=%s\\\\", "--ciphers: no cipher in"),
         ("--users={folder}", "--users {folder} cannot be read: Is a directory"),
         ("--users=/no/users", "--users /no/users cannot be read: No such file or directory"),
         ("--users=/etc/hostname", "--users /etc/hostname:1: the line is not name:hash"),
@@ -652,6 +691,7 @@ def test_other_files_that_are_no_good_are_told_with_file_and_reason(
         (["--key=mx.key"], "--key: the certificate is missing, give it with --cert"),
         (["--cert="], "--cert: a file is needed"),
         (["--users="], "--users: a file is needed"),
+        (["--ciphers="], "--ciphers: a list of ciphers is needed"),
     ],
 )
 def test_a_wrong_command_line_is_told_in_one_line(arguments: list[str], told: str) -> None:
@@ -663,6 +703,14 @@ def test_authorities_without_tls_are_told(maildir: Path, files: Files, tmp_path:
     assert "there is no TLS without --cert" in refused("--listen=lmtp:./lmtp.sock", *options)
     line = refused("--listen=0", *options, env=without(tmp_path, "cryptography"))
     assert "--client-ca needs TLS: no --cert is given" in line
+
+
+def test_ciphers_without_tls_are_told(maildir: Path, tmp_path: Path) -> None:
+    options = (f"--maildir={maildir}", "--ciphers=ECDHE")
+    line = refused("--listen=lmtp:./lmtp.sock", *options)
+    assert "--ciphers: there is no TLS without --cert" in line
+    line = refused("--listen=0", *options, env=without(tmp_path, "cryptography"))
+    assert "--ciphers needs TLS: no --cert is given" in line
 
 
 @pytest.mark.parametrize("scheme", ["smtps", "submission"])

@@ -34,8 +34,13 @@ NO_LIBRARY: Final = (
     "no --cert is given, and the package cryptography, which would make a certificate for"
     " development, is missing: pip install 'fastsmtp-engine[tls]'"
 )
-_OPTIONS: Final = {"cert": "--cert", "key": "--key", "ca": "--client-ca"}
-_NAMED: Final = re.compile("option '(cert|key|ca)'")
+_OPTIONS: Final = {
+    "cert": "--cert",
+    "key": "--key",
+    "ca": "--client-ca",
+    "ciphers": "--ciphers",
+}
+_NAMED: Final = re.compile("option '(cert|key|ca|ciphers)'")
 # The engine would take the password of a key; there is no option for it here.
 _PASSWORD: Final = ("; give its key_password", "; it must not be, for nobody is asked here")
 
@@ -61,18 +66,20 @@ def read_certificate(config: Config) -> Certificate | None:
 
     None: no TLS, since it is not wanted, or (`NO_LIBRARY`) not to be had and not needed.
     """
-    authorities: dict[str, Any] = {}
+    more: dict[str, Any] = {}
+    if config.ciphers:
+        more["ciphers"] = config.ciphers
     if config.client_ca:
         # Nobody is kept out by it: whoever sends mail from elsewhere has no certificate of ours.
-        authorities = {
+        more |= {
             "ca": _read(config, "ca").octets,
             "request_cert": True,
             "reject_unauthorized": False,
         }
     if not config.cert:
-        return _made(config, authorities)
+        return _made(config, more)
     cert = _read(config, "cert")
-    options = {"cert": cert.octets, **authorities}
+    options = {"cert": cert.octets, **more}
     if config.key:
         options["key"] = _read(config, "key").octets
     try:
@@ -83,21 +90,22 @@ def read_certificate(config: Config) -> Certificate | None:
     return Certificate(options, f"certificate from {config.cert}{until}")
 
 
-def _made(config: Config, authorities: Mapping[str, Any]) -> Certificate | None:
+def _made(config: Config, more: Mapping[str, Any]) -> Certificate | None:
+    """Make a certificate, with `more` of the options of TLS, where it is wanted."""
     kinds = {listener.kind for listener in config.listeners}
     if not kinds - {Kind.LMTP}:
-        if authorities:
-            raise CertificateError("--client-ca: there is no TLS without --cert")
+        for option in more.keys() & _OPTIONS.keys():
+            raise CertificateError(f"{_OPTIONS[option]}: there is no TLS without --cert")
         return None
     pem = self_signed(config.name)
     if pem is not None:
         told = f"certificate made at start for {config.name}, self-signed: for development only"
-        return Certificate({"cert": pem, **authorities}, told, self_made=True)
+        return Certificate({"cert": pem, **more}, told, self_made=True)
     for listener in config.listeners:
         if listener.kind in (Kind.SMTPS, Kind.SUBMISSION):
             raise CertificateError(f"{listener} needs TLS: {NO_LIBRARY}")
-    if authorities:
-        raise CertificateError(f"--client-ca needs TLS: {NO_LIBRARY}")
+    for option in more.keys() & _OPTIONS.keys():
+        raise CertificateError(f"{_OPTIONS[option]} needs TLS: {NO_LIBRARY}")
     return None
 
 
@@ -109,7 +117,8 @@ def _read(config: Config, option: str) -> Pem:
 
 
 def _path(config: Config, option: str) -> str:
-    return {"cert": config.cert, "key": config.key, "ca": config.client_ca}[option]
+    """Return the file that an option names, "" for one that names none."""
+    return {"cert": config.cert, "key": config.key, "ca": config.client_ca}.get(option, "")
 
 
 def explained(error: Exception, config: Config) -> str:

@@ -74,6 +74,12 @@ def fastsmtp(context: click.Context) -> None:
     metavar="FILE",
     help="Who may log in, on smtps:// and submission://; see fastsmtp passwd.",
 )
+@click.option(
+    "--ciphers",
+    metavar="LIST",
+    help="Cipher suites of TLS 1.2, as OpenSSL writes lists of them.",
+)
+@click.option("--reject-nul", is_flag=True, help="Refuse messages that hold a NUL.")
 @click.option("-v", "--verbose", is_flag=True, help="Log connections and refusals, too.")
 def serve(
     listen: tuple[str, ...],
@@ -84,6 +90,8 @@ def serve(
     key: str | None,
     client_ca: str | None,
     users: str | None,
+    ciphers: str | None,
+    reject_nul: bool,
     verbose: bool,
 ) -> int:
     """Take mail and deliver it into a Maildir."""
@@ -98,6 +106,8 @@ def serve(
             key=key,
             client_ca=client_ca,
             users=users,
+            ciphers=ciphers,
+            reject_nul=reject_nul,
         )
     except ValueError as error:
         raise click.UsageError(str(error)) from error

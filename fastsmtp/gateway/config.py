@@ -88,7 +88,8 @@ class Config:
 
     maildir: absolute path. size: octets, 0 for no limit. domains: keys of `domain_key`; empty:
     every domain. name: our own host name, for the greeting and the trace header. cert, key,
-    client_ca, users: absolute paths, "" where none is given.
+    client_ca, users: absolute paths, "" where none is given. ciphers: a list as OpenSSL has it, ""
+    for its own.
     """
 
     listeners: tuple[Listener, ...]
@@ -101,6 +102,8 @@ class Config:
     key: str = ""
     client_ca: str = ""
     users: str = ""
+    ciphers: str = ""
+    reject_nul: bool = False
 
 
 def make_config(
@@ -114,6 +117,8 @@ def make_config(
     key: str | None = None,
     client_ca: str | None = None,
     users: str | None = None,
+    ciphers: str | None = None,
+    reject_nul: bool = False,
 ) -> Config:
     """Check all options together; raises ValueError for the first that is wrong."""
     listeners = tuple(parse_listener(text) for text in listen)
@@ -128,6 +133,8 @@ def make_config(
         raise ValueError("--maildir: a directory is needed")
     if key is not None and cert is None:
         raise ValueError("--key: the certificate is missing, give it with --cert")
+    if ciphers is not None and not (ciphers and ciphers.isascii() and ciphers.isprintable()):
+        raise ValueError("--ciphers: a list of ciphers is needed, as OpenSSL writes it")
     return Config(
         listeners=listeners,
         maildir=os.path.abspath(maildir),
@@ -139,6 +146,8 @@ def make_config(
         key=_file("--key", key),
         client_ca=_file("--client-ca", client_ca),
         users=_file("--users", users),
+        ciphers=ciphers or "",
+        reject_nul=reject_nul,
     )
 
 

@@ -259,6 +259,7 @@ class _Service:
         server = SMTPServer(
             name=config.name,
             size=config.size,
+            reject_nul=config.reject_nul,
             lmtp=lmtp,
             max_clients=max_clients,
             secure=kind is Kind.SMTPS,
