@@ -50,7 +50,7 @@ PARAMETERS: dict[str, tuple[bytes, bytes, bytes, str]] = {
     "UTF-8": (b" SMTPUTF8 X=", "é".encode(), b"", UNKNOWN_PARAMETER),
     "xtext": (b" ENVID=", b"+2B", b"", BAD_SYNTAX),
     "plus signs": (b" ENVID=", b"+", b"", BAD_SYNTAX),
-    "mailbox in xtext": (b" AUTH=", b"a+2E", b"@x", BAD_SYNTAX),
+    "mailbox in xtext": (b" AUTH=", b"a+2E", b"@x FOO=1", UNKNOWN_PARAMETER),
 }
 
 
