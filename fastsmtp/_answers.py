@@ -13,6 +13,7 @@ from typing import Any, Final
 from fastsmtp import replies
 from fastsmtp._failures import shown
 from fastsmtp._hooks import Answer
+from fastsmtp._log import logger
 from fastsmtp.errors import REFUSAL_CODES, is_refusal_code
 from fastsmtp.replies import Reply
 
@@ -157,8 +158,8 @@ def _valid_enhanced(answer: Answer, value: object, code: int) -> str | None:
         return None
     if isinstance(value, str) and re.fullmatch(_CODE, value) and value[0] == str(code)[0]:
         return value
-    message = "%s: dropped the enhanced code %s, which does not fit %d"
-    answer.owner.warn(message, answer.hook, shown(value), code)
+    message = "dropped the enhanced code %s, which does not fit %d"
+    _warn(answer, message, shown(value), code)
     return None
 
 
@@ -172,7 +173,10 @@ def _split_enhanced(answer: Answer, text: str, code: int) -> tuple[str | None, s
 
 def _cut(answer: Answer, text: str) -> str:
     if len(text) > replies.MAX_TEXT:
-        message = "%s: cut the text of a reply from %d characters"
-        answer.owner.warn(message, answer.hook, len(text))
+        _warn(answer, "cut the text of a reply from %d characters", len(text))
         return text[: replies.MAX_TEXT]
     return text
+
+
+def _warn(answer: Answer, message: str, *values: object) -> None:
+    logger.warning(f"%s: %s: {message}", answer.owner.session.id, answer.hook, *values)

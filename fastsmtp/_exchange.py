@@ -276,22 +276,14 @@ class Exchange(Asker):
         self.host.wake()
 
     def report(self, error: BaseException, stage: str) -> None:
-        """Something has failed: the log or the event `error` is told, never the client. stage: the
-        name of a hook, "tls" or "socket".
-        """
+        """Tell the log or the event `error`, never the client."""
         address = self.remote_address or self.peer
         self.host.report(error, Place(self.session.id, stage, address, self.client()))
 
-    def warn(self, message: str, *values: object) -> None:
-        """Log what an operator should look at."""
-        logger.warning(f"%s: {message}", self.session.id, *values)
-
     def client(self) -> str:
         """Who the client is, for a log line: its address, with the balancer if there is one."""
-        via = self.via
-        if not self.remote_address and self.xclient is not None and "ADDR" in self.xclient:
-            via = f" via {self.peer}"
-        return (self.remote_address or "-") + via if self.remote_address or via else self.peer
+        known = self.remote_address or self.via
+        return (self.remote_address or "-") + self.via if known else self.peer
 
     def stop_if_asked(self) -> None:
         """While the server is closing: 421 as soon as no reply, body or chunk is under way."""

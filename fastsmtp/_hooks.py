@@ -113,10 +113,6 @@ class Asker:
         """Something has failed. stage: the name of a hook, "tls" or "socket"."""
         raise NotImplementedError
 
-    def warn(self, message: str, *values: object) -> None:
-        """Log what an operator should look at, with the session's id."""
-        raise NotImplementedError
-
     def close(self) -> None:
         """Nothing more is read or executed."""
         raise NotImplementedError

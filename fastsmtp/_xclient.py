@@ -229,6 +229,8 @@ def _move(dialogue: Exchange, found: type_attributes, known: type_attributes) ->
     if "ADDR" in found:
         dialogue.is_unix = False
         session.remote_address = dialogue.remote_address = found["ADDR"] or ""
+        if not found["ADDR"] and not dialogue.via:
+            dialogue.via = f" via {dialogue.peer}"  # the log must not take the relay for its client
     if "PORT" in found:
         session.remote_port = found["PORT"] or 0
     if "DESTADDR" in found:
