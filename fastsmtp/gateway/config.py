@@ -121,14 +121,7 @@ def make_config(
     reject_nul: bool = False,
 ) -> Config:
     """Check all options together; raises ValueError for the first that is wrong."""
-    listeners = tuple(parse_listener(text) for text in listen)
-    if not listeners:
-        raise ValueError("--listen: at least one address is needed")
-    for position, listener in enumerate(listeners):
-        if listener in listeners[:position] and (listener.path or listener.port):
-            raise ValueError(f"--listen: {listener} is given twice")
-        if listener.kind is Kind.SUBMISSION and users is None:
-            raise ValueError(f"--listen: {listener} needs --users: nobody could log in")
+    listeners = _listeners(listen, users)
     if not maildir or "\0" in maildir:
         raise ValueError("--maildir: a directory is needed")
     if key is not None and cert is None:
@@ -149,6 +142,19 @@ def make_config(
         ciphers=ciphers or "",
         reject_nul=reject_nul,
     )
+
+
+def _listeners(listen: Iterable[str], users: str | None) -> tuple[Listener, ...]:
+    """Read the addresses to listen on, which must fit together."""
+    listeners = tuple(parse_listener(text) for text in listen)
+    if not listeners:
+        raise ValueError("--listen: at least one address is needed")
+    for position, listener in enumerate(listeners):
+        if listener in listeners[:position] and (listener.path or listener.port):
+            raise ValueError(f"--listen: {listener} is given twice")
+        if listener.kind is Kind.SUBMISSION and users is None:
+            raise ValueError(f"--listen: {listener} needs --users: nobody could log in")
+    return listeners
 
 
 def _file(option: str, path: str | None) -> str:
