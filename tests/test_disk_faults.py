@@ -228,6 +228,23 @@ def test_ops_02_a_second_signal_does_not_wait_for_the_disk(faults: Faults) -> No
     assert messages(faults.maildir) == []
 
 
+@pytest.mark.slow
+def test_ops_02_one_signal_ends_it_although_the_disk_does_not_answer(faults: Faults) -> None:
+    """After `close_timeout`, and some seconds for the disk: 35, which this test waits for."""
+    with faults.start() as gateway, faults.waiting_at("fsync"):
+        client = gateway.client()
+        client.mail("a@x.example")
+        client.rcpt("b@y.example")
+        client.docmd("DATA")
+        client.send(MESSAGE + b".\r\n")
+        while not faults.fired:
+            assert gateway.process.poll() is None
+        assert gateway.stop() == 1
+        assert "the disk of " in gateway.err.all[-1]
+        client.close()
+    assert messages(faults.maildir) == []
+
+
 # The order of calls: what survives a power cut.
 
 

@@ -3,17 +3,32 @@
 from __future__ import annotations
 
 import asyncio
+import base64
+import os
+import sys
 import threading
+from collections import Counter
 from collections.abc import Callable, Coroutine
+from contextlib import suppress
 from types import SimpleNamespace
 from typing import Any
 
 import argon2
 import pytest
+from clients import Client, Sink, until
 
 from fastsmtp import Auth, SMTPError
-from fastsmtp.gateway.logins import BadHash, Checker, Logins, Overloaded
+from fastsmtp.gateway.logins import (
+    NICE,
+    BadHash,
+    Checker,
+    Logins,
+    Overloaded,
+    check_threads,
+)
+from fastsmtp.gateway.turns import FIRST_DELAY, FREE_FAILURES, Turns
 from fastsmtp.gateway.users import Users
+from fastsmtp.testing import running
 
 type_run = Callable[[Coroutine[Any, Any, Any]], Any]
 
@@ -28,9 +43,9 @@ def login(run: type_run, *auths: Auth, users: Users | None = None) -> list[Any]:
     """What `on_auth` answers to each."""
 
     async def ask() -> list[Any]:
-        logins = Logins(users or Users(HASHES), Checker())
+        logins = Logins(users or Users(HASHES), Checker(now=lambda: 0.0))
         answers = [await logins.on_auth(auth, SESSION) for auth in auths]
-        await asyncio.to_thread(logins.close)
+        logins.close()
         return answers
 
     return run(ask())
@@ -88,8 +103,9 @@ class Bench:
         return True
 
 
-def blocked(threads: int, checks: int) -> tuple[Checker, Bench]:
-    checker, bench = Checker(threads, checks), Bench()
+def blocked(threads: int, places: int, now: Callable[[], float] = lambda: 0.0) -> Any:
+    """A checker of so many threads and places, and the bench that it works on."""
+    checker, bench = Checker(threads, Turns(places, places), now), Bench()
     checker._hasher = bench  # type: ignore[assignment] # what a check needs of it
     return checker, bench
 
@@ -131,9 +147,7 @@ def test_over_the_limit_a_login_is_put_off_and_the_others_are_not_harmed(run: ty
     run(flood())
 
 
-def test_who_leaves_is_not_checked_and_makes_no_room_until_a_thread_has_seen_it(
-    run: type_run,
-) -> None:
+def test_who_leaves_is_not_checked_and_makes_room(run: type_run) -> None:
     async def leave() -> None:
         checker, bench = blocked(1, 3)
         waiting = [asyncio.ensure_future(checker.matches("", b"%d" % n)) for n in range(3)]
@@ -141,18 +155,218 @@ def test_who_leaves_is_not_checked_and_makes_no_room_until_a_thread_has_seen_it(
         for one in waiting:
             one.cancel()
         await asyncio.wait(waiting)
+        # That of the check that was begun comes back when that has ended.
+        late = [asyncio.ensure_future(checker.matches("", b"late")) for _ in range(2)]
+        await asyncio.sleep(0)
         with pytest.raises(Overloaded):
-            await checker.matches("", b"late")
+            await checker.matches("", b"too late")
         bench.go.set()
-        # All three places come back, and only the one that was begun was looked at.
-        for _ in range(3):
-            assert await asyncio.to_thread(checker._slots.acquire, timeout=PATIENCE)
-        assert bench.asked == [b"0"]
-        checker._slots.release(3)
+        assert await asyncio.gather(*late) == [True, True]
+        assert bench.asked == [b"0", b"late", b"late"]
         assert await checker.matches("", b"next")
         checker.close()
 
     run(leave())
+
+
+def test_a_closed_checker_waits_for_nothing_and_tells_those_who_wait(run: type_run) -> None:
+    async def close() -> None:
+        checker, bench = blocked(1, 3)
+        waiting = [asyncio.ensure_future(checker.matches("", b"%d" % n)) for n in range(3)]
+        await asyncio.to_thread(bench.began.acquire)
+        checker.close()
+        for one in waiting[1:]:
+            with pytest.raises(Overloaded):
+                await one
+        assert not waiting[0].done()
+        bench.go.set()
+        assert await waiting[0]
+        assert bench.asked == [b"0"]
+
+    run(close())
+
+
+def test_where_no_thread_can_be_started_all_are_put_off(
+    run: type_run, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def start(thread: threading.Thread) -> None:
+        raise RuntimeError("can't start new thread")
+
+    async def ask() -> None:
+        checker, _ = blocked(2, 4)
+        monkeypatch.setattr(threading.Thread, "start", start)
+        for _ in range(3):
+            with pytest.raises(Overloaded):
+                await checker.matches("", b"x")
+        monkeypatch.undo()
+        checker._hasher.go.set()
+        assert await checker.matches("", b"x")
+        checker.close()
+
+    run(ask())
+
+
+# --- one host beside others ---
+
+
+def test_who_guesses_does_not_keep_others_from_logging_in(run: type_run) -> None:
+    """100 connections of one address, each with its next guess as soon as it hears of the last."""
+
+    async def scenario() -> None:
+        time = [0.0]
+        checker = Checker(1, now=lambda: time[0])
+        bench = Bench()
+        bench.verify = lambda record, password: (  # type: ignore[method-assign]
+            bench.asked.append(password) or password == b"right"
+        )
+        checker._hasher = bench  # type: ignore[assignment]
+        logins = Logins(Users(HASHES), checker)
+        attacker: Any = SimpleNamespace(id="a", remote_address="2001:db8::1")
+        honest: Any = SimpleNamespace(id="h", remote_address="2001:db8:0:1::1")
+        done = asyncio.Event()
+
+        async def guess() -> None:
+            while not done.is_set():
+                with suppress(SMTPError):  # 454
+                    await logins.on_auth(Auth("PLAIN", "anne", password="wrong"), attacker)
+                await asyncio.sleep(0)
+
+        guesses = [asyncio.ensure_future(guess()) for _ in range(100)]
+        for _ in range(20):
+            time[0] += 10.0  # the attacker is delayed no longer, which is the worst moment
+            await asyncio.sleep(0)
+            before = len(bench.asked)
+            assert await logins.on_auth(Auth("PLAIN", "anne", password="right"), honest)
+            assert len(bench.asked) - before <= 3  # one under way, one of the attacker, and ours
+        done.set()
+        checker.close()
+        await asyncio.gather(*guesses, return_exceptions=True)
+
+    run(scenario())
+
+
+def test_failures_delay_the_next_check_of_that_address_and_of_no_other(run: type_run) -> None:
+    async def scenario() -> None:
+        time = [0.0]
+        checker = Checker(2, now=lambda: time[0])
+        checker._hasher = Bench()  # type: ignore[assignment]
+        checker._hasher.go.set()
+        for _ in range(FREE_FAILURES + 1):
+            assert not await checker.matches("", b"x", "192.0.2.1", is_possible=False)
+        delayed = asyncio.ensure_future(checker.matches("", b"y", "192.0.2.1"))
+        assert await checker.matches("", b"z", "192.0.2.2")
+        assert checker._hasher.asked[-1] == b"z"
+        assert checker._timer is not None
+        time[0] = FIRST_DELAY
+        checker._begin(asyncio.get_running_loop())  # what the timer calls
+        assert await delayed
+        assert checker._timer is None
+        checker.close()
+
+    run(scenario())
+
+
+def test_an_honest_login_succeeds_beside_100_connections_that_guess(run: type_run) -> None:
+    async def scenario() -> None:
+        checker = Checker(1)
+        bench = Bench()
+        bench.verify = lambda record, password: (  # type: ignore[method-assign]
+            bench.asked.append(password) or password == b"right"
+        )
+        checker._hasher = bench  # type: ignore[assignment]
+        logins = Logins(Users(HASHES), checker)
+        server = Sink().server(
+            on_auth=logins.on_auth, allow_insecure_auth=True, auth_methods=["PLAIN"]
+        )
+        answers: Counter[str] = Counter()
+        done = asyncio.Event()
+
+        async def guess(address: Any) -> None:
+            while not done.is_set():
+                async with await Client.greeted(address) as client:
+                    answer = ""
+                    while answer[:3] != "421" and not done.is_set():  # then the next connection
+                        answer = await client.ask(plain("wrong"))
+                        answers[answer] += 1
+
+        async with running(server) as address:
+            guesses = [asyncio.ensure_future(guess(address)) for _ in range(100)]
+            await until(lambda: answers["454 4.7.0"] > 100 and answers["535 5.7.8"] > 3)
+            for number in range(10):
+                async with await Client.connect(
+                    address, local_addr=(f"127.0.0.{number + 2}", 0)
+                ) as client:
+                    assert await client.reply() == "220"
+                    await client.ask(b"EHLO c.example\r\n")
+                    before = len(bench.asked)
+                    assert await client.ask(plain("right")) == "235 2.7.0"
+                    assert len(bench.asked) - before <= 3
+            done.set()
+            checker.close()  # those who wait hear 454
+            await asyncio.gather(*guesses)
+
+    run(scenario())
+
+
+def plain(password: str) -> bytes:
+    token = base64.b64encode(f"\0anne\0{password}".encode())
+    return b"AUTH PLAIN " + token + b"\r\n"
+
+
+@pytest.mark.parametrize(
+    "auth",
+    [
+        Auth("PLAIN", "anne", password="wrong"),
+        Auth("PLAIN", "bob", password="wrong"),
+        Auth("PLAIN", "anne", password="\udcff"),
+        Auth("PLAIN", "anne", authzid="bob", password="pencil"),
+    ],
+)
+def test_every_login_that_fails_counts_alike(run: type_run, auth: Auth) -> None:
+    async def scenario() -> None:
+        checker = Checker(1, now=lambda: 0.0)
+        logins = Logins(Users(HASHES), checker)
+        for _ in range(FREE_FAILURES + 1):
+            assert await logins.on_auth(auth, SESSION) is None
+        late = asyncio.ensure_future(logins.on_auth(auth, SESSION))
+        for _ in range(20):
+            await asyncio.sleep(0)
+        assert checker._turns.ready_at() == FIRST_DELAY
+        late.cancel()
+        await asyncio.wait([late])
+        checker.close()
+
+    run(scenario())
+
+
+@pytest.mark.parametrize("cores, threads", [(1, 1), (2, 1), (3, 2), (5, 4), (64, 4)])
+def test_a_core_is_left_to_the_loop(cores: int, threads: int) -> None:
+    assert check_threads(cores) == threads
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="elsewhere threads have no cores of their own")
+def test_a_check_keeps_off_a_core_and_is_less_urgent_than_the_loop(run: type_run) -> None:
+    found: list[Any] = []
+
+    class Watch(Bench):
+        def verify(self, record: str, password: bytes) -> bool:
+            found.append(os.sched_getaffinity(0))
+            found.append(os.getpriority(os.PRIO_PROCESS, threading.get_native_id()))
+            return True
+
+    async def ask() -> None:
+        checker = Checker(1)
+        checker._hasher = Watch()  # type: ignore[assignment]
+        before = os.sched_getaffinity(0), os.getpriority(os.PRIO_PROCESS, 0)
+        assert await checker.matches("", b"x")
+        assert (os.sched_getaffinity(0), os.getpriority(os.PRIO_PROCESS, 0)) == before
+        checker.close()
+
+    run(ask())
+    cores = os.sched_getaffinity(0)
+    assert len(found[0]) == max(1, len(cores) - 1)
+    assert found[0] <= cores
+    assert found[1] >= NICE
 
 
 @pytest.mark.parametrize("record", ["nonsense", HASHES["anne"][:-1] + "!", ""])
@@ -160,7 +374,7 @@ def test_a_hash_that_cannot_be_checked_is_nobodys_fault_and_takes_no_place(
     run: type_run, record: str, caplog: pytest.LogCaptureFixture
 ) -> None:
     async def ask() -> None:
-        checker = Checker(1, 1)
+        checker = Checker(1, Turns(1, 1))
         for _ in range(3):
             with pytest.raises(BadHash):
                 await checker.matches(record, b"pencil")
@@ -177,7 +391,7 @@ def test_a_hash_that_cannot_be_checked_is_nobodys_fault_and_takes_no_place(
 
 def test_a_checker_that_was_closed_puts_off(run: type_run) -> None:
     async def ask() -> None:
-        checker = Checker(1, 1)
+        checker = Checker(1)
         checker.close()
         for _ in range(2):
             with pytest.raises(Overloaded):

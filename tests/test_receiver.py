@@ -19,6 +19,8 @@ from fastsmtp.gateway.receiver import WRITE_OCTETS, Disk, Receiver
 from fastsmtp.session import Session
 from fastsmtp.stream import DataStream
 
+PATIENCE = 60.0
+
 type_run = Callable[[Coroutine[Any, Any, Any]], Any]
 
 ADDR_10 = [
@@ -424,3 +426,14 @@ def test_log_01_what_the_client_says_is_cleaned(
     assert len(line) < 1000
     assert 'to=<"\\x20to=<x"@y.example> ' in line
     assert "client=a\\x0aforged[192.0.2.7]" in line
+
+
+def test_the_end_does_not_wait_for_a_disk_for_ever(run: type_run) -> None:
+    async def scenario() -> None:
+        disk, go = Disk(1), threading.Event()
+        disk.start(go.wait)
+        assert not await disk.close_within(0.01)
+        go.set()
+        assert await disk.close_within(PATIENCE)
+
+    run(scenario())

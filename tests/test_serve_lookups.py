@@ -12,7 +12,7 @@ from contextlib import ExitStack
 from pathlib import Path
 
 import pytest
-from serving import PATIENCE, Gateway, environment
+from serving import PATIENCE, Gateway, command, environment
 
 from fastsmtp._lookup import MAX_IN_FLIGHT
 
@@ -39,7 +39,7 @@ def slow_names(tmp_path_factory: pytest.TempPathFactory) -> Path:
         pytest.skip("no C compiler")
     target = tmp_path_factory.mktemp("library") / "slow_names.so"
     source = Path(__file__).with_name("slow_names.c")
-    command = [compiler, "-shared", "-fPIC", "-O1", "-o", str(target), str(source)]
+    command = [compiler, "-shared", "-fPIC", "-O1", "-o", str(target), str(source), "-ldl"]
     built = subprocess.run(command, capture_output=True, text=True)
     if built.returncode != 0:
         pytest.skip(f"slow_names.c does not compile here: {built.stderr.splitlines()[:1]}")
@@ -118,3 +118,28 @@ def test_ops_14_most_of_a_crowd_is_greeted_although_the_resolver_is_dead(
         assert {client.recv(4) for client in clients[:MAX_IN_FLIGHT]} == {b"220 "}
         assert gateway.stop() == 0
         assert gateway.err.all == []
+
+
+@pytest.mark.parametrize("others", [[], ["127.0.0.1:0"]])
+def test_a_signal_ends_it_while_it_looks_up_where_to_listen(
+    tmp_path: Path, slow: dict[str, str], others: list[str]
+) -> None:
+    listen = [f"--listen={place}" for place in [*others, "slow.example:0"]]
+    process = subprocess.Popen(
+        command(*listen, f"--maildir={tmp_path / 'mail'}"),
+        stdin=subprocess.DEVNULL,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        env=environment(**slow, SLOW_NAMES_MARK=str(tmp_path / "asked")),
+    )
+    with process:
+        try:
+            while not (tmp_path / "asked").exists():
+                assert process.poll() is None
+            process.send_signal(signal.SIGTERM)
+            out, err = process.communicate(timeout=PATIENCE)
+        finally:
+            process.kill()
+    assert (process.returncode, err) == (0, "")
+    assert out.endswith("fastsmtp: ended\n")

@@ -18,6 +18,8 @@ from clients import swaks_over_tls
 from serving import PATIENCE, Gateway, bodies, environment, leftovers, messages, run_to_end
 from tls_kit import authority, ca_pem, client_context, issue, pair
 
+from fastsmtp.gateway.turns import MAX_PER_HOST
+
 row = pytest.mark.row
 MESSAGE = b"Subject: x\r\n\r\nhello\r\n"
 PASSWORD = "canary-pencil"
@@ -320,7 +322,7 @@ def test_a_flood_of_logins_is_put_off_and_mail_goes_on(maildir: Path, files: Fil
         clients = [client_of(gateway, SMTPS) for _ in range(70)]
         for client in clients:
             client.send(b"AUTH PLAIN AGFubmUAd3Jvbmc=\r\n")
-        for _ in range(6):
+        for _ in range(70 - MAX_PER_HOST):
             gateway.out.wait("login postponed id=.* user=anne")
         with gateway.client(at=PLAIN) as other:
             sends(other)
@@ -328,8 +330,25 @@ def test_a_flood_of_logins_is_put_off_and_mail_goes_on(maildir: Path, files: Fil
         answers = [_answer(client) for client in clients]
         for client in clients:
             client.close()
-    assert sorted(filter(None, answers)) == [454] * 6
+    assert sorted(filter(None, answers)) == [454] * (70 - MAX_PER_HOST)
     assert bodies(maildir) == [MESSAGE]
+
+
+def test_logins_that_wait_are_put_off_at_the_end_and_do_not_delay_it(
+    maildir: Path, files: Files
+) -> None:
+    with Gateway(maildir, *files.options, listen=LISTEN) as gateway:
+        clients = [client_of(gateway, SMTPS) for _ in range(MAX_PER_HOST)]
+        for client in clients:
+            client.send(b"AUTH PLAIN AGFubmUAd3Jvbmc=\r\n")
+        gateway.out.wait("login refused id=.* user=anne")
+        gateway.process.send_signal(signal.SIGTERM)
+        # The failures so far would delay the last of them for seconds.
+        assert 454 in [client.getreply()[0] for client in clients]
+        for client in clients:
+            client.close()
+        assert gateway.wait() == 0
+        assert gateway.err.all == []
 
 
 def _answer(client: smtplib.SMTP) -> int | None:

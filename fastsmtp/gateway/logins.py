@@ -1,22 +1,30 @@
 """Who may log in: the hook `on_auth`, and the checking of passwords, which is made to be slow.
 
 A check takes a tenth of a second of a core and 64 MiB, so it is done by a few threads, and only so
-many wait for one. Whoever comes then hears 454 and tries again later. A client that leaves gives up
-its place only when a thread comes to it, so leaving and coming back is no way to more of them.
+many wait for one; `turns` says whose turn it is. Whoever finds no place hears 454 and tries again
+later. The threads leave a core to the event loop, and are less urgent than it.
 """
 
 from __future__ import annotations
 
 import asyncio
 import os
+import sys
 import threading
-from concurrent.futures import ThreadPoolExecutor
+import time
+from collections.abc import Callable
+from contextlib import suppress
+from functools import partial
+from math import inf
 from typing import TYPE_CHECKING, Final
 
+from fastsmtp._admission import host_key
+from fastsmtp._blocking import call_in_thread
 from fastsmtp._log import clean, client_word
 from fastsmtp._sasl import Auth
 from fastsmtp.errors import SMTPError
 from fastsmtp.gateway.log import logger
+from fastsmtp.gateway.turns import Full, Turns
 from fastsmtp.gateway.users import Users, prepared
 from fastsmtp.session import Session
 
@@ -25,8 +33,33 @@ if TYPE_CHECKING:
 
 __all__ = ["Checker", "Logins", "MissingPackage", "Overloaded", "hasher"]
 
-CHECK_THREADS: Final = min(4, os.cpu_count() or 1)  # each takes the memory that its hash demands
-MAX_CHECKS: Final = 64  # begun or waiting: some seconds of work, far from `hook_timeout`
+MAX_THREADS: Final = 4  # each takes the memory that its hash demands
+NICE: Final = 10  # less urgent than the event loop, where the two have to share a core
+
+
+def check_threads(cores: int | None = None) -> int:
+    """Return how many checks may run at a time: a core is left to the event loop."""
+    if cores is None:
+        cores = len(_own_cores()) or os.cpu_count() or 1
+    return max(1, min(MAX_THREADS, cores - 1))
+
+
+def _own_cores() -> set[int]:
+    """Return the cores that this thread may run on, none where nobody says."""
+    return set(os.sched_getaffinity(0)) if sys.platform == "linux" else set()
+
+
+def step_back() -> None:
+    """Leave a core to the event loop, and be less urgent than it. For the thread of a check, and
+    for those that argon2 starts from there, one for each lane of a hash.
+    """
+    if sys.platform != "linux":  # elsewhere a process has these, not a thread
+        return
+    cores = _own_cores()
+    with suppress(OSError):
+        if len(cores) > 1:
+            os.sched_setaffinity(0, cores - {min(cores)})
+        os.setpriority(os.PRIO_PROCESS, threading.get_native_id(), NICE)
 
 
 class MissingPackage(Exception):
@@ -57,80 +90,136 @@ def hasher() -> argon2.PasswordHasher:
 
 
 class _Check:
-    """One password against one hash, on its way to a thread."""
+    """One password against one hash. found: whether it is the password, or why nobody knows."""
 
-    __slots__ = ("_hasher", "_password", "_record", "_slots")
+    __slots__ = ("found", "host", "is_possible", "password", "record")
 
     def __init__(
         self,
-        hasher: argon2.PasswordHasher,
+        host: str,
         record: str,
         password: bytes,
-        slots: threading.Semaphore,
+        is_possible: bool,
+        found: asyncio.Future[bool | Exception],
     ) -> None:
-        self._hasher = hasher
-        self._record = record
-        self._password: bytes | None = password
-        self._slots = slots
+        self.host = host
+        self.record = record
+        self.password = password
+        self.is_possible = is_possible
+        self.found = found
 
-    def abandon(self) -> None:
-        """Nobody waits for it any more. What a thread has begun it ends."""
-        self._password = None
-
-    def run(self) -> bool | Exception:
-        """Return whether it is the password, or why that is not known: as a value, for nobody may
-        be there to catch it.
-        """
-        password, self._password = self._password, None
-        try:
-            return password is not None and self._matches(password)
-        except Exception as error:
-            return error
-        finally:
-            self._slots.release()
-
-    def _matches(self, password: bytes) -> bool:
-        import argon2
-
-        try:
-            return self._hasher.verify(self._record, password)
-        except argon2.exceptions.VerifyMismatchError:
-            return False
-        except (argon2.exceptions.Argon2Error, argon2.exceptions.InvalidHashError) as error:
-            raise BadHash(str(error)) from None
+    def tell(self, found: bool | Exception) -> None:
+        """End it, for whoever still waits."""
+        if not self.found.done():
+            self.found.set_result(found)
 
 
 class Checker:
-    """Checks passwords in a bounded number of threads. Raises MissingPackage."""
+    """Checks passwords in a bounded number of threads, which nothing waits for at the end.
 
-    def __init__(self, threads: int = CHECK_THREADS, checks: int = MAX_CHECKS) -> None:
+    threads: at a time. places: checks begun or waiting. now: seconds. Raises MissingPackage.
+    """
+
+    def __init__(
+        self,
+        threads: int | None = None,
+        turns: Turns[_Check] | None = None,
+        now: Callable[[], float] = time.monotonic,
+    ) -> None:
         self._hasher = hasher()
-        self._slots = threading.BoundedSemaphore(checks)
-        self._threads = ThreadPoolExecutor(threads, thread_name_prefix="fastsmtp-login")
+        self._idle = check_threads() if threads is None else threads
+        self._turns: Turns[_Check] = Turns() if turns is None else turns
+        self._now = now
+        self._timer: asyncio.TimerHandle | None = None
+        self._closed = False
 
-    async def matches(self, record: str, password: bytes) -> bool:
-        """Whether `record` is the hash of `password`. Raises Overloaded, BadHash."""
-        if not self._slots.acquire(blocking=False):
-            raise Overloaded
-        check = _Check(self._hasher, record, password, self._slots)
+    async def matches(
+        self, record: str, password: bytes, host: str = "", is_possible: bool = True
+    ) -> bool:
+        """Whether `record` is the hash of `password` and the login `is_possible`; that it is not
+        saves no work. Raises Overloaded, BadHash.
+
+        host: what `host_key` has for the client. When the caller is cancelled before the check has
+        begun, there is none.
+        """
         loop = asyncio.get_running_loop()
+        check = _Check(host, record, password, is_possible, loop.create_future())
+        if self._closed:
+            raise Overloaded
         try:
-            future = loop.run_in_executor(self._threads, check.run)
-        except RuntimeError:  # it was closed
-            self._slots.release()
+            victim = self._turns.add(host, check, self._now())
+        except Full:
             raise Overloaded from None
+        if victim is not None:
+            victim.tell(Overloaded())
+        self._begin(loop)
         try:
-            found = await asyncio.shield(future)
-        except asyncio.CancelledError:
-            check.abandon()
-            raise
+            found = await check.found
+        finally:
+            self._turns.remove(host, check)
         if isinstance(found, Exception):
             raise found
         return found
 
     def close(self) -> None:
-        """Wait for the checks that were begun."""
-        self._threads.shutdown(wait=True)
+        """Check nothing any more. What was begun ends by itself, or with the process."""
+        self._closed = True
+        self._disarm()
+        for check in self._turns.clear():
+            check.tell(Overloaded())
+
+    def _begin(self, loop: asyncio.AbstractEventLoop) -> None:
+        """Begin as many checks as may begin now, and come back when there may be more."""
+        self._disarm()
+        while self._idle and (check := self._turns.take(self._now())) is not None:
+            self._idle -= 1
+            try:
+                run = partial(self._run, check.record, check.password)
+                outcome = call_in_thread(loop, run, "fastsmtp-login")
+            except RuntimeError:  # no thread can be started
+                self._end(check, Overloaded())
+                continue
+            outcome.add_done_callback(partial(self._ended, loop, check))
+        ready_at = self._turns.ready_at()
+        if self._idle and ready_at < inf:
+            wait = max(0.0, ready_at - self._now())
+            self._timer = loop.call_later(wait, self._begin, loop)
+
+    def _ended(
+        self,
+        loop: asyncio.AbstractEventLoop,
+        check: _Check,
+        outcome: asyncio.Future[bool | BaseException],
+    ) -> None:
+        found = outcome.result()
+        if isinstance(found, bool):
+            self._end(check, found and check.is_possible)
+        else:
+            self._end(check, found if isinstance(found, Exception) else BadHash(repr(found)))
+        if not self._closed:
+            self._begin(loop)
+
+    def _end(self, check: _Check, found: bool | Exception) -> None:
+        self._idle += 1
+        self._turns.ended(check.host, self._now(), failed=found is False)
+        check.tell(found)
+
+    def _disarm(self) -> None:
+        if self._timer is not None:
+            self._timer.cancel()
+            self._timer = None
+
+    def _run(self, record: str, password: bytes) -> bool:
+        """The check itself, in a thread."""
+        import argon2
+
+        step_back()
+        try:
+            return self._hasher.verify(record, password)
+        except argon2.exceptions.VerifyMismatchError:
+            return False
+        except (argon2.exceptions.Argon2Error, argon2.exceptions.InvalidHashError) as error:
+            raise BadHash(str(error)) from None
 
 
 class Logins:
@@ -144,9 +233,16 @@ class Logins:
         """Take a user whose password is right: PLAIN and LOGIN, for these show it."""
         record, exists = self.users.find(auth.username)
         password = prepared(auth.password or "")
+        # Nobody may act for somebody else.
+        is_own = auth.authzid in (None, "", auth.username)
         try:
             # Also where the answer is no already, for no answer may come sooner than another.
-            matches = await self._checker.matches(record, (password or "").encode())
+            matches = await self._checker.matches(
+                record,
+                (password or "").encode(),
+                host_key(session.remote_address),
+                is_possible=exists and is_own and password is not None,
+            )
         except Overloaded:
             _log("postponed", auth, session)
             raise SMTPError("Too many logins at this time, try again later", 454, "4.7.0") from None
@@ -154,15 +250,13 @@ class Logins:
             username = clean(auth.username)
             logger.error("id=%s: the hash of %s cannot be checked: %s", session.id, username, error)
             raise SMTPError("This login cannot be checked now", 454, "4.7.0") from None
-        # Nobody may act for somebody else.
-        is_other = auth.authzid not in (None, "", auth.username)
-        if not matches or not exists or password is None or is_other:
+        if not matches:
             _log("refused", auth, session)
             return None
         return {"user": prepared(auth.username) or auth.username}
 
     def close(self) -> None:
-        """Wait for what was begun."""
+        """Check nothing any more."""
         self._checker.close()
 
 

@@ -17,6 +17,7 @@ from concurrent.futures import ThreadPoolExecutor
 from datetime import datetime
 from typing import Any, Final, ParamSpec, TypeVar
 
+from fastsmtp._blocking import call_in_thread
 from fastsmtp._grammar import Address
 from fastsmtp._log import clean, client_word
 from fastsmtp.errors import MessageAborted, SMTPError
@@ -66,6 +67,14 @@ class Disk:
     def close(self) -> None:
         """Wait for the jobs that were begun."""
         self._threads.shutdown(wait=True)
+
+    async def close_within(self, patience: float) -> bool:
+        """The same, but for `patience` seconds at most; False: some have not ended, and they would
+        be waited for when the interpreter ends.
+        """
+        closing = call_in_thread(asyncio.get_running_loop(), self.close, "fastsmtp-disk-close")
+        done, _ = await asyncio.wait([closing], timeout=patience)
+        return bool(done)
 
 
 def _outcome(job: Callable[[], T]) -> tuple[tuple[T] | None, BaseException | None]:

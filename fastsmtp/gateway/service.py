@@ -15,12 +15,12 @@ import logging
 import os
 import resource
 import signal
-from collections.abc import Iterator, Mapping
-from typing import Any, Final
+from collections.abc import Callable, Iterator, Mapping
+from typing import Any, Final, TypeVar
 
 import uvloop
 
-from fastsmtp._listener import begin_unless_stopped
+from fastsmtp._blocking import call_in_thread
 from fastsmtp._log import client_word
 from fastsmtp._registry import max_lingering
 from fastsmtp.gateway.certificates import (
@@ -41,6 +41,8 @@ from fastsmtp.server import SMTPServer
 
 __all__ = ["StartError", "run_service"]
 
+T = TypeVar("T")
+
 EXIT_CLEAN: Final = 0
 EXIT_AT_ONCE: Final = 1
 FOR_USERS: Final = (Kind.SMTPS, Kind.SUBMISSION)
@@ -49,6 +51,9 @@ FOR_USERS: Final = (Kind.SMTPS, Kind.SUBMISSION)
 # the disk, and some to spare. Refused clients that take their time to leave come on top.
 RESERVED_FILES: Final = 48
 FILES_PER_CLIENT: Final = 2  # its socket and the file of its message
+# Seconds that calls of the disk have to end when all clients have gone. With `close_timeout` it is
+# less than the 40 seconds after which systemd would kill the process (docs/serve.md).
+DISK_PATIENCE: Final = 5.0
 MAX_FILES: Final = 65_536  # where the system sets no limit worth the name
 
 
@@ -175,6 +180,14 @@ def _allow_clients(servers: int) -> int:
     return max(1, (limit - reserved) // FILES_PER_CLIENT // servers)
 
 
+async def _in_thread(call: Callable[[], T]) -> T:
+    """Return what `call` returns, or raise what it raises; nothing waits for it at the end."""
+    outcome = await call_in_thread(asyncio.get_running_loop(), call, "fastsmtp-files")
+    if isinstance(outcome, BaseException):
+        raise outcome
+    return outcome
+
+
 def _log_connection(client: Mapping[str, object]) -> None:
     logger.debug(
         "connected id=%s client=%s",
@@ -211,29 +224,54 @@ class _Service:
             loop.add_signal_handler(number, self._on_signal, number)
         loop.add_signal_handler(signal.SIGHUP, self._hangup.set)
         self._make_servers()
-        reloading = None
+        starting = asyncio.create_task(self._begin())
+        stopping = asyncio.create_task(self._stop.wait())
         try:
-            await begin_unless_stopped(self._begin(), self._stop)
-            reloading = asyncio.create_task(self._reload_when_told())
-            await self._stop.wait()
+            await asyncio.wait([starting, stopping], return_when=asyncio.FIRST_COMPLETED)
+            has_begun = starting.done()
+            if has_begun:
+                await starting
+                await self._reload_until(stopping)
         finally:
-            if reloading is not None:
-                reloading.cancel()
-            await asyncio.gather(*(server.close() for server in self._servers.values()))
-            # In threads: a second signal must get through while this waits for a slow disk.
-            await asyncio.to_thread(self._disk.close)
-            if self._logins is not None:
-                await asyncio.to_thread(self._logins.close)
+            starting.cancel()
+            stopping.cancel()
+            status = await self._end()
         self._writer.say("ended")
-        return EXIT_CLEAN
+        if status != EXIT_CLEAN or not has_begun:
+            # A thread hangs in a disk or in the look-up of a host name: it would be waited for.
+            self._leave(status)
+        return status
 
     async def _begin(self) -> None:
+        """Listen everywhere, and say so."""
         listeners = self._config.listeners
         addresses = [await _listen(self._servers[each.kind], each) for each in listeners]
         for address in itertools.chain.from_iterable(addresses):
             self._writer.say(f"listening on {address}")
         self._say_what_is_secure()
         self._writer.say(f"delivering to {self._maildir.path}")
+
+    async def _reload_until(self, stopping: asyncio.Task[Any]) -> None:
+        reloading = asyncio.create_task(self._reload_when_told())
+        try:
+            await stopping
+        finally:
+            reloading.cancel()
+
+    async def _end(self) -> int:
+        """Close the servers and wait for the disk, with patience; return the exit status."""
+        if self._logins is not None:
+            self._logins.close()  # first: logins that are delayed are not worth waiting for
+        await asyncio.gather(*(server.close() for server in self._servers.values()))
+        if await self._disk.close_within(DISK_PATIENCE):
+            return EXIT_CLEAN
+        logger.error("the disk of %s does not answer: ending without it", self._maildir.path)
+        return EXIT_AT_ONCE
+
+    def _leave(self, status: int) -> None:
+        """End the process, and wait for no thread of it."""
+        self._writer.finish()
+        os._exit(status)
 
     def _say_what_is_secure(self) -> None:
         if self._certificate is not None:
@@ -288,8 +326,7 @@ class _Service:
             # Not sys.exit(): a thread that hangs in a write to a dead disk would be waited for.
             # What is unfinished lies in tmp/, and the next start removes it.
             self._writer.say(f"{name} again: ending at once")
-            self._writer.finish()
-            os._exit(EXIT_AT_ONCE)
+            self._leave(EXIT_AT_ONCE)
         self._writer.say(f"{name}: no new clients; messages in flight are finished first")
         self._stop.set()
 
@@ -311,7 +348,7 @@ class _Service:
     async def _reload_certificate(self) -> None:
         try:
             # In a thread: who waits for the disk must not be all clients.
-            certificate = await asyncio.to_thread(read_certificate, self._config)
+            certificate = await _in_thread(lambda: read_certificate(self._config))
             assert certificate is not None
             for server in self._servers.values():
                 # They have the same octets: if one cannot be made, the first cannot.
@@ -325,7 +362,7 @@ class _Service:
 
     async def _reload_users(self, logins: Logins) -> None:
         try:
-            logins.users = await asyncio.to_thread(_users_of, self._config)
+            logins.users = await _in_thread(lambda: _users_of(self._config))
         except UsersError as error:
             logger.error("SIGHUP: the users stay as they were: %s", error)
             return
