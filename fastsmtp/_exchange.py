@@ -31,9 +31,9 @@ __all__ = ["Exchange", "Intake"]
 
 type_then = Callable[["Exchange", Answer], None]
 
-# Octets of a message that can hold the header fields that every message has, Date and From
-# (RFC 5322 §3.6): shorter ones make no progress.
-LEAST_MESSAGE: Final = 32
+# Octets of a message that can hold a header field and a line; every message has two, Date and From
+# (RFC 5322 §3.6). Shorter ones make no progress.
+LEAST_MESSAGE: Final = 16
 
 # Plain ints: these are compared for every command.
 _LEAST_MESSAGE: int = LEAST_MESSAGE
