@@ -12,12 +12,12 @@ import errno
 import os
 import socket
 import stat
-import threading
 from collections.abc import Callable, Coroutine
 from contextlib import suppress
 from functools import partial
 from typing import Any, Final, TypeVar
 
+from fastsmtp._blocking import call_in_thread
 from fastsmtp._log import logger
 from fastsmtp._sockets import AVAILABLE, Acceptor, Sockets
 
@@ -151,29 +151,11 @@ async def _looked_up(host: str | None, port: int) -> list[Any]:
     ask = partial(socket.getaddrinfo, host, port, type=socket.SOCK_STREAM)
     with suppress(socket.gaierror):  # it is no address
         return ask(flags=socket.AI_PASSIVE | socket.AI_NUMERICHOST)
-    loop = asyncio.get_running_loop()
-    found: asyncio.Future[list[Any]] = loop.create_future()
-
-    def settle(infos: list[Any], error: Exception | None) -> None:
-        if found.done():
-            return
-        if error is None:
-            found.set_result(infos)
-        else:
-            found.set_exception(error)
-
-    def look_up() -> None:
-        infos: list[Any] = []
-        failure = None
-        try:
-            infos = ask(flags=socket.AI_PASSIVE)
-        except Exception as error:
-            failure = error
-        with suppress(RuntimeError):  # the loop is closed
-            loop.call_soon_threadsafe(settle, infos, failure)
-
-    threading.Thread(target=look_up, name="fastsmtp-look-up", daemon=True).start()
-    return await found
+    call = partial(ask, flags=socket.AI_PASSIVE)
+    outcome = await call_in_thread(asyncio.get_running_loop(), call, "fastsmtp-look-up")
+    if isinstance(outcome, BaseException):
+        raise outcome
+    return outcome
 
 
 async def begin_unless_stopped(start: Coroutine[Any, Any, T], stop: asyncio.Event) -> T | None:
