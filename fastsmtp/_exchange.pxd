@@ -41,7 +41,7 @@ cdef class Exchange(Asker):
     cdef public bint _enhanced
     cdef public unsigned long _thread
     cdef public Py_ssize_t _transactions
-    cdef public bint announced, notes
+    cdef public bint announced
     cdef public dict xclient
     # greeting
     cdef public int state

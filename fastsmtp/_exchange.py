@@ -94,7 +94,6 @@ class Exchange(Asker):
         self._transactions = 1
         self.announced = False  # the event `connect` was emitted
         self.peer = ""  # who is at the other end of the socket, for the log
-        self.notes = True  # a refusal has a line of the level DEBUG
         self._meet(session)
 
     def _meet(self, session: Session) -> None:
@@ -144,10 +143,10 @@ class Exchange(Asker):
             self.close()
 
     def refuse(self, reply: Reply, is_strike: bool) -> None:
-        """Queue a refusal; is_strike: it counts as an error of the client."""
+        """Queue a refusal that the caller logs; is_strike: it counts as an error of the client."""
         if is_strike and self.counters.strike_error():
             reply = _TOO_MANY_ERRORS
-        self._note(reply)
+        self._keep_error(reply)
         self._queue(reply)
 
     def reply_group(self, group: list[Reply]) -> None:
@@ -192,10 +191,13 @@ class Exchange(Asker):
         return reply.code >= 500
 
     def _note(self, reply: Reply) -> None:
+        self._keep_error(reply)
+        if logger.shows_debug:
+            logger.debug("%s: %s", self.session.id, self.session.error)
+
+    def _keep_error(self, reply: Reply) -> None:
         octets = reply.wire if self._enhanced else reply.plain
         self.session.error = octets.decode()[:-2].replace("\r\n", " ")
-        if self.notes and logger.shows_debug:
-            logger.debug("%s: %s", self.session.id, self.session.error)
 
     def close(self) -> None:
         """Nothing is executed any more; the connection closes behind what is queued."""

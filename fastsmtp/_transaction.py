@@ -170,9 +170,7 @@ def _refuse(dialogue: Exchange, reply: Reply, is_strike: bool, recipient: str) -
 
     is_strike: it counts as an error of the client.
     """
-    dialogue.notes = False
     dialogue.refuse(reply, is_strike)
-    dialogue.notes = True
     if rcpt_logger.shows_debug:
         sender = dialogue.transaction.sender
         address, via, balancer = dialogue.client().partition(" via ")
