@@ -5,6 +5,7 @@ in this one, for debuggers and for `-s`. `-n` decides otherwise.
 
 `run` runs a coroutine on asyncio's loop and again on uvloop's. It brings `no_leaks`, which a test
 without a loop asks for by name (a file by `pytestmark = pytest.mark.usefixtures("no_leaks")`).
+`loop` is one with a clock that the test moves, `log` has every line of the engine.
 `scanner` runs a test with each scanner of content that this machine has.
 """
 
@@ -25,6 +26,7 @@ import hypothesis
 import pytest
 
 from fastsmtp._parser import scanners, use_scanner
+from fastsmtp.testing import VirtualLoop
 
 T = TypeVar("T")
 
@@ -192,6 +194,33 @@ def no_leaks() -> Iterator[None]:
     assert not records.texts, "asyncio reported:\n" + "\n".join(records.texts)
     assert not unclosed, "never closed:\n" + "\n".join(unclosed)
     assert not left, f"descriptors still open: {left}"
+
+
+@pytest.fixture
+def loop() -> Iterator[VirtualLoop]:
+    """A loop for several wires of one server, with a clock that the test moves."""
+    loop = VirtualLoop()
+    yield loop
+    loop.run_until_complete(loop.shutdown_asyncgens())
+    loop.close()
+
+
+@pytest.fixture
+def log() -> Iterator[list[str]]:
+    """Every line of the engine, formatted, at every level."""
+    lines: list[str] = []
+
+    class Keeper(logging.Handler):
+        def emit(self, record: logging.LogRecord) -> None:
+            lines.append(record.getMessage())
+
+    logger = logging.getLogger("fastsmtp")
+    level, keeper = logger.level, Keeper()
+    logger.addHandler(keeper)
+    logger.setLevel(logging.DEBUG)
+    yield lines
+    logger.setLevel(level)
+    logger.removeHandler(keeper)
 
 
 @pytest.fixture(params=scanners())

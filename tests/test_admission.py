@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import asyncio
 import socket
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -21,15 +21,6 @@ from fastsmtp._registry import MAX_LINGERING, max_lingering
 from fastsmtp.testing import VirtualLoop, Wire, running
 
 NEVER = 10_000.0
-
-
-@pytest.fixture
-def loop() -> Iterator[VirtualLoop]:
-    """A loop for several wires of one server."""
-    loop = VirtualLoop()
-    yield loop
-    loop.run_until_complete(loop.shutdown_asyncgens())
-    loop.close()
 
 
 def server_of(**options: Any) -> SMTPServer:

@@ -9,7 +9,6 @@ import contextlib
 import logging
 import socket
 import struct
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -28,24 +27,6 @@ row = pytest.mark.row
 
 each_style = pytest.mark.parametrize("style", STYLES)
 RESET = struct.pack("ii", 1, 0)
-
-
-@pytest.fixture
-def log() -> Iterator[list[str]]:
-    """Every line of the engine, at every level."""
-    lines: list[str] = []
-
-    class Keeper(logging.Handler):
-        def emit(self, record: logging.LogRecord) -> None:
-            lines.append(record.getMessage())
-
-    logger = logging.getLogger("fastsmtp")
-    level, keeper = logger.level, Keeper()
-    logger.addHandler(keeper)
-    logger.setLevel(logging.DEBUG)
-    yield lines
-    logger.setLevel(level)
-    logger.removeHandler(keeper)
 
 
 def facts(error: Any) -> tuple[str, str, str]:

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import logging
 import re
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from typing import Any
 
 import pytest
@@ -44,24 +44,6 @@ HOSTILE = {
     "bad utf-8": b"\xff\xc0\xaf",
     "forged": b"\\n2026-01-01 accepted",
 }
-
-
-@pytest.fixture
-def log() -> Iterator[list[str]]:
-    """Every line of the engine, formatted, at every level."""
-    lines: list[str] = []
-
-    class Keeper(logging.Handler):
-        def emit(self, record: logging.LogRecord) -> None:
-            lines.append(record.getMessage())
-
-    logger = logging.getLogger("fastsmtp")
-    level, keeper = logger.level, Keeper()
-    logger.addHandler(keeper)
-    logger.setLevel(logging.DEBUG)
-    yield lines
-    logger.setLevel(level)
-    logger.removeHandler(keeper)
 
 
 def assert_clean(lines: list[str]) -> None:

@@ -27,14 +27,6 @@ from fastsmtp.testing import VirtualLoop, Wire, running
 PATIENCE = 60.0
 
 
-@pytest.fixture
-def loop() -> Iterator[VirtualLoop]:
-    loop = VirtualLoop()
-    yield loop
-    loop.run_until_complete(loop.shutdown_asyncgens())
-    loop.close()
-
-
 class Office:
     """A resolver, and the server that asks it. answer: called for each address."""
 

@@ -32,14 +32,6 @@ KIB = 1024
 READ = 256_000  # octets that one read may bring, whatever was asked for
 
 
-@pytest.fixture
-def loop() -> Iterator[VirtualLoop]:
-    loop = VirtualLoop()
-    yield loop
-    loop.run_until_complete(loop.shutdown_asyncgens())
-    loop.close()
-
-
 def fresh(octets: bytes, size: int) -> bytes:
     """A read that nobody else holds: `octets` over and over, up to `size`."""
     return bytes(bytearray((octets * (size // len(octets) + 1))[:size]))

@@ -280,24 +280,6 @@ def test_a_client_waits_for_a_hook_that_has_given_up_a_read_of_much() -> None:
 
 
 @row("HOOK-12")
-def test_a_second_reader_is_refused_during_a_read() -> None:
-    async def on_data(stream: Any, session: Any) -> None:
-        first = asyncio.ensure_future(stream.read())
-        await asyncio.sleep(0)
-        with pytest.raises(RuntimeError):
-            await stream.read()
-        with pytest.raises(RuntimeError):
-            await anext(stream)
-        with pytest.raises(RuntimeError):
-            stream.consume(print, print)
-        assert await first == BODY
-
-    with begun(on_data) as wire:
-        wire.send(BODY)
-        assert codes(wire.send(END)) == ["250 2.6.0"]
-
-
-@row("HOOK-12")
 @pytest.mark.parametrize("when", ["before", "during"])
 def test_a_discarded_body_cannot_be_read_whole(when: str) -> None:
     async def on_data(stream: Any, session: Any) -> None:

@@ -243,14 +243,6 @@ class Inside:
         return codes(self.raw.tls.decrypt(self.wire.receive()))
 
 
-@pytest.fixture
-def loop() -> Iterator[VirtualLoop]:
-    loop = VirtualLoop()
-    yield loop
-    loop.run_until_complete(loop.shutdown_asyncgens())
-    loop.close()
-
-
 def turn(loop: VirtualLoop) -> None:
     """One turn of the loop."""
     loop.call_soon(loop.stop)
