@@ -1,4 +1,4 @@
-"""Who is connected to a server: places, limits, and the wait for the last one to leave.
+"""The connections of a server: places, limits, and the wait for the last one to leave.
 
 In: connections as they come and end. Out: the reply to one that is too many, and an event when all
 have gone with all their hooks.

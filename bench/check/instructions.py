@@ -68,9 +68,9 @@ def valgrind() -> str:
 
 
 def count(environment: Environment) -> tuple[Counts, dict[str, str]]:
-    """Return the counts of an environment, and why there is none of a measure.
+    """Return the counts of an environment, and for each measure without one the reason.
 
-    Raises CannotRun when there is none at all.
+    Raises CannotRun when nothing could be counted.
     """
     with tempfile.TemporaryDirectory() as scratch:
         out = Path(scratch) / "callgrind.out"
