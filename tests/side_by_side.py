@@ -182,7 +182,8 @@ class SideBySide:
         if self.model.pending in ("connect", "_mail", "_rcpt", "message", "chunk"):
             expected = self.model.answer(outcome)
         else:
-            self.model.data_outcome = outcome
+            # The hook has begun to read: what it accepts before the end is not the message.
+            self.model.data_outcome = "raise" if outcome == "accept" else outcome
             self.answered_early = True
             expected = []
         self._answer(callback, outcome)
