@@ -10,7 +10,7 @@ from fastsmtp.replies cimport Reply
 from fastsmtp.stream cimport DataStream
 
 cdef int _WAITING, _MAIL_GIVEN, _RCPT_GIVEN, _BDAT_FAILED, _IN_MAIL_DATA, _IN_BDAT
-cdef Py_ssize_t _LEAST_CHUNK
+cdef Py_ssize_t _LEAST_CHUNK, _LEAST_MESSAGE
 cdef Reply _START_MAIL_INPUT
 
 

@@ -25,10 +25,14 @@ MAX_CHUNK: Final = 2**63 - 1
 # Octets of a chunk that is not the last one. Nobody cuts a message into shorter ones, and each
 # costs as much as a command.
 LEAST_CHUNK: Final = 64
+# Octets of a message that can hold a header field and a line; every message has two, Date and From
+# (RFC 5322 §3.6). Shorter ones make no progress.
+LEAST_MESSAGE: Final = 16
 
 # As C has them.
 _WAITING: int = WAITING
 _LEAST_CHUNK: int = LEAST_CHUNK
+_LEAST_MESSAGE: int = LEAST_MESSAGE
 _MAIL_GIVEN: int = int(State.MAIL_GIVEN)
 _RCPT_GIVEN: int = int(State.RCPT_GIVEN)
 _BDAT_FAILED: int = int(State.BDAT_FAILED)
@@ -369,7 +373,8 @@ class Content(Intake):
             for reply in replies_due:
                 accepted = accepted or reply.code < 400
             dialogue.reply_group(replies_due)
-            dialogue.message_done(accepted, dialogue.parser.payload_octets - message.began_at)
+            octets = dialogue.parser.payload_octets - message.began_at
+            dialogue.message_done(accepted, octets < _LEAST_MESSAGE)
         message.answer.forget()
         dialogue.stop_if_asked()
 

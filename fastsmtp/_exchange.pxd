@@ -10,7 +10,7 @@ from fastsmtp._state cimport Transaction
 from fastsmtp.replies cimport Reply
 from fastsmtp.session cimport Session
 
-cdef int _CONNECTED, _GREETED, _OPENING, _CLOSING, _WAITING, _LEAST_MESSAGE
+cdef int _CONNECTED, _GREETED, _OPENING, _CLOSING, _WAITING
 cdef Reply _TOO_MANY_ERRORS, _SHUTTING_DOWN
 
 
@@ -69,7 +69,7 @@ cdef class Exchange(Asker):
     cpdef end_receiving(self)
     cpdef end_lag(self)
     cpdef str newline_policy(self)
-    cpdef message_done(self, bint accepted, Py_ssize_t octets)
+    cpdef message_done(self, bint accepted, bint is_tiny)
     cpdef count_transaction(self)
     cpdef end_transaction(self)
     cpdef _drop_transaction(self)

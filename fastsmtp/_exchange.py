@@ -7,7 +7,7 @@ state that only `_dialogue` drives. Every reply leaves through `reply`. RFC 5321
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, Any
 
 from fastsmtp import replies
 from fastsmtp._clock import Clock
@@ -31,12 +31,7 @@ __all__ = ["Exchange", "Intake"]
 
 type_then = Callable[["Exchange", Answer], None]
 
-# Octets of a message that can hold a header field and a line; every message has two, Date and From
-# (RFC 5322 §3.6). Shorter ones make no progress.
-LEAST_MESSAGE: Final = 16
-
 # Plain ints: these are compared for every command.
-_LEAST_MESSAGE: int = LEAST_MESSAGE
 _CONNECTED: int = int(State.CONNECTED)
 _GREETED: int = int(State.GREETED)
 _OPENING: int = int(State.OPENING)
@@ -416,9 +411,9 @@ class Exchange(Asker):
             return "accept"
         return rules.bare_newline
 
-    def message_done(self, accepted: bool, octets: int) -> None:
-        """The final reply to a message of `octets` is queued."""
-        self.counters.message_done(accepted, octets < _LEAST_MESSAGE)
+    def message_done(self, accepted: bool, is_tiny: bool) -> None:
+        """The final reply to a message is queued. is_tiny: it has too few octets to be one."""
+        self.counters.message_done(accepted, is_tiny)
         self.count_transaction()
         self.end_transaction()
 
