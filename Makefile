@@ -112,7 +112,7 @@ types:
 stubs:
 	$(PYTHON) -m mypy.stubtest --allowlist tests/typing/stubtest_allowlist.txt --ignore-unused-allowlist \
 		fastsmtp._parser fastsmtp._grammar fastsmtp._proxy fastsmtp._sockets fastsmtp._native fastsmtp._coroutines \
-		fastsmtp._tls_records
+		fastsmtp._tls_records fastsmtp._turns
 
 check: lint types stubs test
 

@@ -46,6 +46,7 @@ CYTHON = [
     "_native.pyx",
     "_coroutines.pyx",
     "_tls_records.pyx",
+    "_turns.pyx",
 ]
 PYTHON = [
     "_client_hello.py",
@@ -53,6 +54,7 @@ PYTHON = [
     "_link.py",
     "_connection.py",
     "_message.py",
+    "_pace.py",
     "_content.py",
     "_counters.py",
     "_dialogue.py",

@@ -18,6 +18,7 @@ COMMANDS = {
     "watched": "ladders.watched",  # a server of the ladders
     "check": "check.main",
     "record": "check.recording",
+    "starve": "ladders.starving",  # clients of one
 }
 
 

@@ -10,6 +10,7 @@ from fastsmtp._handshakes import Handshakes
 from fastsmtp._service import Service
 from fastsmtp._timers import Timers
 from fastsmtp._tls import ServerTLS
+from fastsmtp._turns import Turns
 
 if TYPE_CHECKING:
     from fastsmtp._connection import Connection
@@ -27,6 +28,7 @@ class Server(Protocol):
     handshakes: Handshakes
     lookup: ReverseLookup | None
     timers: Timers | None
+    turns: Turns | None
     registry: ConnectionRegistry
 
     def connected(self, connection: Connection) -> None:

@@ -11,7 +11,7 @@ cdef double _STALL
 cdef class Connection(SecureLink):
     cdef public object _prelude, _introduction
     cdef public str _counted_address
-    cdef public bint _started, _refused
+    cdef public bint _started, _refused, _hook_begins
 
     cpdef data_received(self, bytes data)
 

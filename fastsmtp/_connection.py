@@ -25,6 +25,7 @@ from fastsmtp._secure_link import SecureLink
 from fastsmtp._sockets import SocketTransport
 from fastsmtp._tasks import STALL, HookTasks, warn_of_stall
 from fastsmtp._tls import ListenerTLS
+from fastsmtp._turns import Turns
 from fastsmtp._writing import WriteWatch
 from fastsmtp.replies import Reply
 from fastsmtp.session import Session
@@ -48,12 +49,13 @@ class Connection(SecureLink):
         now: Callable[[], float] = time.monotonic,
         tls: ListenerTLS | None = None,
     ) -> None:
-        SecureLink.__init__(self, loop, now, tls or server.tls.default)
+        turns = server.turns or Turns(loop, now)
+        SecureLink.__init__(self, loop, now, turns, tls or server.tls.default)
         self._server = server
         service = server.service
         rules = service.rules
         self.session = Session(lmtp=rules.lmtp, secure=rules.secured)
-        self._dialogue = Dialogue(service, self.session, self, now())
+        self._dialogue = Dialogue(service, self.session, self, now(), turns)
         self._transport: asyncio.Transport = cast("asyncio.Transport", None)
         self._counted_address = ""  # what `admit_host` has counted
         self._entry = None  # takes the octets before the dialogue
@@ -63,15 +65,13 @@ class Connection(SecureLink):
         self._prelude: Prelude | None = None
         self._tasks: HookTasks | None = None
         self._watch = cast("WriteWatch", None)
+        self._hook_begins = False  # the coroutine of `on_data`, in the next turn of the loop
 
     # The transport's calls.
 
     def connection_made(self, transport: asyncio.BaseTransport | SocketTransport) -> None:
         """Take the addresses, then a place among the server's connections."""
-        self._transport = cast("asyncio.Transport", transport)
-        if isinstance(transport, SocketTransport):
-            self.context = transport.context
-            self._timers = self._server.timers
+        self._use(transport, self._server.timers)
         self._watch = WriteWatch(self._transport, self._server.service.options.write_timeout)
         session = self.session
         unix = take_names(self._transport, session)
@@ -101,6 +101,9 @@ class Connection(SecureLink):
 
     def _receive(self, data: bytes) -> None:
         """Feed the dialogue; what it has to say goes out in one write."""
+        if not self._is_direct:
+            self._receive_in_turn(data)
+            return
         dialogue = self._dialogue
         now = self._now()
         if len(data) > _MANY_COMMANDS:
@@ -137,6 +140,10 @@ class Connection(SecureLink):
         if self._lost:
             return
         self._lost = True
+        self._flow.let_go()
+        if self._overdue:
+            self._overdue = False
+            self._grace = 0
         self._watch.check_at = self._close_at = inf
         self._stop_preparing()
         self._entry = self._introduction = None
@@ -187,6 +194,7 @@ class Connection(SecureLink):
             drive(coroutine, self._loop, answer, self, stream)
             return True
         self._hook_tasks().start(coroutine, answer)
+        self._hook_begins = stream is not None
         return False
 
     def keep_task(self, task: asyncio.Task[Any], answer: Answer) -> None:
@@ -215,18 +223,6 @@ class Connection(SecureLink):
             self._tasks.cancel(answer)
             if self._tasks.abandon_at < self._timer_at:
                 self._arm(self._tasks.abandon_at)
-
-    def wake(self) -> None:
-        """Something has changed outside of a read."""
-        if self._loop.is_closed():
-            raise RuntimeError("the event loop of this connection is closed")
-        now = self._now()
-        if not self._lost:
-            self._dialogue.unsent = self._watch.unsent()
-        try:
-            self._dialogue.advance(now)
-        finally:
-            self._after(now)
 
     def connected(self) -> None:
         """The client is about to be greeted."""
@@ -411,14 +407,14 @@ class Connection(SecureLink):
             if dialogue.wants_input is not self._reading:
                 self._set_reading(not self._reading)
             if dialogue.more and not dialogue.blocked:
-                self._loop.call_soon(self._continue)
+                if self._hook_begins:
+                    self._hook_begins = False
+                    self._loop.call_soon(self._go_on_later)  # after its first step
+                else:
+                    self._flow.go_on_later()
         deadline = dialogue.clock.deadline
         if deadline < self._timer_at:
             self._arm(deadline)
-
-    def _continue(self) -> None:
-        if self._dialogue.more and not self._lost:
-            self.wake()
 
     def _end_if_done(self) -> None:
         if not self._lost or self._ended:

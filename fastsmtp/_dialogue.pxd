@@ -3,6 +3,7 @@ from fastsmtp._content cimport Content
 from fastsmtp._dispatch cimport is_answered
 from fastsmtp._exchange cimport Exchange
 from fastsmtp._hooks cimport Answer
+from fastsmtp._pace cimport Pace
 from fastsmtp._parser cimport Command, Fault, Parser
 from fastsmtp.replies cimport Reply
 
@@ -16,6 +17,7 @@ cdef class Dialogue(Exchange):
     cdef public Py_ssize_t unsent
     cdef public bint _eof
     cdef Content _content
+    cdef Pace _pace
     cdef tuple _handlers, _refusals, _flags
 
     cpdef receive(self, bytes octets, double now)

@@ -16,6 +16,7 @@ from fastsmtp._dispatch import answer_fault, is_answered
 from fastsmtp._exchange import Exchange
 from fastsmtp._failures import Place, log_failure, mark
 from fastsmtp._hooks import NO_ANSWER, WAITING, Answer, Host
+from fastsmtp._pace import UNHURRIED, Pace
 from fastsmtp._parser import END_OF_DATA, Command, Fault
 from fastsmtp._starttls import go_on_inside
 from fastsmtp._state import State
@@ -76,8 +77,11 @@ NOBODY: Final = Nobody()
 class Dialogue(Exchange):
     """The dialogue of one connection, from the hook `on_connect` to the last reply."""
 
-    def __init__(self, service: Service, session: Session, host: Host, now: float) -> None:
+    def __init__(
+        self, service: Service, session: Session, host: Host, now: float, pace: Pace = UNHURRIED
+    ) -> None:
         Exchange.__init__(self, service, session, host, now)
+        self._pace = pace
         self.blocked = False  # the client does not take our replies
         self.unsent = 0  # octets of earlier replies that it has not taken
         self._eof = False
@@ -152,6 +156,15 @@ class Dialogue(Exchange):
             return
         self._run(None)
 
+    def keep(self, octets: bytes, now: float) -> None:
+        """Take what has been read, for the next turn: nothing of it is worked on now."""
+        if self.state == _OPENING:  # there is no work in it
+            self.receive(octets, now)
+            return
+        self.clock.now = now
+        self.parser.feed(octets)
+        self.more = True
+
     def receive_eof(self, now: float) -> None:
         """The client sends no more; what is complete is still answered (RFC 5321 §3.8)."""
         self._eof = True
@@ -181,7 +194,10 @@ class Dialogue(Exchange):
     def expire(self, now: float) -> None:
         """The deadline has passed."""
         self.clock.now = now
-        self._run(self._expire)
+        if self.late is None:
+            self._run(self._expire)
+        else:
+            self.advance(now)  # the answer has come in time
 
     def shut_down(self, now: float, spares_hook: bool = False) -> None:
         """The server is closing: 421 now if the client waits for nothing, else behind its reply.
@@ -262,13 +278,20 @@ class Dialogue(Exchange):
             self.busy = False
 
     def _pump(self) -> None:
+        """Work through what was fed. The first command is worked on in any case, and the clock is
+        looked at only where another one follows.
+        """
         parser = self.parser
         content = self._content
         budget = _COMMANDS_PER_TURN
         # A consumer that lags stops the pump too: what one read has brought waits here, not there.
         # `more`: a hook is to begin before anything else is executed.
         while not (self.halted or self.clock.lagging or self.more):
-            if budget <= 0 or self.out_octets + self.unsent > _OUT_HIGH_WATER:
+            if (
+                budget <= 0
+                or self.out_octets + self.unsent > _OUT_HIGH_WATER
+                or (budget < _COMMANDS_PER_TURN and parser.buffered and self._pace.is_over())
+            ):
                 self.more = True
                 return
             event = parser.next_event()
@@ -323,8 +346,8 @@ class Dialogue(Exchange):
         if answer is None:
             if self.clock.lagging:
                 content.hook_timed_out()
-            elif self.blocked:
-                self.clock.stand()
+            elif self.blocked or self.more:
+                self.clock.stand()  # it is not the client that keeps us waiting for a command
             else:
                 content.abort("timeout")
                 self.reply(replies.TIMEOUT)

@@ -1,9 +1,9 @@
 cimport cython
 from fastsmtp._dialogue cimport Dialogue
-from fastsmtp._native cimport monotonic
-from fastsmtp._sockets cimport Receiver
+from fastsmtp._native cimport forks, monotonic
 from fastsmtp._timers cimport Timers
 from fastsmtp._tls_pump cimport Pump
+from fastsmtp._turns cimport Flow, Receiver, Turns
 from fastsmtp._writing cimport WriteWatch
 
 
@@ -13,6 +13,10 @@ cdef double _INFINITY, _COARSE
 cdef class Link(Receiver):
     cdef public object context
     cdef public Timers _timers
+    cdef public Turns _turns
+    cdef public Flow _flow
+    cdef public bint _is_direct, _woken, _overdue
+    cdef public unsigned long _forks  # wherever this was made: a child has no business with it
     cdef public object _loop, _other_clock, _transport, _tasks, _timer, session
     cdef public Dialogue _dialogue
     cdef public WriteWatch _watch
@@ -23,6 +27,12 @@ cdef class Link(Receiver):
 
     cpdef double _now(self)
     cpdef _after(self, double began)
+
+    @cython.locals(dialogue=Dialogue, now=double, entered=int)
+    cpdef _receive_in_turn(self, bytes data)
+
+    @cython.locals(now=double)
+    cpdef _advance(self)
     cpdef _close(self)
     cpdef _wait_for_turn(self)
 

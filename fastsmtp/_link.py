@@ -13,15 +13,16 @@ from collections.abc import Callable
 from contextlib import suppress
 from contextvars import Context
 from math import inf
-from typing import Final
+from typing import Final, cast
 
 from fastsmtp._dialogue import Dialogue
 from fastsmtp._log import logger
-from fastsmtp._native import monotonic
-from fastsmtp._sockets import Receiver, SocketTransport
+from fastsmtp._native import forks, monotonic
+from fastsmtp._sockets import SocketTransport
 from fastsmtp._tasks import HookTasks
 from fastsmtp._timers import COARSE, Timers
 from fastsmtp._tls_pump import Pump
+from fastsmtp._turns import Continuation, Flow, Receiver, Turns
 from fastsmtp._writing import WriteWatch
 from fastsmtp.session import Session
 
@@ -30,6 +31,7 @@ __all__ = ["Link"]
 LINGER: Final = 5.0  # seconds from our last reply to the client's FIN
 LAST_READS: Final = 16  # of a connection that is closed
 LAST_READ: Final = 64 * 1024  # octets of one
+ENTERED: Final = 1  # what `Turns.enter` returns when `leave` is due
 GRACE_TURNS: Final = 8  # loop turns that a deadline waits while there is still input to read
 
 _INFINITY: float = inf
@@ -44,9 +46,17 @@ class Link(Receiver):
     _transport: asyncio.Transport
     _watch: WriteWatch
     _tasks: HookTasks | None
+    _flow: Flow  # what waits for its turn
 
-    def __init__(self, loop: asyncio.AbstractEventLoop, now: Callable[[], float]) -> None:
+    def __init__(
+        self, loop: asyncio.AbstractEventLoop, now: Callable[[], float], turns: Turns
+    ) -> None:
         self._loop = loop
+        self._turns = turns
+        self._is_direct = False  # the transport visits us in its turn; one of a loop, when it reads
+        self._forks = forks()
+        self._woken = False  # a hook or the client's window has waked us outside of a turn
+        self._overdue = False  # the deadline has passed outside of a turn
         self._other_clock = None if now is time.monotonic else now
         self._reading = True
         self._reads = 0
@@ -62,6 +72,19 @@ class Link(Receiver):
         self._slot = 0  # of `_timers`; 0: in none
         self._timer_at = inf
         self._grace = 0
+
+    def _use(
+        self, transport: asyncio.BaseTransport | SocketTransport, timers: Timers | None
+    ) -> None:
+        """Take what the connection goes over. timers: those of the server."""
+        self._transport = cast("asyncio.Transport", transport)
+        if isinstance(transport, SocketTransport):
+            self.context = transport.context
+            self._timers = timers
+            self._flow = transport
+            self._is_direct = True
+        else:
+            self._flow = Continuation(self._turns, self)
 
     def _now(self) -> float:
         """Seconds; on the real clock without a call of Python."""
@@ -84,6 +107,56 @@ class Link(Receiver):
     def _wait_for_turn(self) -> None:
         """Go on with the input that is held in the next turn of the loop."""
         raise NotImplementedError
+
+    # Turns.
+
+    def _receive_in_turn(self, data: bytes) -> None:
+        """The same from a transport of the loop, which reads for all connections that have
+        something: what comes when the turn is over is kept, and the next read waits.
+        """
+        dialogue = self._dialogue
+        now = self._now()
+        entered = self._turns.enter(self._flow)
+        dialogue.unsent = self._watch.unsent()
+        try:
+            if entered:
+                dialogue.receive(data, now)
+            else:
+                dialogue.keep(data, now)
+        finally:
+            self._after(now)
+            if entered == ENTERED:
+                self._turns.leave(self._flow)
+
+    def wake(self) -> None:
+        """Something has changed outside of a read."""
+        if self._loop.is_closed():
+            raise RuntimeError("the event loop of this connection is closed")
+        if forks() != self._forks:
+            return  # a hook that ends in a child of our process: the client is not its own
+        entered = 0 if self._lost else self._turns.enter(self._flow)
+        if not entered and not self._lost:
+            self._woken = True
+            self._flow.go_on_later()
+            return
+        try:
+            self._advance()
+        finally:
+            if entered == ENTERED:
+                self._turns.leave(self._flow)
+
+    def _advance(self) -> None:
+        now = self._now()
+        self._woken = False
+        if not self._lost:
+            self._dialogue.unsent = self._watch.unsent()
+        try:
+            self._dialogue.advance(now)
+        finally:
+            self._after(now)
+
+    def _go_on_later(self) -> None:
+        self._flow.go_on_later()
 
     # Output and the end.
 
@@ -237,8 +310,28 @@ class Link(Receiver):
         elif reads != self._reads and self._grace < GRACE_TURNS:
             self._yield_to_sockets()
         else:
-            self._grace = 0
+            self._expire_in_turn(now)
+
+    def _expire_in_turn(self, now: float) -> None:
+        """Very many clients may be late at the same time, and what this one has sent may be waiting
+        for its turn.
+        """
+        entered = ENTERED + 1 if self._lost else self._turns.enter(self._flow)
+        if not entered:
+            self._overdue = True
+            self._flow.go_on_later()
+            return
+        self._grace = 0
+        try:
             self._expired(now)
+        finally:
+            if entered == ENTERED:
+                self._turns.leave(self._flow)
+
+    def _look_at_deadline(self) -> None:
+        """Its turn has come, in which a deadline was due that has waited for that."""
+        self._overdue = False
+        self._expire(self._reads)
 
     def _expired(self, now: float) -> None:
         """The deadline has passed, and nothing came in."""

@@ -20,6 +20,7 @@ from typing import Any, Final, TypeVar
 from fastsmtp._blocking import call_in_thread
 from fastsmtp._log import logger
 from fastsmtp._sockets import AVAILABLE, Acceptor, Sockets
+from fastsmtp._turns import Turns
 
 __all__ = [
     "Listener",
@@ -60,14 +61,14 @@ def _set_options(sock: socket.socket) -> None:
                 sock.setsockopt(level, option, value)
 
 
-def own_sockets(loop: asyncio.AbstractEventLoop) -> Sockets | None:
+def own_sockets(turns: Turns) -> Sockets | None:
     """Return what does the work of the loop's own transports, None where those are to do it.
 
     asyncio's own loop stays with its own, so that there is always one engine on another's
     transports to compare with.
     """
-    if AVAILABLE and not isinstance(loop, asyncio.BaseEventLoop):
-        return Sockets(loop)
+    if AVAILABLE and not isinstance(turns.loop, asyncio.BaseEventLoop):
+        return Sockets(turns)
     return None
 
 

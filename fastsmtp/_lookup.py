@@ -21,8 +21,9 @@ from typing import Any, Final
 
 from fastsmtp._admission import host_key
 from fastsmtp._resolvers import AsyncResolver, SystemResolver, is_no_name, resolver_of
+from fastsmtp.options import Options
 
-__all__ = ["ReverseLookup", "cleaned_name"]
+__all__ = ["ReverseLookup", "cleaned_name", "reverse_lookup"]
 
 LOOKUP_TIMEOUT: Final = 1.5  # seconds; a greeting that comes later would be noticed
 MAX_IN_FLIGHT: Final = 64  # questions at a time; beyond it a client has no name
@@ -75,6 +76,14 @@ class _Question:
         self.timer: asyncio.TimerHandle | None = None
         self.waiting: dict[type_on_name, None] = {}  # a set that keeps the order
         self.over = False
+
+
+def reverse_lookup(options: Options, now: Callable[[], float]) -> ReverseLookup | None:
+    """Return what looks up the names of clients, None where `options` asks for none.
+
+    Raises ValueError when the resolver cannot be had.
+    """
+    return None if options.disable_reverse_lookup else ReverseLookup(options.resolver, now)
 
 
 class ReverseLookup:

@@ -1,2 +1,3 @@
 cpdef double monotonic()
 cpdef unsigned long thread_ident()
+cpdef unsigned long forks()

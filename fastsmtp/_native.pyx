@@ -1,6 +1,6 @@
-"""What C knows without asking Python: the time, and which thread this is.
+"""What C knows without asking Python: the time, which thread this is, and which process.
 
-Both are looked at for every read and every answer, so compiled modules take them by `cimport`.
+These are looked at for every read and every answer, so compiled modules take them by `cimport`.
 """
 
 from posix.time cimport CLOCK_MONOTONIC, clock_gettime, timespec
@@ -8,6 +8,22 @@ from posix.time cimport CLOCK_MONOTONIC, clock_gettime, timespec
 
 cdef extern from "pythread.h" nogil:
     unsigned long PyThread_get_thread_ident()
+
+
+cdef extern from "pthread.h" nogil:
+    int pthread_atfork(void (*before)() noexcept, void (*parent)() noexcept,
+                       void (*child)() noexcept)
+
+
+cdef unsigned long forked = 0
+
+
+cdef void note_fork() noexcept nogil:
+    global forked
+    forked += 1
+
+
+pthread_atfork(NULL, NULL, note_fork)
 
 
 cpdef double monotonic():
@@ -20,3 +36,11 @@ cpdef double monotonic():
 cpdef unsigned long thread_ident():
     """thread_ident()\n--\n\nThe number that `threading.get_ident` gives."""
     return PyThread_get_thread_ident()
+
+
+cpdef unsigned long forks():
+    """forks()\n--\n\nHow many calls of `fork` have led to this process since this was imported.
+
+    What was made at another number belongs to a parent.
+    """
+    return forked

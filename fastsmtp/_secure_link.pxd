@@ -10,6 +10,7 @@ cdef class SecureLink(Link):
 
     cpdef _receive(self, bytes data)
 
+    cpdef go_on(self)
     cpdef _wait_for_turn(self)
 
     @cython.locals(pump=Pump, flight=bytes, plaintext=bytes)

@@ -16,6 +16,7 @@ from fastsmtp._link import Link
 from fastsmtp._tls import Contexts, ListenerTLS
 from fastsmtp._tls_pump import Pump
 from fastsmtp._tls_socket import TLSSocket
+from fastsmtp._turns import Turns
 
 __all__ = ["SecureLink"]
 
@@ -29,9 +30,13 @@ class SecureLink(Link):
     _entry: Callable[[bytes], None] | None
 
     def __init__(
-        self, loop: asyncio.AbstractEventLoop, now: Callable[[], float], tls: ListenerTLS
+        self,
+        loop: asyncio.AbstractEventLoop,
+        now: Callable[[], float],
+        turns: Turns,
+        tls: ListenerTLS,
     ) -> None:
-        Link.__init__(self, loop, now)
+        Link.__init__(self, loop, now, turns)
         self._tls = tls
         self._contexts: Contexts | None = None  # those that this handshake began with
         self._flight = b""  # octets that wait for their turn
@@ -52,6 +57,17 @@ class SecureLink(Link):
     def _end_input(self) -> None:
         """No octet of the client will be read any more."""
         raise NotImplementedError
+
+    def go_on(self) -> None:
+        """Our turn has come, in which we do what was left."""
+        if self._lost:
+            return
+        if self._dialogue.more or self._woken:
+            self._advance()
+        if self._tls_due:
+            self._go_on_with_tls()
+        if self._overdue:
+            self._look_at_deadline()
 
     # The handshake.
 
@@ -150,7 +166,7 @@ class SecureLink(Link):
             self._set_reading(False)
         if not self._tls_due:
             self._tls_due = True
-            self._loop.call_soon(self._go_on_with_tls)
+            self._flow.go_on_later()
 
     def _go_on_with_tls(self) -> None:
         self._tls_due = False

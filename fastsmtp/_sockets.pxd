@@ -2,26 +2,26 @@
 
 from libc.stdint cimport uint32_t
 
-
-cdef class Receiver:
-    cpdef data_received(self, bytes data)
+from fastsmtp._turns cimport Flow, Receiver, Source, Turns
 
 
-cdef class Handle:
+cdef class Handle(Flow):
     # the descriptor, -1 from its end on; what the epoll watches it for
     cdef int fd
     cdef uint32_t _watched
+    cdef uint32_t _happened  # what the epoll has reported since the last visit
     cdef bint _is_added  # to the epoll, for `_watched` and the end
     cdef Sockets _sockets
 
-    cdef int _ready(self, uint32_t kinds) except -1
     cdef int _watch(self, uint32_t kinds) except -1
     cdef int _unwatch(self) except -1
 
 
-cdef class Sockets:
+cdef class Sockets(Source):
+    cdef Turns _turns
     cdef object _loop
-    cdef int _epoll, _spare, _forks
+    cdef unsigned long _forks  # when this was made: a child of that process has another number
+    cdef int _epoll, _spare
     # strong references: an event in the epoll points to its handle without one
     cdef set _open
     cdef list _ending
@@ -31,6 +31,7 @@ cdef class Sockets:
 
     cdef bint is_inherited(self) noexcept
     cdef int _add(self, Handle handle) except -1
+    cdef int _look_once(self, bint at_once, list listening) except -1
     cdef int _let_go_of_epoll(self) except -1
     cdef int _let_go(self) except -1
     cdef int _end(self, SocketTransport transport) except -1
@@ -44,7 +45,7 @@ cdef class Acceptor(Handle):
     cdef bint _starved  # the last newcomer could not be had for want of descriptors
 
     cdef int _name(self) except -1
-    cdef int _take_some(self) except -1
+    cdef int _take_some(self, double until) except -1
     cdef int _take_one(self) except -1
     cdef int _cannot_take(self) except -1
     cdef int _pause(self) except -1
@@ -61,8 +62,10 @@ cdef class SocketTransport(Handle):
     cdef list _unsent
     cdef Py_ssize_t _offset, _unsent_octets, _high, _low
     cdef bint _reading, _at_eof, _closing, _ended, _paused_writing, _eof_due, _bulk
+    cdef bint _has_more  # its protocol has
 
     cdef int _begin(self, object factory) except -1
+    cdef int _take(self, uint32_t kinds) except -1
     cdef int _notice_end(self, uint32_t kinds) except -1
     cdef int _read(self) except -1
     cdef bytes _received(self, Py_ssize_t *count)

@@ -8,18 +8,25 @@ The order of calls is asyncio's: `connection_made`, `data_received`, `eof_receiv
 `connection_lost`, `pause_writing` and `resume_writing` in between, never one inside another but
 those of writing; what they raise ends the connection and goes to the loop's exception handler.
 
-Each connection has a copy of the context, as with the loop's own transports. Bounded: one turn
-takes so many events, newcomers and reads, what is left is reported again by the next one. Linux
-only (`AVAILABLE`); the system's calls are in `_epoll.h`.
+Each connection has a copy of the context, as with the loop's own transports. Bounded: `_turns` says
+how long a turn of the loop may take, and which connection is next; what is not reached is reported
+again, or waits there. Linux only (`AVAILABLE`); the system's calls are in `_epoll.h`.
+
+A process made by `fork` shares the epoll and the sockets with its parent. There descriptors are
+closed and nothing else: nothing is read, sent, shut down, accepted, or taken out of the epoll.
 """
 
 cimport cython
 from cpython.bytes cimport PyBytes_AS_STRING, PyBytes_FromStringAndSize, PyBytes_GET_SIZE
 from cpython.object cimport PyObject
+from fastsmtp._native cimport forks
+from fastsmtp._turns cimport Flow, Receiver, Source, Turns
 from libc.stdint cimport uint32_t
 
 import os
 import socket
+
+from fastsmtp._log import logger
 
 
 cdef extern from "Python.h":
@@ -70,7 +77,8 @@ cdef extern from "_epoll.h" nogil:
 
 
 cdef enum:
-    EVENTS = 256  # of one turn
+    EVENTS = 256  # of one look at the epoll
+    LOOKS = 4  # in one turn, when each of them finds that many
     NEWCOMERS = 64  # of one listener in one turn
     READS = 4  # of one connection in one turn
     READ = 65536  # octets of one: larger ones leave the processor's cache before they are looked at
@@ -80,7 +88,9 @@ cdef enum:
 
 AVAILABLE = bool(FS_HAVE_EPOLL)
 PAUSE = 0.1  # seconds that a listener rests when the system has nothing left for newcomers
+NEWCOMERS_TURN = 0.0005  # seconds of a turn for newcomers, on top of what connections leave
 
+cdef double _NEWCOMERS_TURN = NEWCOMERS_TURN
 
 cdef dict error_texts = {}  # of the few numbers that there are
 
@@ -96,38 +106,11 @@ cdef object error_of(int number):
     return OSError(number, text)
 
 
-# How often this process came out of a fork. What a child has inherited it shares with its parent:
-# the epoll, and the connections themselves.
-cdef int forks = 0
-
-
-def forked():
-    """forked()\n--\n\nThis process is a new child: it touches no socket that it has inherited."""
-    global forks
-    forks += 1
-
-
-if hasattr(os, "register_at_fork"):
-    os.register_at_fork(after_in_child=forked)
-
-
-cdef class Receiver:
-    """Receiver()\n--\n\nA protocol whose `data_received` is called without a detour by Python."""
-
-    cpdef data_received(self, bytes data):
-        """data_received(data)\n--\n\nTake what was read."""
-        raise NotImplementedError(f"{type(self).__name__} takes no {type(data).__name__}")
-
-
-cdef class Handle:
+cdef class Handle(Flow):
     """Handle()\n--\n\nA descriptor in the epoll of `Sockets`."""
 
     def __cinit__(self):
         self.fd = -1
-
-    cdef int _ready(self, uint32_t kinds) except -1:
-        """Something has happened to it."""
-        raise NotImplementedError(f"{self} with {kinds}")
 
     cdef int _watch(self, uint32_t kinds) except -1:
         """Have the epoll watch for `kinds`, of FS_READABLE and FS_WRITABLE. 0: only for the end of
@@ -151,12 +134,14 @@ cdef class Handle:
 
 
 @cython.final
-cdef class Sockets:
-    """Sockets(loop)\n--\n\nThe sockets of one server on one event loop."""
+cdef class Sockets(Source):
+    """Sockets(turns)\n--\n\nThe sockets of one server on the event loop of its turns."""
 
-    def __cinit__(self, loop):
-        self._loop = loop
-        self._forks = forks
+    def __cinit__(self, Turns turns not None):
+        self._loop = turns.loop
+        self._turns = turns
+        turns.source = self
+        self._forks = forks()
         self._epoll = self._spare = -1
         self._open = set()
         self._ending = []
@@ -181,7 +166,7 @@ cdef class Sockets:
 
     cdef bint is_inherited(self) noexcept:
         """Whether this process is a child of the one that made them."""
-        return self._forks != forks
+        return self._forks != forks()
 
     def abandon(self):
         """Close all descriptors in a forked child; the parent, and the clients, notice nothing."""
@@ -221,31 +206,63 @@ cdef class Sockets:
         return 0
 
     def _look(self):
-        """Some of the sockets are ready: connections first, then newcomers, who need room."""
-        cdef fs_event events[EVENTS]
-        cdef Handle handle
-        cdef list listening = None
-        cdef int count = fs_epoll_look(self._epoll, events, EVENTS), number
+        """Some of the sockets are ready."""
+        if self.is_inherited():
+            logger.error(
+                "a child of the process that listens cannot serve its clients: "
+                "call fork() before listen()"
+            )
+            self.abandon()
+        elif self._turns._begin():
+            self._look_for_turn()
+
+    cdef int _look_for_turn(self) except -1:
+        """Connections first, then newcomers, which need room."""
+        cdef Turns turns = self._turns
+        cdef list listening = []
+        cdef int looks = LOOKS
+        # While nobody waits, there is no order to be kept.
+        cdef bint at_once = not turns._waiting
         self._looking = True
         try:
-            for number in range(count):
-                # It is there: whoever leaves in this turn is kept until its end.
-                handle = <Handle>fs_event_owner(&events[number])
-                if not handle._is_added:
-                    continue
-                if type(handle) is Acceptor:
-                    listening = [handle] if listening is None else [*listening, handle]
-                else:
-                    handle._ready(fs_event_kinds(&events[number]))
-                    if self._ending:
-                        self._end_all()
+            while looks and self._look_once(at_once, listening) == EVENTS:
+                looks -= 1
+                at_once = False
+            turns._run()
         finally:
+            turns._settle()
             self._looking = False
             self._end_all()
             self._kept.clear()
-        if listening is not None:
+        if listening:
+            until = max(turns._ends_at, turns._now_at + _NEWCOMERS_TURN)
             for acceptor in listening:
-                (<Acceptor>acceptor)._take_some()
+                (<Acceptor>acceptor)._take_some(until)
+        return 0
+
+    cdef int _look_once(self, bint at_once, list listening) except -1:
+        """Visit what is ready, or have it wait for its turn; returns how many those were."""
+        cdef fs_event events[EVENTS]
+        cdef Turns turns = self._turns
+        cdef Handle handle
+        cdef int count = fs_epoll_look(self._epoll, events, EVENTS), number
+        if count < 0:
+            return 0  # the last one has gone, and those that still wait for a turn have ended
+        turns._share(count)
+        for number in range(count):
+            # It is there: whoever leaves in this turn is kept until its end.
+            handle = <Handle>fs_event_owner(&events[number])
+            if not handle._is_added:
+                continue
+            if type(handle) is Acceptor:
+                listening.append(handle)
+                continue
+            handle._happened |= fs_event_kinds(&events[number])
+            if at_once and not handle.queued:
+                at_once = turns._visit(handle)
+            else:
+                turns._queue(handle)
+        return count
 
     cdef int _end(self, SocketTransport transport) except -1:
         """`transport` has ended; its protocol hears so when no call of one is under way."""
@@ -297,12 +314,15 @@ cdef class Acceptor(Handle):
         self._any_address = self._own_address in ("0.0.0.0", "::")
         return 0
 
-    cdef int _take_some(self) except -1:
+    cdef int _take_some(self, double until) except -1:
+        """Accept until then, at least one; those that are left are reported again."""
         cdef int left = NEWCOMERS
         while left and self._watched and self._take_one():
             left -= 1
             if self._sockets._ending:
                 self._sockets._end_all()  # one that was refused: its descriptor may be needed
+            if self._sockets._turns._now() >= until:
+                break
         return 0
 
     cdef int _take_one(self) except -1:
@@ -317,6 +337,7 @@ cdef class Acceptor(Handle):
         transport = SocketTransport.__new__(SocketTransport)
         transport.fd = fd
         transport._sockets = sockets
+        transport.used = sockets._turns._of_newcomer()
         transport._family = self._family
         transport.peer_address = text_of(peer.text)
         transport.peer_port = peer.port
@@ -401,20 +422,41 @@ cdef class SocketTransport(Handle):
 
     # ---- what has happened ----------------------------------------------------------------------
 
-    cdef int _ready(self, uint32_t kinds) except -1:
-        if not self._watched:
-            return self._notice_end(kinds) if kinds & FS_BROKEN else 0
+    cdef int _visit(self) except -1:
+        cdef uint32_t kinds = self._happened
+        cdef bint has_more = self._has_more
+        self._happened = 0
+        self._has_more = False
         enter_context(self.context)
         try:
-            if kinds & (FS_READABLE | FS_BROKEN) and self._watched & FS_READABLE:
-                self._read()
-            if kinds & (FS_WRITABLE | FS_BROKEN) and self._watched & FS_WRITABLE:
-                self._send_unsent()
+            if kinds:
+                self._take(kinds)
+            if has_more and self._receiver is not None:
+                self._receiver.go_on()
         except BaseException as error:
             self._report("a call of the protocol failed", error)
         finally:
             leave_context(self.context)
+            if self._sockets._ending:
+                self._sockets._end_all()
         return 0
+
+    cdef int _take(self, uint32_t kinds) except -1:
+        """Do what the epoll has reported."""
+        if self._ended:
+            return 0
+        if not self._watched:
+            return self._notice_end(kinds) if kinds & FS_BROKEN else 0
+        if kinds & (FS_READABLE | FS_BROKEN) and self._watched & FS_READABLE:
+            self._read()
+        if kinds & (FS_WRITABLE | FS_BROKEN) and self._watched & FS_WRITABLE:
+            self._send_unsent()
+        return 0
+
+    cpdef object go_on_later(self):
+        """Call the protocol's `go_on` in its turn."""
+        self._has_more = True
+        self._sockets._turns._queue(self)
 
     cdef int _notice_end(self, uint32_t kinds) except -1:
         """Nothing is wanted of the client now, and it has left."""
@@ -439,6 +481,8 @@ cdef class SocketTransport(Handle):
                 else:
                     self._protocol.data_received(octets)
                 if count < READ or not self._watched & FS_READABLE:
+                    return 0
+                if left and self._sockets._turns.is_over():
                     return 0
             elif count == 0:
                 return self._take_eof()
@@ -493,7 +537,7 @@ cdef class SocketTransport(Handle):
         if octets is None:
             raise TypeError("write takes bytes, got None")
         size = PyBytes_GET_SIZE(octets)
-        if self._closing or self._eof_due or not size:
+        if self._closing or self._eof_due or not size or self._sockets.is_inherited():
             return None
         if self._unsent is not None:
             self._unsent.append(octets)

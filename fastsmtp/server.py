@@ -38,13 +38,14 @@ from fastsmtp._listener import (
     own_sockets,
 )
 from fastsmtp._log import logger
-from fastsmtp._lookup import ReverseLookup
+from fastsmtp._lookup import reverse_lookup
 from fastsmtp._registry import ConnectionRegistry
 from fastsmtp._service import Service
 from fastsmtp._sockets import Sockets
 from fastsmtp._tasks import warn_of_stall
 from fastsmtp._timers import Timers
 from fastsmtp._tls import ListenerTLS, ServerTLS
+from fastsmtp._turns import Turns
 from fastsmtp.options import Options, parse_options
 
 __all__ = ["SMTPServer"]
@@ -78,9 +79,7 @@ class SMTPServer:
         self.handshakes = Handshakes()
         self.service = Service(self._options, self._hooks, self.tls.is_configured)
         self.registry = ConnectionRegistry(self._options, self.service)
-        self.lookup: ReverseLookup | None = None
-        if not self._options.disable_reverse_lookup:
-            self.lookup = ReverseLookup(self._options.resolver, time.monotonic)
+        self.lookup = reverse_lookup(self._options, time.monotonic)
         self._listeners: list[Listener] = []
         self._listeners_check: asyncio.TimerHandle | None = None
         self._check_due = 0.0
@@ -93,6 +92,7 @@ class SMTPServer:
         self._process = os.getpid()  # that listens
         self._sockets: Sockets | None = None  # None: those of the loop
         self.timers: Timers | None = None
+        self.turns: Turns | None = None
 
     def __setattr__(self, name: str, value: Any) -> None:
         if name in HOOK_ARGUMENTS:
@@ -163,7 +163,8 @@ class SMTPServer:
         if loop is not self._loop:
             self._loop = loop
             self._process = os.getpid()
-            self._sockets = own_sockets(loop)
+            self.turns = Turns(loop)
+            self._sockets = own_sockets(self.turns)
             self.timers = Timers(loop, time.monotonic)
 
     async def _bound(

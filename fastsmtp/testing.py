@@ -15,6 +15,7 @@ from contextlib import asynccontextmanager
 from typing import Any, TypeVar
 
 from fastsmtp._connection import Connection
+from fastsmtp._turns import Turns
 from fastsmtp.server import SMTPServer
 from fastsmtp.session import Session
 
@@ -183,6 +184,8 @@ class Wire:
         self.server = server or SMTPServer(
             **{"disable_reverse_lookup": True, "name": "srv.test", **options}
         )
+        if self.server.turns is None or self.server.turns.loop is not self.loop:
+            self.server.turns = Turns(self.loop, self.loop.time)
         self.connection = Connection(self.server, self.loop, self.loop.time)
         self.transport = MemoryTransport(self.connection, self.loop, peer)
         self._seen = 0

@@ -23,7 +23,10 @@ PACKAGE = ROOT / "fastsmtp"
 
 # From the bottom up: a module imports from its own level or from one before it, never in a circle.
 LEVELS = (
-    {"_parser", "_grammar", "_proxy", "_native", "_log", "_networks", "replies", "_failures"},
+    {
+        *("_parser", "_grammar", "_proxy", "_native", "_log", "_networks"),
+        *("_pace", "replies", "_failures"),
+    },
     {"errors", "_option_types", "options", "session"},
     {"_hooks", "_answers", "_extensions", "_sasl", "_saslprep", "_mechanisms", "_scram", "stream"},
     {
@@ -43,6 +46,7 @@ LEVELS = (
             "_registry",
             "_prelude",
             "_sockets",
+            "_turns",
             "_timers",
             "_coroutines",
             "_listener",

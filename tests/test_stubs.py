@@ -46,7 +46,7 @@ def run_python(*arguments: str, cwd: Path) -> None:
 
 def test_stubs_agree_with_the_compiled_modules(tmp_path: Path) -> None:
     modules = ["_parser", "_grammar", "_proxy", "_sockets", "_native", "_coroutines"]
-    modules += ["_tls_records"]
+    modules += ["_tls_records", "_turns"]
     allowed = ROOT / "tests" / "typing" / "stubtest_allowlist.txt"
     options = ["--ignore-unused-allowlist", "--allowlist", str(allowed)]
     run_python(

@@ -1,6 +1,6 @@
 """What grows, and how far: memory and cost of idle connections, latency, hostile input, imports.
 
-    python bench ladders --only memory,beside,latency,shapes,slices,imports --rounds 5
+    python bench ladders --only memory,beside,latency,shapes,slices,starved,imports --rounds 5
 
 Servers stand on one core, clients on another one. Where a ladder asks for more connections than the
 system gives descriptors, its last step is cut to what there is. Every sample is written as JSON;
@@ -18,6 +18,7 @@ from typing import Any
 from ladders.crowd import Cores, Found, beside, latency, memory
 from ladders.hostile import shapes, slices
 from ladders.imports import imports
+from ladders.starving import starved
 from load.measuring import CannotRun, cores, raise_limit_of_files
 from load.reporting import RESULTS, bounded, facts, names_of, print_facts, program
 from peers import goals
@@ -30,6 +31,7 @@ LADDERS: dict[str, Callable[[Cores, int, int], Found]] = {
     "latency": latency,
     "shapes": lambda cores, files, rounds: shapes(cores, rounds),
     "slices": lambda cores, files, rounds: slices(cores, min(rounds, 3)),
+    "starved": lambda cores, files, rounds: starved(cores, rounds),
 }
 
 

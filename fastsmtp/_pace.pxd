@@ -1,0 +1,2 @@
+cdef class Pace:
+    cpdef bint is_over(self)

@@ -1,0 +1,43 @@
+import asyncio
+from collections.abc import Callable
+from typing import Final, final
+
+from typing_extensions import disjoint_base
+
+from fastsmtp._pace import Pace
+
+TURN: Final[float]
+SLICE: Final[float]
+CREDIT: Final[float]
+
+@disjoint_base
+class Flow:
+    @property
+    def queued(self) -> bool: ...
+    def __init__(self) -> None: ...
+    def go_on_later(self) -> None: ...
+    def let_go(self) -> None: ...
+
+@disjoint_base
+class Receiver:
+    def __init__(self) -> None: ...
+    def data_received(self, data: bytes) -> None: ...
+    def go_on(self) -> None: ...
+
+@final
+class Continuation(Flow):
+    def __init__(self, turns: Turns, receiver: Receiver) -> None: ...
+
+@disjoint_base
+class Source:
+    def __init__(self) -> None: ...
+
+@final
+class Turns(Pace):
+    @property
+    def loop(self) -> asyncio.AbstractEventLoop: ...
+    def __init__(
+        self, loop: asyncio.AbstractEventLoop, now: Callable[[], float] | None = None
+    ) -> None: ...
+    def enter(self, flow: Flow) -> int: ...
+    def leave(self, flow: Flow) -> None: ...

@@ -1,0 +1,259 @@
+"""One budget of time for each turn of the event loop, shared by all connections of a server.
+
+In: connections that have something to do. Out: visits, one after the other, until the turn's time
+is used up; the rest waits for the next turn. What one connection does in a visit ends with its
+slice: `is_over`, which the dialogue asks between two commands.
+
+While nobody waits, connections are visited as they come. From the first one on that has to wait,
+the one goes first that has used least (start-time fair queueing): a client that waits for each
+reply is not behind those that never do, however many there are. A newcomer counts as one that has
+used a slice, so that a client gains nothing by coming back.
+"""
+
+cimport cython
+from fastsmtp._native cimport monotonic
+from fastsmtp._pace cimport Pace
+
+from contextvars import copy_context
+from heapq import heappop, heappush
+
+TURN = 0.002  # seconds of a turn of the loop for all connections of a server
+SLICE = 0.0001  # seconds of one connection in a turn; more when there are fewer than fill the turn
+# What one may have saved up by having used less than the others: several commands of a message that
+# it waits for one by one, so that each of them comes first.
+CREDIT = 0.0004
+
+cdef double _TURN = TURN
+cdef double _SLICE = SLICE
+cdef double _CREDIT = CREDIT
+
+
+cdef class Flow:
+    """Flow()\n--\n\nWhat has its share of the turns: a connection."""
+
+    cdef int _visit(self) except -1:
+        """Its turn has come."""
+        raise NotImplementedError(f"{self} is visited")
+
+    cpdef object go_on_later(self):
+        """go_on_later()\n--\n\nIt has more to do: call `go_on` of its protocol in its turn."""
+        raise NotImplementedError(f"{self} has more to do")
+
+    cpdef object let_go(self):
+        """let_go()\n--\n\nIts connection has ended: nothing of it is visited any more."""
+        self.used = 0.0
+
+
+cdef class Receiver:
+    """Receiver()\n--\n\nA protocol that is called without a detour by Python."""
+
+    cpdef object data_received(self, bytes data):
+        """data_received(data)\n--\n\nTake what was read."""
+        raise NotImplementedError(f"{type(self).__name__} takes no {type(data).__name__}")
+
+    cpdef object go_on(self):
+        """go_on()\n--\n\nDo more of what is left. Called after `go_on_later`."""
+        raise NotImplementedError(f"{type(self).__name__} has nothing left")
+
+
+@cython.final
+cdef class Continuation(Flow):
+    """Continuation(turns, receiver)\n--\n\nThe flow of a connection on a transport of the loop."""
+
+    def __init__(self, Turns turns not None, Receiver receiver not None):
+        self._turns = turns
+        self._receiver = receiver
+
+    cpdef object go_on_later(self):
+        if not self.queued and self._receiver is not None:
+            self._context = copy_context()  # as `call_soon` would
+            self._turns._queue(self)
+
+    cpdef object let_go(self):
+        self._receiver = self._context = None
+
+    cdef int _visit(self) except -1:
+        context, self._context = self._context, None
+        if self._receiver is not None:
+            context.run(self._receiver.go_on)
+        return 0
+
+
+cdef class Source:
+    """Source()\n--\n\nWhere flows come from."""
+
+    cdef int _look_for_turn(self) except -1:
+        """Visit or queue what is ready, then call `Turns._run` and `Turns._settle`."""
+        raise NotImplementedError(f"{self} has nothing to look at")
+
+
+@cython.final
+cdef class Turns(Pace):
+    """Turns(loop, now=None)\n--\n\nThe turns of one server on one loop. now: another clock than
+    that of `time.monotonic`.
+    """
+
+    def __init__(self, loop, now=None):
+        self.loop = loop
+        self._other_clock = now
+        self._context = copy_context()  # of no connection
+        self._waiting = []
+        self._again = []
+        self._slice = _TURN
+
+    cdef double _now(self) except? -1:
+        return monotonic() if self._other_clock is None else self._other_clock()
+
+    cpdef bint is_over(self):
+        """is_over()\n--\n\nWhether the slice of this visit is used up."""
+        return self._now() >= self._slice_ends_at
+
+    # ---- work outside of visits -----------------------------------------------------------------
+
+    cpdef int enter(self, Flow flow) except -1:
+        """enter(flow)\n--\n\nWhether what has happened to `flow` outside of a visit may be worked
+        on now.
+
+        0: no, this turn is over, or `flow` waits already. 1: yes, and `leave` is called afterwards.
+        2: yes, for a visit is under way.
+        """
+        cdef double now
+        if self._visited is flow:
+            return 2
+        if flow.queued:
+            return 0
+        now = self._now()
+        if self._visited is None and not self._begun:
+            self._ends_at = now + _TURN
+            self._call_next()
+        elif now >= self._ends_at:
+            return 0
+        if self._visited is not None:
+            return 2
+        self._visited = flow
+        self._now_at = now
+        self._slice_ends_at = min(now + _SLICE, self._ends_at)
+        return 1
+
+    cpdef object leave(self, Flow flow):
+        """leave(flow)\n--\n\nWhat `enter` has allowed is done."""
+        self._visited = None
+        self._charge(flow)
+        self._settle()
+
+    # ---- visits ---------------------------------------------------------------------------------
+
+    cdef bint _begin(self) except -1:
+        """A source has something. False: this turn is over, and the next one will look."""
+        self._now_at = self._now()
+        if not self._begun:
+            self._ends_at = self._now_at + _TURN
+            return True
+        return self._now_at < self._ends_at
+
+    cdef int _share(self, Py_ssize_t count) except -1:
+        """So many are to be visited: each gets its part of the turn, but never less than SLICE."""
+        self._slice = max(_SLICE, _TURN / count) if count > 1 else _TURN
+        return 0
+
+    cdef bint _visit(self, Flow flow) except -1:
+        """Visit `flow`. False: this turn is over."""
+        self._visited = flow
+        self._running = True
+        self._slice_ends_at = min(self._now_at + self._slice, self._ends_at)
+        try:
+            flow._visit()
+        except Exception as error:
+            context = {"message": "a visit of a connection failed", "exception": error}
+            self.loop.call_exception_handler(context)
+        finally:
+            self._visited = None
+            self._charge(flow)
+        return self._now_at < self._ends_at
+
+    cdef int _charge(self, Flow flow) except -1:
+        """Add to what `flow` has used the time since `_now_at`, or what is a bad visit: a process
+        that was stopped in the middle of it is not the client's doing.
+        """
+        cdef double now = self._now()
+        cdef double took = min(now - self._now_at, 2 * self._slice)
+        flow.used = max(flow.used, self._virtual - _CREDIT) + took
+        self._now_at = now
+        if flow.used > self._most:
+            self._most = flow.used
+        return 0
+
+    cdef double _of_newcomer(self) except? -1:
+        """What one that has just come counts as having used."""
+        return self._virtual + _SLICE
+
+    cdef int _queue(self, Flow flow) except -1:
+        """`flow` waits for a visit: in this turn if it has had none, else in the next one."""
+        if flow.queued:
+            return 0
+        flow.queued = True
+        if self._running or self._visited is not None:
+            self._again.append(flow)
+        else:
+            self._push(flow)
+            self._call_next()
+        return 0
+
+    cdef int _push(self, Flow flow) except -1:
+        if flow.used < self._virtual - _CREDIT:
+            flow.used = self._virtual - _CREDIT
+        self._number += 1
+        heappush(self._waiting, (flow.used, self._number, flow))
+        return 0
+
+    cdef int _run(self) except -1:
+        """Visit those that wait until this turn is over."""
+        cdef Flow flow
+        if not self._waiting:
+            return 0
+        self._now_at = self._now()
+        self._share(len(self._waiting))
+        while self._waiting and self._now_at < self._ends_at:
+            used, _, flow = heappop(self._waiting)
+            flow.queued = False
+            self._virtual = max(self._virtual, <double>used)
+            self._visit(flow)
+        return 0
+
+    cdef int _settle(self) except -1:
+        """This turn's work is done."""
+        cdef list again = self._again
+        self._running = False
+        if again:
+            self._again = []
+            for flow in again:
+                self._push(flow)
+        if self._waiting:
+            self._call_next()
+        else:
+            self._virtual = self._most  # nobody has had to wait for another one
+        return 0
+
+    # ---- the next turn --------------------------------------------------------------------------
+
+    cdef int _call_next(self) except -1:
+        if not self._begun:
+            self._begun = True
+            self.loop.call_soon(self._next_turn, context=self._context)
+        return 0
+
+    def _next_turn(self):
+        """A turn of the loop has begun."""
+        self._begun = False
+        if not self._waiting:
+            return
+        self._now_at = self._now()
+        self._ends_at = self._now_at + _TURN
+        self._call_next()
+        if self.source is not None:
+            self.source._look_for_turn()
+            return
+        try:
+            self._run()
+        finally:
+            self._settle()
