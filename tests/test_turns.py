@@ -190,8 +190,9 @@ FLOODS: dict[str, tuple[bytes, bytes]] = {
 
 
 class Turnstile:
-    """Counts the turns of the running loop, and the ticks of its clock in each. The clock moves when
-    somebody looks at it, and when a hook works.
+    """Counts the turns of the running loop, and the ticks of its clock in each.
+
+    The clock moves when somebody looks at it, and when a hook works.
     """
 
     def __init__(self) -> None:
