@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable
-from typing import TYPE_CHECKING, Any, Final, NamedTuple
+from typing import Any, Final, NamedTuple
 
 from fastsmtp import replies
 from fastsmtp._answers import Stage, rejection, reply_or_failure
@@ -17,7 +17,6 @@ from fastsmtp._exchange import Exchange
 from fastsmtp._hooks import Answer
 from fastsmtp._log import clean, logger
 from fastsmtp._mechanisms import CramMD5, External, Login, OAuthBearer, Plain, XOAuth2
-from fastsmtp._parser import Verb
 from fastsmtp._sasl import (
     Auth,
     AuthResponse,
@@ -31,13 +30,10 @@ from fastsmtp._sasl import (
     type_step,
 )
 from fastsmtp._scram import BINDINGS, Scram, are_usable_keys, decoy_keys
-from fastsmtp._state import State
+from fastsmtp._service import Service
 from fastsmtp.errors import SMTPError
 from fastsmtp.options import Options
 from fastsmtp.replies import Reply
-
-if TYPE_CHECKING:
-    from fastsmtp._service import Service
 
 __all__ = [
     "fail_auth",
@@ -119,7 +115,7 @@ def usable_mechanisms(dialogue: Exchange) -> list[str]:
 def is_auth_possible(service: Service) -> bool:
     """Whether any client could ever be authenticated."""
     options = service.options
-    ends_tls = options.secure or _offers_starttls(service)
+    ends_tls = options.secure or service.starttls_available
     if not (ends_tls or options.secured or _is_allowed_in_plaintext(options)):
         return False
     return any(
@@ -147,10 +143,6 @@ def _is_supported(dialogue: Exchange, name: str) -> bool:
     if name == "SCRAM-SHA-256-PLUS":
         return tls is not None and any(tls.channel_binding(kind) for kind in BINDINGS)
     return True
-
-
-def _offers_starttls(service: Service) -> bool:
-    return service.refusals[Verb.STARTTLS][State.GREETED] is None
 
 
 # --- lines ---
@@ -194,7 +186,7 @@ def handle_auth(dialogue: Exchange, argument: bytes) -> None:
 
 def _refusal(dialogue: Exchange, method: str, words: int) -> Reply | None:
     if not _is_protected(dialogue):
-        has_starttls = _offers_starttls(dialogue.service)
+        has_starttls = dialogue.service.starttls_available
         return replies.AUTH_NEEDS_STARTTLS if has_starttls else replies.AUTH_NEEDS_ENCRYPTION
     if dialogue.authenticated:
         return replies.ALREADY_AUTHENTICATED

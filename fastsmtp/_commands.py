@@ -6,15 +6,14 @@ Data only. `_dialogue` walks it; no verb is compared anywhere else. RFC 5321 §4
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from typing import Final, NamedTuple
+from typing import Final
 
 from fastsmtp import replies
 from fastsmtp._auth import handle_auth, handle_auth_line
 from fastsmtp._content import handle_data
-from fastsmtp._exchange import Exchange
 from fastsmtp._extensions import chunking_offered
 from fastsmtp._parser import Verb
+from fastsmtp._service import Row
 from fastsmtp._starttls import handle_starttls
 from fastsmtp._state import Flag
 from fastsmtp._transaction import handle_mail, handle_rcpt
@@ -32,16 +31,7 @@ from fastsmtp._xclient import handle_xclient, handle_xforward
 from fastsmtp.options import Options
 from fastsmtp.replies import Reply
 
-__all__ = ["Row", "command_rows"]
-
-
-class Row(NamedTuple):
-    """refusals: the reply by state, None where the verb may come; flags: of `Flag`."""
-
-    handler: Callable[[Exchange, bytes], None]
-    refusals: tuple[Reply | None, ...]
-    flags: int
-
+__all__ = ["command_rows"]
 
 _OK: Final[tuple[Reply | None, ...]] = (None,) * 6
 

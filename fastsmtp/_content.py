@@ -381,7 +381,8 @@ class Content(Intake):
 
 def hook_answered(dialogue: Exchange, answer: Answer) -> None:
     """`on_data` has answered, later than inside its call."""
-    dialogue.content.answered(answer)
+    content: Content = dialogue.content  # type: ignore[assignment]  # it is one
+    content.answered(answer)
 
 
 def handle_data(dialogue: Exchange, argument: bytes) -> None:
@@ -393,4 +394,5 @@ def handle_data(dialogue: Exchange, argument: bytes) -> None:
     elif dialogue.hooks.on_data is None:
         dialogue.reply(replies.LOCAL_ERROR)
     else:
-        dialogue.content.begin_data()
+        content: Content = dialogue.content  # type: ignore[assignment]  # it is one
+        content.begin_data()

@@ -1,12 +1,21 @@
-"""Warnings at start: what the hooks that are set cannot satisfy, so that mail would be refused."""
+"""The start of a service: its tables, and warnings of what the hooks cannot satisfy."""
 
 from __future__ import annotations
 
 from fastsmtp._auth import is_auth_possible
+from fastsmtp._commands import command_rows
+from fastsmtp._ehlo import ehlo_lines
+from fastsmtp._hooks import Hooks
 from fastsmtp._log import logger
 from fastsmtp._service import Service
+from fastsmtp.options import Options
 
-__all__ = ["warn_of_impossible_demands"]
+__all__ = ["service_of", "warn_of_impossible_demands"]
+
+
+def service_of(options: Options, hooks: Hooks, *, tls: bool) -> Service:
+    """Work out what is the same for all connections. tls: there is a certificate."""
+    return Service(options, hooks, command_rows(options, tls), ehlo_lines(options), tls)
 
 
 def warn_of_impossible_demands(service: Service) -> None:

@@ -8,7 +8,7 @@ RFC 5321, RFC 2033.
 from __future__ import annotations
 
 from collections.abc import Callable, Coroutine
-from typing import TYPE_CHECKING, Any, Final
+from typing import Any, Final
 
 from fastsmtp import replies
 from fastsmtp._content import Content
@@ -18,13 +18,11 @@ from fastsmtp._failures import Place, log_failure, mark
 from fastsmtp._hooks import NO_ANSWER, WAITING, Answer, Host
 from fastsmtp._pace import UNHURRIED, Pace
 from fastsmtp._parser import END_OF_DATA, Command, Fault
+from fastsmtp._service import Service
 from fastsmtp._starttls import go_on_inside
 from fastsmtp._state import State
 from fastsmtp._verbs import connect
 from fastsmtp.session import Session
-
-if TYPE_CHECKING:
-    from fastsmtp._service import Service
 
 __all__ = ["Dialogue"]
 
@@ -119,12 +117,12 @@ class Dialogue(Exchange):
 
     def has_open_message(self) -> bool:
         """Whether a complete message waits for its hook's answer."""
-        message = self.content.message
+        message = self._content.message
         return message is not None and message.at_end and message.answer.state == WAITING
 
     def is_asking(self) -> bool:
         """Whether a hook is at work that has not answered yet."""
-        message = self.content.message
+        message = self._content.message
         return self.waiting is not None or (message is not None and message.answer.state == WAITING)
 
     def start(self, now: float) -> None:
@@ -220,7 +218,7 @@ class Dialogue(Exchange):
         try:
             self.content.abort(reason)
             self.close()
-            message = self.content.message
+            message = self._content.message
             if message is None or self.waiting is not message.answer:
                 self._give_up_waiting()
             else:
@@ -230,14 +228,14 @@ class Dialogue(Exchange):
 
     def give_up(self) -> None:
         """Wait no longer for the answer to a message of a client that is gone."""
-        message = self.content.message
+        message = self._content.message
         if self.lost and message is not None:
             message.answer.expire()
 
     def release(self) -> None:
         """The connection and its hooks have ended: let go of what refers back to this object."""
-        if self.content.message is not None:
-            self.content.message.stream.let_go()  # a hook may keep it, and may never have read it
+        if self._content.message is not None:
+            self._content.message.stream.let_go()  # a hook may keep it, and may never have read it
         self.content.reset()
         self.waiting = self.late = self.attempt = None
         self.host = NOBODY
@@ -328,7 +326,7 @@ class Dialogue(Exchange):
         if not self.closing:
             answer.then(self, answer)
             self.stop_if_asked()
-        message = self.content.message
+        message = self._content.message
         if self.closing or message is None or message.answer is not answer:
             answer.forget()
 

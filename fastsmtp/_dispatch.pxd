@@ -1,4 +1,5 @@
 cimport cython
+from fastsmtp._content cimport Content
 from fastsmtp._exchange cimport Exchange
 from fastsmtp._parser cimport Command, Fault
 from fastsmtp.replies cimport Reply

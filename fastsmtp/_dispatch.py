@@ -11,6 +11,7 @@ from typing import Final
 
 from fastsmtp import replies
 from fastsmtp._auth import fail_auth, forget_auth
+from fastsmtp._content import Content
 from fastsmtp._exchange import Exchange
 from fastsmtp._log import logger
 from fastsmtp._parser import Command, Fault, FaultKind
@@ -53,7 +54,8 @@ def is_answered(
         _answer_unknown(dialogue, command, flags, first_line)
         return True
     if flags & _BDAT:
-        dialogue.content.begin_chunk(command.argument, _bdat_refusal(dialogue, refusals))
+        content: Content = dialogue.content  # type: ignore[assignment]  # it is one
+        content.begin_chunk(command.argument, _bdat_refusal(dialogue, refusals))
         return True
     if (
         flags & _SYNC

@@ -6,29 +6,22 @@ this one is not offered the extension. RFC 5321 §4.1.1.1.
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from datetime import UTC, datetime, timedelta
-from typing import Final
 
 from fastsmtp._auth import usable_mechanisms
 from fastsmtp._exchange import Exchange
 from fastsmtp._extensions import binarymime_offered, chunking_offered, smtputf8_offered
+from fastsmtp._service import EhloLine
 from fastsmtp._xclient import xclient_offer, xforward_offer
 from fastsmtp.options import Options
-from fastsmtp.replies import Reply
 
-__all__ = ["EhloList"]
-
-# Answers that are kept, one per client name and choice of lines: rendering one costs more than the
-# rest of a greeting.
-MAX_REPLIES: Final = 1024
-
-type_row = str | Callable[[Exchange], str]
+__all__ = ["ehlo_lines"]
 
 
-def _rows(options: Options) -> list[type_row]:
+def ehlo_lines(options: Options) -> list[EhloLine]:
+    """Return what EHLO offers under `options`, a line per extension."""
     size = options.size
-    offers: list[tuple[type_row, bool]] = [
+    offers: list[tuple[EhloLine, bool]] = [
         ("PIPELINING", not options.hide_pipelining),
         ("8BITMIME", not options.hide_8bitmime),
         ("SMTPUTF8", smtputf8_offered(options)),
@@ -47,7 +40,7 @@ def _rows(options: Options) -> list[type_row]:
         (xclient_offer, _trusted_for(options, "XCLIENT")),
         (xforward_offer, _trusted_for(options, "XFORWARD")),
     ]
-    return [row for row, offered in offers if offered]
+    return [line for line, offered in offers if offered]
 
 
 def _limits(options: Options) -> str:
@@ -84,24 +77,3 @@ def _futurerelease(dialogue: Exchange) -> str:
     longest = dialogue.options.future_release_max
     until = datetime.fromtimestamp(dialogue.host.wall_time(), UTC) + timedelta(seconds=longest)
     return f"FUTURERELEASE {longest} {until:%Y-%m-%dT%H:%M:%SZ}"
-
-
-class EhloList:
-    """The answers of one service; first_line: makes their first line of the client's name."""
-
-    def __init__(self, options: Options, first_line: Callable[[str], str]) -> None:
-        self._rows = _rows(options)
-        self._first_line = first_line
-        self._replies: dict[tuple[str, ...], Reply] = {}
-
-    def reply(self, dialogue: Exchange) -> Reply:
-        """The answer to this client, as things stand now."""
-        name = dialogue.client_hostname
-        lines = (name, *[row if isinstance(row, str) else row(dialogue) for row in self._rows])
-        reply = self._replies.get(lines)
-        if reply is None:
-            text = "\n".join([self._first_line(name), *filter(None, lines[1:])])
-            if len(self._replies) >= MAX_REPLIES:
-                self._replies.clear()
-            reply = self._replies[lines] = Reply(250, None, text)
-        return reply

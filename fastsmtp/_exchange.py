@@ -7,7 +7,7 @@ state that only `_dialogue` drives. Every reply leaves through `reply`. RFC 5321
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from fastsmtp import replies
 from fastsmtp._clock import Clock
@@ -18,14 +18,10 @@ from fastsmtp._log import logger
 from fastsmtp._native import thread_ident
 from fastsmtp._networks import Networks
 from fastsmtp._parser import Parser
+from fastsmtp._service import Service
 from fastsmtp._state import DEMANDED, WATCHED, Flag, State, Transaction
 from fastsmtp.replies import Reply
 from fastsmtp.session import Session
-
-if TYPE_CHECKING:
-    from fastsmtp._content import Content
-    from fastsmtp._message import Message
-    from fastsmtp._service import Service
 
 __all__ = ["Exchange", "Intake"]
 
@@ -44,7 +40,7 @@ _SHUTTING_DOWN: Reply = replies.SHUTTING_DOWN
 class Intake:
     """What an exchange asks of the side where content comes in; `_content.Content` is it."""
 
-    message: Message | None
+    message: object | None
 
     def abort(self, reason: str) -> None:
         """There will be no true end."""
@@ -58,7 +54,7 @@ class Intake:
 class Exchange(Asker):
     """Fields by how long they live, replies, and the questions to hooks."""
 
-    content: Content
+    content: Intake
 
     def __init__(self, service: Service, session: Session, host: Host, now: float) -> None:
         # connection

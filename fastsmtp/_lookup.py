@@ -19,7 +19,7 @@ from collections.abc import Callable
 from functools import partial
 from typing import Any, Final
 
-from fastsmtp._admission import host_key
+from fastsmtp._networks import host_key
 from fastsmtp._resolvers import AsyncResolver, SystemResolver, is_no_name, resolver_of
 from fastsmtp.options import Options
 

@@ -9,11 +9,11 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
 from contextlib import suppress
-from ipaddress import IPv4Address, IPv4Network, IPv6Address, IPv6Network, ip_network
+from ipaddress import IPv4Address, IPv4Network, IPv6Address, IPv6Network, ip_address, ip_network
 from socket import AF_INET, AF_INET6, inet_pton
 from typing import Final, TypeAlias, final
 
-__all__ = ["Networks", "peer_address"]
+__all__ = ["Networks", "host_key", "peer_address"]
 
 _Network: TypeAlias = IPv4Network | IPv6Network
 # for each prefix length: how many bits of an address to drop, and what may then be left
@@ -148,3 +148,14 @@ def peer_address(name: object) -> tuple[str, int]:
             parsed = IPv6Address(address)
             address = str(parsed.ipv4_mapped or parsed)
     return address, int(name[1])
+
+
+def host_key(address: str) -> str:
+    """What `max_clients_per_host` counts: an IPv4 address, or an IPv6 /64."""
+    try:
+        parsed = ip_address(address)
+    except ValueError:
+        return address
+    if parsed.version == 4:
+        return address
+    return str(ip_network((parsed, 64), strict=False))

@@ -11,9 +11,9 @@ from collections import Counter
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from contextvars import ContextVar
-from typing import TYPE_CHECKING, Any, Final
+from typing import Any, Final, Protocol
 
-from fastsmtp._admission import host_key
+from fastsmtp._networks import host_key
 from fastsmtp._option_types import open_files
 from fastsmtp._service import Service
 from fastsmtp._tasks import CloseHooks
@@ -21,10 +21,7 @@ from fastsmtp.options import Options
 from fastsmtp.replies import Reply
 from fastsmtp.session import Session
 
-if TYPE_CHECKING:
-    from fastsmtp._connection import Connection
-
-__all__ = ["ConnectionRegistry", "max_lingering"]
+__all__ = ["ConnectionRegistry", "Registered", "max_lingering"]
 
 # Refused clients that may take their time to leave, at most so many and at most one for so many
 # files that the process may open: clients that were let in need the descriptors for their messages.
@@ -39,6 +36,38 @@ _serving: ContextVar[ConnectionRegistry | None] = ContextVar("fastsmtp.serving",
 def max_lingering() -> int:
     """Return how many refused clients of one server may take their time to leave."""
     return min(MAX_LINGERING, open_files() // FILES_PER_LINGERING)
+
+
+class Registered(Protocol):
+    """A connection as its server sees it."""
+
+    session: Session
+
+    @property
+    def counted_address(self) -> str:
+        """The address that `admit_host` has counted, "" for none."""
+
+    def client_name(self) -> str:
+        """The client, for the log."""
+
+    @property
+    def lingers(self) -> bool:
+        """Whether only the client's own end is waited for."""
+
+    def runs(self, task: asyncio.Task[Any]) -> bool:
+        """Whether `task` is that of a hook of this connection."""
+
+    def has_hook_at_work(self) -> bool:
+        """Whether a hook of this connection has not ended, or not answered, yet."""
+
+    def shut_down(self) -> None:
+        """The server is closing: the client gets a 421 as soon as it may."""
+
+    def abort(self) -> None:
+        """Cut the connection now."""
+
+    def give_up(self) -> None:
+        """Cancel the hooks that are still at work."""
 
 
 class ConnectionRegistry:
@@ -60,8 +89,8 @@ class ConnectionRegistry:
         self._hosts: Counter[str] = Counter()
         self._max_lingering = max_lingering()
         self._all_gone = asyncio.Event()
-        self.connections: set[Connection] = set()
-        self.refused: set[Connection] = set()
+        self.connections: set[Registered] = set()
+        self.refused: set[Registered] = set()
         self.close_hooks = CloseHooks(options.hook_timeout, self._look_for_the_last)
         self.closing = False
         self.callers: set[object] = set()
@@ -72,11 +101,11 @@ class ConnectionRegistry:
         """Nobody is connected, and no hook of anybody is at work."""
         return not (self.connections or self.refused or self.close_hooks)
 
-    def everyone(self) -> list[Connection]:
+    def everyone(self) -> list[Registered]:
         """Return those that were let in and those that were refused."""
         return [*self.connections, *self.refused]
 
-    def admit(self, connection: Connection) -> Reply | None:
+    def admit(self, connection: Registered) -> Reply | None:
         """Give a connection its place; the reply says why there is none."""
         limit = self._options.max_clients
         refusal = None
@@ -87,7 +116,7 @@ class ConnectionRegistry:
         (self.connections if refusal is None else self.refused).add(connection)
         return refusal
 
-    def admit_host(self, connection: Connection, address: str) -> Reply | None:
+    def admit_host(self, connection: Registered, address: str) -> Reply | None:
         """Count a client of this address; the reply says why it is one too many."""
         limit = self._options.max_clients_per_host
         if limit:
@@ -104,13 +133,13 @@ class ConnectionRegistry:
         return len(self.refused) <= self._max_lingering
 
     def call_on_close(
-        self, loop: asyncio.AbstractEventLoop, hook: Callable[[Session], Any], client: Connection
+        self, loop: asyncio.AbstractEventLoop, hook: Callable[[Session], Any], client: Registered
     ) -> None:
         """Call the hook for a client that has gone; a coroutine goes on without its connection."""
         host = self._host_of(client)
         self.close_hooks.call(loop, hook, client.session, host, client.client_name)
 
-    def finished(self, connection: Connection) -> None:
+    def finished(self, connection: Registered) -> None:
         """A connection has ended with all its hooks."""
         if connection in self.refused:
             self.refused.discard(connection)
@@ -124,7 +153,7 @@ class ConnectionRegistry:
                     del self._hosts[key]
         self._look_for_the_last()
 
-    def _host_of(self, connection: Connection) -> str:
+    def _host_of(self, connection: Registered) -> str:
         """Return the host that a connection was counted for, "" for none."""
         address = connection.counted_address
         return host_key(address) if address and self._options.max_clients_per_host else ""
@@ -181,7 +210,7 @@ class ConnectionRegistry:
         self._rest_is_gone.set()
         self._all_gone.clear()
 
-    def left(self) -> list[Connection]:
+    def left(self) -> list[Registered]:
         """Return the connections that are waited for."""
         of_callers = self._rest_is_gone.is_set()
         return [one for one in self.everyone() if (one in self.callers) == of_callers]

@@ -5,27 +5,58 @@ Rows of the command table, parameters, limits, the texts that hold the server's 
 
 from __future__ import annotations
 
+from collections.abc import Callable, Sequence
+from typing import Any, Final, NamedTuple, TypeAlias
+
 from fastsmtp import replies
-from fastsmtp._commands import command_rows
-from fastsmtp._ehlo import MAX_REPLIES, EhloList
 from fastsmtp._extensions import mail_parameters, rcpt_parameters
 from fastsmtp._hooks import Hooks
 from fastsmtp._rules import Rules
 from fastsmtp.options import Options
 from fastsmtp.replies import Reply
 
-__all__ = ["Service"]
+__all__ = ["EhloLine", "Row", "Service"]
+
+# Answers to HELO, and answers to EHLO, that are kept, one per client name and choice of lines:
+# rendering one costs more than the rest of a greeting.
+MAX_REPLIES: Final = 1024
+
+# A line of the answer to EHLO; what depends on the connection is asked for with its dialogue.
+EhloLine: TypeAlias = str | Callable[[Any], str]
+
+
+class Row(NamedTuple):
+    """What there is to know of a command.
+
+    handler: called with the dialogue and the argument. refusals: the reply by state, None where the
+    verb may come. flags: of `Flag`.
+    """
+
+    handler: Callable[[Any, bytes], None]
+    refusals: tuple[Reply | None, ...]
+    flags: int
 
 
 class Service:
-    """The service that one set of options and hooks gives to each connection. tls: configured."""
+    """The service that one set of options and hooks gives to each connection.
 
-    def __init__(self, options: Options, hooks: Hooks, tls: bool = False) -> None:
+    rows: the command table, indexed by verb. ehlo_lines: what EHLO offers. tls: there is a
+    certificate.
+    """
+
+    def __init__(
+        self,
+        options: Options,
+        hooks: Hooks,
+        rows: Sequence[Row],
+        ehlo_lines: Sequence[EhloLine],
+        tls: bool,
+    ) -> None:
         self.options = options
         self.hooks = hooks
         self.rules = Rules(options)
         self.starttls_available = tls and "STARTTLS" not in options.disabled_commands
-        rows = command_rows(options, tls)  # by columns: each is looked up by verb
+        # By columns: each is looked up by verb.
         self.handlers = tuple(row.handler for row in rows)
         self.refusals = tuple(row.refusals for row in rows)
         self.flags = tuple(row.flags for row in rows)
@@ -34,7 +65,8 @@ class Service:
         self.too_large = replies.TOO_LARGE.formatted(options.size)
         self._make_texts(options)
         self._helo_replies: dict[str, Reply] = {}
-        self.ehlo = EhloList(options, self.helo_text)
+        self._ehlo_lines = ehlo_lines
+        self._ehlo_replies: dict[tuple[str, ...], Reply] = {}
 
     def _make_texts(self, options: Options) -> None:
         name = options.name
@@ -63,6 +95,21 @@ class Service:
                 self._helo_replies.clear()
             reply = Reply(250, None, self.helo_text(client_hostname))
             self._helo_replies[client_hostname] = reply
+        return reply
+
+    def ehlo_reply(self, dialogue: Any) -> Reply:
+        """The answer to EHLO or LHLO of this client, as things stand now."""
+        name = dialogue.client_hostname
+        lines = (
+            name,
+            *[one if isinstance(one, str) else one(dialogue) for one in self._ehlo_lines],
+        )
+        reply = self._ehlo_replies.get(lines)
+        if reply is None:
+            text = "\n".join([self.helo_text(name), *filter(None, lines[1:])])
+            if len(self._ehlo_replies) >= MAX_REPLIES:
+                self._ehlo_replies.clear()
+            reply = self._ehlo_replies[lines] = Reply(250, None, text)
         return reply
 
     def helo_text(self, client_hostname: str) -> str:

@@ -95,7 +95,7 @@ def _mail_accepted(dialogue: Exchange) -> None:
     assert transaction.envelope is not None
     transaction.envelope.mail_from = transaction.sender = transaction.address
     dialogue.state = _MAIL_GIVEN
-    content: Content = dialogue.content
+    content: Content = dialogue.content  # type: ignore[assignment]  # it is one
     content.forget_skipped()
     if not dialogue.announced:
         dialogue.announce()

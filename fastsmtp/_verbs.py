@@ -45,7 +45,7 @@ def handle_ehlo(dialogue: Exchange, argument: bytes) -> None:
         dialogue.reply(replies.EHLO_SYNTAX.formatted(verb))
         return
     dialogue.greeted(verb, name)
-    dialogue.reply(service.ehlo.reply(dialogue))
+    dialogue.reply(service.ehlo_reply(dialogue))
 
 
 def handle_helo(dialogue: Exchange, argument: bytes) -> None:

@@ -19,7 +19,7 @@ from typing import Any, Final
 
 from fastsmtp._connection import Connection
 from fastsmtp._coroutines import current_hook_task
-from fastsmtp._demands import warn_of_impossible_demands
+from fastsmtp._demands import service_of, warn_of_impossible_demands
 from fastsmtp._failures import Place, log_failure, mark
 from fastsmtp._handshakes import Handshakes
 from fastsmtp._hooks import (
@@ -39,8 +39,7 @@ from fastsmtp._listener import (
 )
 from fastsmtp._log import logger
 from fastsmtp._lookup import reverse_lookup
-from fastsmtp._registry import ConnectionRegistry
-from fastsmtp._service import Service
+from fastsmtp._registry import ConnectionRegistry, Registered
 from fastsmtp._sockets import Sockets
 from fastsmtp._tasks import warn_of_stall
 from fastsmtp._timers import Timers
@@ -77,7 +76,7 @@ class SMTPServer:
                 setattr(self, name, method)
         self.tls = ServerTLS(self._options)
         self.handshakes = Handshakes()
-        self.service = Service(self._options, self._hooks, self.tls.is_configured)
+        self.service = service_of(self._options, self._hooks, tls=self.tls.is_configured)
         self.registry = ConnectionRegistry(self._options, self.service)
         self.lookup = reverse_lookup(self._options, time.monotonic)
         self._listeners: list[Listener] = []
@@ -107,7 +106,7 @@ class SMTPServer:
         return self._options
 
     @property
-    def connections(self) -> set[Connection]:
+    def connections(self) -> set[Registered]:
         """Connections that were let in and have not ended with all their hooks but `on_close`."""
         return self.registry.connections
 
@@ -187,7 +186,7 @@ class SMTPServer:
     def _tls_of_listener(self, secure: bool) -> ListenerTLS:
         if secure and not self._options.secured and not self.tls.is_configured:
             self.tls.make_certificate()
-            self.service = Service(self._options, self._hooks, tls=True)
+            self.service = service_of(self._options, self._hooks, tls=True)
         return self.tls.listener(secure)
 
     def address(self) -> type_address | None:
@@ -220,7 +219,7 @@ class SMTPServer:
 
     # What connections ask.
 
-    def connected(self, connection: Connection) -> None:
+    def connected(self, connection: Registered) -> None:
         """Emit `connect`."""
         if self._events["connect"]:
             session = connection.session

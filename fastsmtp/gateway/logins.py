@@ -18,9 +18,9 @@ from functools import partial
 from math import inf
 from typing import TYPE_CHECKING, Final
 
-from fastsmtp._admission import host_key
 from fastsmtp._blocking import call_in_thread
 from fastsmtp._log import clean, client_word
+from fastsmtp._networks import host_key
 from fastsmtp._sasl import Auth
 from fastsmtp.errors import SMTPError
 from fastsmtp.gateway.log import logger
