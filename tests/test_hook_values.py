@@ -16,7 +16,7 @@ from typing import Any
 import pytest
 from hook_kit import STAGES, STYLES, Call, Met
 from rows import DEFAULTS, EH, codes, parse_replies
-from test_tls_hooks import KINDS, met
+from tls_kit import KINDS, met
 
 from fastsmtp import SMTPError, SMTPServer
 from fastsmtp.testing import VirtualLoop, Wire

@@ -276,6 +276,17 @@ def test_imports_stand_at_the_top_of_the_file() -> None:
     )
 
 
+def test_test_files_import_from_kits_and_never_from_each_other() -> None:
+    faults(
+        [
+            f"{relative(path)}:{found.line}: {found.module} is a file of tests"
+            for path in sorted((ROOT / "tests").rglob("*.py"))
+            for found in python_imports(path)
+            if found.module.rpartition(".")[2].startswith("test_")
+        ]
+    )
+
+
 def test_no_import_takes_everything() -> None:
     faults(
         [

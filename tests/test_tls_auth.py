@@ -17,8 +17,17 @@ from cryptography import x509
 from cryptography.hazmat.primitives.asymmetric import ed25519
 from rows import EH, TX, codes
 from sasl_kit import ALL_METHODS, ANN, AuthHooks, ScramClient, b64
-from test_tls_contexts import made
-from tls_kit import TLS12, MemoryClient, authority, ca_pem, certified, client_context, issue, pair
+from tls_kit import (
+    TLS12,
+    MemoryClient,
+    authority,
+    ca_pem,
+    certified,
+    client_context,
+    issue,
+    made,
+    pair,
+)
 
 from fastsmtp import SMTPServer
 from fastsmtp.testing import Wire

@@ -22,6 +22,7 @@ from rows import DEFAULTS, EH, codes
 from serving import terminal
 from tls_kit import (
     TLS12,
+    WATCHED,
     MemoryClient,
     Pair,
     TLSClient,
@@ -29,7 +30,9 @@ from tls_kit import (
     ca_pem,
     certified,
     client_context,
+    der,
     issue,
+    made,
     pair,
 )
 
@@ -50,25 +53,6 @@ def encrypted(own: Pair) -> bytes:
     )
 
 
-def made(key: Any = None, days: int = 30) -> Pair:
-    """A self-signed certificate whose time ends in `days`."""
-    key = key or ec.generate_private_key(ec.SECP256R1())
-    name = x509.Name([x509.NameAttribute(x509.NameOID.COMMON_NAME, "old")])
-    now = datetime.now(UTC)
-    builder = x509.CertificateBuilder(name, name, key.public_key(), 1)
-    builder = builder.not_valid_before(now - timedelta(days=90))
-    builder = builder.not_valid_after(now + timedelta(days=days))
-    kind = None if isinstance(key, ed25519.Ed25519PrivateKey) else hashes.SHA384()
-    return Pair(
-        builder.sign(key, kind).public_bytes(serialization.Encoding.PEM),
-        key.private_bytes(
-            serialization.Encoding.PEM,
-            serialization.PrivateFormat.PKCS8,
-            serialization.NoEncryption(),
-        ),
-    )
-
-
 def shown(server: SMTPServer, name: str | None = "srv.test", **context: Any) -> bytes:
     """The certificate that a new client of `server` gets, in DER."""
     with Wire(server) as wire:
@@ -79,11 +63,6 @@ def shown(server: SMTPServer, name: str | None = "srv.test", **context: Any) -> 
         der = tls.tls.getpeercert(True)
         assert der is not None
         return der
-
-
-def der(own: Pair) -> bytes:
-    return ssl.PEM_cert_to_DER_cert(own.cert.decode().partition("-----END CERTIFICATE-----")[0]
-                                    + "-----END CERTIFICATE-----\n")  # fmt: skip
 
 
 # --- material ---
@@ -630,9 +609,6 @@ def test_many_reloads_leave_nothing() -> None:
     assert count() == before
     assert len(list(Path("/proc/self/fd").iterdir())) == files
     assert codes(b"250 OK\r\n") == ["250"]
-
-
-WATCHED = ("SSLContext", "_SSLContext", "LenientContext", "Contexts", "_Material", "ListenerTLS")
 
 
 def test_a_reload_that_the_system_has_no_room_for_changes_nothing(

@@ -14,7 +14,16 @@ from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.x509.oid import NameOID
 from rows import EH, TX, codes
-from tls_kit import MemoryClient, MemoryTLS, authority, ca_pem, certified, client_context
+from tls_kit import (
+    KINDS,
+    MemoryClient,
+    MemoryTLS,
+    authority,
+    ca_pem,
+    certified,
+    client_context,
+    met,
+)
 
 from fastsmtp import SMTPError, SMTPServer
 from fastsmtp.testing import Wire
@@ -22,7 +31,6 @@ from fastsmtp.testing import Wire
 row = pytest.mark.row
 AUTHORITY_INFORMATION_ACCESS = x509.ObjectIdentifier("1.3.6.1.5.5.7.1.1")
 STYLES = ("callback", "coroutine", "coroutine with callback")
-KINDS = ("implicit", "STARTTLS")
 
 
 def hook(style: str, act: Callable[[Any, Any], Any]) -> Any:
@@ -52,16 +60,6 @@ def hook(style: str, act: Callable[[Any, Any], Any]) -> Any:
         callback()
 
     return both
-
-
-def met(kind: str, on_secure: Any, **options: Any) -> tuple[Wire, MemoryClient]:
-    """A connection behind its handshake."""
-    wire = Wire(**certified(secure=kind == "implicit", on_secure=on_secure, **options))
-    client = MemoryClient(wire)
-    if kind == "STARTTLS":
-        assert client.greet() == "220 2.0.0"
-    client.handshake()
-    return wire, client
 
 
 @row("HOOK-01")

@@ -11,7 +11,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from rows import COUNTERS_OFF, EH, codes
-from tls_kit import MemoryClient, certified, client_context
+from tls_kit import MemoryClient, certified, client_context, cuts
 
 from fastsmtp import SMTPError
 from fastsmtp.testing import Wire
@@ -56,15 +56,6 @@ class Trace:
             callback(error)
 
         stream.consume(body.append, on_end)
-
-
-def cuts(octets: bytes, dice: random.Random, sizes: list[int]) -> list[bytes]:
-    pieces = []
-    while octets:
-        size = dice.choice(sizes)
-        pieces.append(octets[:size])
-        octets = octets[size:]
-    return pieces
 
 
 def outcome(

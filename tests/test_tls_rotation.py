@@ -16,10 +16,9 @@ from typing import Any
 import pytest
 from clients import until
 from conftest import Run, open_files
+from memory import private_octets
 from rows import DEFAULTS, EH
-from test_tls_contexts import WATCHED, der
-from test_tls_wire import private_octets
-from tls_kit import MemoryClient, Pair, TLSClient, client_context, issue
+from tls_kit import WATCHED, MemoryClient, Pair, TLSClient, client_context, der, issue
 
 from fastsmtp import SMTPServer
 from fastsmtp.testing import Wire

@@ -15,8 +15,7 @@ from hypothesis import strategies as st
 from proxy_kit import binary
 from rows import COUNTERS_OFF, EH, codes
 from sasl_kit import KEYS, b64
-from test_tls_property import cuts
-from tls_kit import MemoryClient, certified, client_context
+from tls_kit import MemoryClient, certified, client_context, cuts
 
 from fastsmtp import SMTPError
 from fastsmtp.testing import Wire

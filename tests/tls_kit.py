@@ -10,19 +10,28 @@ with Wire(**certified()) as wire:
 from __future__ import annotations
 
 import asyncio
+import random
 import ssl
 from collections.abc import Sequence
+from datetime import UTC, datetime, timedelta
 from functools import cache
 from typing import Any, NamedTuple
 
 import trustme
 from clients import Client
+from cryptography import x509
+from cryptography.hazmat.primitives import hashes, serialization
+from cryptography.hazmat.primitives.asymmetric import ec, ed25519
 from rows import DEFAULTS, EH, codes
 
 from fastsmtp._tls import ServerTLS
 from fastsmtp._tls_pump import Pump
 from fastsmtp.options import parse_options
 from fastsmtp.testing import Wire
+
+KINDS = ("implicit", "STARTTLS")
+# What a reload that is given up must leave none of.
+WATCHED = ("SSLContext", "_SSLContext", "LenientContext", "Contexts", "_Material", "ListenerTLS")
 
 
 class Pair(NamedTuple):
@@ -261,3 +270,46 @@ class TLSClient(Client):
         await client.upgrade(context, name)
         assert await client.ask(EH) == "250"
         return client
+
+
+def made(key: Any = None, days: int = 30) -> Pair:
+    """A self-signed certificate whose time ends in `days`."""
+    key = key or ec.generate_private_key(ec.SECP256R1())
+    name = x509.Name([x509.NameAttribute(x509.NameOID.COMMON_NAME, "old")])
+    now = datetime.now(UTC)
+    builder = x509.CertificateBuilder(name, name, key.public_key(), 1)
+    builder = builder.not_valid_before(now - timedelta(days=90))
+    builder = builder.not_valid_after(now + timedelta(days=days))
+    kind = None if isinstance(key, ed25519.Ed25519PrivateKey) else hashes.SHA384()
+    return Pair(
+        builder.sign(key, kind).public_bytes(serialization.Encoding.PEM),
+        key.private_bytes(
+            serialization.Encoding.PEM,
+            serialization.PrivateFormat.PKCS8,
+            serialization.NoEncryption(),
+        ),
+    )
+
+
+def der(own: Pair) -> bytes:
+    return ssl.PEM_cert_to_DER_cert(own.cert.decode().partition("-----END CERTIFICATE-----")[0]
+                                    + "-----END CERTIFICATE-----\n")  # fmt: skip
+
+
+def cuts(octets: bytes, dice: random.Random, sizes: list[int]) -> list[bytes]:
+    pieces = []
+    while octets:
+        size = dice.choice(sizes)
+        pieces.append(octets[:size])
+        octets = octets[size:]
+    return pieces
+
+
+def met(kind: str, on_secure: Any, **options: Any) -> tuple[Wire, MemoryClient]:
+    """A connection behind its handshake."""
+    wire = Wire(**certified(secure=kind == "implicit", on_secure=on_secure, **options))
+    client = MemoryClient(wire)
+    if kind == "STARTTLS":
+        assert client.greet() == "220 2.0.0"
+    client.handshake()
+    return wire, client
