@@ -1,0 +1,87 @@
+"""OpenSMTPD as the client: many recipients in one transaction, some refused, some deferred, and the
+fate of each at the first attempt. They stand mixed in its list, since it gives up by itself after
+25 refusals in a row. It may begin to send before it has read the whole list; then there are two
+transactions.
+
+Over SMTP alone. Over LMTP it takes one reply per read after the message, and says of all others in
+the same segment "Remote host sent too much data", whoever the server is.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+from clients import Sink
+from conftest import Run
+from opensmtpd_kit import sent, why_no_opensmtpd
+from tls_kit import certified
+
+from fastsmtp import SMTPError
+from fastsmtp.testing import running
+
+REASON = why_no_opensmtpd()
+pytestmark = [pytest.mark.interop, pytest.mark.skipif(bool(REASON), reason=REASON)]
+SCHEMES = pytest.mark.parametrize(
+    ("scheme", "kind"),
+    [("smtp", "ESMTPS"), ("smtp+notls", "ESMTP")],
+)
+
+
+def named(kind: str, count: int) -> list[str]:
+    return [f"{kind}{number}@y.example" for number in range(count)]
+
+
+def mixed(*lists: list[str]) -> list[str]:
+    """All recipients of `lists`, evenly mixed."""
+    placed = [((place + 0.5) / len(one), name) for one in lists for place, name in enumerate(one)]
+    return [name for _, name in sorted(placed)]
+
+
+def answer_by_name(address: Any, session: Any, callback: Callable[..., object]) -> None:
+    """Take, defer or refuse a recipient, as its name says."""
+    if address.local_part.startswith("deferred"):
+        callback(SMTPError("later", 450))
+    elif address.local_part.startswith("failed"):
+        callback(SMTPError("unknown", 550))
+    else:
+        callback()
+
+
+def sent_by_opensmtpd(
+    run: Run, scheme: str, kind: str, recipients: list[str]
+) -> tuple[dict[str, str], list[str]]:
+    """The fate of each recipient at the first attempt, and those that got the message."""
+    sink = Sink()
+
+    async def main() -> dict[str, str]:
+        server = sink.server(**certified(on_rcpt_to=answer_by_name))
+        async with running(server) as address:
+            return await asyncio.to_thread(sent, address, scheme, recipients)
+
+    fates = run(main())
+    assert {told.kind for told in sink.arrived} == {kind}
+    return fates, sorted(name for told in sink.arrived for name in told.recipients)
+
+
+@SCHEMES
+def test_opensmtpd_reaches_those_who_are_taken_beside_as_many_who_are_deferred(
+    run: Run, scheme: str, kind: str
+) -> None:
+    good, deferred = named("good", 25), named("deferred", 25)
+    fates, arrived = sent_by_opensmtpd(run, scheme, kind, mixed(good, deferred))
+    assert fates == dict.fromkeys(good, "delivered") | dict.fromkeys(deferred, "deferred")
+    assert arrived == sorted(good)
+
+
+@SCHEMES
+def test_opensmtpd_is_told_the_fate_of_500_recipients_of_whom_200_are_refused(
+    run: Run, scheme: str, kind: str
+) -> None:
+    good, deferred, failed = named("good", 300), named("deferred", 100), named("failed", 100)
+    fates, arrived = sent_by_opensmtpd(run, scheme, kind, mixed(failed, deferred, good))
+    told = {"delivered": good, "deferred": deferred, "failed": failed}
+    assert fates == {name: fate for fate, names in told.items() for name in names}
+    assert arrived == sorted(good)
