@@ -12,7 +12,7 @@ import errno
 import os
 import socket
 import stat
-from collections.abc import Callable, Coroutine
+from collections.abc import Callable
 from contextlib import suppress
 from functools import partial
 from typing import Any, Final, TypeVar
@@ -24,7 +24,6 @@ from fastsmtp._turns import Turns
 
 __all__ = [
     "Listener",
-    "begin_unless_stopped",
     "bind_tcp",
     "bind_unix",
     "check_place",
@@ -157,20 +156,6 @@ async def _looked_up(host: str | None, port: int) -> list[Any]:
     if isinstance(outcome, BaseException):
         raise outcome
     return outcome
-
-
-async def begin_unless_stopped(start: Coroutine[Any, Any, T], stop: asyncio.Event) -> T | None:
-    """Return what `start` does, which may take as long as the system's resolver; once `stop` is
-    set it is called off, and None returned.
-    """
-    starting, stopping = asyncio.ensure_future(start), asyncio.ensure_future(stop.wait())
-    try:
-        await asyncio.wait((starting, stopping), return_when=asyncio.FIRST_COMPLETED)
-        return starting.result() if starting.done() else None
-    finally:
-        for task in (starting, stopping):
-            task.cancel()
-        await asyncio.wait((starting, stopping))
 
 
 def bind_unix(path: str) -> socket.socket:

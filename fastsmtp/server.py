@@ -31,7 +31,6 @@ from fastsmtp._hooks import (
 )
 from fastsmtp._listener import (
     Listener,
-    begin_unless_stopped,
     bind_tcp,
     bind_unix,
     check_place,
@@ -40,6 +39,7 @@ from fastsmtp._listener import (
 from fastsmtp._log import logger
 from fastsmtp._lookup import reverse_lookup
 from fastsmtp._registry import ConnectionRegistry, Registered
+from fastsmtp._running import begin_unless_stopped, loop_factory
 from fastsmtp._sockets import Sockets
 from fastsmtp._tasks import warn_of_stall
 from fastsmtp._timers import Timers
@@ -413,7 +413,7 @@ class SMTPServer:
         The first signal closes with draining, a second one at once. SIGHUP reads key and
         certificates anew.
         """
-        with asyncio.Runner(loop_factory=_loop_factory()) as runner:
+        with asyncio.Runner(loop_factory=loop_factory()) as runner:
             runner.run(self._serve(port, host, path, sock))
 
     async def _serve(
@@ -438,11 +438,3 @@ class SMTPServer:
         await begin_unless_stopped(self.listen(port, host, path=path, sock=sock), stop)
         await stop.wait()
         await self.close()
-
-
-def _loop_factory() -> Callable[[], asyncio.AbstractEventLoop] | None:
-    try:
-        import uvloop
-    except ImportError:  # not on Windows
-        return None
-    return uvloop.new_event_loop

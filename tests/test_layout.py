@@ -53,7 +53,7 @@ LEVELS = (
         ),
         *("_tasks", "_names", "_writing", "_link", "_secure_link", "_connection"),
     },
-    {"server"},
+    {"_running", "server"},
     {"__init__"},
     {"testing", "gateway", "__main__"},
 )

@@ -23,6 +23,7 @@ import uvloop
 from fastsmtp._blocking import call_in_thread
 from fastsmtp._log import client_word
 from fastsmtp._registry import max_lingering
+from fastsmtp._running import begin_unless_stopped
 from fastsmtp.gateway.certificates import (
     NO_LIBRARY,
     Certificate,
@@ -224,17 +225,11 @@ class _Service:
             loop.add_signal_handler(number, self._on_signal, number)
         loop.add_signal_handler(signal.SIGHUP, self._hangup.set)
         self._make_servers()
-        starting = asyncio.create_task(self._begin())
-        stopping = asyncio.create_task(self._stop.wait())
         try:
-            await asyncio.wait([starting, stopping], return_when=asyncio.FIRST_COMPLETED)
-            has_begun = starting.done()
+            has_begun = await begin_unless_stopped(self._begin(), self._stop)
             if has_begun:
-                await starting
-                await self._reload_until(stopping)
+                await self._reload_until_stopped()
         finally:
-            starting.cancel()
-            stopping.cancel()
             status = await self._end()
         self._writer.say("ended")
         if status != EXIT_CLEAN or not has_begun:
@@ -251,10 +246,10 @@ class _Service:
         self._say_what_is_secure()
         self._writer.say(f"delivering to {self._maildir.path}")
 
-    async def _reload_until(self, stopping: asyncio.Task[Any]) -> None:
+    async def _reload_until_stopped(self) -> None:
         reloading = asyncio.create_task(self._reload_when_told())
         try:
-            await stopping
+            await self._stop.wait()
         finally:
             reloading.cancel()
 
