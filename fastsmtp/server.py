@@ -100,6 +100,11 @@ class SMTPServer:
             check_hook_name(name)
         super().__setattr__(name, value)
 
+    def __delattr__(self, name: str) -> None:
+        super().__delattr__(name)
+        if name in HOOK_ARGUMENTS:  # a method of a subclass is the hook again
+            self._hooks.set(name, getattr(self, name, None))
+
     @property
     def options(self) -> Options:
         """The options, checked and complete; they do not change."""

@@ -258,6 +258,40 @@ def test_an_option_and_an_assignment_win_over_a_method(run: Any) -> None:
     assert noting.told == ["b@y.example"] * 2
 
 
+def test_a_deleted_hook_is_called_no_more(run: Any) -> None:
+    noting = Noting()
+    server = Sink().server(on_rcpt_to=noting.rcpt)
+    server.on_close = noting.close
+
+    async def main() -> None:
+        async with running(server) as address, await Client.greeted(address) as client:
+            del server.on_rcpt_to
+            del server.on_close
+            client.send(MESSAGE)
+            assert await client.replies(3) == ACCEPTED
+
+    run(main())
+    assert noting.told == []
+    with pytest.raises(AttributeError):
+        del server.on_close
+
+
+def test_a_hook_that_is_deleted_gives_way_to_the_method(run: Any) -> None:
+    noting, sink = Noting(), Sink()
+
+    class Mine(SMTPServer):
+        def on_rcpt_to(self, address: Any, session: Any, callback: Callable[..., object]) -> None:
+            noting.rcpt(address, session, callback)
+
+    def refuse(address: Any, session: Any, callback: Callable[..., object]) -> None:
+        callback(SMTPError("by the assignment"))
+
+    server = Mine(**DEFAULTS, on_data=sink.on_data, on_rcpt_to=refuse)
+    del server.on_rcpt_to
+    run(sends_one(server))
+    assert noting.told == ["b@y.example"]
+
+
 class AsyncCallable:
     """An object whose call is a coroutine."""
 
