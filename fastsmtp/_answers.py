@@ -11,7 +11,7 @@ from enum import IntEnum
 from typing import Any, Final
 
 from fastsmtp import replies
-from fastsmtp._failures import shown
+from fastsmtp._failures import shown, text_of
 from fastsmtp._hooks import Answer
 from fastsmtp._log import logger
 from fastsmtp.errors import REFUSAL_CODES, is_refusal_code
@@ -75,7 +75,7 @@ def rejection(
     try:
         code = getattr(error, "response_code", None)
         own_code = getattr(error, "enhanced_code", None)
-        text = _cut(answer, str(error))
+        text = _cut(answer, text_of(error))
     except Exception as reason:  # properties and __str__ of a user's exception
         return _unreadable(reason)
     if code is None:

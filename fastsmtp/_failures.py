@@ -13,7 +13,7 @@ from typing import Final, NamedTuple
 
 from fastsmtp._log import escaped, logger
 
-__all__ = ["Place", "describe", "log_failure", "mark", "shown"]
+__all__ = ["Place", "describe", "log_failure", "mark", "shown", "text_of"]
 
 MAX_TEXT: Final = 200  # characters of an exception's text in a line; the traceback has all of it
 
@@ -79,7 +79,17 @@ def shown(value: object) -> str:
 def describe(error: BaseException) -> str:
     """Return type and text of `error`, clean and bounded."""
     try:
-        text = escaped(str(error), MAX_TEXT, plain=" ")
+        text = escaped(text_of(error), MAX_TEXT, plain=" ")
     except Exception:  # `__str__` of a user's exception
         text = "its text cannot be had"
     return f"{type(error).__name__}: {text}" if text else type(error).__name__
+
+
+def text_of(error: BaseException) -> str:
+    """Return the text of `error`. An `ssl.SSLError` that was not made of a number and a text would
+    show its arguments as a tuple.
+    """
+    text = str(error)
+    if isinstance(error, OSError) and text == str(error.args):
+        return " ".join(map(str, error.args))
+    return text

@@ -13,7 +13,7 @@ from collections.abc import Callable
 from contextvars import Context
 from typing import Final, Protocol
 
-from fastsmtp._failures import Place
+from fastsmtp._failures import Place, text_of
 from fastsmtp._log import escaped, logger
 
 __all__ = ["Handshakes"]
@@ -87,7 +87,9 @@ class Handshakes:
         now = self._now()
         if now - self._said_at >= LOG_EVERY:
             more = f" ({self._unsaid - 1} more since the last such line)" * (self._unsaid > 1)
-            reason = escaped(getattr(error, "reason", None) or str(error), MAX_REASON, plain=" ")
+            reason = escaped(
+                getattr(error, "reason", None) or text_of(error), MAX_REASON, plain=" "
+            )
             logger.info("%s: %s: TLS failed: %s%s", place.session_id, place.client, reason, more)
             self._said_at = now
             self._unsaid = 0

@@ -124,7 +124,9 @@ class _Material:
             try:
                 context.load_verify_locations(cadata=self.ca.octets.decode("ascii", "replace"))
             except ssl.SSLError as error:
-                raise ValueError(f"{self.ca.name} cannot be used: {error.reason}") from None
+                raise ValueError(
+                    f"{self.ca.name} cannot be used: {error.reason or error}"
+                ) from None
         if isinstance(context, LenientContext):
             context.be_lenient()
         elif self.options.request_cert:

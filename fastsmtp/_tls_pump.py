@@ -136,7 +136,7 @@ class Pump(Records):
         if name == MORE:
             self._wanted = count
         elif name == NO_TLS:
-            self._give_up(ssl.SSLError("the client does not speak TLS"))
+            self._give_up(ssl.SSLError(ssl.SSL_ERROR_SSL, "the client does not speak TLS"))
         elif name == BAD:
             self._refuse("the ClientHello is too long, or its records are none")
         else:
@@ -195,7 +195,7 @@ class Pump(Records):
         """Give up before OpenSSL has seen why. In clear it would say the same."""
         if self._hello_due:
             self._alert = ILLEGAL_PARAMETER
-        self._give_up(ssl.SSLError(reason))
+        self._give_up(ssl.SSLError(ssl.SSL_ERROR_SSL, reason))
 
     def _give_up(self, error: Exception) -> None:
         self.fail(error)

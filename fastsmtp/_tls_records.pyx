@@ -222,7 +222,7 @@ cdef class Records:
         self._left -= full + idle * _IDLE_WEIGHT
         self._idle = max(0, self._idle + idle - full)
         if self._idle > _MAX_IDLE and self.error is None:
-            self.fail(ssl.SSLError("too many records without plaintext"))
+            self.fail(ssl.SSLError(ssl.SSL_ERROR_SSL, "too many records without plaintext"))
         return 0
 
     cdef Py_ssize_t _feed(self, const unsigned char *octets, Py_ssize_t size) except -1:
@@ -352,5 +352,5 @@ cdef class Records:
         except (ssl.SSLError, OSError, ValueError):
             pass  # the client's close_notify is not waited for
         octets = self.take_output()
-        self.fail(ssl.SSLError("TLS is closed"))
+        self.fail(ssl.SSLError(ssl.SSL_ERROR_SSL, "TLS is closed"))
         return octets

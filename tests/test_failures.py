@@ -8,6 +8,7 @@ import asyncio
 import contextlib
 import logging
 import socket
+import ssl
 import struct
 from pathlib import Path
 from typing import Any
@@ -149,6 +150,38 @@ def test_an_lmtp_list_of_the_wrong_length_is_a_failure_of_on_data() -> None:
         wire.send(b"LHLO c.example\r\n", MAIL + RCPT + b"BDAT 1 LAST\r\nx")
         assert [facts(error) for error in told] == [(wire.session.id, "192.0.2.1", "on_data")]
     assert "2 of 1 recipients" in str(told[0])
+
+
+@pytest.mark.parametrize(
+    ("error", "told"),
+    [
+        (ssl.SSLError("No cipher can be selected."), "SSLError: No cipher can be selected."),
+        (ssl.SSLError(1, "[SSL] wrong"), "SSLError: [SSL] wrong"),
+        (ssl.SSLError(), "SSLError"),
+    ],
+    ids=["a text", "a number and a text", "nothing"],
+)
+def test_an_error_of_tls_in_a_hook_is_told_by_its_text(
+    error: Exception, told: str, log: list[str]
+) -> None:
+    def fail(address: Any, session: Any, callback: Any) -> None:
+        raise error
+
+    with Wire(**DEFAULTS, on_mail_from=fail) as wire:
+        wire.send(EH)
+        wire.send(MAIL)
+    (line,) = [line for line in log if "on_mail_from failed" in line]
+    assert f"on_mail_from failed: {told};" in line
+
+
+def test_an_error_of_tls_that_rejects_is_told_by_its_text() -> None:
+    def reject(address: Any, session: Any, callback: Any) -> None:
+        callback(ssl.SSLError("No cipher can be selected."))
+
+    with Wire(**DEFAULTS, on_mail_from=reject) as wire:
+        wire.send(EH)
+        got = wire.send(MAIL)
+    assert got.endswith(b" No cipher can be selected.\r\n")
 
 
 def test_hooks_that_are_left_behind_are_named(log: list[str]) -> None:

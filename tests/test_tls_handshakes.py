@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import ssl
 from collections.abc import Callable
 from contextvars import ContextVar, copy_context
 from typing import Any
@@ -157,7 +158,8 @@ def test_a_listener_hears_each_failure_and_takes_none_from_count_and_log(
     assert [error.stage for error in heard] == ["tls"] * 3 * listens
     assert [error.session_id for error in heard] == names * listens
     (line,) = caplog.messages
-    assert line.startswith(f"{names[0]}: 192.0.2.1: TLS failed: ")
+    assert line == f"{names[0]}: 192.0.2.1: TLS failed: the client does not speak TLS"
+    assert [str(error) for error in heard] == ["the client does not speak TLS"] * 3 * listens
     loop.close()
 
 
@@ -171,7 +173,7 @@ def test_failures_are_counted_and_few_of_them_logged(caplog: pytest.LogCaptureFi
         for _ in range(50):
             handshakes.failed(ValueError("bad\r\nthing"), first_client)
         time += LOG_EVERY
-        handshakes.failed(ValueError("another"), second_client)
+        handshakes.failed(ssl.SSLError("another"), second_client)  # its str() is that of a tuple
     assert handshakes.failures == 51
     first, second = caplog.messages
     assert first == "id1: 192.0.2.1 via 10.0.0.7: TLS failed: bad\\x0d\\x0athing"
