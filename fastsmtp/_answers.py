@@ -179,4 +179,4 @@ def _cut(answer: Answer, text: str) -> str:
 
 
 def _warn(answer: Answer, message: str, *values: object) -> None:
-    logger.warning(f"%s: %s: {message}", answer.owner.session.id, answer.hook, *values)
+    logger.warning(f"%s: %s: {message}", answer.owner, answer.hook, *values)

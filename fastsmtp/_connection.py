@@ -173,7 +173,7 @@ class Connection(SecureLink):
         if dialogue.transaction.envelope is not None:
             dialogue.report(error, "socket")
         elif logger.shows_debug:  # the id is made for whoever looks at it
-            logger.debug("%s: %s: %s", self.session.id, dialogue.client(), error)
+            logger.debug("%s: %s", self, error)
 
     def pause_writing(self) -> None:
         """The client does not take our replies: neither reading nor execution goes on."""
@@ -391,7 +391,7 @@ class Connection(SecureLink):
         dialogue = self._dialogue
         now = self._now()
         if now - began > _STALL:
-            warn_of_stall(now - began, self.session.id)
+            warn_of_stall(now - began, self)
         octets = dialogue.take_output(now)
         if octets and not self._lost:
             self._write(octets, now)

@@ -184,7 +184,7 @@ class Exchange(Asker):
     def _note(self, reply: Reply) -> None:
         self._keep_error(reply)
         if logger.shows_debug:
-            logger.debug("%s: %s", self.session.id, self.session.error)
+            logger.debug("%s: %s", self, self.session.error)
 
     def _keep_error(self, reply: Reply) -> None:
         octets = reply.wire if self._enhanced else reply.plain
@@ -272,6 +272,10 @@ class Exchange(Asker):
         """Tell the log or the event `error`, never the client."""
         address = self.remote_address or self.peer
         self.host.report(error, Place(self.session.id, stage, address, self.client()))
+
+    def __str__(self) -> str:
+        """Session and client, with which a line of the log begins."""
+        return f"{self.session.id}: {self.client()}"
 
     def client(self) -> str:
         """Who the client is, for a log line: its address, with the balancer if there is one."""

@@ -246,6 +246,13 @@ class Link(Receiver):
             self._timer.cancel()
             self._timer = None
 
+    def __str__(self) -> str:
+        """Session and client, with which a line of the log begins."""
+        return str(self._dialogue)
+
+    def __repr__(self) -> str:
+        return f"<Connection {self}>"  # a loop shows it when a call of the protocol has raised
+
     def on_deadline(self) -> None:
         """The timer has fired: see what is due, if anything is."""
         self._timer = None
@@ -254,13 +261,7 @@ class Link(Receiver):
         now = self._now()
         if self._tasks is not None and now >= self._tasks.abandon_at:
             names = ", ".join(self._tasks.abandon_overdue())
-            client = self._dialogue.client()
-            logger.error(
-                "%s: %s: cancelled, but does not end, and is left behind: %s",
-                self.session.id,
-                client,
-                names,
-            )
+            logger.error("%s: cancelled, but does not end, and is left behind: %s", self, names)
             self._end_if_done()
         if self._tasks is not None:
             self._tasks.cancel_orphans(now)
@@ -268,7 +269,7 @@ class Link(Receiver):
                 self._cancel_at = inf
                 self._tasks.cancel_all()
         if self._watch.is_stalled(now):
-            logger.debug("%s: the client takes no output", self.session.id)
+            logger.debug("%s: the client takes no output", self)
             self._transport.abort()
         if now >= self._close_at and not self._lost:
             if self._transport.get_write_buffer_size() == 0:

@@ -20,13 +20,16 @@ STALL: Final = 1.0  # seconds of one call after which the log says that a hook h
 ABANDON: Final = 5.0  # seconds that a cancelled hook has to end
 
 
-def warn_of_stall(seconds: float, session_id: str = "") -> None:
-    """Say so when something has held the event loop for too long. session_id: "" where the
-    connection is not known.
+def warn_of_stall(seconds: float, connection: object = None) -> None:
+    """Say so when something has held the event loop for too long. connection: whose text names
+    session and client; None where it is not known.
     """
     if seconds > STALL:
-        of_session = f"{session_id}: " if session_id else ""
-        logger.warning("%sa hook held the event loop for %.1f s", of_session, seconds)
+        text = "a hook held the event loop for %.1f s"
+        if connection is None:
+            logger.warning(text, seconds)
+        else:
+            logger.warning(f"%s: {text}", connection, seconds)
 
 
 def _settle(task: asyncio.Task[Any], answer: Answer) -> None:
@@ -75,7 +78,7 @@ class HookTasks:
         """Run the coroutine of a hook by the loop's task factory: it begins in the next turn."""
         self.keep(self._loop.create_task(coroutine), answer)
         # Called behind the first step; the server sees later ones as it looks at its loop.
-        self._loop.call_soon(self._look_for_stall, self._now())
+        self._loop.call_soon(self._look_for_stall, self._now(), answer)
 
     def keep(self, task: asyncio.Task[Any], answer: Answer) -> None:
         """`task` is at work for `answer`."""
@@ -120,8 +123,8 @@ class HookTasks:
         if fresh:
             self.abandon_at = self._now() + ABANDON
 
-    def _look_for_stall(self, began: float) -> None:
-        warn_of_stall(self._now() - began)
+    def _look_for_stall(self, began: float, answer: Answer) -> None:
+        warn_of_stall(self._now() - began, answer.owner)
 
     def _done(self, task: asyncio.Task[Any]) -> None:
         self._cancelled.discard(task)

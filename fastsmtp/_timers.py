@@ -22,7 +22,7 @@ COARSE: Final = 2.0  # seconds from which on one more does not matter
 
 
 class Waiting(Protocol):
-    """Whose deadline it is. context: that it is told in, None: any."""
+    """Whose deadline it is, as `str` says in a log line. context: that it is told in, None: any."""
 
     context: Context | None
 
@@ -82,6 +82,6 @@ class Timers:
                     else:
                         waiting.context.run(waiting.on_deadline)
                 except Exception:  # of one connection, whatever it is
-                    logger.error("a deadline could not be kept", exc_info=True)
+                    logger.error("%s: a deadline could not be kept", waiting, exc_info=True)
         if not any(self._slots.values()):
             self.stop()

@@ -197,7 +197,7 @@ def _apply(dialogue: Exchange, found: type_attributes, response: AuthResponse | 
     _move(dialogue, found, known)
     if logger.shows_debug:
         shown = " ".join(f"{name}={clean(str(value))}" for name, value in found.items())
-        logger.debug("%s: XCLIENT %s", session.id, shown)
+        logger.debug("%s: XCLIENT %s", dialogue, shown)
     if "ADDR" in found or "NAME" in found:
         connect(dialogue)
     else:

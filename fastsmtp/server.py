@@ -237,7 +237,8 @@ class SMTPServer:
                 "host_name_appears_as",
                 "client_hostname",
             )
-            self._emit("connect", {name: getattr(session, name) for name in names})
+            facts = {name: getattr(session, name) for name in names}
+            self._emit("connect", facts, connection=connection)
 
     def report(self, error: BaseException, place: Place) -> None:
         """Emit `error`; without a listener it is logged, a failure of TLS in any case."""
@@ -245,7 +246,7 @@ class SMTPServer:
         if place.stage == "tls":  # caused by clients, so there may be many: a line for some of them
             self.handshakes.failed(error, place)
         if self._events["error"]:
-            self._emit("error", error)
+            self._emit("error", error, connection=f"{place.session_id}: {place.client}")
         else:
             log_failure(error, place)
 
@@ -272,7 +273,7 @@ class SMTPServer:
             raise ValueError(f"unknown event {event!r}: it is one of {', '.join(EVENTS)}")
         return self._events[event]
 
-    def _emit(self, event: str, *arguments: Any) -> None:
+    def _emit(self, event: str, *arguments: Any, connection: object = None) -> None:
         listeners = self._events[event]
         for entry in list(listeners):
             if entry[1]:
@@ -282,7 +283,8 @@ class SMTPServer:
             except BaseException as error:  # foreign code
                 if ends_process(error):
                     raise
-                logger.error("a listener of %r failed", event, exc_info=True)
+                start, who = ("", ()) if connection is None else ("%s: ", (connection,))
+                logger.error(f"{start}a listener of %r failed", *who, event, exc_info=True)
 
     # Closing.
 

@@ -212,3 +212,23 @@ def test_a_deadline_is_told_in_the_context_of_its_own_connection() -> None:
     time[0] = 103.5
     loop.run()
     assert sorted(seen) == ["one", "other"]
+
+
+class _Failing:
+    context = None
+
+    def on_deadline(self) -> None:
+        raise LookupError("ours")
+
+    def __str__(self) -> str:
+        return "id1: 192.0.2.1"
+
+
+def test_a_deadline_that_cannot_be_kept_is_told_with_session_and_client(log: list[str]) -> None:
+    time = [100.0]
+    loop: Any = _Loop()
+    timers = Timers(loop, lambda: time[0])
+    timers.add(_Failing(), 103.0)
+    time[0] = 103.5
+    loop.run()
+    assert log == ["id1: 192.0.2.1: a deadline could not be kept"]

@@ -202,17 +202,25 @@ def test_hooks_that_are_left_behind_are_named(log: list[str]) -> None:
         wire.loop.step(gate[0].set)
 
 
-def test_a_hook_that_holds_the_loop_is_told_with_its_session(log: list[str]) -> None:
+@pytest.mark.parametrize("is_coroutine", [False, True])
+def test_a_hook_that_holds_the_loop_is_told_with_session_and_client(
+    is_coroutine: bool, log: list[str]
+) -> None:
     loop = VirtualLoop()
 
-    def on_mail_from(address: Any, session: Any, callback: Any) -> None:
+    def in_callback_style(address: Any, session: Any, callback: Any) -> None:
         hold(loop, 2)
         callback()
+
+    async def in_a_task(address: Any, session: Any) -> None:
+        hold(loop, 2)
+
+    on_mail_from: Any = in_a_task if is_coroutine else in_callback_style
 
     with Wire(SMTPServer(**DEFAULTS, on_mail_from=on_mail_from), loop=loop) as wire:
         wire.send(EH)
         wire.send(MAIL)
-        assert f"{wire.session.id}: a hook held the event loop for 2.0 s" in log
+        assert f"{wire.session.id}: 192.0.2.1: a hook held the event loop for 2.0 s" in log
     loop.close()
 
 
@@ -224,7 +232,7 @@ def test_what_is_dropped_of_an_answer_is_told_with_session_and_hook(
         call.callback(SMTPError("x" * 5000, 550, "4.7.1"))
 
     with Met(name, "callback", act) as it:
-        start = f"{it.wire.session.id}: {name}: "
+        start = f"{it.wire.session.id}: 192.0.2.1: {name}: "
     assert f"{start}cut the text of a reply from 5000 characters" in log
     assert f"{start}dropped the enhanced code '4.7.1', which does not fit 550" in log
 
@@ -237,6 +245,33 @@ def test_on_close_that_fails_has_session_and_client(log: list[str]) -> None:
         session_id = wire.session.id
         wire.reset()
     assert f"{session_id}: 192.0.2.1: on_close failed" in log
+
+
+@pytest.mark.parametrize("event", ["connect", "error"])
+def test_a_listener_that_fails_is_told_with_session_and_client(event: str, log: list[str]) -> None:
+    def fail(told: Any) -> None:
+        raise LookupError("ours")
+
+    def on_mail_from(address: Any, session: Any, callback: Any) -> None:
+        raise LookupError("ours")
+
+    server = SMTPServer(**DEFAULTS, on_mail_from=on_mail_from).on(event, fail)
+    with Wire(server) as wire:
+        wire.send(EH)
+        wire.send(MAIL)
+        start = f"{wire.session.id}: 192.0.2.1: "
+    assert f"{start}a listener of {event!r} failed" in log
+
+
+def test_a_client_that_takes_no_output_is_told_with_session_and_client(log: list[str]) -> None:
+    with Wire(**DEFAULTS, socket_timeout=30) as wire:
+        wire.send(EH)
+        wire.stop_reading()
+        wire.send(b"NOOP\r\n")
+        wire.advance(120)
+        assert wire.closed
+        start = f"{wire.session.id}: 192.0.2.1: "
+    assert f"{start}the client takes no output" in log
 
 
 # --- TLS and sockets ---
@@ -398,8 +433,8 @@ def test_refusals_of_other_commands_stay_one_line_too(log: list[str]) -> None:
         wire.send(EH)
         wire.send(b"RCPT TO:<b@y.example>\r\n" + MAIL + b"RCPT TO:<no@y.example>\r\nFOO\r\n")
         start = f"{wire.session.id}: "
-        assert [line.removeprefix(start)[:12] for line in log] == [
-            *("503 5.5.1 Er", "RCPT refused", "500 5.5.2 Er")
+        assert [line.removeprefix(start)[:20] for line in log] == [
+            *("192.0.2.1: 503 5.5.1", "RCPT refused: client", "192.0.2.1: 500 5.5.2")
         ]
 
 

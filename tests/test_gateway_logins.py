@@ -386,6 +386,7 @@ def test_a_hash_that_cannot_be_checked_is_nobodys_fault_and_takes_no_place(
 
     run(ask())
     assert "the hash of anne cannot be checked" in caplog.text
+    assert f"id={SESSION.id} client=[{SESSION.remote_address}]" in caplog.text
     assert "pencil" not in caplog.text
 
 

@@ -247,8 +247,13 @@ class Logins:
             _log("postponed", auth, session)
             raise SMTPError("Too many logins at this time, try again later", 454, "4.7.0") from None
         except BadHash as error:
-            username = clean(auth.username)
-            logger.error("id=%s: the hash of %s cannot be checked: %s", session.id, username, error)
+            logger.error(
+                "the hash of %s cannot be checked: %s: id=%s client=%s",
+                clean(auth.username),
+                error,
+                session.id,
+                client_word("", session.remote_address),
+            )
             raise SMTPError("This login cannot be checked now", 454, "4.7.0") from None
         if not matches:
             _log("refused", auth, session)
