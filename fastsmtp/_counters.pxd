@@ -1,6 +1,7 @@
 cdef class Counters:
     cdef public object _options
     cdef public Py_ssize_t unrecognized, unauthenticated, errors, junk, auth_failures, messages
+    cdef public Py_ssize_t unlogged
     cpdef bint strike_unauthenticated(self)
     cpdef bint strike_error(self)
     cpdef bint strike_junk(self)

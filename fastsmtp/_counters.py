@@ -6,13 +6,20 @@ them is cleared by RSET, a greeting command or STARTTLS. RFC 5321 §7.8.
 
 from __future__ import annotations
 
+from typing import Final
+
 from fastsmtp.options import Options
 
 __all__ = ["Counters"]
 
+REFUSAL_LINES: Final = 10  # refused recipients of one connection that have a line in the log each
+
 
 class Counters:
-    """Strikes since the connection began, or since the last accepted message."""
+    """Strikes since the connection began, or since the last accepted message.
+
+    unlogged: refused recipients that have no line in the log; below zero, lines that are left.
+    """
 
     __slots__ = (
         "_options",
@@ -21,6 +28,7 @@ class Counters:
         "junk",
         "messages",
         "unauthenticated",
+        "unlogged",
         "unrecognized",
     )
 
@@ -32,6 +40,7 @@ class Counters:
         self.junk = 0
         self.auth_failures = 0
         self.messages = 0
+        self.unlogged = -REFUSAL_LINES
 
     def strike_unrecognized(self) -> bool:
         """An unknown or disabled verb."""

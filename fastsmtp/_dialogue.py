@@ -21,6 +21,7 @@ from fastsmtp._parser import END_OF_DATA, Command, Fault
 from fastsmtp._service import Service
 from fastsmtp._starttls import go_on_inside
 from fastsmtp._state import State
+from fastsmtp._transaction import log_unlogged
 from fastsmtp._verbs import connect
 from fastsmtp.session import Session
 
@@ -218,6 +219,8 @@ class Dialogue(Exchange):
         try:
             self.content.abort(reason)
             self.close()
+            if self.counters.unlogged > 0:
+                log_unlogged(self)
             message = self._content.message
             if message is None or self.waiting is not message.answer:
                 self._give_up_waiting()

@@ -24,7 +24,7 @@ from fastsmtp._state import State
 from fastsmtp.replies import Reply
 from fastsmtp.session import Envelope
 
-__all__ = ["handle_mail", "handle_rcpt"]
+__all__ = ["handle_mail", "handle_rcpt", "log_unlogged"]
 
 REFUSED_PER_ACCEPTED: Final = 4  # refused recipients for each accepted one that are no errors
 RECIPIENT: Final = 160  # octets of an `Address` beside those of its path
@@ -166,23 +166,40 @@ def _is_strike(dialogue: Exchange, reply: Reply) -> bool:
 
 
 def _refuse(dialogue: Exchange, reply: Reply, is_strike: bool, recipient: str) -> None:
-    """Refuse one RCPT, with one line in the log that says all that is needed to find out why.
+    """Refuse one RCPT, with one line in the log that says all that is needed to find out why; of
+    many on one connection the first ones have it.
 
     is_strike: it counts as an error of the client.
     """
     dialogue.refuse(reply, is_strike)
     if rcpt_logger.shows_debug:
-        sender = dialogue.transaction.sender
-        address, via, balancer = dialogue.client().partition(" via ")
-        rcpt_logger.debug(
-            "%s: RCPT refused: client=%s%s from=<%s> to=<%s> reply=%.512s",
-            dialogue.session.id,
-            client_word(dialogue.client_hostname, address),
-            via + balancer,
-            "" if sender is None else clean(sender.address),
-            clean(recipient),
-            dialogue.session.error,  # it may be the 421 in place of `reply`
-        )
+        counters = dialogue.counters
+        counters.unlogged += 1
+        if counters.unlogged <= 0:
+            sender = dialogue.transaction.sender
+            rcpt_logger.debug(
+                "%s: RCPT refused: client=%s from=<%s> to=<%s> reply=%.512s",
+                dialogue.session.id,
+                _client(dialogue),
+                "" if sender is None else clean(sender.address),
+                clean(recipient),
+                dialogue.session.error,  # it may be the 421 in place of `reply`
+            )
+
+
+def log_unlogged(dialogue: Exchange) -> None:
+    """The connection has ended: say how many refused recipients had no line."""
+    rcpt_logger.debug(
+        "%s: RCPT refused: client=%s and %d more recipients, without a line each",
+        dialogue.session.id,
+        _client(dialogue),
+        dialogue.counters.unlogged,
+    )
+
+
+def _client(dialogue: Exchange) -> str:
+    address, via, balancer = dialogue.client().partition(" via ")
+    return client_word(dialogue.client_hostname, address) + via + balancer
 
 
 def _shown(argument: bytes) -> str:

@@ -418,6 +418,41 @@ def test_the_reply_that_is_logged_is_the_one_that_the_client_got(log: list[str])
     assert "reply=421 4.7.0 Error: too many errors" in second
 
 
+@row("FLOOD-14")
+@pytest.mark.parametrize("count", [10, 11, 500])
+def test_of_many_refused_recipients_ten_have_a_line_and_the_rest_is_counted(
+    count: int, log: list[str]
+) -> None:
+    with Wire(**DEFAULTS, on_rcpt_to=refuse) as wire:
+        wire.send(EH)
+        wire.send(MAIL + b"RCPT TO:<later@y.example>\r\n" * count)
+        start = f"{wire.session.id}: RCPT refused: client=[192.0.2.1]"
+        assert len(log) == 10
+        assert all(f"{start} from=" in line for line in log)
+        wire.send(b"QUIT\r\n")
+    rest = [] if count == 10 else [f"{start} and {count - 10} more recipients, without a line each"]
+    assert log[10:] == rest
+
+
+def test_all_transactions_of_a_connection_share_the_lines_for_refused_recipients(
+    log: list[str],
+) -> None:
+    loop = VirtualLoop()
+    server = SMTPServer(**DEFAULTS, on_rcpt_to=refuse)
+    for _ in range(2):
+        with Wire(server, loop=loop) as wire:
+            wire.send(EH)
+            for _ in range(3):
+                wire.send(MAIL + b"RCPT TO:<later@y.example>\r\n" * 5 + b"RSET\r\n")
+            wire.send(b"QUIT\r\n")
+        assert len(log) == 11
+        assert log[10].endswith(
+            ": RCPT refused: client=[192.0.2.1] and 5 more recipients, without a line each"
+        )
+        log.clear()
+    loop.close()
+
+
 def test_the_logger_of_refused_recipients_can_be_shown_without_all_else(
     caplog: pytest.LogCaptureFixture,
 ) -> None:

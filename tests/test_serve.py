@@ -114,6 +114,17 @@ def test_one_refused_rcpt_is_one_line_with_client_sender_recipient_and_reply(
     assert gateway.err.all == []
 
 
+def test_of_many_refused_recipients_ten_have_a_line_and_the_rest_is_counted(maildir: Path) -> None:
+    with Gateway(maildir, "--domain=y.example") as gateway:
+        with gateway.client() as client:
+            client.mail("a@x.example")
+            refused = [client.rcpt(f"b{number}@x.example")[0] for number in range(15)]
+            assert refused == [550] * 15
+        gateway.out.wait(r"RCPT refused: client=.*\[127\.0\.0\.1\] and 5 more recipients")
+        assert gateway.stop() == 0
+    assert len([line for line in gateway.out.all if " reply=550 " in line]) == 10
+
+
 def test_a_client_that_leaves_after_quit_without_reading_is_no_line(maildir: Path) -> None:
     with Gateway(maildir, "-v") as gateway:
         with socket.create_connection(("127.0.0.1", gateway.ports[0]), PATIENCE) as client:
