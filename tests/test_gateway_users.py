@@ -4,17 +4,21 @@ it.
 
 from __future__ import annotations
 
+import errno
+import fcntl
 import os
 import pty
 import stat
 import subprocess
 import threading
+from collections.abc import Iterator
 from pathlib import Path
 
 import argon2
 import pytest
 from serving import PATIENCE, command, environment, terminal
 
+from fastsmtp.gateway import users
 from fastsmtp.gateway.users import Users, UsersError, checked_name, read_users, store_user
 
 # As cheap as argon2 gets.
@@ -204,6 +208,45 @@ def test_who_write_at_the_same_time_lose_nothing(path: Path) -> None:
     for thread in threads:
         thread.join(PATIENCE)
     assert len(read_users(str(path))) == len(names)
+
+
+@pytest.fixture
+def locked(path: Path) -> Iterator[int]:
+    """The descriptor by which another process would hold the lock."""
+    descriptor = os.open(path.parent, os.O_RDONLY)
+    fcntl.flock(descriptor, fcntl.LOCK_EX)
+    yield descriptor
+    os.close(descriptor)
+
+
+def test_a_lock_that_is_never_released_is_an_error_that_names_the_folder(
+    path: Path, locked: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(users, "LOCK_PATIENCE", 0.0)
+    with pytest.raises(UsersError, match=f"^{path.parent} is locked by another process"):
+        store_user(str(path), "anne", HASH)
+    assert not path.exists()
+
+
+def test_a_lock_that_is_released_in_time_is_waited_for(
+    path: Path, locked: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(
+        users, "sleep", lambda seconds: fcntl.flock(locked, fcntl.LOCK_UN), raising=False
+    )
+    assert not store_user(str(path), "anne", HASH)
+    assert path.read_text() == f"anne:{HASH}\n"
+
+
+@pytest.mark.parametrize("code", [errno.ENOTSUP, errno.ENOLCK, errno.ENOSYS])
+def test_a_file_system_without_locks_takes_users_all_the_same(
+    path: Path, code: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def refuse(descriptor: int, operation: int) -> None:
+        raise OSError(code, os.strerror(code))
+
+    monkeypatch.setattr(fcntl, "flock", refuse)
+    assert not store_user(str(path), "anne", HASH)
 
 
 def test_a_file_that_is_wrong_is_not_touched(path: Path) -> None:

@@ -20,6 +20,7 @@ import secrets
 import stat
 import tempfile
 from collections.abc import Iterator, Mapping
+from time import monotonic, sleep
 from typing import Final
 
 from fastsmtp._log import clean
@@ -32,6 +33,8 @@ MAX_NAME: Final = 255  # octets
 MAX_FILE: Final = 64 << 20  # octets; half a million users
 MAX_NUMBER: Final = 2**32 - 1  # of m and t, RFC 9106 §3.1
 MAX_LANES: Final = 2**24 - 1
+LOCK_PATIENCE: Final = 10.0  # seconds; whoever holds the lock writes one file
+LOCK_POLL: Final = 0.05  # seconds
 
 _HASH: Final = re.compile(
     r"\$(argon2(?:id|i|d)\$v=19\$m=(\d{1,10}),t=(\d{1,10}),p=(\d{1,8}))"
@@ -190,11 +193,27 @@ def _one_at_a_time(folder: str) -> Iterator[int]:
     """Keep others who do the same from reading what is about to be replaced."""
     descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
     try:
-        with contextlib.suppress(OSError):  # a file system without locks
-            fcntl.flock(descriptor, fcntl.LOCK_EX)
+        _lock(descriptor, folder)
         yield descriptor
     finally:
         os.close(descriptor)
+
+
+def _lock(descriptor: int, folder: str) -> None:
+    give_up_at = monotonic() + LOCK_PATIENCE
+    while True:
+        try:
+            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            if monotonic() >= give_up_at:
+                raise UsersError(
+                    f"{folder} is locked by another process, for {LOCK_PATIENCE:g} seconds or more"
+                ) from None
+            sleep(LOCK_POLL)
+        except OSError:  # a file system without locks
+            return
+        else:
+            return
 
 
 def _changed(path: str, key: str, line: bytes) -> tuple[bytes, bool]:
