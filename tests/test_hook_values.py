@@ -166,7 +166,15 @@ def test_a_task_that_a_plain_function_returns_may_call_back_later() -> None:
 
 REFUSALS = [
     *("550 spam", "451-greylisted", "554", "550\tspam", "421 ", " 550 spam", "\r\n550 spam"),
-    *("550-5.7.1 no\r\n550 5.7.1 no", "571 blocked", "599", "354 go on", "221 bye", "200 OK"),
+    *(
+        "550-5.7.1 no\r\n550 5.7.1 no",
+        "571 blocked",
+        "599",
+        "354 go on",
+        "221 bye",
+        "200 OK",
+        "512 octets stored",
+    ),
 ]
 
 
@@ -203,6 +211,7 @@ def test_a_text_that_begins_with_a_reply_code_accepts_no_message(style: str, tex
         ("2500 octets", "2.6.0", ("2500 octets",)),
         ("5.7 MB stored", "2.6.0", ("5.7 MB stored",)),
         ("550th message", "2.6.0", ("550th message",)),
+        ("stored 512 octets", "2.6.0", ("stored 512 octets",)),
         ("100 octets", "2.6.0", ("100 octets",)),
         ("600 octets", "2.6.0", ("600 octets",)),
         ("stored as 550 spam", "2.6.0", ("stored as 550 spam",)),
