@@ -25,7 +25,11 @@ from clients import PATIENCE
 __all__ = ["sent", "why_no_opensmtpd"]
 
 UNPACKED: Final = Path(__file__).parent.parent / "build/opensmtpd"
-NAMESPACES: Final = ["unshare", "--mount", "--pid", "--fork", "--kill-child", "--mount-proc"]
+# All of it ends with whoever has started it, even where that is killed.
+NAMESPACES: Final = [
+    *("setpriv", "--pdeathsig", "KILL"),
+    *("unshare", "--mount", "--pid", "--fork", "--kill-child", "--mount-proc"),
+]
 POLL: Final = 0.02  # seconds between two attempts to reach the program while it starts
 
 # Arguments: the unpacked package, a folder of ours, then the recipients. It sends the message when
@@ -42,7 +46,7 @@ cp "$package"/usr/sbin/smtpctl /usr/libexec/sendmail
 chgrp 64002 /usr/libexec/sendmail
 chmod 2755 /usr/libexec/sendmail
 for file in passwd group; do
-    cat /etc/$file "$folder"/$file >"$folder"/known-$file
+    cat "$folder"/$file /etc/$file >"$folder"/known-$file
     mount --bind "$folder"/known-$file /etc/$file
 done
 mount --bind "$folder"/run /run
@@ -72,8 +76,9 @@ def why_no_opensmtpd() -> str:
         return "opensmtpd is not unpacked into build/opensmtpd (bash .ci/run does that)"
     if os.geteuid():
         return "opensmtpd takes root to run in namespaces of its own"
-    if shutil.which("unshare") is None:
-        return "unshare is not installed"
+    for needed in ("setpriv", "unshare"):
+        if shutil.which(needed) is None:
+            return f"{needed} is not installed (package util-linux)"
     tried = [
         [*NAMESPACES, "sh", "-c", "mount -t tmpfs tmpfs /var/spool"],
         ["ldd", str(path)],
