@@ -8,13 +8,13 @@ record is not seen there, so a burst of replies must not lie in one.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable
 from typing import Any
 
 import pytest
 from clients import Sink
 from conftest import Run
 from exim_kit import exim, why_no_exim
+from recipients_kit import LONG, answer_by_name, mixed, named
 from tls_kit import certified
 
 from fastsmtp import SMTPError
@@ -26,21 +26,6 @@ PROTOCOLS = pytest.mark.parametrize("protocol", ["SMTP", "LMTP"])
 VERBS = pytest.mark.parametrize(
     "verb", ["DATA", "BDAT"]
 )  # with BDAT Exim does not wait before QUIT
-LONG = "x" * 300
-
-
-def named(kind: str, count: int) -> list[str]:
-    return [f"{kind}{number}@y.example" for number in range(count)]
-
-
-def answer_by_name(address: Any, session: Any, callback: Callable[..., object]) -> None:
-    """Take, defer or refuse a recipient, as its name says."""
-    if address.local_part.startswith("deferred"):
-        callback(SMTPError(f"later {LONG}", 450))
-    elif address.local_part.startswith("failed"):
-        callback(SMTPError(f"unknown {LONG}", 550))
-    else:
-        callback()
 
 
 def sent_by_exim(
@@ -110,4 +95,15 @@ def test_exim_reaches_those_who_are_taken_beside_as_many_who_are_deferred(
     good, deferred = named("good", 25), named("deferred", 25)
     fates, arrived = sent_by_exim(run, protocol, verb, [*deferred, *good])
     assert fates == dict.fromkeys(good, "delivered") | dict.fromkeys(deferred, "deferred")
+    assert [sorted(each) for each in arrived] == [sorted(good)]
+
+
+@PROTOCOLS
+def test_exim_is_told_the_fate_of_500_recipients_of_whom_200_are_refused(
+    run: Run, protocol: str
+) -> None:
+    good, deferred, failed = named("good", 300), named("deferred", 100), named("failed", 100)
+    fates, arrived = sent_by_exim(run, protocol, "DATA", mixed(good, deferred, failed))
+    told = {"delivered": good, "deferred": deferred, "failed": failed}
+    assert fates == {name: fate for fate, names in told.items() for name in names}
     assert [sorted(each) for each in arrived] == [sorted(good)]

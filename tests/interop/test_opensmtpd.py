@@ -10,16 +10,14 @@ the same segment "Remote host sent too much data", whoever the server is.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable
-from typing import Any
 
 import pytest
 from clients import Sink
 from conftest import Run
 from opensmtpd_kit import sent, why_no_opensmtpd
+from recipients_kit import answer_by_name, mixed, named
 from tls_kit import certified
 
-from fastsmtp import SMTPError
 from fastsmtp.testing import running
 
 REASON = why_no_opensmtpd()
@@ -28,26 +26,6 @@ SCHEMES = pytest.mark.parametrize(
     ("scheme", "kind"),
     [("smtp", "ESMTPS"), ("smtp+notls", "ESMTP")],
 )
-
-
-def named(kind: str, count: int) -> list[str]:
-    return [f"{kind}{number}@y.example" for number in range(count)]
-
-
-def mixed(*lists: list[str]) -> list[str]:
-    """All recipients of `lists`, evenly mixed."""
-    placed = [((place + 0.5) / len(one), name) for one in lists for place, name in enumerate(one)]
-    return [name for _, name in sorted(placed)]
-
-
-def answer_by_name(address: Any, session: Any, callback: Callable[..., object]) -> None:
-    """Take, defer or refuse a recipient, as its name says."""
-    if address.local_part.startswith("deferred"):
-        callback(SMTPError("later", 450))
-    elif address.local_part.startswith("failed"):
-        callback(SMTPError("unknown", 550))
-    else:
-        callback()
 
 
 def sent_by_opensmtpd(
