@@ -22,47 +22,26 @@ from cpython.unicode cimport (
 )
 from libc.string cimport memcpy
 
-cdef extern from *:
-    r"""
-    /* The character classes of the ABNF, one bit each; it all folds into one constant table. */
-    enum {
-        OF_ATEXT = 1,       /* atext, RFC 5322 section 3.2.3 */
-        OF_LET_DIG = 2,     /* Let-dig, RFC 5321 section 4.1.2 */
-        OF_QTEXT = 4,       /* qtextSMTP, RFC 5321 section 4.1.2 */
-        OF_PRINTABLE = 8,   /* %d32-126 */
-        OF_VALUE = 16,      /* esmtp-value, RFC 5321 section 4.1.2: %d33-60 / %d62-126 */
-        OF_HEX_DIGIT = 32,  /* HEXDIG in either case */
-        OF_KEYWORD = 64,    /* what may follow in an esmtp-keyword: Let-dig / "-" */
-        OF_DIGIT = 128
-    };
-    #define IN(c, first, last) ((c) >= (first) && (c) <= (last))
-    #define IS_DIGIT(c) IN(c, '0', '9')
-    #define IS_LET_DIG(c) (IS_DIGIT(c) || IN(c, 'a', 'z') || IN(c, 'A', 'Z'))
-    #define IS_HEX_DIGIT(c) (IS_DIGIT(c) || IN(c, 'a', 'f') || IN(c, 'A', 'F'))
-    #define IS_ATEXT(c) (IS_LET_DIG(c) || (c) == '!' || IN(c, '#', '\'') || IN(c, '*', '+') \
-        || (c) == '-' || (c) == '/' || (c) == '=' || (c) == '?' || IN(c, '^', '`') \
-        || IN(c, '{', '~'))
-    #define IS_QTEXT(c) (IN(c, 32, 126) && (c) != '"' && (c) != '\\')
-    #define CLASS_OF(c) ((IS_ATEXT(c) ? OF_ATEXT : 0) | (IS_LET_DIG(c) ? OF_LET_DIG : 0) \
-        | (IS_QTEXT(c) ? OF_QTEXT : 0) | (IN(c, 32, 126) ? OF_PRINTABLE : 0) \
-        | (IN(c, 33, 126) && (c) != '=' ? OF_VALUE : 0) | (IS_HEX_DIGIT(c) ? OF_HEX_DIGIT : 0) \
-        | (IS_LET_DIG(c) || (c) == '-' ? OF_KEYWORD : 0) | (IS_DIGIT(c) ? OF_DIGIT : 0))
-    #define FOUR(c) CLASS_OF(c), CLASS_OF((c) + 1), CLASS_OF((c) + 2), CLASS_OF((c) + 3)
-    #define SIXTEEN(c) FOUR(c), FOUR((c) + 4), FOUR((c) + 8), FOUR((c) + 12)
-    static const unsigned char CLASSES[256] = {
-        SIXTEEN(0), SIXTEEN(16), SIXTEEN(32), SIXTEEN(48),
-        SIXTEEN(64), SIXTEEN(80), SIXTEEN(96), SIXTEEN(112)     /* and 0 for all above */
-    };
-    """
+ctypedef const unsigned char* octets_t
+
+cdef extern from "_octets.h" nogil:
     const unsigned char[256] CLASSES
     enum:
         OF_ATEXT, OF_LET_DIG, OF_QTEXT, OF_PRINTABLE, OF_VALUE, OF_HEX_DIGIT, OF_KEYWORD, OF_DIGIT
+    bint is_space(unsigned char octet)
+    bint is_upper_hex(unsigned char octet)
+    unsigned char hex_value(unsigned char octet)
+    unsigned char upper_case(unsigned char octet)
+    bint equals_ignoring_case(octets_t text, const char *word, Py_ssize_t size)
+    Py_ssize_t scan_spaces(octets_t text, Py_ssize_t start, Py_ssize_t end)
+    Py_ssize_t scan_to_space(octets_t text, Py_ssize_t start, Py_ssize_t end)
+    Py_ssize_t scan_ascii(octets_t text, Py_ssize_t start, Py_ssize_t end)
+    Py_ssize_t scan_non_ascii(octets_t text, Py_ssize_t start, Py_ssize_t end)
+    Py_ssize_t count_characters(octets_t text, Py_ssize_t start, Py_ssize_t end)
 
 cdef extern from "<assert.h>" nogil:
     # Our invariants: compiled in debug and sanitizer builds, gone in a release.
     void check "assert" (bint condition)
-
-ctypedef const unsigned char* octets_t
 
 cdef enum:
     MAX_PATH = 256          # RFC 5321 §4.5.3.1.3, brackets and route included
@@ -758,121 +737,7 @@ cdef Py_ssize_t scan_clean_text(octets_t text, Py_ssize_t start, Py_ssize_t end)
     return index
 
 
-# UTF8-non-ascii = UTF8-2 / UTF8-3 / UTF8-4, one character. RFC 6532 §3.1, RFC 3629 §4
-# Refused beside what is malformed: C1 controls, and what hides or reorders the text around it.
-cdef inline Py_ssize_t scan_non_ascii(
-    octets_t text, Py_ssize_t start, Py_ssize_t end
-) noexcept nogil:
-    # Most letters take two octets, and then there is not much to ask.
-    if 0xC2 < text[start] < 0xE0 and end - start >= 2 and text[start + 1] & 0xC0 == 0x80:
-        return start + 2
-    return scan_code_point(text, start, end)
-
-
-cdef Py_ssize_t scan_code_point(octets_t text, Py_ssize_t start, Py_ssize_t end) noexcept nogil:
-    cdef unsigned int lead = text[start]
-    cdef unsigned int code
-    cdef int count, index
-    if lead < 0xC2 or lead > 0xF4:      # a continuation, the overlong C0 and C1, or beyond U+10FFFF
-        return -1
-    count = 2 if lead < 0xE0 else 3 if lead < 0xF0 else 4
-    if end - start < count:
-        return -1
-    code = lead & (0xFF >> (count + 1))
-    for index in range(1, count):
-        if text[start + index] & 0xC0 != 0x80:
-            return -1
-        code = code << 6 | (text[start + index] & 0x3F)
-    if count == 3 and (code < 0x800 or 0xD800 <= code <= 0xDFFF):
-        return -1
-    if count == 4 and not 0x10000 <= code <= 0x10FFFF:
-        return -1
-    return -1 if is_forbidden(code) else start + count
-
-
-# C1 controls, zero width space, line and paragraph separator, bidi embeddings and isolates, word
-# joiner, BOM. U+200C and U+200D pass: several scripts need them (RFC 5892 appendix A.1, A.2).
-cdef inline bint is_forbidden(unsigned int code) noexcept nogil:
-    if code < 0xA0:
-        return True
-    if code & ~0x7FU != 0x2000:
-        return code == 0xFEFF
-    if code <= 0x2028:
-        return code == 0x200B or code == 0x2028
-    return code <= 0x202E or code == 0x2060 or 0x2066 <= code <= 0x2069
-
-
-# The index of the first octet above 127, or the end.
-cdef inline Py_ssize_t scan_ascii(octets_t text, Py_ssize_t start, Py_ssize_t end) noexcept nogil:
-    cdef unsigned long long eight = 0
-    cdef Py_ssize_t index = start
-    while end - index >= 8:
-        memcpy(&eight, text + index, 8)
-        if eight & 0x8080808080808080ULL:
-            break
-        index += 8
-    while index < end and text[index] < 128:
-        index += 1
-    return index
-
-
-# The index behind SP and TAB, if there are any.
-cdef inline Py_ssize_t scan_spaces(
-    octets_t text, Py_ssize_t start, Py_ssize_t end
-) noexcept nogil:
-    cdef Py_ssize_t index = start
-    while index < end and is_space(text[index]):
-        index += 1
-    return index
-
-
-# The index of the next SP or TAB, or the end.
-cdef inline Py_ssize_t scan_to_space(
-    octets_t text, Py_ssize_t start, Py_ssize_t end
-) noexcept nogil:
-    cdef Py_ssize_t index = start
-    while index < end and not is_space(text[index]):
-        index += 1
-    return index
-
-
-# ---------------------------------------------------------------- octets and strings
-
-
-# TAB counts as SP between words, as receivers have always read it.
-cdef inline bint is_space(unsigned char octet) noexcept nogil:
-    return octet == b" " or octet == b"\t"
-
-
-cdef inline bint is_upper_hex(unsigned char octet) noexcept nogil:
-    return CLASSES[octet] & OF_HEX_DIGIT and octet < b"a"
-
-
-cdef inline unsigned char hex_value(unsigned char octet) noexcept nogil:
-    return octet - c'0' if octet <= c'9' else octet - c'A' + 10
-
-
-cdef inline bint equals_ignoring_case(
-    octets_t text, const char *word, Py_ssize_t size
-) noexcept nogil:
-    cdef Py_ssize_t index
-    for index in range(size):
-        if upper_case(text[index]) != upper_case(<unsigned char> word[index]):
-            return False
-    return True
-
-
-cdef inline unsigned char upper_case(unsigned char octet) noexcept nogil:
-    return octet & 0xDF if b"a" <= octet <= b"z" else octet
-
-
-# Characters in octets that are known to be UTF-8.
-cdef Py_ssize_t count_characters(octets_t text, Py_ssize_t start, Py_ssize_t end) noexcept nogil:
-    cdef Py_ssize_t index
-    cdef Py_ssize_t count = 0
-    for index in range(start, end):
-        count += text[index] & 0xC0 != 0x80
-    return count
+# ---------------------------------------------------------------- strings
 
 
 # Octets that the scanners above have passed: the decoder cannot fail.
