@@ -316,6 +316,8 @@ class Exchange(Asker):
         """Greet the client: from now on it may speak."""
         self.state = _CONNECTED
         self.halted = False
+        if self.rules.has_lf_commands:  # asked again after XCLIENT: the client is another one
+            self.parser.lf_ends_lines = self.trusts(self.options.allow_bare_lf_commands)
         if not self._speaks_for_others():
             self.announce()
         self.reply(self.service.greeting)

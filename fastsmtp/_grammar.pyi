@@ -16,6 +16,18 @@ class PathFault(IntEnum):
     NEEDS_SMTPUTF8 = 2
     """Nothing is wrong with it, but it is not ASCII and the transaction has no SMTPUTF8."""
 
+class Leniency(IntEnum):
+    """What is taken for a path: each level takes all that the one before it takes."""
+
+    STRICT = 0
+    """The grammar of RFC 5321 §4.1.2, RFC 6531 §3.3."""
+    COMMON = 1
+    """Also dots anywhere in a local part, `_` in a domain and a dot at its end (`a..b@x_y.`), and a
+    path without brackets, which ends at the first SP and has no source route."""
+    LENIENT = 2
+    """Also whatever has exactly one `@` with something on both sides, and no SP, `<`, `>` or
+    control character."""
+
 @final
 class AddressDSN:
     """What the DSN parameters of one RCPT said (RFC 3461 §4.1, §4.2)."""
@@ -52,7 +64,9 @@ class Address:
         """What stands behind the `@`: a domain or a bracketed literal; `""` for `<Postmaster>`."""
     @property
     def raw(self) -> str:
-        """The whole path with its brackets and its source route, at most 256 octets of UTF-8."""
+        """The whole path with its source route, at most 256 octets of UTF-8. It has brackets, also
+        if it was sent without.
+        """
     @property
     def is_null(self) -> bool:
         """Whether this is `<>`, the sender of delivery reports (RFC 5321 §4.5.5)."""
@@ -66,18 +80,17 @@ class Address:
     def __hash__(self) -> int: ...
 
 def parse_reverse_path(
-    argument: bytes, smtp_utf8: bool, lenient: bool
+    argument: bytes, smtp_utf8: bool, leniency: int
 ) -> tuple[Address, bytes] | int:
     """Read the argument of MAIL, from `FROM:` on (RFC 5321 §4.1.1.2, RFC 6531 §3.3).
 
     Returns the Address and the octets of the parameters, for `split_parameters` (`b""` when there
     are none), or a PathFault as int. `smtp_utf8`: the command has SMTPUTF8, so the path need not be
-    ASCII. `lenient`: a mailbox that the grammar refuses is taken as it is if it has exactly one `@`
-    with something on both sides, and no SP, `<`, `>` or control character.
+    ASCII. `leniency`: a value of `Leniency`, how much more than the grammar is taken.
     """
 
 def parse_forward_path(
-    argument: bytes, smtp_utf8: bool, lenient: bool
+    argument: bytes, smtp_utf8: bool, leniency: int
 ) -> tuple[Address, bytes] | int:
     """Read the argument of RCPT, from `TO:` on (RFC 5321 §4.1.1.3); else as `parse_reverse_path`.
 

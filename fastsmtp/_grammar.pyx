@@ -59,12 +59,19 @@ cpdef enum PathFault:
     NEEDS_SMTPUTF8 = 2      # well-formed, but RFC 6531 §3.4 asks for the SMTPUTF8 parameter
 
 
+cpdef enum Leniency:
+    """What is taken for a path: each level takes all that the one before it takes."""
+    STRICT = 0              # RFC 5321 §4.1.2
+    COMMON = 1              # and what old devices send: odd dots, "_" in domains, no brackets
+    LENIENT = 2             # and whatever else has exactly one "@"
+
+
 # What scan_path found: indices into the text it was given. Lives no longer than that call.
 cdef struct Path:
-    Py_ssize_t start        # of `<`
-    Py_ssize_t mailbox      # its first octet; what stands between `<` and it is the source route
+    Py_ssize_t route        # the first octet of the source route; without one, of the mailbox
+    Py_ssize_t mailbox      # its first octet
     Py_ssize_t at           # the `@` between local part and domain; -1 for `<>` and `<Postmaster>`
-    Py_ssize_t end          # of `>`
+    Py_ssize_t end          # of the mailbox: the index of `>`, if the path has brackets
 
 
 # ---------------------------------------------------------------- what the hooks see
@@ -130,7 +137,7 @@ cdef class Address:
             text = <octets_t> PyUnicode_AsUTF8AndSize(raw, &size)
         except UnicodeEncodeError:      # a lone surrogate
             pass
-        if text == NULL or scan_path(text, 0, size, True, True, False, &path) != size:
+        if text == NULL or scan_path(text, 0, size, True, True, STRICT, &path) != size:
             raise ValueError(f"raw must be a path like <user@host>, got {bounded(ascii(raw))}")
         self.route = ""
         self.at = -1
@@ -187,12 +194,12 @@ cdef str bounded(str text):
 cdef int fill_address(
     Address address, octets_t text, const Path *path, bint is_ascii
 ) except -1:
-    check(path.start < path.mailbox <= path.end)
+    check(path.route <= path.mailbox <= path.end)
     check(path.at == -1 or path.mailbox < path.at < path.end - 1)
     address.address = make_str(text + path.mailbox, path.end - path.mailbox, is_ascii)
     address.is_null = path.mailbox == path.end
-    if path.mailbox > path.start + 1:
-        address.route = make_str(text + path.start + 1, path.mailbox - path.start - 1, is_ascii)
+    if path.mailbox > path.route:
+        address.route = make_str(text + path.route, path.mailbox - path.route, is_ascii)
     if path.at >= 0:
         address.at = path.at - path.mailbox
         if not is_ascii:
@@ -204,19 +211,19 @@ cdef int fill_address(
 
 
 # "FROM:" Reverse-path [SP Mail-parameters]. RFC 5321 §4.1.1.2
-cpdef object parse_reverse_path(bytes argument, bint smtp_utf8, bint lenient):
+cpdef object parse_reverse_path(bytes argument, bint smtp_utf8, int leniency):
     """Read the argument of MAIL: (Address, octets of the parameters), or a PathFault."""
-    return parse_path(argument, b"FROM", False, smtp_utf8, lenient)
+    return parse_path(argument, b"FROM", False, smtp_utf8, leniency)
 
 
 # "TO:" ( "<Postmaster>" / Forward-path ) [SP Rcpt-parameters]. RFC 5321 §4.1.1.3
-cpdef object parse_forward_path(bytes argument, bint smtp_utf8, bint lenient):
+cpdef object parse_forward_path(bytes argument, bint smtp_utf8, int leniency):
     """Read the argument of RCPT: (Address, octets of the parameters), or a PathFault."""
-    return parse_path(argument, b"TO", True, smtp_utf8, lenient)
+    return parse_path(argument, b"TO", True, smtp_utf8, leniency)
 
 
 cdef inline object parse_path(
-    bytes argument, const char *word, bint forward, bint smtp_utf8, bint lenient
+    bytes argument, const char *word, bint forward, bint smtp_utf8, int leniency
 ):
     if argument is None:
         raise TypeError("an argument is bytes, got None")
@@ -229,12 +236,12 @@ cdef inline object parse_path(
 
     index = scan_word_and_colon(text, 0, size, word)
     if index >= 0:
-        index = scan_path(text, index, size, forward, not forward, lenient, &path)
+        index = scan_path(text, index, size, forward, not forward, leniency, &path)
     if index >= 0:
         index = scan_to_parameters(text, index, size)
     if index < 0:
         return <int> BAD_SYNTAX
-    is_ascii = scan_ascii(text, path.start, path.end) == path.end
+    is_ascii = scan_ascii(text, path.route, path.end) == path.end
     if not is_ascii and not smtp_utf8:
         return <int> NEEDS_SMTPUTF8
 
@@ -260,8 +267,8 @@ cpdef bint has_parameter(bytes argument, bytes keyword) except -1:
     index = scan_word_and_colon(text, 0, size, b"FROM")
     if index < 0 or scan_to_space(text, index, size) == size:
         return False
-    # Leniently: that finds the end of every path that parse_reverse_path could take.
-    index = scan_path(text, index, size, False, True, True, &path)
+    # By the most lenient rules: they find the end of every path that parse_reverse_path may take.
+    index = scan_path(text, index, size, False, True, LENIENT, &path)
     if index >= 0:
         index = scan_to_parameters(text, index, size)
     while 0 <= index < size:
@@ -342,7 +349,7 @@ def parse_mailbox(str text not None, bint smtp_utf8):
         mailbox = <octets_t> PyUnicode_AsUTF8AndSize(text, &size)
     except UnicodeEncodeError:
         return False
-    if scan_mailbox(mailbox, 0, size, &at) != size:
+    if scan_mailbox(mailbox, 0, size, False, &at) != size:
         return False
     return smtp_utf8 or scan_ascii(mailbox, 0, size) == size
 
@@ -414,31 +421,53 @@ cdef inline Py_ssize_t scan_word_and_colon(
 # with `postmaster` also "<Postmaster>", which RCPT takes
 cdef Py_ssize_t scan_path(
     octets_t text, Py_ssize_t start, Py_ssize_t end,
-    bint postmaster, bint null, bint lenient, Path *path
+    bint postmaster, bint null, int leniency, Path *path
 ) noexcept nogil:
     cdef Py_ssize_t index
     if end - start > MAX_PATH:
         end = start + MAX_PATH
     if start >= end or text[start] != b"<":
-        return -1
-    path.start = start
-    path.mailbox = start + 1
+        return -1 if leniency == STRICT else \
+            scan_path_without_brackets(text, start, end, postmaster, leniency, path)
+    path.route = path.mailbox = start + 1
     path.at = -1
     if start + 1 < end and text[start + 1] == b"@":
         path.mailbox = scan_source_route(text, start + 1, end)
         if path.mailbox < 0:
             return -1
-    index = scan_mailbox(text, path.mailbox, end, &path.at)
+    index = scan_mailbox(text, path.mailbox, end, leniency != STRICT, &path.at)
     if index < 0 or index == end or text[index] != b">":
         index = scan_path_without_domain(text, start, end, postmaster, null)
         if index > 0:
             path.at = -1
-        elif lenient:
+        elif leniency == LENIENT:
             index = scan_lenient_mailbox(text, path.mailbox, end, &path.at)
-        if index < 0:
+        if index < 0 or index == end or text[index] != b">":
             return -1
     path.end = index
     return index + 1
+
+
+# A mailbox, or with `postmaster` that word, up to the first SP. Ours, for senders that leave out
+# the brackets. A source route needs them, and so does the null path: nothing at all is no path.
+cdef Py_ssize_t scan_path_without_brackets(
+    octets_t text, Py_ssize_t start, Py_ssize_t end, bint postmaster, int leniency, Path *path
+) noexcept nogil:
+    end = scan_to_space(text, start, end)
+    if end == start or end - start > MAX_PATH - 2:
+        return -1
+    path.route = path.mailbox = start
+    path.at = -1
+    path.end = end
+    if postmaster and end - start == 10 and equals_ignoring_case(text + start, b"POSTMASTER", 10):
+        return end
+    if scan_mailbox(text, start, end, True, &path.at) == end:
+        return end
+    # What a quote opens may go on behind the SP: no part of it is taken for a mailbox.
+    if leniency == LENIENT and text[start] != b'"' \
+            and scan_lenient_mailbox(text, start, end, &path.at) == end:
+        return end
+    return -1
 
 
 # "<>" (RFC 5321 §4.5.5) and "<Postmaster>" in any case (§4.5.1): the index of `>`
@@ -457,7 +486,7 @@ cdef Py_ssize_t scan_path_without_domain(
 cdef Py_ssize_t scan_source_route(octets_t text, Py_ssize_t start, Py_ssize_t end) noexcept nogil:
     cdef Py_ssize_t index = start
     while index < end and text[index] == b"@":
-        index = scan_domain(text, index + 1, end)
+        index = scan_domain(text, index + 1, end, False)
         if index < 0 or index == end:
             return -1
         if text[index] == b":":
@@ -469,33 +498,32 @@ cdef Py_ssize_t scan_source_route(octets_t text, Py_ssize_t start, Py_ssize_t en
 
 
 # Mailbox = Local-part "@" ( Domain / address-literal ). RFC 5321 §4.1.2
+# With `loose`, here and below, also what old devices send.
 cdef inline Py_ssize_t scan_mailbox(
-    octets_t text, Py_ssize_t start, Py_ssize_t end, Py_ssize_t *at
+    octets_t text, Py_ssize_t start, Py_ssize_t end, bint loose, Py_ssize_t *at
 ) noexcept nogil:
     cdef Py_ssize_t index
     if start < end and text[start] == b'"':
         index = scan_quoted_string(text, start, end)
     else:
-        index = scan_dot_string(text, start, end)
+        index = scan_dot_string(text, start, end, loose)
     if index < 0 or index == end or text[index] != b"@":
         return -1
     at[0] = index
     index += 1
     if index < end and text[index] == b"[":
         return scan_address_literal(text, index, end)
-    return scan_domain(text, index, end)
+    return scan_domain(text, index, end, loose)
 
 
-# Exactly one "@", something on both sides of it, no SP, "<" or control octet: the index of `>`.
-# Ours, for senders that the grammar would refuse.
+# Exactly one "@", something on both sides of it, no SP, "<" or control octet: the index of `>`, or
+# `end`.
 cdef Py_ssize_t scan_lenient_mailbox(
     octets_t text, Py_ssize_t start, Py_ssize_t end, Py_ssize_t *at
 ) noexcept nogil:
     cdef Py_ssize_t index = start
     at[0] = -1
-    while index >= 0 and index < end:
-        if text[index] == b">":
-            return index if start < at[0] < index - 1 else -1
+    while 0 <= index < end and text[index] != b">":
         if text[index] == b"@":
             if at[0] >= 0:
                 return -1
@@ -503,13 +531,14 @@ cdef Py_ssize_t scan_lenient_mailbox(
         if text[index] <= b" " or text[index] == b"<" or text[index] == 127:
             return -1
         index = index + 1 if text[index] < 128 else scan_non_ascii(text, index, end)
-    return -1
+    return index if start < at[0] < index - 1 else -1
 
 
 # Dot-string = Atom *( "." Atom ); Atom = 1*atext. RFC 5321 §4.1.2
 # atext =/ UTF8-non-ascii. RFC 6531 §3.3
+# Loosely: dots anywhere, but not alone.
 cdef inline Py_ssize_t scan_dot_string(
-    octets_t text, Py_ssize_t start, Py_ssize_t end
+    octets_t text, Py_ssize_t start, Py_ssize_t end, bint loose
 ) noexcept nogil:
     cdef Py_ssize_t index = start
     cdef Py_ssize_t atom = start
@@ -520,9 +549,10 @@ cdef inline Py_ssize_t scan_dot_string(
             index = scan_non_ascii(text, index, end)
             if index < 0:
                 return -1
-        elif text[index] == b"." and index > atom:
+        elif text[index] == b"." and (index > atom or loose):
             index += 1
-            atom = index
+            if not loose or index == atom + 1:
+                atom = index
         else:
             break
     return index if index > atom else -1
@@ -552,7 +582,10 @@ cdef Py_ssize_t scan_quoted_string(
 
 # Domain = sub-domain *( "." sub-domain ); sub-domain = Let-dig [Ldh-str]. RFC 5321 §4.1.2
 # sub-domain =/ U-label. RFC 6531 §3.3
-cdef inline Py_ssize_t scan_domain(octets_t text, Py_ssize_t start, Py_ssize_t end) noexcept nogil:
+# Loosely: "_" like a letter, and a dot at the end.
+cdef inline Py_ssize_t scan_domain(
+    octets_t text, Py_ssize_t start, Py_ssize_t end, bint loose
+) noexcept nogil:
     cdef Py_ssize_t index = start
     cdef Py_ssize_t label = start
     while True:
@@ -565,6 +598,11 @@ cdef inline Py_ssize_t scan_domain(octets_t text, Py_ssize_t start, Py_ssize_t e
                 if index < 0:
                     return -1
                 continue
+            if loose and text[index] == b"_":
+                index += 1
+                continue
+        if loose and start < index == label:
+            return index if index - start <= MAX_DOMAIN else -1
         if index == label or index - label > MAX_LABEL or text[index - 1] == b"-":
             return -1
         if index == end or text[index] != b".":

@@ -24,9 +24,9 @@ except ImportError:  # Windows
     resource = None  # type: ignore[assignment]  # mypy takes the names of modules for constants
 
 __all__ = [
-    "COMMAND_LENGTH", "COUNT", "DEADLINE", "FLAG", "HOLD", "HOST_NAME", "ITERATIONS", "LINE",
-    "LIST_COUNT", "MECHANISMS", "PASSWORD", "PEM", "RATE", "RESOLVER", "SECONDS", "SECRET", "SIZE",
-    "SNI", "SSL_CONTEXT", "TEXT", "TLS_VERSION", "VERBS", "Group", "Kind",
+    "COMMAND_LENGTH", "COUNT", "DEADLINE", "FLAG", "HOLD", "HOST_NAME", "ITERATIONS", "LENIENCY",
+    "LINE", "LIST_COUNT", "MECHANISMS", "PASSWORD", "PEM", "RATE", "RESOLVER", "SECONDS", "SECRET",
+    "SIZE", "SNI", "SSL_CONTEXT", "TEXT", "TLS_VERSION", "VERBS", "Group", "Kind",
     "Option", "Refused", "Resolver", "WrongType", "choice", "default_max_clients",
     "nearest", "networks", "open_files",
     "optional", "row",
@@ -304,6 +304,14 @@ def choice(*words: str) -> Kind[str]:
     return Kind(f"{', '.join(map(repr, words[:-1]))} or {words[-1]!r}", check)
 
 
+def _leniency(value: object) -> bool | str:
+    if isinstance(value, str):
+        if value != "common":
+            raise Refused
+        return value
+    return _flag(value)
+
+
 def optional(kind: Kind[T]) -> Kind[T | None]:
     """Return the kind that takes None besides what `kind` takes."""
     return Kind(
@@ -357,6 +365,7 @@ def networks(why_not_true: str) -> Kind[Networks]:
     )
 
 
+LENIENCY: Final = Kind("False, 'common' or True", _leniency)
 TLS_VERSION: Final = choice("TLSv1", "TLSv1.1", "TLSv1.2", "TLSv1.3")
 VERBS: Final = Kind(
     f"a list, tuple or set of commands as str, in any case: {', '.join(KNOWN_VERBS)}",

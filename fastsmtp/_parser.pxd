@@ -99,6 +99,7 @@ cdef class Parser:
     cdef readonly Py_ssize_t buffered
     cdef readonly int64_t payload_octets
     cdef Py_ssize_t _max_command_length
+    cdef public bint lf_ends_lines  # written by the dialogue between two pulls
     cdef bint _first_octet_due
     # between two pulls: written by _enter(), and back to MODE_COMMAND where an end is told
     cdef int _mode
@@ -136,7 +137,7 @@ cdef class Parser:
     cdef Fault _die(self, int kind)
     # lines
     cdef object _next_line(self)
-    cdef object _take_line(self, const unsigned char *line, Py_ssize_t n)
+    cdef object _take_line(self, const unsigned char *line, Py_ssize_t n, Py_ssize_t octets)
     cdef int _end_of_line(self, Py_ssize_t octets) noexcept
     cdef object _next_odd_line(self, const unsigned char *line)
     cdef object _end_line(self, Py_ssize_t lf, Py_ssize_t limit, bint is_auth)

@@ -176,6 +176,11 @@ class Parser:
         """Scan the rest of this message for its facts and its end, but hand out no more of it."""
     def clear(self) -> None:
         """Forget all that is buffered, and what was seen of an unfinished command line."""
+    lf_ends_lines: bool
+    """Whether an LF without CR ends a command or AUTH line too, instead of the fault BARE_LF.
+
+    It has no effect on mail data. False at first; may be changed between two calls of `next_event`.
+    """
     @property
     def buffered(self) -> int:
         """Octets fed and not yet consumed."""

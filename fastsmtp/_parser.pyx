@@ -303,17 +303,17 @@ cdef class Parser:
             left = min(self.buffered, self._max_command_length, MAX_AUTH_LINE)
             cr = scan_control(line, left)
             if 0 <= cr < left - 1 and line[cr] == b"\r" and line[cr + 1] == b"\n":
-                return self._take_line(line, cr)
+                return self._take_line(line, cr, cr + 2)
         return self._next_odd_line(line)
 
-    cdef object _take_line(self, const unsigned char *line, Py_ssize_t n):
-        """The event of line[0:n], a line in good form, without the CR LF behind it."""
+    cdef object _take_line(self, const unsigned char *line, Py_ssize_t n, Py_ssize_t octets):
+        """The event of line[0:n], a line in good form; it has so many octets with its end."""
         cdef Command command
         if self._mode == MODE_AUTH_LINE:
             command = make_auth_line(line, n)
         else:
             command = make_command(line, fs_trim_blanks(line, n))
-        self._end_of_line(n + 2)
+        self._end_of_line(octets)
         return command
 
     cdef int _end_of_line(self, Py_ssize_t octets) noexcept:
@@ -354,15 +354,20 @@ cdef class Parser:
     cdef object _end_line(self, Py_ssize_t lf, Py_ssize_t limit, bint is_auth):
         """The event of the line that ends at octets[lf]."""
         cdef const unsigned char *line = self._octets()
+        cdef bint has_cr = self._dropped > 0 and self._dropped_cr
+        cdef Py_ssize_t n = lf
         cdef Fault event
-        if not (line[lf - 1] == b"\r" if lf > 0 else self._dropped > 0 and self._dropped_cr):
+        if lf > 0:
+            has_cr = line[lf - 1] == b"\r"
+            n -= has_cr
+        if not has_cr and not self.lf_ends_lines:
             return self._die(FAULT_BARE_LF)
         if self._dropped + lf + 1 > limit:
             event = make_fault(FAULT_AUTH_LINE_TOO_LONG if is_auth else FAULT_LINE_TOO_LONG)
-        elif scan_control(line, lf - 1) >= 0:
+        elif scan_control(line, n) >= 0:
             event = make_fault(FAULT_CONTROL_CHARACTER)
         else:
-            return self._take_line(line, lf - 1)
+            return self._take_line(line, n, lf + 1)
         self._end_of_line(lf + 1)
         return event
 

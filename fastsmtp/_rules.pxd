@@ -1,8 +1,9 @@
 cdef class Rules:
     cdef readonly object options
     cdef readonly bint secured, lmtp, enhanced, auth_required, needs_upgrade
-    cdef readonly bint strict_pipelining, lenient
-    cdef readonly bint speaks_for_others, has_exclusions, reject_nul
+    cdef readonly bint strict_pipelining
+    cdef readonly int leniency
+    cdef readonly bint speaks_for_others, has_exclusions, has_lf_commands, reject_nul
     cdef readonly str bare_newline
     cdef readonly long long size, drop_limit
     cdef readonly Py_ssize_t max_command_length, max_recipients, max_tried, max_messages

@@ -7,9 +7,16 @@ from __future__ import annotations
 
 from typing import Final
 
+from fastsmtp._grammar import Leniency
 from fastsmtp.options import Options
 
 __all__ = ["Rules"]
+
+LENIENCIES: Final[dict[bool | str, int]] = {
+    False: int(Leniency.STRICT),
+    "common": int(Leniency.COMMON),
+    True: int(Leniency.LENIENT),
+}
 
 # Octets that are dropped beyond `size` before a client is cut: enough to answer a mail that is a
 # little too large.
@@ -33,9 +40,10 @@ class Rules:
         self.auth_required = not options.auth_optional and "AUTH" not in options.disabled_commands
         self.needs_upgrade = options.needs_upgrade
         self.strict_pipelining = options.strict_pipelining
-        self.lenient = options.lenient_address_parsing
+        self.leniency = LENIENCIES[options.lenient_address_parsing]
         self.speaks_for_others = bool(options.use_xclient or options.use_xforward)
         self.has_exclusions = bool(options.bare_newline_exclusions)
+        self.has_lf_commands = bool(options.allow_bare_lf_commands)
         self.bare_newline = options.bare_newline
         self.reject_nul = options.reject_nul
         self.max_command_length = options.max_command_length

@@ -44,7 +44,7 @@ def handle_mail(dialogue: Exchange, argument: bytes) -> None:
     """MAIL: RFC 5321 §4.1.1.2."""
     rules = dialogue.rules
     utf8 = has_parameter(argument, b"SMTPUTF8")
-    parsed = parse_reverse_path(argument, utf8, rules.lenient)
+    parsed = parse_reverse_path(argument, utf8, rules.leniency)
     if not isinstance(parsed, tuple):
         bad = parsed == PathFault.BAD_SYNTAX
         dialogue.reply(replies.BAD_SENDER if bad else replies.NEEDS_SMTPUTF8)
@@ -111,7 +111,7 @@ def handle_rcpt(dialogue: Exchange, argument: bytes) -> None:
         _refuse(dialogue, replies.TOO_MANY_JUNK, False, _shown(argument))
         return
     utf8 = transaction.smtp_utf8
-    parsed = parse_forward_path(argument, utf8, rules.lenient)
+    parsed = parse_forward_path(argument, utf8, rules.leniency)
     if not isinstance(parsed, tuple):
         bad = parsed == PathFault.BAD_SYNTAX
         fault = replies.BAD_RECIPIENT if bad else replies.NEEDS_SMTPUTF8

@@ -24,6 +24,7 @@ from fastsmtp._option_types import (
     HOLD,
     HOST_NAME,
     ITERATIONS,
+    LENIENCY,
     LINE,
     LIST_COUNT,
     MECHANISMS,
@@ -169,9 +170,10 @@ class Options:
     allow_unknown_params: bool = row(Group.CAPABILITIES, FLAG, False, "RFC 5321 §4.1.1.11",
         does="Hands unknown parameters of MAIL and RCPT to the hook, in `args`; no 555.",
         reason="A parameter that nobody understands is a promise that nobody keeps.")
-    lenient_address_parsing: bool = row(Group.CAPABILITIES, FLAG, False, "RFC 5321 §4.1.2",
-        does="Checks no more of a mailbox than what keeps it from being misread.",
-        reason="The grammar of the RFC takes every address that may occur.")
+    lenient_address_parsing: bool | str = row(Group.CAPABILITIES, LENIENCY, False,
+        "RFC 5321 §4.1.2",
+        does="Takes paths without `<>`, odd dots and `_` ('common'), or all with one `@` (True).",
+        reason="The grammar of the RFC takes every address there is; old devices send others.")
     disabled_commands: frozenset[str] = row(Group.CAPABILITIES, VERBS, (), "RFC 5321 §4.5.1",
         does="Answers them as if they were unknown. With AUTH, no authentication is asked for.",
         reason="As in smtp-server; the RFC demands most of them.")
@@ -254,6 +256,11 @@ class Options:
         "RFC 5321 §2.3.8",
         does="Networks whose clients get `accept`, whatever `bare_newline` says.",
         reason="For the old device that cannot be mended, and for it alone.")
+    allow_bare_lf_commands: Networks = row(Group.NEWLINES,
+        networks("any client could then hide commands in a line that a relay passes on"), (),
+        "RFC 5321 §2.3.8",
+        does="Networks whose clients may end commands, but never a message, with LF alone.",
+        reason="For the old device that cannot be mended: a relay could be made to send commands.")
     reject_nul: bool = row(Group.NEWLINES, FLAG, False, "RFC 2045 §2.7, §2.8",
         does="For NUL in a message: 550. BODY=BINARYMIME may hold it (RFC 3030 §3).",
         reason="Most programs cope with the few that there are; one that stops at NUL loses text.")

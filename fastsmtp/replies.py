@@ -189,8 +189,12 @@ SHUTTING_DOWN: Final = Reply(421, "4.3.2", "Server shutting down")
 # MAIL and RCPT.
 MAIL_ACCEPTED: Final = Reply(250, "2.1.0", "Accepted")
 RCPT_ACCEPTED: Final = Reply(250, "2.1.5", "Accepted")
-BAD_SENDER: Final = Reply(501, "5.1.7", "Error: Bad sender address syntax")
-BAD_RECIPIENT: Final = Reply(501, "5.1.3", "Error: Bad recipient address syntax")
+BAD_SENDER: Final = Reply(
+    501, "5.1.7", "Error: Bad sender address syntax, expected MAIL FROM:<user@domain>"
+)
+BAD_RECIPIENT: Final = Reply(
+    501, "5.1.3", "Error: Bad recipient address syntax, expected RCPT TO:<user@domain>"
+)
 NEEDS_SMTPUTF8: Final = Reply(553, "5.6.7", "Error: SMTPUTF8 is required for this address")
 TOO_LARGE: Final = Reply(552, "5.3.4", "Error: message exceeds fixed maximum message size %s")
 TOO_MANY_RECIPIENTS: Final = Reply(452, "4.5.3", "Error: too many recipients")

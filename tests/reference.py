@@ -137,6 +137,31 @@ def deliver(body: bytes, size: int, policy: str) -> tuple[bytes, bool]:
     return apply_policy(body, policy), False
 
 
+# --- command lines: RFC 5321 §2.3.8, §4.5.3.1.4 --------------------------------------------------
+
+_CONTROL = re.compile(rb"[\x00-\x08\x0a-\x1f\x7f]")
+
+
+def command_lines(octets: bytes, limit: int, bare_lf: bool) -> list[bytes | str]:
+    """The complete command lines without what ends them, or the name of what is wrong with each.
+
+    bare_lf: LF alone ends a line too; else it ends everything. No line of AUTH, none without end.
+    """
+    found: list[bytes | str] = []
+    *ended, _ = octets.split(b"\n")
+    for text in ended:
+        line = text.removesuffix(b"\r")
+        if line == text and not bare_lf:
+            return [*found, "BARE_LF"]
+        if len(text) + 1 > limit:
+            found.append("LINE_TOO_LONG")
+        elif _CONTROL.search(line):
+            found.append("CONTROL_CHARACTER")
+        else:
+            found.append(line.rstrip(b" \t"))
+    return found
+
+
 # --- UTF-8: RFC 6531 §3.3, and what no address or value may hold ---------------------------------
 
 _NEVER = (
@@ -174,7 +199,16 @@ _ROUTE = rb"(?:@" + _DOMAIN + rb"(?:,@" + _DOMAIN + rb")*:)?"
 _MAILBOX = rb"(" + _LOCAL_PART + rb")@(" + _DOMAIN + rb"|" + _LITERAL + rb")"
 
 _STRICT_PATH = re.compile(rb"<" + _ROUTE + _MAILBOX + rb">")
-_LENIENT_PATH = re.compile(rb"<" + _ROUTE + rb"([^@<>\x00-\x20\x7f]+)@([^@<>\x00-\x20\x7f]+)>")
+# Beside the grammar: dots anywhere in a dot-string; in a domain "_", and a dot at its end.
+_COMMON_LOCAL_PART = rb"(?:\.*" + _ATOM + rb"(?:\.+" + _ATOM + rb")*\.*|" + _QUOTED + rb")"
+_COMMON_LETTER = rb"[A-Za-z0-9_\x80-\xff]"
+_COMMON_LABEL = _COMMON_LETTER + rb"(?:[A-Za-z0-9_\x80-\xff-]{0,61}" + _COMMON_LETTER + rb")?"
+_COMMON_DOMAIN = _COMMON_LABEL + rb"(?:\." + _COMMON_LABEL + rb")*\.?"
+_COMMON_MAILBOX = rb"(" + _COMMON_LOCAL_PART + rb")@(" + _COMMON_DOMAIN + rb"|" + _LITERAL + rb")"
+# Whatever has one "@".
+_LENIENT_MAILBOX = rb"([^@<>\x00-\x20\x7f]+)@([^@<>\x00-\x20\x7f]+)"
+_COMMON_PATH = re.compile(rb"<" + _ROUTE + _COMMON_MAILBOX + rb">")
+_LENIENT_PATH = re.compile(rb"<" + _ROUTE + _LENIENT_MAILBOX + rb">")
 _POSTMASTER = re.compile(rb"<([Pp][Oo][Ss][Tt][Mm][Aa][Ss][Tt][Ee][Rr])>")
 _IPV4 = re.compile(rb"(0|[1-9][0-9]{0,2})" + rb"\.(0|[1-9][0-9]{0,2})" * 3)
 
@@ -229,8 +263,18 @@ class Path(NamedTuple):
     rest: bytes
 
 
-def _match_path(text: bytes, keyword: bytes, lenient: bool) -> tuple[bytes, bytes, bytes] | None:
-    """The path that begins `text` as (raw, local part, domain)."""
+STRICT, COMMON, LENIENT = range(3)  # what is taken beside the grammar
+
+
+def _is_odd_domain(text: bytes, leniency: int) -> bool:
+    """A domain that was matched by other than the grammar's expression."""
+    if leniency == COMMON and re.fullmatch(_LITERAL, text):
+        return is_domain(text)
+    return len(text) <= 255
+
+
+def _match_path(text: bytes, keyword: bytes, leniency: int) -> tuple[bytes, bytes, bytes] | None:
+    """The path that begins `text` as (octets on the wire, local part, domain)."""
     if text.startswith(b"<>") and keyword == b"FROM":
         return b"<>", b"", b""
     found = _POSTMASTER.match(text)
@@ -239,15 +283,30 @@ def _match_path(text: bytes, keyword: bytes, lenient: bool) -> tuple[bytes, byte
     found = _STRICT_PATH.match(text)
     if found is not None and is_domain(found[2]):
         return found[0], found[1], found[2]
-    if lenient:
-        found = _LENIENT_PATH.match(text)
-        if found is not None and len(found[2]) <= 255:
+    for level, pattern in ((COMMON, _COMMON_PATH), (LENIENT, _LENIENT_PATH)):
+        found = pattern.match(text)
+        if leniency >= level and found is not None and _is_odd_domain(found[2], level):
             return found[0], found[1], found[2]
     return None
 
 
+def _match_bare_path(
+    text: bytes, keyword: bytes, leniency: int
+) -> tuple[bytes, bytes, bytes] | None:
+    """The same for a path without brackets: it ends at the first space, and has no route."""
+    word = re.split(rb"[ \t]", text, maxsplit=1)[0]
+    if not word or word.startswith((b"<", b"@")):
+        return None
+    if word.startswith(b'"'):  # the rest of a quoted string may stand behind the space
+        leniency = COMMON
+    matched = _match_path(b"<" + word + b">", keyword, leniency)
+    if matched is None or matched[0] != b"<" + word + b">":
+        return None
+    return word, matched[1], matched[2]
+
+
 def parse_path(
-    argument: bytes, keyword: bytes, smtp_utf8: bool = False, lenient: bool = False
+    argument: bytes, keyword: bytes, smtp_utf8: bool = False, leniency: int = STRICT
 ) -> Path | str:
     """The argument of MAIL (`keyword` b"FROM") or RCPT (b"TO"): a Path, "syntax" or "utf8".
 
@@ -259,11 +318,15 @@ def parse_path(
     if not colon or before.strip(_SPACE):
         return "syntax"
     text = text.lstrip(_SPACE)
-    matched = _match_path(text, keyword, lenient)
+    matched = _match_path(text, keyword, leniency)
+    if matched is None and leniency != STRICT:
+        matched = _match_bare_path(text, keyword, leniency)
     if matched is None:
         return "syntax"
     raw, local_part, domain = matched
     rest = text[len(raw) :]
+    if not raw.startswith(b"<"):
+        raw = b"<" + raw + b">"
     if rest and rest[:1] not in (b" ", b"\t"):
         return "syntax"
     if rest.lstrip(_SPACE).startswith(b"<"):  # a second path
@@ -304,9 +367,9 @@ def split_parameters(rest: bytes, smtp_utf8: bool = False) -> list[tuple[str, st
     return parameters
 
 
-def has_parameter(argument: bytes, command: bytes, keyword: bytes, lenient: bool = False) -> bool:
+def has_parameter(argument: bytes, command: bytes, keyword: bytes, leniency: int = STRICT) -> bool:
     """Whether `keyword`, with or without a value, stands behind the path of a good argument."""
-    path = parse_path(argument, command, smtp_utf8=True, lenient=lenient)
+    path = parse_path(argument, command, smtp_utf8=True, leniency=leniency)
     if isinstance(path, str):
         return False
     return any(word.partition(b"=")[0].upper() == keyword.upper() for word in _words(path.rest))

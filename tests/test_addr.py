@@ -40,7 +40,7 @@ def taken(path: str, **options: object) -> Address:
     sender, recipient = seen[:2]
     assert sender == recipient
     assert sender.address == recipient.address == str(sender)
-    assert sender.raw == recipient.raw == path
+    assert sender.raw == recipient.raw == (path if path.startswith("<") else f"<{path.strip()}>")
     assert not sender.is_null
     return sender
 
@@ -262,6 +262,9 @@ def test_the_words_before_the_path(form: str, good: bool, case: type[str]) -> No
 
 LENIENT = ["<.a@x>", "<a.@x>", "<a..b@x>", "<$(id)@x>", "<a@-x>", "<a@x.>", "<a@x..y>", "<a@x_y>"]
 NEVER = ["<a@b@c>", "<a@>", "<@x>", "<a>", "<a b@x>", "<a@x", "a@x>", "<a@x>b", "<@r1:>", "<<a@x>>"]
+COMMON = ["<.a@x>", "<a.@x>", "<a..b@x>", "<a@x.>", "<a@x_y>"]
+BARE = ["a@x", "a..b@x_y", "a@[192.0.2.1]"]
+LEVELS = pytest.mark.parametrize("level", ["common", True])
 
 
 @pytest.mark.parametrize("path", row("ADDR-09", *LENIENT))
@@ -270,9 +273,69 @@ def test_lenient_parsing_takes_what_has_one_at_with_something_on_both_sides(path
     assert taken(path, lenient_address_parsing=True).address == path[1:-1]
 
 
+@LEVELS
 @pytest.mark.parametrize("path", row("ADDR-08", *NEVER))
-def test_lenient_parsing_takes_nothing_else(path: str) -> None:
-    assert_refused(path, lenient_address_parsing=True)
+def test_lenient_parsing_takes_nothing_else(path: str, level: object) -> None:
+    assert_refused(path, lenient_address_parsing=level)
+
+
+@pytest.mark.parametrize("path", row("ADDR-09", *LENIENT))
+def test_the_level_common_takes_what_old_devices_send(path: str) -> None:
+    if path in COMMON:
+        assert taken(path, lenient_address_parsing="common").address == path[1:-1]
+    else:
+        assert_refused(path, lenient_address_parsing="common")
+
+
+@LEVELS
+@pytest.mark.parametrize("path", row("ADDR-07", *BARE))
+def test_both_lenient_levels_take_paths_without_brackets(path: str, level: object) -> None:
+    """Printers, RAID controllers and power supplies send them."""
+    assert_refused(path)
+    assert taken(path, lenient_address_parsing=level).raw == f"<{path}>"
+    assert taken(" " + path, lenient_address_parsing=level).address == path
+
+
+@LEVELS
+def test_a_session_of_an_old_device_is_a_session_where_that_is_allowed(level: object) -> None:
+    recipients = b"RCPT TO: postmaster\r\nRCPT TO:root@x.\r\n"
+    steps = [
+        b"EHLO ups\r\n",
+        b"MAIL FROM: ups_1@plant_7 SIZE=12\r\n" + recipients + b"DATA\r\n",
+        b"on battery\r\n.\r\n",
+    ]
+    ran = three_ways(steps, lenient_address_parsing=level)
+    assert ran.codes == ["220", "250", *MAILED, "250 2.1.5", "354", "250 2.6.0"]
+    assert ran.messages[0].sender == "<ups_1@plant_7>"
+    assert ran.messages[0].recipients == ("<postmaster>", "<root@x.>")
+
+
+@LEVELS
+@pytest.mark.parametrize("argument", ["FROM:", "FROM: ", "FROM: SIZE=1"])
+def test_nothing_at_all_is_never_the_null_path(argument: str, level: object) -> None:
+    ran = three_ways(
+        [EH, f"MAIL {argument}\r\nMAIL FROM:<>\r\n".encode()], lenient_address_parsing=level
+    )
+    assert ran.codes == ["220", "250", BAD_SENDER, "250 2.1.0"]
+
+
+@LEVELS
+def test_a_parameter_behind_a_path_without_brackets_is_checked_like_any_other(
+    level: object,
+) -> None:
+    lines = "MAIL FROM:a@x <b@y>\r\nMAIL FROM:a@x b\r\nMAIL FROM:é@x\r\nMAIL FROM:é@x SMTPUTF8\r\n"
+    ran = three_ways([EH, lines.encode()], lenient_address_parsing=level)
+    assert ran.codes == ["220", "250", BAD_SENDER, "555 5.5.4", "553 5.6.7", "250 2.1.0"]
+
+
+def test_a_refused_path_is_told_what_was_expected() -> None:
+    with Session() as session:
+        session.do(EH, b"MAIL FROM:a@x\r\n", TX, b"RCPT TO:b@y\r\n")
+        wanted = [reply.lines[0] for reply in session.replies if reply.code == 501]
+    assert wanted == [
+        "Error: Bad sender address syntax, expected MAIL FROM:<user@domain>",
+        "Error: Bad recipient address syntax, expected RCPT TO:<user@domain>",
+    ]
 
 
 # --- names in a greeting ---

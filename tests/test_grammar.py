@@ -20,6 +20,7 @@ import pytest
 from fastsmtp._grammar import (
     Address,
     AddressDSN,
+    Leniency,
     PathFault,
     decode_xtext,
     has_parameter,
@@ -42,18 +43,18 @@ def octets(text: str | bytes) -> bytes:
 
 
 def read(
-    argument: str | bytes, smtp_utf8: bool = False, lenient: bool = False
+    argument: str | bytes, smtp_utf8: bool = False, leniency: int = Leniency.STRICT
 ) -> tuple[Address, bytes] | int:
     """A whole argument; whether of MAIL or of RCPT is seen from its first letter."""
     argument = octets(argument)
     parse = parse_reverse_path if argument[:1] in b"fF" else parse_forward_path
-    return parse(argument, smtp_utf8, lenient)
+    return parse(argument, smtp_utf8, leniency)
 
 
 def accepted(
-    argument: str | bytes, smtp_utf8: bool = False, lenient: bool = False
+    argument: str | bytes, smtp_utf8: bool = False, leniency: int = Leniency.STRICT
 ) -> tuple[Address, bytes]:
-    result = read(argument, smtp_utf8, lenient)
+    result = read(argument, smtp_utf8, leniency)
     assert not isinstance(result, int), result
     return result
 
@@ -201,10 +202,10 @@ def test_no_control_octet_is_taken_inside_a_path(octet: int) -> None:
     sign = bytes([octet])
     for template in (b"<a*@x>", b"<*a@x>", b"<a@x*>", b"<a@*x>", b'<"a"*@x>'):
         for argument in both(template.replace(b"*", sign)):
-            for lenient in (False, True):
-                assert read(argument, True, lenient) == BAD_SYNTAX
+            for leniency in Leniency:
+                assert read(argument, True, leniency) == BAD_SYNTAX
     for argument in both(b'<"a*b"@x>'.replace(b"*", sign)):
-        assert (read(argument, True, True) == BAD_SYNTAX) == (octet != 0x20)
+        assert (read(argument, True, Leniency.LENIENT) == BAD_SYNTAX) == (octet != 0x20)
 
 
 # --- the words before the path -------------------------------------------------------------------
@@ -227,13 +228,12 @@ def test_case_and_space_around_the_colon_do_not_matter(argument: str) -> None:
 @pytest.mark.parametrize(
     "argument",
     [
-        *rows(
-            "ADDR-07", b"FROM:a@x", b"FROM <a@x>", b" FROM:<a@x>", b"\tFROM:<a@x>", b"FROM;<a@x>"
-        ),
+        *rows("ADDR-07", b"FROM <a@x>", b" FROM:<a@x>", b"\tFROM:<a@x>", b"FROM;<a@x>"),
+        *rows("ADDR-07", b"FROM a@x", b"FROMa@x", b"FROM: :<a@x>"),
         *rows(
             "ADDR-07", b"FROM::<a@x>", b"FRM:<a@x>", b"FROMX:<a@x>", b"FROM<a@x>", b"F ROM:<a@x>"
         ),
-        *rows("ADDR-07", b"TO:a@x", b"TO <a@x>", b" TO:<a@x>", b"T:<a@x>", b"TOO:<a@x>", b"<a@x>"),
+        *rows("ADDR-07", b"TO a@x", b"TO <a@x>", b" TO:<a@x>", b"T:<a@x>", b"TOO:<a@x>", b"<a@x>"),
         *rows("ADDR-07", b"", b" ", b"FROM", b"FROM:", b"FROM: ", b"FROM :", b"TO", b"TO:", b":"),
         *rows(
             "ADDR-07", b"\x46\x52\x4f\x2d:<a@x>", b"F\x12OM:<a@x>", b"\xc6ROM:<a@x>", b"T\x2f:<a@x>"
@@ -242,7 +242,8 @@ def test_case_and_space_around_the_colon_do_not_matter(argument: str) -> None:
 )
 def test_other_words_before_the_path_are_bad_syntax(argument: bytes) -> None:
     for parse in PARSERS.values():
-        assert parse(argument, True, True) == BAD_SYNTAX
+        for leniency in Leniency:
+            assert parse(argument, True, leniency) == BAD_SYNTAX
 
 
 def test_each_command_takes_its_own_word_only() -> None:
@@ -253,26 +254,26 @@ def test_each_command_takes_its_own_word_only() -> None:
 # --- null path, postmaster, source route ---------------------------------------------------------
 
 
-@pytest.mark.parametrize("lenient", [False, True])
-def test_the_null_path_is_for_mail_only(lenient: bool) -> None:
+@pytest.mark.parametrize("leniency", Leniency)
+def test_the_null_path_is_for_mail_only(leniency: int) -> None:
     """ADDR-01."""
-    address, rest = accepted("FROM:<> BODY=8BITMIME", lenient=lenient)
+    address, rest = accepted("FROM:<> BODY=8BITMIME", leniency=leniency)
     assert address.is_null is True
     assert (address.address, address.local_part, address.domain, address.raw) == ("", "", "", "<>")
     assert rest == b"BODY=8BITMIME"
-    assert read("TO:<>", lenient=lenient) == BAD_SYNTAX
-    assert read("FROM:<>x", lenient=lenient) == BAD_SYNTAX
-    assert read("FROM:< >", lenient=lenient) == BAD_SYNTAX
+    assert read("TO:<>", leniency=leniency) == BAD_SYNTAX
+    assert read("FROM:<>x", leniency=leniency) == BAD_SYNTAX
+    assert read("FROM:< >", leniency=leniency) == BAD_SYNTAX
 
 
-@pytest.mark.parametrize("lenient", [False, True])
+@pytest.mark.parametrize("leniency", Leniency)
 @pytest.mark.parametrize("name", rows("ADDR-02", "Postmaster", "postMASTER", "POSTMASTER"))
-def test_postmaster_without_domain_is_for_rcpt_only(name: str, lenient: bool) -> None:
-    address, rest = accepted(f"TO:<{name}> NOTIFY=NEVER", lenient=lenient)
+def test_postmaster_without_domain_is_for_rcpt_only(name: str, leniency: int) -> None:
+    address, rest = accepted(f"TO:<{name}> NOTIFY=NEVER", leniency=leniency)
     assert (address.address, address.local_part, address.domain) == (name, name, "")
     assert (address.raw, address.is_null) == (f"<{name}>", False)
     assert rest == b"NOTIFY=NEVER"
-    assert read(f"FROM:<{name}>", lenient=lenient) == BAD_SYNTAX
+    assert read(f"FROM:<{name}>", leniency=leniency) == BAD_SYNTAX
 
 
 @pytest.mark.parametrize(
@@ -359,7 +360,7 @@ def test_lengths_of_utf8_are_counted_in_octets() -> None:
     assert read(f"TO:<a@{'é' * 32}>", smtp_utf8=True) == BAD_SYNTAX
 
 
-@pytest.mark.parametrize("lenient", [False, True])
+@pytest.mark.parametrize("leniency", Leniency)
 @pytest.mark.parametrize(
     "path",
     rows(
@@ -377,9 +378,9 @@ def test_lengths_of_utf8_are_counted_in_octets() -> None:
         "<" + "é" * 1000 + "@x>",
     ),
 )
-def test_paths_of_two_thousand_octets_are_bad_syntax(path: str, lenient: bool) -> None:
+def test_paths_of_two_thousand_octets_are_bad_syntax(path: str, leniency: int) -> None:
     for argument in both(path):
-        assert read(argument, smtp_utf8=True, lenient=lenient) == BAD_SYNTAX
+        assert read(argument, smtp_utf8=True, leniency=leniency) == BAD_SYNTAX
 
 
 # --- what stands behind the path -----------------------------------------------------------------
@@ -432,9 +433,9 @@ def test_forbidden_characters_are_bad_syntax(code: int) -> None:
     sign = chr(code)
     for path in (f"<{sign}@x>", f"<a{sign}.b@x>", f'<"{sign}"@x>', f"<a@{sign}>", f"<@{sign}:a@x>"):
         for argument in both(path):
-            for lenient in (False, True):
-                assert read(argument, True, lenient) == BAD_SYNTAX
-                assert read(argument, False, lenient) == BAD_SYNTAX
+            for leniency in Leniency:
+                assert read(argument, True, leniency) == BAD_SYNTAX
+                assert read(argument, False, leniency) == BAD_SYNTAX
 
 
 MALFORMED = [
@@ -451,9 +452,9 @@ MALFORMED = [
 def test_malformed_utf8_is_bad_syntax(sign: bytes) -> None:
     for template in (b"<*@x>", b"<a*.b@x>", b'<"*"@x>', b"<a@*>", b"<a@x*y>", b"<@*:a@x>", b"<a@*"):
         for argument in both(template.replace(b"*", sign)):
-            for lenient in (False, True):
-                assert read(argument, True, lenient) == BAD_SYNTAX
-                assert read(argument, False, lenient) == BAD_SYNTAX
+            for leniency in Leniency:
+                assert read(argument, True, leniency) == BAD_SYNTAX
+                assert read(argument, False, leniency) == BAD_SYNTAX
 
 
 def test_every_code_point_is_taken_or_refused_as_the_rule_says() -> None:
@@ -469,7 +470,7 @@ def test_utf8_without_smtputf8_needs_it() -> None:
     """BYTE-03, BYTE-06."""
     for argument in both(b"<\xc3\xa9@x.example>"):
         assert read(argument) == NEEDS_SMTPUTF8
-        assert read(argument, lenient=True) == NEEDS_SMTPUTF8
+        assert read(argument, leniency=Leniency.LENIENT) == NEEDS_SMTPUTF8
     assert read("TO:<a@é.example> NOTIFY=NEVER") == NEEDS_SMTPUTF8
     assert read("TO:<@é:a@x>") == NEEDS_SMTPUTF8
 
@@ -560,7 +561,7 @@ def test_lenient_parsing_takes_what_has_one_at_sign(
     path: str, local_part: str, domain: str
 ) -> None:
     for argument in both(path):
-        address, rest = accepted(argument + b" X=1", smtp_utf8=True, lenient=True)
+        address, rest = accepted(argument + b" X=1", smtp_utf8=True, leniency=Leniency.LENIENT)
         assert (address.local_part, address.domain) == (local_part, domain)
         assert (address.address, address.raw) == (f"{local_part}@{domain}", path)
         assert rest == b"X=1"
@@ -571,21 +572,131 @@ def test_lenient_parsing_takes_what_has_one_at_sign(
     "path",
     [
         *rows("L", "<a@b@c>", "<a@>", "<@x>", "<a>", "<@>", "<a b@x_y>", "<a@x_ y>", "<a<b@x>"),
-        *rows("L", "<a..b@x", "<a..b@x>>", "<a..b@x>y", "a..b@x", "<a@x> <b@y>", "<<a@x>>"),
-        *rows("L", "<@a,b:u@x>", "<@:u@x>", "<@a_b:u@x>", "<@h1:>", '<"a b"@x_y>', '<"a@b"@x_y>'),
+        *rows("L", "<a..b@x", "<a..b@x>>", "<a..b@x>y", "<a@x> <b@y>", "<<a@x>>"),
+        *rows("L", "<@a,b:u@x>", "<@:u@x>", "<@a_b:u@x>", "<@h1:>"),
         *rows("L", f"<a..b@{'d' * 255}>", "<a\tb@x_y>", "<a\x7f@x_y>"),
     ],
 )
 def test_lenient_parsing_refuses_what_has_not(path: str) -> None:
     for argument in both(path):
-        assert read(argument, smtp_utf8=True, lenient=True) == BAD_SYNTAX
+        assert read(argument, smtp_utf8=True, leniency=Leniency.LENIENT) == BAD_SYNTAX
+
+
+@pytest.mark.parametrize(
+    ("path", "local_part", "domain"),
+    rows(
+        "L",
+        ("a@x", "a", "x"),
+        ("a..b@x_y", "a..b", "x_y"),
+        ('"a@b"@x', '"a@b"', "x"),
+        ('"a>b"@x', '"a>b"', "x"),
+        ("a@[192.0.2.1]", "a", "[192.0.2.1]"),
+        ("a@[IPv6:::1]", "a", "[IPv6:::1]"),
+        ("é@x.", "é", "x."),
+        (f"{'l' * 252}@x", "l" * 252, "x"),
+    ),
+)
+def test_both_lenient_levels_take_a_path_without_brackets(
+    path: str, local_part: str, domain: str
+) -> None:
+    for argument in both(path):
+        for gap in (b"", b" ", b"\t  "):
+            rest = b"X=1" if gap else b""
+            for leniency in (Leniency.COMMON, Leniency.LENIENT):
+                address, found = accepted(argument + gap + rest, True, leniency)
+                assert found == rest
+                assert (address.local_part, address.domain) == (local_part, domain)
+                assert address.raw == f"<{path}>"
+        assert read(argument, smtp_utf8=True) == BAD_SYNTAX
+
+
+@pytest.mark.parametrize("path", rows("L", "$(id)@x", "a@-x", "a@x..y", 'a"b"@x', "..@x"))
+def test_the_last_level_alone_takes_whatever_has_one_at_sign_without_brackets(path: str) -> None:
+    for argument in both(path):
+        assert accepted(argument, leniency=Leniency.LENIENT)[0].raw == f"<{path}>"
+        assert read(argument, leniency=Leniency.COMMON) == BAD_SYNTAX
+
+
+@pytest.mark.parametrize("leniency", [Leniency.COMMON, Leniency.LENIENT])
+@pytest.mark.parametrize("name", ["postmaster", "Postmaster", "POSTMASTER"])
+def test_postmaster_needs_no_brackets_where_other_paths_need_none(name: str, leniency: int) -> None:
+    address, rest = accepted(f"TO:{name} NOTIFY=NEVER", leniency=leniency)
+    assert (address.address, address.domain, address.raw) == (name, "", f"<{name}>")
+    assert rest == b"NOTIFY=NEVER"
+    assert read(f"TO:{name}") == BAD_SYNTAX
+    assert read(f"FROM:{name}", leniency=leniency) == BAD_SYNTAX
+    assert read(f"TO:{name}s", leniency=leniency) == BAD_SYNTAX
+
+
+@pytest.mark.parametrize("leniency", [Leniency.COMMON, Leniency.LENIENT])
+@pytest.mark.parametrize(
+    "path",
+    [
+        *rows("L", "", "a", "a@", "@x", "@", "a@x>", "<a@x", "a@b@c", "a@x<b@y>", "a b@x", "a@x>b"),
+        *rows("L", "@r:u@x", "a@x,b@y", "a@x <b@y>", "Anne <a@x>", '"Anne" <a@x>', '"a" b@x'),
+        *rows("L", f"{'l' * 253}@x", f"a@{'d' * 300}", "a\x7f@x", "a@x\x01", '"a b"@x_y', ">a@x"),
+        *rows("L", '"a b"@x', '"a@x b"@y', '"a@x'),
+    ],
+)
+def test_no_level_takes_a_path_without_brackets_that_has_two_readings(
+    path: str, leniency: int
+) -> None:
+    for argument in both(path):
+        assert read(argument, smtp_utf8=True, leniency=leniency) == BAD_SYNTAX
+
+
+@pytest.mark.parametrize("leniency", Leniency)
+@pytest.mark.parametrize("argument", ["FROM:", "FROM: ", "FROM: \t", "TO:", "FROM: SIZE=1", "FROM"])
+def test_nothing_at_all_is_never_the_null_path(argument: str, leniency: int) -> None:
+    assert read(argument, leniency=leniency) == BAD_SYNTAX
+
+
+@pytest.mark.parametrize(
+    ("path", "local_part", "domain"),
+    rows(
+        "L",
+        ("<a@x_y>", "a", "x_y"),
+        ("<a@_dmarc.x>", "a", "_dmarc.x"),
+        ("<a@x.example.>", "a", "x.example."),
+        ("<.a@x>", ".a", "x"),
+        ("<a.@x>", "a.", "x"),
+        ("<a..b@x>", "a..b", "x"),
+        ("<..a...b..@x>", "..a...b..", "x"),
+        ("<a@_>", "a", "_"),
+        (f"<a@{'d.' * 125}>", "a", "d." * 125),
+        ('<"a b"@x_y>', '"a b"', "x_y"),
+        ("<é.@ü_.>", "é.", "ü_."),
+        (f"<a.@{'d' * 63}.>", "a.", "d" * 63 + "."),
+    ),
+)
+def test_the_level_common_takes_what_devices_send(path: str, local_part: str, domain: str) -> None:
+    for argument in both(path):
+        assert read(argument, smtp_utf8=True) == BAD_SYNTAX
+        for leniency in (Leniency.COMMON, Leniency.LENIENT):
+            address, _ = accepted(argument + b" X=1", True, leniency)
+            assert (address.local_part, address.domain) == (local_part, domain)
+            assert (address.address, address.raw) == (f"{local_part}@{domain}", path)
+
+
+@pytest.mark.parametrize(
+    "path",
+    [
+        *rows("L", "<a@-x>", "<a@x->", "<a@x..y>", "<a@.x>", "<a@.>", "<a@x..>", "<$(id)@x>"),
+        *rows("L", "<a,b@x_y>", "<a@[]>", "<a@[1.2.3]>", '<"a@x_y>', "<a:b@x_y>", "<a@x_y", "<a@>"),
+        *rows("L", "<@x_y>", "<a b@x_y>", f"<a.@{'d' * 64}>", "<@a_b:u@x>", "<a@b@x_y>", "<>x"),
+        *rows("L", "<.@x>", "<..@x>", "<a@x_-.y>", "<a@x.-_>", "<@a.:u@x>", "<a@[192.0.2.1].>"),
+    ],
+)
+def test_common_parsing_takes_nothing_else(path: str) -> None:
+    for argument in both(path):
+        assert read(argument, smtp_utf8=True, leniency=Leniency.COMMON) == BAD_SYNTAX
 
 
 def test_lenient_parsing_reads_what_the_grammar_allows_by_the_grammar() -> None:
     for path in ('<"a b"@x>', '<"a>b"@x>', '<"a@b"@x>', "<@r1,@r2:u@x>", "<a@[IPv6:::1]>"):
         for argument in both(path):
-            assert accepted(argument, lenient=True)[0].raw == path
-    address, _ = accepted("TO:<@h1:a..b@x_y>", lenient=True)
+            assert accepted(argument, leniency=Leniency.LENIENT)[0].raw == path
+    address, _ = accepted("TO:<@h1:a..b@x_y>", leniency=Leniency.LENIENT)
     assert (address.address, address.raw) == ("a..b@x_y", "<@h1:a..b@x_y>")
 
 
@@ -596,6 +707,7 @@ def test_lenient_parsing_reads_what_the_grammar_allows_by_the_grammar() -> None:
     "argument",
     [
         "FROM:<a@x> SMTPUTF8",
+        "FROM:a@x SMTPUTF8",
         "FROM:<a@x> smtpUTF8",
         "FROM:<a@x>\tSMTPUTF8",
         "FROM:<a@x> SIZE=1 SMTPUTF8",
@@ -634,7 +746,6 @@ def test_a_parameter_is_found_behind_the_path(argument: str) -> None:
         "FROM:<a@x> X=SMTPUTF8",
         "FROM:<a@x> SMTPUTF8-X",
         "FROM:<a@x> SMTPUTF8:",
-        "FROM:a@x SMTPUTF8",
         "TO:<a@x> SMTPUTF8",
         "FROM:<a@x SMTPUTF8",
     ],
@@ -1032,7 +1143,7 @@ def test_a_cycle_through_args_is_collected() -> None:
 def test_signatures_can_be_read_at_run_time() -> None:
     assert str(inspect.signature(Address)) == "(raw)"
     assert str(inspect.signature(AddressDSN)) == "(notify=None, orcpt=None)"
-    assert str(inspect.signature(parse_reverse_path)) == "(argument, smtp_utf8, lenient)"
+    assert str(inspect.signature(parse_reverse_path)) == "(argument, smtp_utf8, leniency)"
 
 
 @pytest.mark.parametrize("value", [None, "FROM:<a@x>", bytearray(b"FROM:<a@x>"), 1])

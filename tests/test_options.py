@@ -71,6 +71,7 @@ DEFAULTS: dict[str, object] = {
     "close_timeout": 30.0,
     "bare_newline": "reject",
     "bare_newline_exclusions": Networks(),
+    "allow_bare_lf_commands": Networks(),
     "reject_nul": False,
     "strict_pipelining": True,
     "use_proxy": Networks(),
@@ -93,12 +94,22 @@ DEFAULTS: dict[str, object] = {
 }
 COMPUTED = {"name", "max_clients", "scram_secret"}
 
-FLAGS = sorted(name for name, value in DEFAULTS.items() if isinstance(value, bool))
+FLAGS = sorted(
+    name
+    for name, value in DEFAULTS.items()
+    if isinstance(value, bool) and name != "lenient_address_parsing"
+)
 DURATIONS = sorted(name for name in DEFAULTS if name.endswith("_timeout") or name == "greet_delay")
 LIMITS = sorted({"size", "max_clients", *(name for name in DEFAULTS if name.startswith("max_"))}
                 - {"max_command_length", "max_version"})  # fmt: skip
 TEXTS = ("banner", "auth_required_message")
-NETWORKS = ("bare_newline_exclusions", "use_proxy", "use_xclient", "use_xforward")
+NETWORKS = (
+    "bare_newline_exclusions",
+    "allow_bare_lf_commands",
+    "use_proxy",
+    "use_xclient",
+    "use_xforward",
+)
 
 
 def parse(**given: object) -> Options:
@@ -254,6 +265,16 @@ def test_a_flag_takes_true_and_false_only(name: str) -> None:
     for wrong in others:
         message = refusal(name, wrong)
         assert message.startswith(f"TypeError: option {name!r} takes True or False, not {wrong!r}")
+
+
+def test_leniency_towards_addresses_has_three_levels() -> None:
+    for level in (False, "common", True):
+        assert normalized("lenient_address_parsing", level) == level
+    takes = "option 'lenient_address_parsing' takes False, 'common' or True, not"
+    for wrong in (1, 0, None, [], 1.0):
+        assert refusal("lenient_address_parsing", wrong).startswith(f"TypeError: {takes} {wrong!r}")
+    for word in ("", "strict", "Common", "true"):
+        assert refusal("lenient_address_parsing", word).startswith(f"ValueError: {takes} {word!r}")
 
 
 @pytest.mark.parametrize("name", LIMITS)

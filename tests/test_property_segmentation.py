@@ -154,6 +154,8 @@ options = st.fixed_dictionaries(
         "max_junk_commands": st.sampled_from([None, 5, 2]),
         "max_recipients": st.just(1),
         "max_messages": st.just(1),
+        "allow_bare_lf_commands": st.just(["192.0.2.0/24"]),
+        "lenient_address_parsing": st.sampled_from(["common", True]),
     },
 )
 
@@ -214,6 +216,29 @@ def run_in_groups(parts: list[Part], how: Any, given_options: dict[str, Any]) ->
             group = b""
     session.send(how(group))
     return session.finish()
+
+
+@DIALECTS
+@bounded
+@given(stream=streams(), marks=st.sets(st.integers(0, 40)), cuts=cut_lists, given_options=options)
+@example(
+    stream=TX + b"DATA\r\na\r\n.\r\nNOOP\r\n", marks={0, 1, 2, 3, 6}, cuts=[], given_options={}
+)
+def test_any_split_of_a_stream_with_bare_lf_gives_the_same_where_it_is_allowed(
+    lmtp: bool, stream: bytes, marks: set[int], cuts: list[int], given_options: dict[str, Any]
+) -> None:
+    lines = for_dialect(stream, lmtp).split(b"\r\n")
+    ends = [b"\n" if at in marks else b"\r\n" for at in range(len(lines) - 1)]
+    octets = b"".join(line + end for line, end in zip(lines, [*ends, b""], strict=True))
+    given_options = {
+        **{"lmtp": lmtp, "strict_pipelining": False, **given_options},
+        "allow_bare_lf_commands": ["192.0.2.0/24"],
+    }
+    whole = run([octets], **given_options)
+    for segments in (recording.octet_by_octet(octets), recording.split(octets, cuts)):
+        parted = run(segments, **given_options)
+        assert parted.replies == whole.replies
+        assert parted.trace == whole.trace
 
 
 def line_by_line(octets: bytes) -> list[bytes]:

@@ -106,7 +106,7 @@ def test_one_refused_rcpt_is_one_line_with_client_sender_recipient_and_reply(
     lines = [line.partition(" RCPT refused: ")[2] for line in gateway.out.all if "RCPT" in line]
     refused = "client=[127.0.0.1] from=<a@x.example> "
     denied = "550 5.1.1 No such recipient here, relay denied"
-    bad = "501 5.1.3 Error: Bad recipient address syntax"
+    bad = "501 5.1.3 Error: Bad recipient address syntax, expected RCPT TO:<user@domain>"
     assert [line.replace("localhost[", "[") for line in lines] == [
         f"{refused}to=<b@x.example> reply={denied}",
         f"{refused}to=<b@@y.example> reply={bad}",

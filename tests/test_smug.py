@@ -230,6 +230,31 @@ def test_a_bare_lf_in_a_command_closes_and_nothing_is_executed(
     run(rows.repeat_on_the_wire(ran))
 
 
+LISTED: dict[str, Any] = {"allow_bare_lf_commands": ["127.0.0.0/8"]}
+WITH_LF = [step.replace(b"\r\n", b"\n") for step in PRE]
+
+
+@rows_of(FALSE_ENDS)
+@POLICIES
+def test_what_only_looks_like_an_end_is_text_of_a_client_whose_commands_end_with_lf_too(
+    attempt: Attempt, policy: str
+) -> None:
+    wire = b"a" + attempt.octets + SMUG
+    ran = three_ways([*WITH_LF, wire], **LISTED, bare_newline=policy)
+    assert ran.codes == [*PREPARED, attempt.verdict if policy == "reject" else ACCEPTED]
+    assert ran.recorder.named("mail") == ["<a@x.example>"]
+    (message,) = ran.messages
+    assert message.body == delivered(attempt.body + SMUG.removesuffix(b".\r\n"), policy)
+
+
+@rows_of(TRUE_ENDS)
+def test_an_end_is_the_same_for_a_client_whose_commands_end_with_lf(attempt: Attempt) -> None:
+    wire = b"a" + attempt.octets + b"NOOP\nRSET\n"
+    ran = three_ways([*WITH_LF, wire], **LISTED, bare_newline="accept")
+    assert ran.codes == [*PREPARED, ACCEPTED, "250 2.0.0", "250 2.0.0"]
+    assert ran.messages[0].body == attempt.body
+
+
 @pytest.mark.row("SMUG-30")
 @POLICIES
 def test_a_bare_cr_in_a_command_is_refused_and_the_session_stays_in_sync(
