@@ -12,6 +12,7 @@ from fuzz.inputs import Input
 
 from fastsmtp._grammar import (
     Address,
+    Leniency,
     PathFault,
     has_parameter,
     parse_forward_path,
@@ -68,10 +69,11 @@ def check(octets: bytes) -> None:
     given = Input(octets[:MAX_OCTETS])
     kind = given.octet()
     argument = given.rest()
-    smtp_utf8, leniency, word = bool(kind & 1), kind // 8 % 3, b"TO" if kind & 4 else b"FROM"
-    check_path(argument, word, smtp_utf8, leniency)
-    check_path(word + b":" + argument, word, smtp_utf8, leniency)
-    check_path(word + b":<" + argument + b">", word, smtp_utf8, leniency)
+    smtp_utf8, word = bool(kind & 1), b"TO" if kind & 4 else b"FROM"
+    for leniency in Leniency:
+        check_path(argument, word, smtp_utf8, leniency)
+        check_path(word + b":" + argument, word, smtp_utf8, leniency)
+        check_path(word + b":<" + argument + b">", word, smtp_utf8, leniency)
     for keyword in (b"SMTPUTF8", b"a"):
         seen = reference.has_parameter(argument, b"FROM", keyword, leniency=reference.LENIENT)
         assert has_parameter(argument, keyword) is seen

@@ -91,9 +91,11 @@ def check_data(wire: bytes, size: int, drop_limit: int, policy: str, source: ran
             return
     body, rest, _ = ended
     discards = source.random() < 0.1
+    lf_ends_lines = source.random() < 0.3  # of commands: it must not matter for a body
     outcomes = []
     for feeds in ways(wire, source):
         parser = Parser()
+        parser.lf_ends_lines = lf_ends_lines
         parser.begin_message(size, drop_limit, policy == "normalize")
         parser.expect_mail_data()
         if discards:

@@ -123,7 +123,9 @@ def header(options: dict[str, Any]) -> bytes:
     second |= (limits[0] if limits else 0) << 2
     chosen = [at for at, given in enumerate(EXTENSIONS) if at and set(options) & set(given)]
     second |= (chosen[0] if chosen else 0) << 4
-    return bytes([first, second, 0])
+    third = 16 * bool(options.get("allow_bare_lf_commands"))
+    third |= (False, "common", True).index(options.get("lenient_address_parsing", False)) << 5
+    return bytes([first, second, third])
 
 
 def outcome(answer: Any) -> int | None:

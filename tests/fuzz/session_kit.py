@@ -82,6 +82,9 @@ def read_case(octets: bytes) -> Case:
         options["max_command_length"] = 512
     if second & 128 and not first & 4:
         options["hide_enhancedstatuscodes"] = True
+    if third & 16:
+        options["allow_bare_lf_commands"] = ["192.0.2.0/24"]
+    options["lenient_address_parsing"] = (False, "common", True, False)[third >> 5 & 3]
     style = ("callback", "coroutine", "both", "callback")[first >> 4 & 3]
     connect = OUTCOMES[third % 16] if third % 16 in (1, 3, 4, 5, 6) else "accept"
     return Case(options, style, bool(first & 64), connect, read_actions(given.rest()))
