@@ -15,18 +15,18 @@ PYTEST = $(PYTHON) -m pytest $(PYTEST_ARGS)
 ifneq ($(dir $(PYTHON)),./)
 export PATH := $(abspath $(dir $(PYTHON))):$(PATH)
 endif
-CYTHON_SOURCES = fastsmtp/*.pyx fastsmtp/*.pxd
+CYTHON_SOURCES = $(wildcard fastsmtp/*.pyx fastsmtp/*/*.pyx fastsmtp/*.pxd fastsmtp/*/*.pxd)
 
 # A module that a running process has mapped must not be written over: each mode is built in a folder of its own,
 # and the result is moved into place, so that such a process keeps the file it has. A compiled module hides the .py
 # beside it, so one whose source is compiled no longer (neither a .pyx nor a .pxd is there) is removed.
 define compile
 	$(PYTHON) setup.py -q build_ext --build-lib build/lib-$(1) --build-temp build/temp-$(1)
-	for built in build/lib-$(1)/fastsmtp/*.so fastsmtp/*.so; do \
-		file=$${built##*/}; source=fastsmtp/$${file%%.*}; \
+	for built in $$(find build/lib-$(1)/fastsmtp fastsmtp -name '*.so'); do \
+		file=$${built#build/lib-$(1)/}; source=$${file%%.*}; \
 		if [ ! -e "$$source.pyx" ] && [ ! -e "$$source.pxd" ]; then rm -f "$$built"; \
-		elif [ "$$built" != "fastsmtp/$$file" ]; then \
-			cp "$$built" "$$built.new" && mv -f "$$built.new" "fastsmtp/$$file" || exit 1; \
+		elif [ "$$built" != "$$file" ]; then \
+			cp "$$built" "$$built.new" && mv -f "$$built.new" "$$file" || exit 1; \
 		fi; \
 	done
 endef
@@ -67,7 +67,7 @@ cov:
 	status=0; \
 	$(PYTHON) -m coverage run -m pytest -n 0 $(PYTEST_ARGS) -m "not slow and not nightly" || status=$$?; \
 	$(PYTHON) -m coverage report && $(PYTHON) -m coverage html -q -d build/coverage || status=$$?; \
-	rm -f fastsmtp/*.c; \
+	find fastsmtp -name '*.c' -delete; \
 	$(MAKE) build && exit $$status
 
 .PHONY: traced-modules
@@ -111,8 +111,8 @@ types:
 
 stubs:
 	$(PYTHON) -m mypy.stubtest --allowlist tests/typing/stubtest_allowlist.txt --ignore-unused-allowlist \
-		fastsmtp._parser fastsmtp._grammar fastsmtp._proxy fastsmtp._sockets fastsmtp._native fastsmtp._coroutines \
-		fastsmtp._tls_records fastsmtp._turns
+		fastsmtp._parser fastsmtp._wire.grammar fastsmtp._wire.proxy_header fastsmtp._net.epoll_transport fastsmtp._native fastsmtp._hooks.coroutine_driver \
+		fastsmtp._tls.records fastsmtp._net.turns
 
 check: lint types stubs test
 
@@ -147,15 +147,16 @@ bench-publish:
 docs:
 	$(PYTHON) docs/make_options.py
 	[ ! -e docs/conf.py ] || $(PYTHON) -m sphinx -W -q -b html docs build/site
-	[ ! -e tests/test_examples.py ] || $(PYTEST) -q tests/test_examples.py
+	[ ! -e tests/project/test_examples.py ] || $(PYTEST) -q tests/project/test_examples.py
 
 # `build` without a target makes the sdist first, and the wheel from it.
 dist:
 	rm -rf dist
 	$(PYTHON) -m build
-	FASTSMTP_DIST=dist $(PYTEST) tests/test_package.py
+	FASTSMTP_DIST=dist $(PYTEST) tests/project/test_package.py
 
 clean:
 	rm -rf build dist wheelhouse *.egg-info .mypy_cache .ruff_cache .pytest_cache .hypothesis
-	rm -f fastsmtp/*.so fastsmtp/*.c fastsmtp/*.html .coverage
+	find fastsmtp \( -name '*.so' -o -name '*.c' -o -name '*.html' \) -delete
+	rm -f .coverage
 	find . -name __pycache__ -not -path './.venv/*' -prune -exec rm -rf {} +

@@ -2,9 +2,9 @@
 code.
 """
 
-from fastsmtp._grammar import Address, AddressDSN
-from fastsmtp._sasl import Auth, AuthResponse
-from fastsmtp._scram import ScramKeys, scram_keys
+from fastsmtp._sasl.exchange import Auth, AuthResponse
+from fastsmtp._sasl.scram import ScramKeys, scram_keys
+from fastsmtp._wire.grammar import Address, AddressDSN
 from fastsmtp.errors import MessageAborted, MessageTooLarge, SMTPError
 from fastsmtp.server import SMTPServer
 from fastsmtp.session import DeliverBy, Envelope, EnvelopeDSN, Session

@@ -1,7 +1,7 @@
 """How long a dialogue may go on before others have their turn.
 
 In: nothing. Out: whether it is to stop before its next command. The dialogue knows no clock, so it
-asks an object that may have one; `_turns.Turns` does.
+asks an object that may have one; `_net.turns.Turns` does.
 """
 
 from __future__ import annotations

@@ -5,7 +5,7 @@ from cpython.object cimport PyObject
 from libc.stdint cimport int64_t
 
 
-cdef extern from "_scan.h" nogil:
+cdef extern from "_wire/scan.h" nogil:
     enum:
         VERB_UNKNOWN
         VERB_AUTH

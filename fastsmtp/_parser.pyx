@@ -8,7 +8,7 @@ Never: an exception for what a peer sends, an event that points into our buffer,
 depends on how the octets were cut into reads (except where a body is cut into pieces). Held at
 most: one command or AUTH line, and what was fed and not yet asked for.
 
-RFC 5321 §2.3.7, §2.3.8, §4.1.1.4, §4.5.2; RFC 3030 §2; RFC 4954 §4. The scanners: `_scan.h`.
+RFC 5321 §2.3.7, §2.3.8, §4.1.1.4, §4.5.2; RFC 3030 §2; RFC 4954 §4. The scanners: `_wire/scan.h`.
 """
 
 cimport cython

@@ -15,8 +15,7 @@ from collections.abc import Mapping
 from types import MappingProxyType
 from typing import Any, Final, final
 
-from fastsmtp._networks import Networks
-from fastsmtp._option_types import (
+from fastsmtp._options.kinds import (
     COMMAND_LENGTH,
     COUNT,
     DEADLINE,
@@ -52,6 +51,7 @@ from fastsmtp._option_types import (
     optional,
     row,
 )
+from fastsmtp._options.networks import Networks
 
 __all__ = ["HOOKS", "OPTIONS", "Networks", "Option", "Options", "parse_options", "tls_options"]
 

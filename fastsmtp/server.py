@@ -17,34 +17,34 @@ from contextlib import suppress
 from functools import partial
 from typing import Any, Final
 
-from fastsmtp._connection import Connection
-from fastsmtp._coroutines import current_hook_task
-from fastsmtp._demands import service_of, warn_of_impossible_demands
+from fastsmtp._connection.connection import Connection
+from fastsmtp._connection.registry import ConnectionRegistry, Registered
 from fastsmtp._failures import Place, log_failure, mark
-from fastsmtp._handshakes import Handshakes
-from fastsmtp._hooks import (
+from fastsmtp._hooks.callback import (
     HOOK_ARGUMENTS,
     Hooks,
     check_hook_name,
     check_hook_names_of,
     ends_process,
 )
-from fastsmtp._listener import (
+from fastsmtp._hooks.coroutine_driver import current_hook_task
+from fastsmtp._hooks.tasks import warn_of_stall
+from fastsmtp._log import logger
+from fastsmtp._net.epoll_transport import Sockets
+from fastsmtp._net.listener import (
     Listener,
     bind_tcp,
     bind_unix,
     check_place,
     own_sockets,
 )
-from fastsmtp._log import logger
-from fastsmtp._lookup import reverse_lookup
-from fastsmtp._registry import ConnectionRegistry, Registered
-from fastsmtp._running import begin_unless_stopped, loop_factory
-from fastsmtp._sockets import Sockets
-from fastsmtp._tasks import warn_of_stall
-from fastsmtp._timers import Timers
-from fastsmtp._tls import ListenerTLS, ServerTLS
-from fastsmtp._turns import Turns
+from fastsmtp._net.reverse_dns import reverse_lookup
+from fastsmtp._net.running import begin_unless_stopped, loop_factory
+from fastsmtp._net.timer_wheel import Timers
+from fastsmtp._net.turns import Turns
+from fastsmtp._smtp.start import service_of, warn_of_impossible_demands
+from fastsmtp._tls.contexts import ListenerTLS, ServerTLS
+from fastsmtp._tls.handshake_queue import Handshakes
 from fastsmtp.options import Options, parse_options
 
 __all__ = ["SMTPServer"]

@@ -11,7 +11,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Final, NamedTuple
 
-from fastsmtp._grammar import Address
+from fastsmtp._wire.grammar import Address
 
 if TYPE_CHECKING:
     from datetime import datetime

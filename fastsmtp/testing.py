@@ -14,8 +14,8 @@ from collections.abc import AsyncIterator, Callable, Coroutine
 from contextlib import asynccontextmanager
 from typing import Any, TypeVar
 
-from fastsmtp._connection import Connection
-from fastsmtp._turns import Turns
+from fastsmtp._connection.connection import Connection
+from fastsmtp._net.turns import Turns
 from fastsmtp.server import SMTPServer
 from fastsmtp.session import Session
 

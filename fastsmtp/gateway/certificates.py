@@ -14,9 +14,9 @@ from dataclasses import dataclass, field
 from typing import Any, Final
 
 from fastsmtp._log import clean, client_word
-from fastsmtp._pem import Pem, expired_at, leaf_of, read_pem
-from fastsmtp._self_signed import self_signed
-from fastsmtp._tls_socket import TLSSocket
+from fastsmtp._tls.facts import TLSSocket
+from fastsmtp._tls.pem import Pem, expired_at, leaf_of, read_pem
+from fastsmtp._tls.self_signed import self_signed
 from fastsmtp.gateway.config import Config, Kind
 from fastsmtp.gateway.log import logger
 from fastsmtp.session import Session

@@ -18,10 +18,10 @@ from functools import partial
 from math import inf
 from typing import TYPE_CHECKING, Final
 
-from fastsmtp._blocking import call_in_thread
 from fastsmtp._log import clean, client_word
-from fastsmtp._networks import host_key
-from fastsmtp._sasl import Auth
+from fastsmtp._net.blocking_calls import call_in_thread
+from fastsmtp._options.networks import host_key
+from fastsmtp._sasl.exchange import Auth
 from fastsmtp.errors import SMTPError
 from fastsmtp.gateway.log import logger
 from fastsmtp.gateway.turns import Full, Turns

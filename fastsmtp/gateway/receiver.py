@@ -17,9 +17,9 @@ from concurrent.futures import ThreadPoolExecutor
 from datetime import datetime
 from typing import Any, Final, ParamSpec, TypeVar
 
-from fastsmtp._blocking import call_in_thread
-from fastsmtp._grammar import Address
 from fastsmtp._log import clean, client_word
+from fastsmtp._net.blocking_calls import call_in_thread
+from fastsmtp._wire.grammar import Address
 from fastsmtp.errors import MessageAborted, SMTPError
 from fastsmtp.gateway.config import domain_key
 from fastsmtp.gateway.delivery.maildir import Delivery, Maildir, UnixLines

@@ -20,10 +20,10 @@ from typing import Any, Final, TypeVar
 
 import uvloop
 
-from fastsmtp._blocking import call_in_thread
+from fastsmtp._connection.registry import max_lingering
 from fastsmtp._log import client_word
-from fastsmtp._registry import max_lingering
-from fastsmtp._running import begin_unless_stopped
+from fastsmtp._net.blocking_calls import call_in_thread
+from fastsmtp._net.running import begin_unless_stopped
 from fastsmtp.gateway.certificates import (
     NO_LIBRARY,
     Certificate,

@@ -24,8 +24,8 @@ from time import monotonic, sleep
 from typing import Final
 
 from fastsmtp._log import clean
-from fastsmtp._pem import read_at_once
-from fastsmtp._saslprep import saslprep
+from fastsmtp._sasl.saslprep import saslprep
+from fastsmtp._tls.pem import read_at_once
 
 __all__ = ["Users", "UsersError", "checked_name", "prepared", "read_users", "store_user"]
 

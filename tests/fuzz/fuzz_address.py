@@ -10,7 +10,7 @@ import reference
 from fuzz.clean import UNCLEAN
 from fuzz.inputs import Input
 
-from fastsmtp._grammar import (
+from fastsmtp._wire.grammar import (
     Address,
     Leniency,
     PathFault,

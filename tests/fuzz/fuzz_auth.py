@@ -19,16 +19,16 @@ import zlib
 from collections.abc import Callable
 from typing import Any
 
-import rows
+import scenario
 from fuzz.clean import UNCLEAN, clean_log
 from fuzz.inputs import Input, random_cuts
 from recording import shared_loop, uncaught
 from sasl_kit import ALL_METHODS, KEYS, OPEN, ScramClient, b64, facts
 
 from fastsmtp import SMTPError
-from fastsmtp._mechanisms import CramMD5, External, Login, OAuthBearer, Plain, XOAuth2
-from fastsmtp._sasl import Auth, Challenge, End, Mechanism, Question, decode_base64
-from fastsmtp._scram import Scram
+from fastsmtp._sasl.exchange import Auth, Challenge, End, Mechanism, Question, decode_base64
+from fastsmtp._sasl.mechanisms import CramMD5, External, Login, OAuthBearer, Plain, XOAuth2
+from fastsmtp._sasl.scram import Scram
 from fastsmtp.testing import Wire
 
 MAX_OCTETS = 3000
@@ -72,7 +72,7 @@ class Client:
             "auth_optional": bool(first & 2),
             "max_auth_failures": 20 if first & 16 else 3,
         }
-        self.wire = Wire(loop=shared_loop(), **{**rows.DEFAULTS, **OPEN, **hooks, **options})
+        self.wire = Wire(loop=shared_loop(), **{**scenario.DEFAULTS, **OPEN, **hooks, **options})
         self.wire.server.on("error", lambda error: None)  # hooks fail on purpose
         self.dialogue = self.wire.connection._dialogue
         if first & 4:
@@ -81,7 +81,7 @@ class Client:
         self.scram = ScramClient()
         self.line_ends = self.challenges = 0
         self.written = self.wire.receive()
-        self.send([rows.EH])
+        self.send([scenario.EH])
 
     def on_auth(self, auth: Auth, session: Any, callback: Callable[..., object]) -> None:
         assert session.user is None
@@ -150,7 +150,7 @@ class Client:
 
     def assert_in_order(self) -> None:
         """What holds after each part."""
-        replies = rows.parse_replies(self.written)
+        replies = scenario.parse_replies(self.written)
         assert len(replies) <= 3 + self.line_ends  # a greeting, and a 421 for a clock or a shutdown
         user = self.wire.session.user
         assert self.dialogue.authenticated == (user is not None)
@@ -217,5 +217,5 @@ def check(octets: bytes) -> None:
             return  # where it matters whether a client has waited
         source = random.Random(zlib.crc32(octets))
         other = play(octets, lambda part: random_cuts(part, source))
-    assert rows.codes(whole.written) == rows.codes(other.written)
+    assert scenario.codes(whole.written) == scenario.codes(other.written)
     assert whole.asked == other.asked

@@ -12,12 +12,12 @@ from collections.abc import Callable
 from typing import Any
 
 import reference
-import rows
+import scenario
 from fuzz.clean import UNCLEAN, clean_log
 from fuzz.inputs import Input
 from recording import shared_loop, uncaught
 
-from fastsmtp._grammar import decode_xtext, parse_bdat_argument, split_parameters
+from fastsmtp._wire.grammar import decode_xtext, parse_bdat_argument, split_parameters
 from fastsmtp.testing import Wire
 
 MAX_OCTETS = 1900
@@ -47,16 +47,16 @@ class Told:
 def check_dialogue(rest: bytes, to: bool, unknown: bool) -> None:
     """The line that has these parameters, in a session."""
     told = Told()
-    options = {**rows.DEFAULTS, **EXTENSIONS, "allow_unknown_params": unknown}
+    options = {**scenario.DEFAULTS, **EXTENSIONS, "allow_unknown_params": unknown}
     hooks = {"on_mail_from": told.hook, "on_rcpt_to": told.hook}
     with Wire(loop=shared_loop(), **options, **hooks) as wire:
-        wire.send(rows.EH)
+        wire.send(scenario.EH)
         before = b"MAIL FROM:<a@x.example>"
         if to:
-            assert rows.codes(wire.send(before + b"\r\n")) == ["250 2.1.0"]
+            assert scenario.codes(wire.send(before + b"\r\n")) == ["250 2.1.0"]
             told.addresses.clear()
             before = b"RCPT TO:<b@y.example>"
-        (reply,) = rows.codes(wire.send(before + b" " + rest + b"\r\n"))
+        (reply,) = scenario.codes(wire.send(before + b" " + rest + b"\r\n"))
         if reply[0] == "2":
             (address,) = told.addresses
             split = reference.split_parameters(rest, True)
@@ -69,7 +69,7 @@ def check_dialogue(rest: bytes, to: bool, unknown: bool) -> None:
             assert reply in REFUSALS or (reply == NO_TLS and b"REQUIRETLS" in rest.upper())
             # Nothing of it is left.
             again = "503 5.5.1" if to else "250 2.1.0"
-            assert rows.codes(wire.send(b"MAIL FROM:<a@x.example>\r\n")) == [again]
+            assert scenario.codes(wire.send(b"MAIL FROM:<a@x.example>\r\n")) == [again]
             if not to:
                 assert told.addresses[0].args == {}
     assert not uncaught, uncaught

@@ -11,14 +11,14 @@ import random
 import zlib
 from typing import Any
 
-import rows
+import scenario
 from fuzz.clean import UNCLEAN, clean_log
 from fuzz.fuzz_data import ways
 from fuzz.inputs import Input
 from proxy_kit import expected
 from recording import shared_loop, uncaught
 
-from fastsmtp._proxy import ProxyFault, ProxyHeader, ProxyReader
+from fastsmtp._wire.proxy_header import ProxyFault, ProxyHeader, ProxyReader
 from fastsmtp.testing import Wire
 
 MAX_OCTETS = 5000
@@ -47,7 +47,7 @@ def check_connection(segments: list[bytes], accepted: bool) -> None:
         connected.append(session.proxy)
         callback()
 
-    options = {**rows.DEFAULTS, "use_proxy": ["10.0.0.0/8"], "on_connect": on_connect}
+    options = {**scenario.DEFAULTS, "use_proxy": ["10.0.0.0/8"], "on_connect": on_connect}
     with Wire(peer=BALANCER, loop=shared_loop(), **options) as wire:
         written = wire.send(*segments)
         assert bool(connected) is accepted

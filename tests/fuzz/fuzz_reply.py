@@ -10,7 +10,7 @@ from __future__ import annotations
 import re
 from typing import Any
 
-import rows
+import scenario
 from fuzz.clean import UNCLEAN, clean_log
 from fuzz.inputs import Input
 from recording import shared_loop, uncaught
@@ -50,7 +50,7 @@ def words(text: str, utf8: bool) -> str:
     return UNCLEAN.sub("?", text) if utf8 else re.sub("[^\x20-\x7e]", "?", text)
 
 
-def assert_said(reply: rows.Reply, text: str, utf8: bool) -> None:
+def assert_said(reply: scenario.Reply, text: str, utf8: bool) -> None:
     """The reply says what the hook said, with what cannot be said replaced."""
     for line in reply.lines:
         assert not UNCLEAN.search(line)
@@ -85,11 +85,11 @@ class Answers:
 
 def replies_to(answers: Answers, lmtp: bool, utf8: bool, recipients: int, **options: Any) -> Any:
     """Run a session up to the reply in question; returns the replies to that step."""
-    given = {**rows.DEFAULTS, **answers.options(), "lmtp": lmtp, **options}
+    given = {**scenario.DEFAULTS, **answers.options(), "lmtp": lmtp, **options}
     with Wire(loop=shared_loop(), **given) as wire:
         last = wire.receive()
         parameter = b" SMTPUTF8" if utf8 else b""
-        steps = [("", rows.LH if lmtp else rows.EH)]
+        steps = [("", scenario.LH if lmtp else scenario.EH)]
         steps.append(("mail", b"MAIL FROM:<a@x.example>" + parameter + b"\r\n"))
         steps += [("rcpt", b"RCPT TO:<b@y.example>\r\n")] * recipients
         steps += [("", b"DATA\r\n"), ("data", b"text\r\n.\r\n")]
@@ -99,7 +99,7 @@ def replies_to(answers: Answers, lmtp: bool, utf8: bool, recipients: int, **opti
                 if stage == answers.stage:
                     break
         has_enhanced = answers.stage != "connect" and not options
-        found = rows.parse_replies(last, with_enhanced=has_enhanced)
+        found = scenario.parse_replies(last, with_enhanced=has_enhanced)
         closes = any(reply.code == 421 for reply in found)
         assert wire.closed is (closes or answers.stage == "connect")
     assert not uncaught, uncaught

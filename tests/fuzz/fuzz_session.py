@@ -11,7 +11,7 @@ from __future__ import annotations
 import random
 import zlib
 
-import rows
+import scenario
 from fuzz.clean import clean_log
 from fuzz.inputs import random_cuts
 from fuzz.session_kit import Action, Case, Client, read_case
@@ -54,7 +54,7 @@ def play(case: Case, actions: list[Action]) -> Client:
 
 def assert_counted(client: Client) -> None:
     """No reply that nobody asked for, and no acceptance that no hook has given."""
-    replies = rows.parse_replies(client.written)
+    replies = scenario.parse_replies(client.written)
     most = 3 + client.sent_line_ends  # a greeting, and a 421 for a clock and for a shutdown
     if client.case.is_lmtp:
         most *= client.recorder.most_recipients

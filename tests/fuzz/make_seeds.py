@@ -1,6 +1,6 @@
 """Writes seeds/*.txt anew: what the tests of the catalogue's rows send and answer.
 
-    PYTHONPATH=tests python tests/fuzz/make_seeds.py
+    PYTHONPATH=tests:tests/support python tests/fuzz/make_seeds.py
 
 Of each test function the shortest sessions are kept, and each new path, parameter, body and text.
 Seeds behind the line "# found" of a file, which a fuzzer has found, stay as they are.
@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-import rows
+import scenario
 from fuzz.fuzz_reply import CODES, ENHANCED
 from fuzz.inputs import HERE, TARGETS
 from fuzz.session_kit import EXTENSIONS, LIMITS, OUTCOMES, SIZES, TIMES
@@ -130,7 +130,7 @@ def header(options: dict[str, Any]) -> bytes:
 
 def outcome(answer: Any) -> int | None:
     """The number of an answer that a case can give."""
-    if answer is rows.LATE:
+    if answer is scenario.LATE:
         return OUTCOMES.index("late")
     if isinstance(answer, SMTPError) and str(answer.response_code) in OUTCOMES:
         return OUTCOMES.index(str(answer.response_code))
@@ -142,7 +142,7 @@ def outcome(answer: Any) -> int | None:
 def record(recorded: Recorded) -> None:
     """Have the wire, the sessions and the errors of the tests tell what they are given."""
     begin, send, advance = Wire.__init__, Wire.send, Wire.advance
-    reset, eof, error_begin, session = Wire.reset, Wire.eof, SMTPError.__init__, rows.Session
+    reset, eof, error_begin, session = Wire.reset, Wire.eof, SMTPError.__init__, scenario.Session
     begin_session = session.__init__
 
     def noted(self: Wire, octets: bytes) -> None:

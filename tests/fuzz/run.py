@@ -24,7 +24,8 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 HERE = Path(__file__).resolve().parent
-sys.path.insert(0, str(HERE.parent))  # started as a script, this is not where the tests look
+# Started as a script, this is not where the tests look.
+sys.path[:0] = [str(HERE.parent), str(HERE.parent / "support")]
 
 from fuzz.inputs import DICTIONARY, TARGETS, check_of, mutations, seeds_of  # noqa: E402
 

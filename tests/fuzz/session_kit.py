@@ -15,12 +15,12 @@ import asyncio
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
-import rows
+import scenario
 from fuzz.inputs import Input
 from recording import shared_loop
 
 from fastsmtp import MessageAborted, SMTPError
-from fastsmtp._state import State
+from fastsmtp._smtp.states import State
 from fastsmtp.testing import VirtualLoop, Wire
 
 MAX_READ = 200_000  # octets of one segment; a loop reads about so many at once
@@ -36,7 +36,7 @@ OPERATIONS = b"|0123456789FRSTtXBbGH" + WITH_ARGUMENT
 SIZES = (26_214_400, 0, 20, 100_000)
 LIMITS: tuple[dict[str, Any], ...] = (
     {},
-    rows.COUNTERS_OFF,
+    scenario.COUNTERS_OFF,
     {"max_errors": 2, "max_recipients": 1, "max_messages": 1},
     {"max_unrecognized_commands": 2, "max_junk_commands": 2},
 )
@@ -314,7 +314,7 @@ class Client:
         self.loop._virtual.time = 0.0  # each case the same, whatever came before it
         self.recorder = Recorder(case, self.loop)
         hooks = self.recorder.hooks()
-        self.wire = Wire(loop=self.loop, **{**rows.DEFAULTS, **hooks, **case.options})
+        self.wire = Wire(loop=self.loop, **{**scenario.DEFAULTS, **hooks, **case.options})
         self.wire.server.on("error", lambda error: None)  # hooks fail on purpose
         self.transport: Any = self.wire.transport
         self.written = self.wire.receive()

@@ -15,7 +15,7 @@ from typing import Any
 
 import pytest
 from clients import PATIENCE, Client, Sink, digest, program
-from rows import EH, MAILED, TX
+from scenario import EH, MAILED, TX
 from tls_kit import TLSClient, certified, pair
 
 from fastsmtp import SMTPServer

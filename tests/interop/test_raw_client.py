@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 from clients import Client, Sink, digest
-from rows import COUNTERS_OFF, TX
+from scenario import COUNTERS_OFF, TX
 
 from fastsmtp.testing import running
 

@@ -15,7 +15,7 @@ from typing import Any, NamedTuple
 import pytest
 from clients import PATIENCE, Sink, digest, program, swaks_over_tls
 from conftest import Run
-from rows import codes
+from scenario import codes
 from tls_kit import authority, ca_pem, certified, client_context, pair
 
 from fastsmtp.testing import running

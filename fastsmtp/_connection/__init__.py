@@ -1,0 +1,1 @@
+"""One client's connection: the stages before the dialogue, output, deadlines."""

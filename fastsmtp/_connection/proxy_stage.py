@@ -1,0 +1,127 @@
+"""The stage before everything else behind a load balancer: its PROXY header, and what it says.
+
+In: what was read from a peer in `use_proxy`. Out: the facts of its client in session and dialogue,
+and the octets behind the header; or one line in the log, for a header that is none. The reader is
+`_wire.proxy_header`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any, Final
+
+from fastsmtp._log import clean, escaped, logger
+from fastsmtp._smtp.protocol import Dialogue
+from fastsmtp._wire.proxy_header import ProxyFault, ProxyHeader, ProxyReader
+from fastsmtp.session import Session
+
+__all__ = ["Introduction"]
+
+MAX_TEXT: Final = 512  # characters of one text of a header
+MAX_SHOWN: Final = 160  # octets of what is no header that a log line may be made of
+
+# Types of TLVs whose value is text, by the name that the application finds it under.
+_TEXTS: Final = {0x01: "alpn", 0x02: "authority", 0x30: "netns"}
+_UNIQUE_ID: Final = 0x05
+_SSL_TEXTS: Final = {
+    0x21: "version",
+    0x22: "cn",
+    0x23: "cipher",
+    0x24: "sig_alg",
+    0x25: "key_alg",
+}
+
+
+class Introduction:
+    """Reads the header of one connection.
+
+    on_done(address, rest): session and dialogue know the client; address is what counts for
+    `max_clients_per_host`, None when nothing does; rest is what was read behind the header.
+    on_fault(): nothing is to be said to this peer.
+    """
+
+    __slots__ = ("_dialogue", "_on_done", "_on_fault", "_reader", "_session")
+
+    def __init__(
+        self,
+        session: Session,
+        dialogue: Dialogue,
+        on_done: Callable[[str | None, bytes], None],
+        on_fault: Callable[[], None],
+    ) -> None:
+        self._session = session
+        self._dialogue = dialogue
+        self._on_done = on_done
+        self._on_fault = on_fault
+        self._reader = ProxyReader()
+
+    def receive(self, data: bytes) -> None:
+        """Take what was read."""
+        found = self._reader.feed(data)
+        if found is None:
+            return
+        if isinstance(found, ProxyHeader):
+            self._on_done(self._learn(found), self._reader.rest)
+            return
+        shown = clean(self._reader.rest[:MAX_SHOWN].decode("latin-1"))
+        self._log_fault(ProxyFault(found).name.lower().replace("_", " "), shown)
+        self._on_fault()
+
+    def time_out(self) -> None:
+        """`proxy_timeout` has passed."""
+        self._log_fault("not complete in time", "")
+        self._on_fault()
+
+    def _log_fault(self, why: str, shown: str) -> None:
+        peer = self._dialogue.peer
+        logger.warning("%s: no PROXY header from %s: %s %s", self._session.id, peer, why, shown)
+
+    def _learn(self, header: ProxyHeader) -> str | None:
+        """Take over what the header says; returns the address to count."""
+        session = self._session
+        dialogue = self._dialogue
+        session.proxy = _facts(header, (session.remote_address, session.remote_port))
+        # A health check is the balancer's own: it is the client.
+        dialogue.via = "" if header.command == "LOCAL" else f" via {dialogue.peer}"
+        # Where the balancer does not say who the client is, nobody is trusted for being the
+        # balancer.
+        dialogue.is_unix = False
+        dialogue.remote_address = ""
+        if header.source is None or header.destination is None:
+            address = None
+        else:
+            session.remote_address, session.remote_port = header.source
+            session.local_address, session.local_port = header.destination
+            address = dialogue.remote_address = session.remote_address
+        if logger.shows_debug:
+            client = dialogue.client()
+            logger.debug("%s: PROXY header: %s %s", session.id, header.command, client)
+        return address
+
+
+def _facts(header: ProxyHeader, peer: tuple[str, int]) -> dict[str, Any]:
+    """`session.proxy`: what the header said, every text of it fit for a log."""
+    facts: dict[str, Any] = {
+        "version": header.version,
+        "command": header.command,
+        "peer": peer,
+        "source": header.source,
+        "destination": header.destination,
+        "tlvs": header.tlvs,
+    }
+    for kind, value in header.tlvs:
+        if kind in _TEXTS:
+            facts[_TEXTS[kind]] = _text(value)
+        elif kind == _UNIQUE_ID:
+            facts["unique_id"] = value
+    if header.ssl is not None:
+        client, verify, within = header.ssl
+        names = dict.fromkeys(_SSL_TEXTS.values())
+        texts = {_SSL_TEXTS[kind]: _text(value) for kind, value in within if kind in _SSL_TEXTS}
+        facts["ssl"] = {"client": client, "verify": verify, **names, **texts}
+    return facts
+
+
+def _text(value: bytes) -> str:
+    r"""UTF-8 by its specification; a client may have chosen it, so what is none is escaped."""
+    return escaped(value.decode("utf-8", "surrogateescape"), MAX_TEXT, plain=" ")

@@ -1,0 +1,236 @@
+"""The connections of a server: places, limits, and the wait for the last one to leave.
+
+In: connections as they come and end. Out: the reply to one that is too many, and an event when all
+have gone with all their hooks.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections import Counter
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
+from contextvars import ContextVar
+from typing import Any, Final, Protocol
+
+from fastsmtp._hooks.tasks import CloseHooks
+from fastsmtp._options.kinds import open_files
+from fastsmtp._options.networks import host_key
+from fastsmtp._smtp.server_tables import Service
+from fastsmtp.options import Options
+from fastsmtp.replies import Reply
+from fastsmtp.session import Session
+
+__all__ = ["ConnectionRegistry", "Registered", "max_lingering"]
+
+# Refused clients that may take their time to leave, at most so many and at most one for so many
+# files that the process may open: clients that were let in need the descriptors for their messages.
+MAX_LINGERING: Final = 16
+FILES_PER_LINGERING: Final = 64
+LINGER_CHECK: Final = 0.05  # seconds between two looks whether all that is left only lingers
+
+# The registry of the server whose hooks, or Tasks that they have begun, run in this context.
+_serving: ContextVar[ConnectionRegistry | None] = ContextVar("fastsmtp.serving", default=None)
+
+
+def max_lingering() -> int:
+    """Return how many refused clients of one server may take their time to leave."""
+    return min(MAX_LINGERING, open_files() // FILES_PER_LINGERING)
+
+
+class Registered(Protocol):
+    """A connection as its server sees it."""
+
+    session: Session
+
+    @property
+    def counted_address(self) -> str:
+        """The address that `admit_host` has counted, "" for none."""
+
+    def client_name(self) -> str:
+        """The client, for the log."""
+
+    @property
+    def lingers(self) -> bool:
+        """Whether only the client's own end is waited for."""
+
+    def runs(self, task: asyncio.Task[Any]) -> bool:
+        """Whether `task` is that of a hook of this connection."""
+
+    def has_hook_at_work(self) -> bool:
+        """Whether a hook of this connection has not ended, or not answered, yet."""
+
+    def shut_down(self) -> None:
+        """The server is closing: the client gets a 421 as soon as it may."""
+
+    def abort(self) -> None:
+        """Cut the connection now."""
+
+    def give_up(self) -> None:
+        """Cancel the hooks that are still at work."""
+
+
+class ConnectionRegistry:
+    """The connections of one server.
+
+    connections: those that were let in and have not ended with all their hooks but `on_close`.
+    refused: those that only have to read their 421. closing: nobody is let in any more. callers:
+    connections, and Tasks of `on_close`, whose hooks have called `close()`: it cannot wait for
+    them as long as they wait for it.
+
+    A client that has gone holds no place while its `on_close` is at work. What such calls hold must
+    have a bound too: those beyond the number of places count as clients, for the limit of all and
+    for that of a host.
+    """
+
+    def __init__(self, options: Options, service: Service) -> None:
+        self._options = options
+        self._service = service
+        self._hosts: Counter[str] = Counter()
+        self._max_lingering = max_lingering()
+        self._all_gone = asyncio.Event()
+        self.connections: set[Registered] = set()
+        self.refused: set[Registered] = set()
+        self.close_hooks = CloseHooks(options.hook_timeout, self._look_for_the_last)
+        self.closing = False
+        self.callers: set[object] = set()
+        self._rest_is_gone = asyncio.Event()
+
+    @property
+    def is_empty(self) -> bool:
+        """Nobody is connected, and no hook of anybody is at work."""
+        return not (self.connections or self.refused or self.close_hooks)
+
+    def everyone(self) -> list[Registered]:
+        """Return those that were let in and those that were refused."""
+        return [*self.connections, *self.refused]
+
+    def admit(self, connection: Registered) -> Reply | None:
+        """Give a connection its place; the reply says why there is none."""
+        limit = self._options.max_clients
+        refusal = None
+        if limit and len(self.connections) + max(0, len(self.close_hooks) - limit) >= limit:
+            refusal = self._service.too_many_clients
+        if self.closing:
+            refusal = self._service.closing_at_greeting
+        (self.connections if refusal is None else self.refused).add(connection)
+        return refusal
+
+    def admit_host(self, connection: Registered, address: str) -> Reply | None:
+        """Count a client of this address; the reply says why it is one too many."""
+        limit = self._options.max_clients_per_host
+        if limit:
+            key = host_key(address)
+            if self._hosts[key] + max(0, self.close_hooks.of_host(key) - limit) >= limit:
+                self.connections.discard(connection)
+                self.refused.add(connection)
+                return self._service.too_many_from_host
+            self._hosts[key] += 1
+        return None
+
+    def may_linger(self) -> bool:
+        """Whether a refused connection may wait for its client's FIN, or is closed at once."""
+        return len(self.refused) <= self._max_lingering
+
+    def call_on_close(
+        self, loop: asyncio.AbstractEventLoop, hook: Callable[[Session], Any], client: Registered
+    ) -> None:
+        """Call the hook for a client that has gone; a coroutine goes on without its connection."""
+        host = self._host_of(client)
+        self.close_hooks.call(loop, hook, client.session, host, client.client_name)
+
+    def finished(self, connection: Registered) -> None:
+        """A connection has ended with all its hooks."""
+        if connection in self.refused:
+            self.refused.discard(connection)
+        elif connection in self.connections:
+            self.connections.discard(connection)
+            self.callers.discard(connection)
+            key = self._host_of(connection)
+            if key:
+                self._hosts[key] -= 1
+                if self._hosts[key] <= 0:
+                    del self._hosts[key]
+        self._look_for_the_last()
+
+    def _host_of(self, connection: Registered) -> str:
+        """Return the host that a connection was counted for, "" for none."""
+        address = connection.counted_address
+        return host_key(address) if address and self._options.max_clients_per_host else ""
+
+    # The end.
+
+    @contextmanager
+    def marked_context(self) -> Iterator[None]:
+        """What begins in here is known to `add_callers`: whatever is accepted by listeners that are
+        opened here, its hooks, and the Tasks that they begin.
+        """
+        token = _serving.set(self)
+        try:
+            yield
+        finally:
+            _serving.reset(token)
+
+    def add_callers(self, task: asyncio.Task[Any] | None) -> bool:
+        """`close()` was called in `task`. Return whether that is on behalf of hooks.
+
+        In a Task that a hook has begun any hook that is at work may be the one that waits for it.
+        """
+        found: set[object] = {one for one in self.connections if task and one.runs(task)}
+        found |= {hook for hook in self.close_hooks if hook is task}
+        if not found and _serving.get() is self:
+            found |= {one for one in self.connections if one.has_hook_at_work()}
+            found |= set(self.close_hooks)
+        if not self._rest_is_gone.is_set():
+            self.callers |= found
+            self._look_for_the_last()
+        return bool(found)
+
+    async def wait_for_the_last(self) -> None:
+        """Wait until all have gone, the callers of `close()` only after `release_callers`. When all
+        that is left lingers, nobody waits for that: each has had its 421, a moment to send what was
+        on its way, and a FIN.
+        """
+        self._look_for_the_last()
+        while not self._all_gone.is_set():
+            with suppress(TimeoutError):
+                async with asyncio.timeout(LINGER_CHECK):
+                    await self._all_gone.wait()
+            left = self.left()
+            if all(connection.lingers for connection in left):
+                for connection in left:
+                    connection.abort()
+
+    async def wait_for_the_rest(self) -> None:
+        """Wait until all but the callers of `close()` have gone."""
+        await self._rest_is_gone.wait()
+
+    def release_callers(self) -> None:
+        """All others have gone: `close()` returns in hooks, and is to wait for these now."""
+        self._rest_is_gone.set()
+        self._all_gone.clear()
+
+    def left(self) -> list[Registered]:
+        """Return the connections that are waited for."""
+        of_callers = self._rest_is_gone.is_set()
+        return [one for one in self.everyone() if (one in self.callers) == of_callers]
+
+    def give_up(self) -> None:
+        """Cancel the hooks that are still at work and waited for; no answer of them counts."""
+        for hook in self._close_hooks_left():
+            self.close_hooks.cancel(hook)
+        for connection in self.left():
+            connection.give_up()
+
+    def wait_no_more(self) -> None:
+        """Whatever is left is left behind."""
+        self._all_gone.set()
+
+    def _close_hooks_left(self) -> list[asyncio.Task[Any]]:
+        if self._rest_is_gone.is_set():
+            return list(self.close_hooks)
+        return [hook for hook in self.close_hooks if hook not in self.callers]
+
+    def _look_for_the_last(self) -> None:
+        if self.closing and not self.left() and not self._close_hooks_left():
+            self._all_gone.set()

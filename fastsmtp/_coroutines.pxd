@@ -1,5 +1,0 @@
-from fastsmtp._hooks cimport Answer
-from fastsmtp.stream cimport DataStream
-
-
-cpdef object drive(object coroutine, object loop, Answer answer, object host, DataStream stream)

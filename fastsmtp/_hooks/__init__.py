@@ -1,0 +1,1 @@
+"""Hooks: how one is called, waited for, and driven as a coroutine."""

@@ -1,0 +1,244 @@
+"""The coroutines of hooks, those of one connection and those of `on_close`: started, settled,
+cancelled, and in the end left behind.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections import Counter
+from collections.abc import Callable, Coroutine, Iterator
+from math import inf
+from typing import Any, Final
+
+from fastsmtp._hooks.callback import Answer, ends_process
+from fastsmtp._log import logger
+from fastsmtp.session import Session
+
+__all__ = ["CloseHooks", "HookTasks", "warn_of_stall"]
+
+STALL: Final = 1.0  # seconds of one call after which the log says that a hook holds the loop
+ABANDON: Final = 5.0  # seconds that a cancelled hook has to end
+
+
+def warn_of_stall(seconds: float, connection: object = None) -> None:
+    """Say so when something has held the event loop for too long. connection: whose text names
+    session and client; None where it is not known.
+    """
+    if seconds > STALL:
+        text = "a hook held the event loop for %.1f s"
+        if connection is None:
+            logger.warning(text, seconds)
+        else:
+            logger.warning(f"%s: {text}", connection, seconds)
+
+
+def _settle(task: asyncio.Task[Any], answer: Answer) -> None:
+    if task.cancelled():
+        answer.settle(asyncio.CancelledError(), None)
+    elif (error := task.exception()) is not None:
+        answer.settle(error, None)
+    else:
+        answer.settle(None, task.result())
+
+
+class HookTasks:
+    """Tasks that are at work, each with its answer. on_done: called after each that has ended.
+
+    abandon_at: when those that were cancelled are left behind, infinity when none was.
+    """
+
+    __slots__ = ("_cancelled", "_loop", "_now", "_on_done", "_orphans", "_tasks", "abandon_at")
+
+    def __init__(
+        self,
+        loop: asyncio.AbstractEventLoop,
+        now: Callable[[], float],
+        on_done: Callable[[], None],
+    ) -> None:
+        self._loop = loop
+        self._now = now
+        self._on_done = on_done
+        self._tasks: dict[asyncio.Task[Any], Answer] = {}
+        self._cancelled: set[asyncio.Task[Any]] = set()
+        self._orphans: dict[Answer, float] = {}  # answer -> until when; in the order of time
+        self.abandon_at = inf
+
+    def __len__(self) -> int:
+        return len(self._tasks)
+
+    def __contains__(self, task: asyncio.Task[Any]) -> bool:
+        return task in self._tasks
+
+    @property
+    def deadline(self) -> float:
+        """When something is to be cancelled or left behind."""
+        return min(self.abandon_at, next(iter(self._orphans.values()), inf))
+
+    def start(self, coroutine: Coroutine[Any, Any, Any], answer: Answer) -> None:
+        """Run the coroutine of a hook by the loop's task factory: it begins in the next turn."""
+        self.keep(self._loop.create_task(coroutine), answer)
+        # Called behind the first step; the server sees later ones as it looks at its loop.
+        self._loop.call_soon(self._look_for_stall, self._now(), answer)
+
+    def keep(self, task: asyncio.Task[Any], answer: Answer) -> None:
+        """`task` is at work for `answer`."""
+        if task.done():
+            _settle(task, answer)
+        else:
+            self._tasks[task] = answer
+            task.add_done_callback(self._done)
+
+    def cancel(self, answer: Answer) -> None:
+        """Cancel the coroutine of `answer`, if it has one."""
+        self._cancel([task for task, owner in self._tasks.items() if owner is answer])
+
+    def orphan(self, answer: Answer, deadline: float) -> None:
+        """Nobody waits for `answer` any more: its coroutine has until `deadline` to end."""
+        if answer in self._tasks.values():
+            self._orphans[answer] = deadline
+
+    def cancel_orphans(self, now: float) -> None:
+        """Cancel those whose time is over."""
+        for answer in [answer for answer, until in self._orphans.items() if now >= until]:
+            del self._orphans[answer]
+            self.cancel(answer)
+
+    def cancel_all(self) -> None:
+        """Cancel all that is at work."""
+        self._cancel(list(self._tasks))
+
+    def abandon_overdue(self) -> list[str]:
+        """Leave behind what was cancelled and does not end; returns the names of those hooks."""
+        names = [self._tasks.pop(task).hook for task in self._cancelled]
+        self._cancelled.clear()
+        self.abandon_at = inf
+        return names
+
+    def _cancel(self, tasks: list[asyncio.Task[Any]]) -> None:
+        fresh = [task for task in tasks if task not in self._cancelled]
+        for task in fresh:
+            self._tasks[task].expire()  # that it was cancelled is our doing, not a failure
+            task.cancel()
+            self._cancelled.add(task)
+        if fresh:
+            self.abandon_at = self._now() + ABANDON
+
+    def _look_for_stall(self, began: float, answer: Answer) -> None:
+        warn_of_stall(self._now() - began, answer.owner)
+
+    def _done(self, task: asyncio.Task[Any]) -> None:
+        self._cancelled.discard(task)
+        if not self._cancelled:
+            self.abandon_at = inf
+        answer = self._tasks.pop(task, None)
+        if answer is not None:
+            self._orphans.pop(answer, None)
+            _settle(task, answer)
+            self._on_done()
+        elif not task.cancelled():
+            task.exception()  # looked at, so that nobody is told that it never was
+
+
+class _CloseCall:
+    """One call of `on_close` that is at work. who: session and client, for the log. clock: when it
+    is cancelled, then left behind.
+    """
+
+    __slots__ = ("clock", "host", "is_cancelled", "who")
+
+    def __init__(self, who: str, host: str, clock: asyncio.TimerHandle) -> None:
+        self.who = who
+        self.host = host
+        self.clock = clock
+        self.is_cancelled = False  # by us, which is no failure
+
+
+class CloseHooks:
+    """The coroutines of `on_close` of one server. Their clients have gone, so no connection keeps
+    them.
+
+    timeout: seconds that each has, then it is cancelled; ABANDON seconds later it is left behind.
+    on_done: called after each.
+    """
+
+    __slots__ = ("_calls", "_hosts", "_on_done", "_timeout")
+
+    def __init__(self, timeout: float, on_done: Callable[[], None]) -> None:
+        self._timeout = timeout
+        self._on_done = on_done
+        self._calls: dict[asyncio.Task[Any], _CloseCall] = {}
+        self._hosts: Counter[str] = Counter()
+
+    def __len__(self) -> int:
+        return len(self._calls)
+
+    def of_host(self, host: str) -> int:
+        """Return how many are at work for clients of this host."""
+        return self._hosts[host]
+
+    def __iter__(self) -> Iterator[asyncio.Task[Any]]:
+        return iter(list(self._calls))
+
+    def call(
+        self,
+        loop: asyncio.AbstractEventLoop,
+        hook: Callable[[Session], Any],
+        session: Session,
+        host: str,
+        client: Callable[[], str],
+    ) -> None:
+        """Call `on_close`; what it raises is logged. host: "" where hosts are not counted. client:
+        returns its name for the log.
+        """
+        try:
+            result = hook(session)
+        except BaseException as error:  # foreign code
+            if ends_process(error):
+                raise
+            logger.error("%s: %s: on_close failed", session.id, client(), exc_info=True)
+            return
+        if asyncio.iscoroutine(result):
+            task = loop.create_task(result)
+            clock = loop.call_later(self._timeout, self._expire, task)
+            self._calls[task] = _CloseCall(f"{session.id}: {client()}", host, clock)
+            if host:
+                self._hosts[host] += 1
+            task.add_done_callback(self._done)
+
+    def cancel(self, task: asyncio.Task[Any]) -> None:
+        """Cancel one that is at work: the server closes."""
+        call = self._calls[task]
+        if not call.is_cancelled:
+            logger.error("%s: the server closes, and on_close is cancelled", call.who)
+            call.is_cancelled = True
+            task.cancel()
+
+    def _expire(self, task: asyncio.Task[Any]) -> None:
+        call = self._calls[task]
+        call.clock = task.get_loop().call_later(ABANDON, self._abandon, task)
+        if not call.is_cancelled:
+            logger.error("%s: on_close took too long, and is cancelled", call.who)
+            call.is_cancelled = True
+            task.cancel()
+
+    def _abandon(self, task: asyncio.Task[Any]) -> None:
+        logger.error("%s: on_close does not end, and is left behind", self._calls[task].who)
+        self._forget(task)
+
+    def _done(self, task: asyncio.Task[Any]) -> None:
+        error = asyncio.CancelledError() if task.cancelled() else task.exception()
+        call = self._calls.get(task)
+        if call is None:  # left behind
+            return
+        call.clock.cancel()
+        if error is not None and not (call.is_cancelled and task.cancelled()):
+            logger.error("%s: on_close failed", call.who, exc_info=error)
+        self._forget(task)
+
+    def _forget(self, task: asyncio.Task[Any]) -> None:
+        host = self._calls.pop(task).host
+        if host:
+            self._hosts[host] -= 1
+            if not self._hosts[host]:
+                del self._hosts[host]
+        self._on_done()

@@ -1,0 +1,1 @@
+"""Sockets, timers and name look-ups."""

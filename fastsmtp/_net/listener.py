@@ -1,0 +1,301 @@
+"""Listening sockets: bound once, watched, made again when they die.
+
+In: a host and port, a path, or a socket. Out: an open listener whose socket has the options that
+accepted connections inherit. Accept errors never reach a protocol, so the listener is looked at
+once a second.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import errno
+import os
+import socket
+import stat
+from collections.abc import Callable
+from contextlib import suppress
+from functools import partial
+from typing import Any, Final, TypeVar
+
+from fastsmtp._log import logger
+from fastsmtp._net.blocking_calls import call_in_thread
+from fastsmtp._net.epoll_transport import AVAILABLE, Acceptor, Sockets
+from fastsmtp._net.turns import Turns
+
+__all__ = [
+    "Listener",
+    "bind_tcp",
+    "bind_unix",
+    "check_place",
+    "own_sockets",
+]
+
+T = TypeVar("T")
+
+BACKLOG: Final = 1024
+MAX_PORT: Final = 65_535
+KEEPALIVE_IDLE: Final = 120  # seconds before the kernel asks whether a silent peer is still there
+USER_TIMEOUT: Final = 60_000  # milliseconds that sent octets may stay unacknowledged
+
+_FAMILIES: Final = (socket.AF_INET, socket.AF_INET6, getattr(socket, "AF_UNIX", None))
+
+# A name may stand for addresses of a family that this machine does not have.
+_NOT_HERE: Final = (errno.EADDRNOTAVAIL, errno.EAFNOSUPPORT)
+
+
+def _set_options(sock: socket.socket) -> None:
+    """Set what accepted sockets inherit: one call per listener instead of one per connection."""
+    wanted = [
+        (socket.SOL_SOCKET, "SO_KEEPALIVE", 1),
+        (socket.IPPROTO_TCP, "TCP_NODELAY", 1),
+        (socket.IPPROTO_TCP, "TCP_KEEPIDLE", KEEPALIVE_IDLE),
+        (socket.IPPROTO_TCP, "TCP_USER_TIMEOUT", USER_TIMEOUT),
+        # The server speaks first.
+        (socket.IPPROTO_TCP, "TCP_DEFER_ACCEPT", 0),
+    ]
+    for level, name, value in wanted:
+        option = getattr(socket, name, None)
+        if option is not None:
+            with suppress(OSError):
+                sock.setsockopt(level, option, value)
+
+
+def own_sockets(turns: Turns) -> Sockets | None:
+    """Return what does the work of the loop's own transports, None where those are to do it.
+
+    asyncio's own loop stays with its own, so that there is always one engine on another's
+    transports to compare with.
+    """
+    if AVAILABLE and not isinstance(turns.loop, asyncio.BaseEventLoop):
+        return Sockets(turns)
+    return None
+
+
+def check_place(port: object, host: object, path: object, sock: object) -> None:
+    """Raise TypeError or ValueError, which name the argument, for what is no place to listen on.
+
+    The resolver would take a port modulo 65536, and text for a number.
+    """
+    if (port is not None) + (path is not None) + (sock is not None) != 1:
+        raise TypeError("listen takes exactly one of port, path and sock")
+    if port is not None and (isinstance(port, bool) or not isinstance(port, int)):
+        raise TypeError(f"port takes an int from 0 to 65535, got {port!r:.80}")
+    if isinstance(port, int) and not 0 <= port <= MAX_PORT:
+        raise ValueError(f"port takes an int from 0 to 65535, got {port!r:.80}")
+    if host is not None and not isinstance(host, str):
+        raise TypeError(f"host takes a name or address as str, or None, got {host!r:.80}")
+    if path is not None and (not isinstance(path, str) or not path):
+        error = ValueError if isinstance(path, str) else TypeError
+        raise error(f"path takes that of a UNIX socket as str, got {path!r:.80}")
+    if isinstance(path, str) and "\0" in path:
+        raise ValueError(f"path takes that of a UNIX socket in the file system, got {path!r:.80}")
+    if sock is not None and not isinstance(sock, socket.socket):
+        raise TypeError(f"sock takes a bound socket.socket, got {sock!r:.80}")
+    if sock is not None:
+        _check_sock(sock)
+
+
+def _check_sock(sock: socket.socket) -> None:
+    """Raise ValueError for a socket on which nobody can connect: `listen` would bind an unbound one
+    to a port of the system's choice.
+    """
+    if sock.fileno() < 0:
+        raise ValueError("sock takes a bound socket, got one that is closed")
+    if sock.family not in _FAMILIES or sock.type != socket.SOCK_STREAM:
+        raise ValueError(f"sock takes a stream socket of TCP or UNIX, got {sock!r:.120}")
+    with suppress(OSError):
+        sock.getpeername()
+        raise ValueError("sock takes a socket that listens, got one that is connected")
+    name = sock.getsockname()
+    if not name or (not isinstance(name, (str, bytes)) and name[1] == 0):
+        raise ValueError("sock takes a bound socket: call its bind() first")
+
+
+async def bind_tcp(host: str | None, port: int) -> list[socket.socket]:
+    """Return bound sockets, one per address that `host` stands for. Raises OSError."""
+    infos = await _looked_up(host or None, port)
+    sockets: list[socket.socket] = []
+    missing: OSError | None = None
+    try:
+        for family, kind, protocol, _, address in dict.fromkeys(infos):
+            try:
+                sock = socket.socket(family, kind, protocol)
+            except OSError as error:
+                missing = error
+                continue
+            sockets.append(sock)
+            if os.name == "posix":
+                sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+            if family == socket.AF_INET6:
+                sock.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 1)
+            try:
+                sock.bind(address)
+            except OSError as error:
+                missing = OSError(error.errno, f"{error.strerror}: {address[0]} port {port}")
+                if error.errno not in _NOT_HERE:
+                    raise missing from error
+                sockets.pop().close()
+        if not sockets:
+            raise missing or OSError(f"{host} has no address")
+    except BaseException:
+        for sock in sockets:
+            sock.close()
+        raise
+    return sockets
+
+
+async def _looked_up(host: str | None, port: int) -> list[Any]:
+    """Return what `getaddrinfo` does. Names are looked up in a thread that nothing waits for when
+    it is no longer wanted, neither a loop that closes nor a process that ends.
+    """
+    ask = partial(socket.getaddrinfo, host, port, type=socket.SOCK_STREAM)
+    with suppress(socket.gaierror):  # it is no address
+        return ask(flags=socket.AI_PASSIVE | socket.AI_NUMERICHOST)
+    call = partial(ask, flags=socket.AI_PASSIVE)
+    outcome = await call_in_thread(asyncio.get_running_loop(), call, "fastsmtp-look-up")
+    if isinstance(outcome, BaseException):
+        raise outcome
+    return outcome
+
+
+def bind_unix(path: str) -> socket.socket:
+    """Return a socket bound to `path`; a socket file that nobody listens on any more is replaced.
+
+    Raises OSError: the path is in use, is that of another kind of file, or cannot be made.
+    """
+    sock = socket.socket(socket.AF_UNIX)
+    try:
+        if os.path.lexists(path):
+            _make_way(path)
+        sock.bind(path)
+    except OSError as error:
+        sock.close()
+        number = error.errno or errno.ENAMETOOLONG  # none is Python's own: the path is too long
+        raise OSError(number, error.strerror or os.strerror(number), path) from error
+    except BaseException:
+        sock.close()
+        raise
+    return sock
+
+
+def _make_way(path: str) -> None:
+    """Remove a socket file on which nobody listens; raises OSError for any other file."""
+    try:
+        is_socket = stat.S_ISSOCK(os.stat(path).st_mode)
+    except FileNotFoundError:  # a symbolic link to nothing
+        is_socket = False
+    if not is_socket:
+        raise FileExistsError(errno.EEXIST, "a file is there that is not a socket", path)
+    with socket.socket(socket.AF_UNIX) as probe:
+        probe.setblocking(False)  # a listener whose queue is full would make us wait
+        try:
+            probe.connect(path)
+        except ConnectionRefusedError:
+            os.unlink(path)
+            return
+        except BlockingIOError:
+            pass
+        except OSError as error:
+            if error.errno != errno.EPROTOTYPE:  # a datagram socket
+                raise
+    raise OSError(errno.EADDRINUSE, os.strerror(errno.EADDRINUSE), path)
+
+
+def _is_listening(sock: socket.socket) -> bool:
+    try:
+        return bool(sock.getsockopt(socket.SOL_SOCKET, socket.SO_ACCEPTCONN))
+    except OSError:
+        return False
+
+
+class Listener:
+    """One listening socket and the loop's server on it.
+
+    path: set for UNIX sockets, removed on close. is_given: `sock` is somebody else's too. Only a
+    duplicate is listened on, for its owner may close it, and its number becomes that of another
+    socket.
+    """
+
+    def __init__(
+        self, sock: socket.socket, path: str | None = None, *, is_given: bool = False
+    ) -> None:
+        self._given = sock if is_given else None
+        sock = self._sock = sock.dup() if is_given else sock
+        self._path = path
+        self._server: asyncio.Server | Acceptor | None = None
+        self._factory: Callable[[], Any] | None = None
+        self._sockets: Sockets | None = None
+        sock.setblocking(False)
+        if sock.family != getattr(socket, "AF_UNIX", None):
+            _set_options(sock)
+        self.address: tuple[str, int] | str = self._name()
+
+    def _name(self) -> tuple[str, int] | str:
+        name = self._sock.getsockname()
+        if isinstance(name, bytes):  # of Linux's abstract namespace
+            return os.fsdecode(name)
+        return name if isinstance(name, str) else (name[0], name[1])
+
+    async def open(self, factory: Callable[[], Any], sockets: Sockets | None) -> None:
+        """Begin to accept, into `sockets` where there are any, else by the loop. Raises OSError."""
+        loop = asyncio.get_running_loop()
+        self._factory = factory
+        self._sockets = sockets
+        if sockets is not None:
+            self._sock.listen(BACKLOG)
+            self._server = sockets.listen(self._sock, factory)
+            return
+        if self._sock.family == getattr(socket, "AF_UNIX", None):
+            create = loop.create_unix_server
+        else:
+            create = loop.create_server  # type: ignore[assignment]  # called with what both take
+        # asyncio's own loop takes `backlog` connections a turn, and out of descriptors it fails and
+        # logs as many times: one a turn there, and the queue of the kernel set behind its back.
+        is_own = isinstance(loop, asyncio.BaseEventLoop)
+        self._server = await create(factory, sock=self._sock, backlog=1 if is_own else BACKLOG)
+        if is_own:
+            self._sock.listen(BACKLOG)
+
+    @property
+    def is_alive(self) -> bool:
+        """The socket still listens."""
+        return _is_listening(self._sock)
+
+    async def revive(self) -> None:
+        """Bind the same address again and go on. Raises OSError."""
+        logger.error("the listening socket on %s has died and is made again", self.address)
+        family = self._sock.family
+        self._close_server()
+        if isinstance(self.address, str):
+            sock = bind_unix(self.address)
+        else:
+            sock = (await bind_tcp(self.address[0], self.address[1]))[0]
+            if family != sock.family:
+                raise OSError(f"{self.address} cannot be bound again")
+            _set_options(sock)
+        sock.setblocking(False)
+        self._sock = sock
+        assert self._factory is not None
+        await self.open(self._factory, self._sockets)
+
+    def close(self) -> None:
+        """Stop accepting."""
+        self._close_server()
+        if self._path is not None:
+            with suppress(OSError):
+                os.unlink(self._path)
+
+    def abandon(self) -> None:
+        """Close the descriptors in a forked child; the parent goes on listening."""
+        self._sock.close()
+        if self._given is not None:
+            self._given.close()
+
+    def _close_server(self) -> None:
+        if self._server is not None:
+            self._server.close()
+            self._server = None
+        self._sock.close()
+        if self._given is not None:
+            self._given.close()
+            self._given = None

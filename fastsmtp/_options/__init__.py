@@ -1,0 +1,1 @@
+"""The kinds of values that options take, and lists of networks."""

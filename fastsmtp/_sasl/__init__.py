@@ -1,0 +1,1 @@
+"""SASL without a connection: exchanges, mechanisms, SCRAM, SASLprep."""

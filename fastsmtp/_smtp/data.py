@@ -1,0 +1,398 @@
+"""Message content: from DATA or BDAT to the final reply.
+
+DATA and BDAT are one path: octets come from the parser, go to the stream, and the reply is written
+when both are there, the true end and the hook's answer. A failed chunk is remembered until LAST,
+RSET or a greeting command. RFC 5321 §4.1.1.4, RFC 3030 §2, RFC 2033 §4.2, RFC 1870 §6.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Final
+
+from fastsmtp import replies
+from fastsmtp._hooks.callback import NO_ANSWER, WAITING, Answer, ends_process
+from fastsmtp._smtp.dialogue import Exchange, Intake
+from fastsmtp._smtp.final_reply import Message, verdicts
+from fastsmtp._smtp.states import State
+from fastsmtp._wire.grammar import parse_bdat_argument
+from fastsmtp.replies import Reply
+from fastsmtp.stream import DataStream
+
+__all__ = ["Content", "handle_data"]
+
+MAX_CHUNK: Final = 2**63 - 1
+# Octets of a chunk that is not the last one. Nobody cuts a message into shorter ones, and each
+# costs as much as a command.
+LEAST_CHUNK: Final = 64
+# Octets of a message that can hold a header field and a line; every message has two, Date and From
+# (RFC 5322 §3.6). Shorter ones make no progress.
+LEAST_MESSAGE: Final = 16
+
+# As C has them.
+_WAITING: int = WAITING
+_LEAST_CHUNK: int = LEAST_CHUNK
+_LEAST_MESSAGE: int = LEAST_MESSAGE
+_MAIL_GIVEN: int = int(State.MAIL_GIVEN)
+_RCPT_GIVEN: int = int(State.RCPT_GIVEN)
+_BDAT_FAILED: int = int(State.BDAT_FAILED)
+_IN_MAIL_DATA: int = int(State.IN_MAIL_DATA)
+_IN_BDAT: int = int(State.IN_BDAT)
+_START_MAIL_INPUT: Reply = replies.START_MAIL_INPUT
+
+
+class Content(Intake):
+    """The content side of one dialogue."""
+
+    def __init__(self, dialogue: Exchange) -> None:
+        self._dialogue = dialogue
+        self.message: Message | None = None
+        # The chunk whose octets are being taken: (size, last, refusal).
+        self._chunk: tuple[int, bool, Reply | None] | None = None
+        self._failure: Reply | None = None
+        self._skipped = 0
+        # Made for the first message, for all of them.
+        self._on_room: Callable[[], object] | None = None
+        self._on_failure: Callable[[DataStream, BaseException], object] | None = None
+
+    def reset(self) -> None:
+        """The transaction has ended: nothing of it is left."""
+        self.message = None
+        self._chunk = None
+        self._failure = None
+
+    def let_go(self) -> None:
+        """The dialogue is over; its fields are still read by a consumer that has not ended."""
+        self._on_room = self._on_failure = None  # each is a circle
+        self._dialogue.content = None  # type: ignore[assignment]  # as this is
+
+    def forget_skipped(self) -> None:
+        """MAIL: octets of refused chunks are counted from here."""
+        self._skipped = 0
+
+    # Framing.
+
+    def begin_data(self) -> None:
+        """DATA was accepted: queue the 354 and call the hook."""
+        dialogue = self._dialogue
+        message = self._begin()
+        dialogue.parser.expect_mail_data()
+        dialogue.state = _IN_MAIL_DATA
+        dialogue.reply(_START_MAIL_INPUT)
+        self._call_hook(message)
+
+    def begin_chunk(self, argument: bytes, refusal: Reply | None) -> None:
+        """BDAT: take or skip its octets; the reply comes behind them (RFC 3030 §2)."""
+        dialogue = self._dialogue
+        parsed = parse_bdat_argument(argument)
+        if parsed is None:
+            dialogue.reply_and_close(replies.BDAT_SYNTAX)
+            return
+        size, last = parsed
+        bound = dialogue.rules.drop_limit
+        if size > MAX_CHUNK or (bound and size > bound):
+            dialogue.reply_and_close(dialogue.service.too_large)
+            return
+        if refusal is None:
+            refusal = self._refusal()
+        self._chunk = (size, last, refusal)
+        if refusal is not None:
+            self._skipped += size
+            if bound and self._skipped > bound:
+                dialogue.reply(replies.TOO_MUCH_DATA)
+                return
+            dialogue.begin_receiving()
+            dialogue.parser.skip_octets(size)
+            return
+        message = self.message
+        if message is None:
+            message = self._begin()
+            message.by_chunks = True
+            dialogue.state = _IN_BDAT
+            dialogue.parser.expect_chunk(size, last)
+            message.last = last
+            self._call_hook(message)
+        else:
+            message.last = last
+            dialogue.begin_receiving()
+            dialogue.parser.expect_chunk(size, last)
+
+    def _refusal(self) -> Reply | None:
+        """Why a chunk that comes in the right state is refused all the same."""
+        if self._dialogue.state == _BDAT_FAILED:
+            return self._failure
+        if self._dialogue.hooks.on_data is None:
+            return replies.LOCAL_ERROR
+        return None
+
+    def _begin(self) -> Message:
+        dialogue = self._dialogue
+        policy = dialogue.newline_policy()
+        rules = dialogue.rules
+        dialogue.parser.begin_message(rules.size, rules.drop_limit, policy == "normalize")
+        transaction = dialogue.transaction
+        answer = dialogue.make_answer("on_data", hook_answered)
+        if self._on_room is None or self._on_failure is None:
+            self._on_room = self._room
+            self._on_failure = self._stream_failed
+        stream = DataStream(self._on_room, self._on_failure)
+        octets = dialogue.parser.payload_octets
+        message = Message(stream, answer, transaction.accepted, octets)
+        message.reject_bare = policy == "reject"
+        message.reject_nul = rules.reject_nul and not transaction.binary
+        message.utf8 = transaction.smtp_utf8
+        self.message = message
+        dialogue.clock.begin_body()
+        dialogue.begin_receiving()
+        return message
+
+    def _call_hook(self, message: Message) -> None:
+        self._dialogue.call(self._dialogue.hooks.on_data, message.stream, message.answer)
+        if message.answer.state != _WAITING and not message.at_end:
+            self._discard(message)
+        elif message.answer.begins_later:
+            # What follows in this read may end the transaction that the hook is to look at.
+            self._dialogue.more = self._dialogue.parser.buffered > 0
+
+    # Octets.
+
+    def piece(self, octets: bytes) -> None:
+        """Hand a piece of the body to the consumer."""
+        message = self.message
+        if message is None or message.answer.state != _WAITING:
+            return
+        stream = message.stream
+        try:
+            stream.feed(octets)
+        except BaseException as error:  # the consumer's on_chunk is foreign code
+            self._consumer_failed(message, error)
+            return
+        if self._dialogue.parser.size_exceeded:
+            self._end_stream(message)
+        if message.answer.state != _WAITING:
+            self._discard(message)
+        elif stream.is_full() and not self._dialogue.clock.lagging:
+            self._dialogue.clock.begin_lag()
+
+    def notice_size(self) -> None:
+        """The crossing of `size` may fall between two pieces: end the stream as soon as it is
+        known.
+        """
+        message = self.message
+        if message is not None and not message.stream.finished:
+            self._end_stream(message)
+
+    def end_of_data(self) -> None:
+        """The dot line, or the last octet of the LAST chunk."""
+        message = self.message
+        self._dialogue.end_receiving()
+        if message is None:
+            return
+        message.at_end = True
+        self._end_stream(message)
+        if message.answer.state != _WAITING:
+            self.conclude()
+        else:
+            self._dialogue.wait(message.answer, self._dialogue.rules.data_hook_timeout)
+
+    def end_of_chunk(self) -> None:
+        """All octets of a chunk are there, taken or skipped."""
+        dialogue = self._dialogue
+        assert self._chunk is not None
+        size, last, refusal = self._chunk
+        if refusal is not None:
+            self._chunk = None
+            dialogue.end_receiving()
+            self._chunk_refused(refusal, last)
+        elif last or dialogue.parser.size_exceeded:
+            self.end_of_data()
+        else:
+            self._chunk = None
+            dialogue.end_receiving()
+            if size < _LEAST_CHUNK and dialogue.counters.strike_junk():
+                dialogue.reply(replies.TOO_MANY_JUNK)
+                return
+            dialogue.reply(replies.CHUNK_RECEIVED.formatted(size))
+        dialogue.stop_if_asked()
+
+    def _chunk_refused(self, refusal: Reply, last: bool) -> None:
+        dialogue = self._dialogue
+        in_transaction = dialogue.state in (
+            _MAIL_GIVEN,
+            _RCPT_GIVEN,
+            _BDAT_FAILED,
+        )
+        if not in_transaction or refusal is replies.NOT_IMPLEMENTED:
+            dialogue.reply(refusal)
+            return
+        count = dialogue.transaction.accepted if last and dialogue.rules.lmtp else 1
+        dialogue.reply_group([refusal] * max(1, count))
+        if last:
+            dialogue.end_transaction()
+        else:
+            self._fail(refusal)
+
+    def _fail(self, reply: Reply) -> None:
+        """The message has failed before LAST; further chunks get the same reply."""
+        self.message = None
+        self._failure = reply
+        if self._dialogue.state != State.CLOSING:
+            self._dialogue.state = State.BDAT_FAILED
+
+    # The stream.
+
+    def _room(self) -> None:
+        """The consumer has caught up."""
+        if self._dialogue.clock.lagging:
+            self._dialogue.end_lag()
+
+    def _discard(self, message: Message) -> None:
+        """The hook has answered before the end: the rest is read, checked and dropped."""
+        self._dialogue.parser.discard_body()
+        self._tell(message, True)
+        self._room()
+
+    def _end_stream(self, message: Message) -> None:
+        stream, parser = message.stream, self._dialogue.parser
+        stream.size_exceeded = parser.size_exceeded
+        if message.at_end:
+            # Not before: how far beyond `size` the parser has looked depends on the read.
+            stream.bare_newline = parser.bare_newline
+            stream.has_nul = parser.has_nul
+            stream.has_8bit = parser.has_8bit
+            stream.longest_line = parser.longest_line
+        if stream.is_finished():
+            return
+        if message.at_end and not parser.size_exceeded:
+            # No hook may keep a message that its sender is told was refused.
+            if message.reject_bare and parser.bare_newline:
+                self._abort_stream(message, "bare_newline")
+                return
+            if message.reject_nul and parser.has_nul:
+                self._abort_stream(message, "nul")
+                return
+        self._tell(message, False)
+
+    def _tell(self, message: Message, answered: bool) -> None:
+        """Tell the consumer an end; its `on_end` is foreign code. answered: its hook has, and what
+        it has not taken is forgotten.
+        """
+        try:
+            if answered:
+                message.stream.drop()
+            else:
+                message.stream.end()
+        except BaseException as error:
+            self._dialogue.raised(message.answer, error)
+
+    def _abort_stream(self, message: Message, reason: str) -> None:
+        try:
+            message.stream.abort(reason)
+        except BaseException as error:  # as above
+            self._dialogue.raised(message.answer, error)
+
+    def _stream_failed(self, stream: DataStream, error: BaseException) -> None:
+        """The consumer has raised in its own call of `consume`."""
+        message, dialogue = self.message, self._dialogue
+        if message is None or message.stream is not stream:  # nobody waits for it any more
+            if ends_process(error):
+                raise error
+            dialogue.report(error, "on_data")
+            return
+        busy, dialogue.busy = dialogue.busy, True
+        waited = message.answer.state == _WAITING
+        try:
+            self._consumer_failed(message, error)
+        finally:
+            dialogue.busy = busy
+            if waited and not busy:
+                dialogue.wake(message.answer)
+
+    def _consumer_failed(self, message: Message, error: BaseException) -> None:
+        try:
+            self._dialogue.raised(message.answer, error)
+        finally:
+            if not message.at_end:
+                self._dialogue.parser.discard_body()
+            self._abort_stream(message, "hook_failed")
+            self._room()
+
+    def abort(self, reason: str) -> None:
+        """There will be no true end: the consumer is told. A message that is complete stays so."""
+        message = self.message
+        if message is not None and not message.at_end:
+            self._abort_stream(message, reason)
+            if message.answer.state == _WAITING:
+                self._dialogue.host.orphan_task(message.answer)
+
+    def hook_timed_out(self) -> None:
+        """`data_hook_timeout`: the answer is 451, at the true end."""
+        message = self.message
+        assert message is not None
+        message.answer.report(TimeoutError(NO_ANSWER % "on_data"))
+        self._abort_stream(message, "hook_timeout")
+        if message.answer.state == _WAITING:
+            message.answer.expire()
+            message.answer.failed = True
+            self._dialogue.host.cancel_task(message.answer)
+        if message.at_end:
+            self.conclude()
+        else:
+            self._dialogue.parser.discard_body()
+            message.stream.drop()
+            self._room()
+
+    # The verdict.
+
+    def answered(self, answer: Answer) -> None:
+        """The hook has answered, later than inside its call."""
+        message = self.message
+        if message is None or message.answer is not answer:
+            return
+        if message.at_end:
+            self.conclude()
+        else:
+            self._discard(message)
+
+    def conclude(self) -> None:
+        """True end and answer are there: write the final reply or replies."""
+        message, dialogue = self.message, self._dialogue
+        assert message is not None
+        # What the hook has not taken by now it will not take: nothing of it may hold up the client.
+        self._tell(message, True)
+        self._room()
+        replies_due = verdicts(dialogue, message)
+        if message.by_chunks and not message.last:
+            failure = replies_due[0]
+            self._chunk = None
+            dialogue.reply(failure)
+            dialogue.count_transaction()
+            self._fail(failure)
+        else:
+            accepted = False
+            for reply in replies_due:
+                accepted = accepted or reply.code < 400
+            dialogue.reply_group(replies_due)
+            octets = dialogue.parser.payload_octets - message.began_at
+            dialogue.message_done(accepted, octets < _LEAST_MESSAGE)
+        message.answer.forget()
+        dialogue.stop_if_asked()
+
+
+def hook_answered(dialogue: Exchange, answer: Answer) -> None:
+    """`on_data` has answered, later than inside its call."""
+    content: Content = dialogue.content  # type: ignore[assignment]  # it is one
+    content.answered(answer)
+
+
+def handle_data(dialogue: Exchange, argument: bytes) -> None:
+    """DATA: RFC 5321 §4.1.1.4."""
+    if dialogue.transaction.binary:
+        dialogue.reply(replies.BINARYMIME_NEEDS_BDAT)
+    elif argument:
+        dialogue.reply(replies.DATA_SYNTAX)
+    elif dialogue.hooks.on_data is None:
+        dialogue.reply(replies.LOCAL_ERROR)
+    else:
+        content: Content = dialogue.content  # type: ignore[assignment]  # it is one
+        content.begin_data()

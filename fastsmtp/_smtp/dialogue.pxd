@@ -1,0 +1,78 @@
+"""Fields of the exchange by how long they live, and the calls that C makes."""
+
+from fastsmtp._smtp.deadline cimport Clock
+from fastsmtp._smtp.strikes cimport Counters
+from fastsmtp._hooks.callback cimport Answer, Asker, Hooks, new_answer
+from fastsmtp._native cimport thread_ident
+from fastsmtp._parser cimport Parser
+from fastsmtp._smtp.policy cimport Rules
+from fastsmtp._smtp.states cimport Transaction
+from fastsmtp.replies cimport Reply
+from fastsmtp.session cimport Session
+
+cdef int _CONNECTED, _GREETED, _OPENING, _CLOSING, _WAITING
+cdef Reply _TOO_MANY_ERRORS, _SHUTTING_DOWN
+
+
+cdef class Intake:
+    cdef public object message
+
+    cpdef abort(self, reason)
+    cpdef reset(self)
+
+
+cdef class Exchange(Asker):
+    # connection
+    cdef public object service, options, host, tls
+    cdef public Session session
+    cdef public Rules rules
+    cdef public Hooks hooks
+    cdef public str client_hostname, remote_address, via, peer
+    cdef public bint is_unix, secure, securing
+    cdef public Clock clock
+    cdef public Parser parser
+    cdef public Counters counters
+    cdef public Intake content
+    cdef public bint stopping, lost, halted, more, first_line, caught_up
+    cdef public int watch
+    cdef public Answer waiting, late
+    cdef public list out
+    cdef public Py_ssize_t out_octets
+    cdef public bint _enhanced
+    cdef public unsigned long _thread
+    cdef public Py_ssize_t _transactions
+    cdef public bint announced
+    cdef public dict xclient
+    # greeting
+    cdef public int state
+    cdef public bint extended, authenticated, user_from_xclient
+    cdef public object attempt
+    cdef public dict xforward
+    # transaction
+    cdef public Transaction transaction
+
+    cdef bint is_closing(self)
+    cpdef reply(self, Reply reply)
+    cdef _queue(self, Reply reply)
+    cpdef refuse(self, Reply reply, bint is_strike)
+    cpdef reply_group(self, list group)
+    cpdef reply_and_close(self, Reply reply)
+    cpdef close(self)
+    cpdef Answer make_answer(self, str name, then)
+    cpdef ask(self, str name, hook, subject, then)
+    cpdef Answer asked(self, str name, hook, subject, then)
+    cpdef call(self, hook, subject, Answer answer)
+    cpdef wait(self, Answer answer, double timeout)
+    cpdef stop_if_asked(self)
+    cpdef watch_lines(self)
+    cpdef begin_receiving(self)
+    cpdef end_receiving(self)
+    cpdef end_lag(self)
+    cpdef str newline_policy(self)
+    cpdef message_done(self, bint accepted, bint is_tiny)
+    cpdef count_transaction(self)
+    cpdef end_transaction(self)
+    cpdef _drop_transaction(self)
+    cpdef announce(self)
+    cpdef bint _speaks_for_others(self)
+    cpdef forget_transaction(self)

@@ -1,0 +1,31 @@
+cimport cython
+from fastsmtp._smtp.dialogue cimport Exchange
+from fastsmtp._hooks.callback cimport Answer
+from fastsmtp._parser cimport Parser
+from fastsmtp.replies cimport Reply
+from fastsmtp.stream cimport DataStream
+
+cdef Reply _MESSAGE_QUEUED
+
+
+cdef class Message:
+    cdef public DataStream stream
+    cdef public Answer answer
+    cdef public Py_ssize_t recipients
+    cdef public long long began_at
+    cdef public bint utf8, reject_bare, reject_nul, by_chunks, last, at_end
+
+
+@cython.locals(parser=Parser, lmtp=bint, failed=bint)
+cpdef list verdicts(Exchange dialogue, Message message)
+
+
+@cython.locals(answer=Answer, parser=Parser)
+cdef bint _is_plain(Exchange dialogue, Message message)
+
+
+cdef _accepted(Exchange dialogue, Message message, result)
+
+
+@cython.locals(found=object, wrong=object)
+cdef list _lmtp_verdicts(Exchange dialogue, Message message, list results, Reply overruled)

@@ -1,0 +1,148 @@
+"""One message on its way in, and the verdict on it: what becomes of the hook's answer.
+
+RFC 5321 §4.2.5, RFC 2033 §4.2, RFC 1870 §6.
+"""
+
+from __future__ import annotations
+
+from fastsmtp import replies
+from fastsmtp._hooks.callback import Answer
+from fastsmtp._smtp.dialogue import Exchange
+from fastsmtp._smtp.hook_replies import Stage, acceptance, rejection, reply_or_failure
+from fastsmtp.errors import MessageAborted
+from fastsmtp.replies import Reply
+from fastsmtp.stream import DataStream
+
+__all__ = ["Message", "verdicts"]
+
+_MESSAGE_QUEUED: Reply = replies.MESSAGE_QUEUED
+
+
+class Message:
+    """One message on its way in. It outlives its connection while the hook is at work."""
+
+    __slots__ = (
+        "answer",
+        "at_end",
+        "began_at",
+        "by_chunks",
+        "last",
+        "recipients",
+        "reject_bare",
+        "reject_nul",
+        "stream",
+        "utf8",
+    )
+
+    def __init__(self, stream: DataStream, answer: Answer, recipients: int, began_at: int) -> None:
+        self.stream = stream
+        self.answer = answer
+        self.recipients = recipients
+        self.began_at = began_at  # in the octets of content of this connection
+        self.utf8 = False
+        self.reject_bare = True
+        self.reject_nul = False
+        self.by_chunks = False
+        self.last = True  # what is being received is the end of the message
+        self.at_end = False
+
+
+def verdicts(dialogue: Exchange, message: Message) -> list[Reply]:
+    """The first that applies: own rejection, size, bare newline, NUL, failure, acceptance."""
+    if _is_plain(dialogue, message):
+        return [_MESSAGE_QUEUED]
+    parser = dialogue.parser
+    lmtp = dialogue.rules.lmtp
+    overruled: Reply | None = None
+    if parser.size_exceeded:
+        overruled = dialogue.service.too_large
+    elif message.reject_bare and parser.bare_newline:
+        overruled = replies.BARE_NEWLINE
+    elif message.reject_nul and parser.has_nul:
+        overruled = replies.NUL_IN_MESSAGE
+    count = message.recipients if lmtp and message.last else 1
+    result = message.answer.result
+    failed = message.answer.failed
+    if message.answer.error is None and not failed and lmtp and isinstance(result, list):
+        if message.last:
+            return _lmtp_verdicts(dialogue, message, result, overruled)
+        result = None
+    reply = None
+    error = message.answer.error
+    if error is not None and not failed and not isinstance(error, MessageAborted):
+        found = _rejected(dialogue, message, error)
+        if isinstance(found, Reply):
+            reply = found
+        else:
+            failed = True
+            message.answer.report(found)
+    elif isinstance(error, MessageAborted):
+        failed = True
+    if reply is None:
+        reply = overruled
+    if reply is None and not failed:
+        reply = reply_or_failure(message.answer, _accepted(dialogue, message, result))
+    return [replies.LOCAL_ERROR if reply is None else reply] * count
+
+
+def _is_plain(dialogue: Exchange, message: Message) -> bool:
+    """The usual case: nothing is wrong, and the hook has no words of its own."""
+    answer, parser = message.answer, dialogue.parser
+    return (
+        answer.error is None
+        and answer.result is None
+        and not answer.failed
+        and not message.stream.is_half_read()
+        and not dialogue.rules.lmtp
+        and not parser.size_exceeded
+        and not (message.reject_bare and parser.bare_newline)
+        and not (message.reject_nul and parser.has_nul)
+    )
+
+
+def _accepted(dialogue: Exchange, message: Message, result: object) -> Reply | Exception:
+    if message.stream.is_half_read():
+        # A hook that stops early has most often lost the rest, and a 250 would say that it has not.
+        return RuntimeError(
+            "on_data accepted a message without having read it to its end, so the client was told"
+            " 451: read on to the end, or, if the rest is not wanted, call stream.discard()"
+        )
+    rules = dialogue.rules
+    default = replies.MESSAGE_ACCEPTED if rules.lmtp else replies.MESSAGE_QUEUED
+    return acceptance(message.answer, result, default, enhanced=rules.enhanced, utf8=message.utf8)
+
+
+def _rejected(dialogue: Exchange, message: Message, error: BaseException) -> Reply | Exception:
+    service = dialogue.service
+    return rejection(
+        message.answer,
+        error,
+        Stage.LMTP_MESSAGE if service.options.lmtp else Stage.MESSAGE,
+        replies.MESSAGE_REJECTED,
+        enhanced=dialogue.rules.enhanced,
+        utf8=message.utf8,
+    )
+
+
+def _lmtp_verdicts(
+    dialogue: Exchange, message: Message, results: list[object], overruled: Reply | None
+) -> list[Reply]:
+    """One reply per accepted RCPT, in order (RFC 2033 §4.2)."""
+    if len(results) != message.recipients:
+        told = f"on_data answered for {len(results)} of {message.recipients} recipients"
+        message.answer.report(ValueError(told))
+    wrong: Exception | None = None  # the first one: there may be one for each recipient
+    verdicts: list[Reply] = []
+    for result in results[: message.recipients]:
+        if isinstance(result, Exception):
+            found = _rejected(dialogue, message, result)
+        else:
+            found = overruled or _accepted(dialogue, message, result)
+        if not isinstance(found, Reply):
+            wrong = wrong or found
+            found = overruled or replies.LOCAL_ERROR
+        verdicts.append(found)
+    missing = message.recipients - len(verdicts)
+    if wrong is not None:
+        message.answer.report(wrong)
+    return verdicts + [overruled or replies.LOCAL_ERROR] * missing

@@ -1,0 +1,365 @@
+"""The SMTP and LMTP rules: event in, hook called, reply out.
+
+In: octets and the time, from the connection. Out: octets to write, a deadline, and the wish to
+close. It knows no socket, no event loop and no clock, and nothing that a peer sends makes it raise.
+RFC 5321, RFC 2033.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Coroutine
+from typing import Any, Final
+
+from fastsmtp import replies
+from fastsmtp._failures import Place, log_failure, mark
+from fastsmtp._hooks.callback import NO_ANSWER, WAITING, Answer, Host
+from fastsmtp._pace import UNHURRIED, Pace
+from fastsmtp._parser import END_OF_DATA, Command, Fault
+from fastsmtp._smtp.data import Content
+from fastsmtp._smtp.dialogue import Exchange
+from fastsmtp._smtp.mail_rcpt import log_unlogged
+from fastsmtp._smtp.preconditions import answer_fault, is_answered
+from fastsmtp._smtp.server_tables import Service
+from fastsmtp._smtp.simple_verbs import connect
+from fastsmtp._smtp.starttls import go_on_inside
+from fastsmtp._smtp.states import State
+from fastsmtp.session import Session
+
+__all__ = ["Dialogue"]
+
+COMMANDS_PER_TURN: Final = 512  # commands of one connection before others have their turn
+# So many octets of an argument count as one command more, for the work is with the octets: 64 KiB
+# of the worst parameters are a turn, and take a quarter of what a read of asyncio's size took.
+OCTETS_OF_A_COMMAND: Final = 128
+OUT_HIGH_WATER: Final = 64 * 1024  # octets of replies before they have to be written
+
+_OPENING: int = int(State.OPENING)
+_COMMANDS_PER_TURN: int = COMMANDS_PER_TURN
+_OCTETS_OF_A_COMMAND: int = OCTETS_OF_A_COMMAND
+_OUT_HIGH_WATER: int = OUT_HIGH_WATER
+_END_OF_DATA = END_OF_DATA
+
+
+class Nobody:
+    """The host of a dialogue that is over: who still calls has nobody to talk to."""
+
+    def start_task(self, coroutine: Coroutine[Any, Any, Any], answer: Answer, stream: Any) -> bool:
+        """Nothing is run any more."""
+        coroutine.close()
+        return True
+
+    def orphan_task(self, answer: Answer) -> None:
+        """Nothing is at work."""
+
+    def cancel_task(self, answer: Answer) -> None:
+        """Nothing is at work."""
+
+    def wake(self) -> None:
+        """Nothing is to be done."""
+
+    def connected(self) -> None:
+        """Nobody is greeted."""
+
+    def report(self, error: BaseException, place: Place) -> None:
+        """What fails now has no client, and no server to tell: it goes to the log."""
+        mark(error, place)
+        log_failure(error, place)
+
+    def wall_time(self) -> float:
+        """No date is said to anybody."""
+        return 0.0
+
+
+NOBODY: Final = Nobody()
+
+
+class Dialogue(Exchange):
+    """The dialogue of one connection, from the hook `on_connect` to the last reply."""
+
+    def __init__(
+        self, service: Service, session: Session, host: Host, now: float, pace: Pace = UNHURRIED
+    ) -> None:
+        Exchange.__init__(self, service, session, host, now)
+        self._pace = pace
+        self.blocked = False  # the client does not take our replies
+        self.unsent = 0  # octets of earlier replies that it has not taken
+        self._eof = False
+        self._handlers = service.handlers
+        self._refusals = service.refusals
+        self._flags = service.flags
+        self.watch_lines()
+        self.content = self._content = Content(self)
+
+    # For the connection.
+
+    @property
+    def opening(self) -> bool:
+        """Our greeting is still to come."""
+        return self.state == _OPENING
+
+    @property
+    def wants_input(self) -> bool:
+        """Another read may be taken; False bounds what one connection holds."""
+        return not (
+            self.more
+            or self.blocked
+            or self.clock.lagging
+            or (self.halted and self.parser.buffered > 0)
+        )
+
+    def settled(self) -> bool:
+        """The usual case after a read: nothing holds the dialogue up, it waits for the client."""
+        return not (self.halted or self.more or self.blocked or self.clock.lagging)
+
+    @property
+    def finished(self) -> bool:
+        """The client is gone, and no complete message waits for its hook's answer."""
+        return self.lost and not self.has_open_message()
+
+    def has_open_message(self) -> bool:
+        """Whether a complete message waits for its hook's answer."""
+        message = self._content.message
+        return message is not None and message.at_end and message.answer.state == WAITING
+
+    def is_asking(self) -> bool:
+        """Whether a hook is at work that has not answered yet."""
+        message = self._content.message
+        return self.waiting is not None or (message is not None and message.answer.state == WAITING)
+
+    def start(self, now: float) -> None:
+        """All that comes before the dialogue is done: call `on_connect`, then greet."""
+        self.clock.now = now
+        self._run(lambda: connect(self))
+
+    def secured(self, tls: Any, now: float) -> None:
+        """A handshake is done. tls: its facts, as `on_secure` gets them."""
+        self.clock.now = now
+        self.clock.stop()
+        self.securing = False
+        self.secure = True
+        self.tls = tls
+        self.watch_lines()
+        session = self.session
+        session.secure = True
+        session.servername = tls.servername
+        session.tls_options = tls.options()
+        if self.state != _OPENING:
+            self._run(lambda: go_on_inside(self))
+
+    def receive(self, octets: bytes, now: float) -> None:
+        """Take what has been read and work through it as far as it goes."""
+        self.clock.now = now
+        self.parser.feed(octets)
+        if self.state == _OPENING and self.options.greet_delay and octets:
+            self.reply(self.service.early_talker)
+            return
+        self._run(None)
+
+    def keep(self, octets: bytes, now: float) -> None:
+        """Take what has been read, for the next turn: nothing of it is worked on now."""
+        if self.state == _OPENING:  # there is no work in it
+            self.receive(octets, now)
+            return
+        self.clock.now = now
+        self.parser.feed(octets)
+        self.more = True
+
+    def receive_eof(self, now: float) -> None:
+        """The client sends no more; what is complete is still answered (RFC 5321 §3.8)."""
+        self._eof = True
+        self.advance(now)
+
+    def advance(self, now: float) -> None:
+        """Go on with what is there: a late answer, input that was left, room for output."""
+        self.clock.now = now
+        late, self.late = self.late, None
+        if self.caught_up:
+            self.caught_up = False
+            self.clock.end_lag(self.parser.payload_octets)
+        if late is None:
+            self._run(None)
+        else:
+            self._run(lambda: self._take_late(late))
+
+    def unblock(self, now: float) -> None:
+        """The client has taken our replies: its time for the next command begins."""
+        self.clock.now = now
+        self.blocked = False
+        if self.securing or self.closing:
+            return
+        if self.waiting is None and not self.clock.lagging:
+            self.clock.stand()
+
+    def expire(self, now: float) -> None:
+        """The deadline has passed."""
+        self.clock.now = now
+        if self.late is None:
+            self._run(self._expire)
+        else:
+            self.advance(now)  # the answer has come in time
+
+    def shut_down(self, now: float, spares_hook: bool = False) -> None:
+        """The server is closing: 421 now if the client waits for nothing, else behind its reply.
+
+        spares_hook: a hook whose answer nobody needs any more is not cancelled.
+        """
+        self.clock.now = now
+        self.stopping = True
+        if self.state == _OPENING:
+            self._give_up_waiting(cancels=not spares_hook)
+            self.reply(self.service.closing_at_greeting)
+        else:
+            self.stop_if_asked()
+
+    def disconnect(self, now: float, reason: str = "disconnected") -> None:
+        """The connection is gone: tell the consumer, cancel what nobody waits for any more."""
+        self.clock.now = now
+        self.lost = True
+        self.busy = True
+        try:
+            self.content.abort(reason)
+            self.close()
+            if self.counters.unlogged > 0:
+                log_unlogged(self)
+            message = self._content.message
+            if message is None or self.waiting is not message.answer:
+                self._give_up_waiting()
+            else:
+                self.clock.await_answer(self.options.data_hook_timeout)
+        finally:
+            self.busy = False
+
+    def give_up(self) -> None:
+        """Wait no longer for the answer to a message of a client that is gone."""
+        message = self._content.message
+        if self.lost and message is not None:
+            message.answer.expire()
+
+    def release(self) -> None:
+        """The connection and its hooks have ended: let go of what refers back to this object."""
+        if self._content.message is not None:
+            self._content.message.stream.let_go()  # a hook may keep it, and may never have read it
+        self.content.reset()
+        self.waiting = self.late = self.attempt = None
+        self.host = NOBODY
+        self._content.let_go()
+        self._content = None  # type: ignore[assignment]  # what is over has none
+
+    def take_output(self, now: float) -> bytes:
+        """Return what is to be written now; the command deadline runs from here."""
+        out = self.out
+        if not out:
+            return b""
+        self.clock.now = now
+        octets = out[0] if len(out) == 1 else b"".join(out)
+        out.clear()
+        self.out_octets = 0
+        if not self.halted:
+            self.clock.await_command()
+        return octets
+
+    # The pump.
+
+    def _run(self, first: Callable[[], None] | None) -> None:
+        self.busy = True
+        try:
+            if first is not None:
+                first()
+            self.more = False
+            if not self.halted and not self.blocked:
+                self._pump()
+            if self.clock.receiving:
+                self.clock.received(self.parser.payload_octets)
+                if self.parser.size_exceeded:
+                    self._content.notice_size()
+            if self._eof and self.settled():
+                self.content.abort("disconnected")
+                self.close()
+        finally:
+            self.busy = False
+
+    def _pump(self) -> None:
+        """Work through what was fed. The first command is worked on in any case, and the clock is
+        looked at only where another one follows.
+        """
+        parser = self.parser
+        content = self._content
+        budget = _COMMANDS_PER_TURN
+        # A consumer that lags stops the pump too: what one read has brought waits here, not there.
+        # `more`: a hook is to begin before anything else is executed.
+        while not (self.halted or self.clock.lagging or self.more):
+            if (
+                budget <= 0
+                or self.out_octets + self.unsent > _OUT_HIGH_WATER
+                or (budget < _COMMANDS_PER_TURN and parser.buffered and self._pace.is_over())
+            ):
+                self.more = True
+                return
+            event = parser.next_event()
+            if event is None:
+                return
+            if type(event) is Command:
+                command = event
+                budget -= 1 + len(command.argument) // _OCTETS_OF_A_COMMAND
+                verb = command.verb
+                flags = self._flags[verb]
+                refusals = self._refusals[verb]
+                if flags & self.watch and is_answered(self, command, refusals, flags):
+                    continue
+                refusal = refusals[self.state]
+                if refusal is None:
+                    self._handlers[verb](self, command.argument)
+                else:
+                    self.reply(refusal)
+                if self.stopping:
+                    self.stop_if_asked()
+            elif type(event) is bytes:
+                content.piece(event)
+            elif event is _END_OF_DATA:
+                content.end_of_data()
+            elif type(event) is Fault:
+                answer_fault(self, event)
+            else:
+                content.end_of_chunk()
+
+    def _take_late(self, answer: Answer) -> None:
+        if answer is self.waiting:
+            self.waiting = None
+            self.halted = self.closing
+        if not self.closing:
+            answer.then(self, answer)
+            self.stop_if_asked()
+        message = self._content.message
+        if self.closing or message is None or message.answer is not answer:
+            answer.forget()
+
+    def _give_up_waiting(self, cancels: bool = True) -> None:
+        """The answer that is waited for will have no effect."""
+        answer, self.waiting = self.waiting, None
+        if answer is not None:
+            answer.expire()
+            if cancels:
+                self.host.cancel_task(answer)
+
+    def _expire(self) -> None:
+        answer, self.waiting = self.waiting, None
+        content = self._content
+        if answer is None:
+            if self.clock.lagging:
+                content.hook_timed_out()
+            elif self.blocked or self.more:
+                self.clock.stand()  # it is not the client that keeps us waiting for a command
+            else:
+                content.abort("timeout")
+                self.reply(replies.TIMEOUT)
+            return
+        self.halted = self.closing
+        if content.message is not None and content.message.answer is answer:
+            content.hook_timed_out()
+            return
+        answer.report(TimeoutError(NO_ANSWER % answer.hook))
+        answer.expire()
+        answer.failed = True
+        self.host.cancel_task(answer)
+        answer.then(self, answer)
+        self.stop_if_asked()

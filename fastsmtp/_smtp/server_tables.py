@@ -1,0 +1,121 @@
+"""What is the same for all connections of one server: worked out once, read on every command.
+
+Rows of the command table, parameters, limits, the texts that hold the server's name, the EHLO list.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import Any, Final, NamedTuple, TypeAlias
+
+from fastsmtp import replies
+from fastsmtp._hooks.callback import Hooks
+from fastsmtp._smtp.parameters import mail_parameters, rcpt_parameters
+from fastsmtp._smtp.policy import Rules
+from fastsmtp.options import Options
+from fastsmtp.replies import Reply
+
+__all__ = ["EhloLine", "Row", "Service"]
+
+# Answers to HELO, and answers to EHLO, that are kept, one per client name and choice of lines:
+# rendering one costs more than the rest of a greeting.
+MAX_REPLIES: Final = 1024
+
+# A line of the answer to EHLO; what depends on the connection is asked for with its dialogue.
+EhloLine: TypeAlias = str | Callable[[Any], str]
+
+
+class Row(NamedTuple):
+    """What there is to know of a command.
+
+    handler: called with the dialogue and the argument. refusals: the reply by state, None where the
+    verb may come. flags: of `Flag`.
+    """
+
+    handler: Callable[[Any, bytes], None]
+    refusals: tuple[Reply | None, ...]
+    flags: int
+
+
+class Service:
+    """The service that one set of options and hooks gives to each connection.
+
+    rows: the command table, indexed by verb. ehlo_lines: what EHLO offers. tls: there is a
+    certificate.
+    """
+
+    def __init__(
+        self,
+        options: Options,
+        hooks: Hooks,
+        rows: Sequence[Row],
+        ehlo_lines: Sequence[EhloLine],
+        tls: bool,
+    ) -> None:
+        self.options = options
+        self.hooks = hooks
+        self.rules = Rules(options)
+        self.starttls_available = tls and "STARTTLS" not in options.disabled_commands
+        # By columns: each is looked up by verb.
+        self.handlers = tuple(row.handler for row in rows)
+        self.refusals = tuple(row.refusals for row in rows)
+        self.flags = tuple(row.flags for row in rows)
+        self.mail_parameters = mail_parameters(options)
+        self.rcpt_parameters = rcpt_parameters(options)
+        self.too_large = replies.TOO_LARGE.formatted(options.size)
+        self._make_texts(options)
+        self._helo_replies: dict[str, Reply] = {}
+        self._ehlo_lines = ehlo_lines
+        self._ehlo_replies: dict[tuple[str, ...], Reply] = {}
+
+    def _make_texts(self, options: Options) -> None:
+        name = options.name
+        greeting = (replies.GREETING_LMTP if options.lmtp else replies.GREETING).formatted(name)
+        if options.banner:
+            greeting = Reply(greeting.code, None, f"{greeting.text} {options.banner}")
+        self.greeting = greeting
+        self.early_talker = replies.EARLY_TALKER.formatted(name)
+        self.connection_refused = replies.CONNECTION_REFUSED.formatted(name)
+        self.not_available = replies.NOT_AVAILABLE.formatted(name)
+        self.too_many_clients = replies.TOO_MANY_CLIENTS.formatted(name)
+        self.too_many_from_host = replies.TOO_MANY_FROM_HOST.formatted(name)
+        self.closing_at_greeting = replies.CLOSING_AT_GREETING.formatted(name)
+        text = options.auth_required_message
+        self.auth_required_reply = (
+            Reply(530, "5.7.0", text) if text else replies.AUTHENTICATION_REQUIRED
+        )
+        response = options.helo_response
+        self._helo_response = response if response.startswith("%s") else f"{name} {response}"
+
+    def helo_reply(self, client_hostname: str) -> Reply:
+        """The answer to HELO, which names the client; those of the last clients are kept."""
+        reply = self._helo_replies.get(client_hostname)
+        if reply is None:
+            if len(self._helo_replies) >= MAX_REPLIES:
+                self._helo_replies.clear()
+            reply = Reply(250, None, self.helo_text(client_hostname))
+            self._helo_replies[client_hostname] = reply
+        return reply
+
+    def ehlo_reply(self, dialogue: Any) -> Reply:
+        """The answer to EHLO or LHLO of this client, as things stand now."""
+        name = dialogue.client_hostname
+        lines = (
+            name,
+            *[one if isinstance(one, str) else one(dialogue) for one in self._ehlo_lines],
+        )
+        reply = self._ehlo_replies.get(lines)
+        if reply is None:
+            text = "\n".join([self.helo_text(name), *filter(None, lines[1:])])
+            if len(self._ehlo_replies) >= MAX_REPLIES:
+                self._ehlo_replies.clear()
+            reply = self._ehlo_replies[lines] = Reply(250, None, text)
+        return reply
+
+    def helo_text(self, client_hostname: str) -> str:
+        """First line of the answer to HELO and EHLO; it begins with our name (RFC 5321
+        §4.1.1.1).
+        """
+        values = iter((self.options.name, client_hostname))
+        first, *parts = self._helo_response.split("%s")
+        return first + "".join(next(values, "") + part for part in parts)

@@ -1,0 +1,79 @@
+"""STARTTLS, and what a handshake of either kind does to the dialogue. RFC 3207 §4, RFC 8314 §3."""
+
+from __future__ import annotations
+
+from fastsmtp import replies
+from fastsmtp._hooks.callback import Answer
+from fastsmtp._smtp.dialogue import Exchange
+from fastsmtp._smtp.hook_replies import connect_rejection
+from fastsmtp._smtp.states import State
+
+__all__ = ["go_on_inside", "greet_inside", "handle_starttls"]
+
+
+def handle_starttls(dialogue: Exchange, argument: bytes) -> None:
+    """Say 220 and forget what the client has said: from there on nothing is plaintext."""
+    if dialogue.secure:
+        dialogue.reply(replies.TLS_ACTIVE)
+    elif dialogue.state in (State.IN_BDAT, State.BDAT_FAILED):
+        dialogue.reply(replies.IN_TRANSACTION)
+    elif argument:
+        dialogue.reply(replies.STARTTLS_SYNTAX)
+    else:
+        dialogue.reply(replies.READY_FOR_TLS)
+        dialogue.reset_greeting()
+        dialogue.forget_user()
+        dialogue.await_handshake()
+
+
+def go_on_inside(dialogue: Exchange) -> None:
+    """The handshake behind STARTTLS is done: ask `on_secure`; the client greets again."""
+    hook = dialogue.hooks.on_secure
+    if hook is None:
+        dialogue.resume()
+    else:
+        dialogue.ask("on_secure", hook, dialogue.tls, _answered_inside)
+
+
+def _answered_inside(dialogue: Exchange, answer: Answer) -> None:
+    """Go on, or close: no command waits for a reply."""
+    if answer.error is None and not answer.failed:
+        dialogue.resume()
+    else:
+        dialogue.close()
+
+
+def greet_inside(dialogue: Exchange) -> None:
+    """`on_connect` has accepted the client; under implicit TLS `on_secure` is asked, then it is
+    greeted.
+    """
+    hook = dialogue.hooks.on_secure
+    if hook is None or dialogue.tls is None or dialogue.state != State.OPENING:
+        dialogue.greet()
+    else:
+        dialogue.ask("on_secure", hook, dialogue.tls, _answered_before_greeting)
+
+
+def _answered_before_greeting(dialogue: Exchange, answer: Answer) -> None:
+    """Greet; refuse in the greeting's place if the hook has said how; else close without a word."""
+    service = dialogue.service
+    if answer.error is None and not answer.failed:
+        dialogue.greet()
+        return
+    if answer.error is not None and not answer.failed:
+        if not _has_code(answer.error):
+            dialogue.close()
+            return
+        refused = service.connection_refused
+        reply = connect_rejection(answer, refused, service.not_available)
+        dialogue.reply_and_close(reply)
+        return
+    dialogue.reply_and_close(service.not_available)
+
+
+def _has_code(error: BaseException) -> bool:
+    """Whether a hook has said how to refuse; what a user's property raises is for `rejection`."""
+    try:
+        return getattr(error, "response_code", None) is not None
+    except Exception:
+        return True

@@ -1,0 +1,1 @@
+"""TLS without a connection: contexts, handshakes, records."""

@@ -1,0 +1,153 @@
+"""What one TLS connection is: for the hook `on_secure`, for `session.tls_options`, for AUTH."""
+
+from __future__ import annotations
+
+import hashlib
+import re
+import ssl
+from contextlib import suppress
+from functools import cache
+from sys import intern
+from typing import Any, Final
+
+from fastsmtp._tls.pem import signature_hash
+
+__all__ = ["TLSSocket", "standard_name"]
+
+_MODES: Final = r"(AES|ARIA|CAMELLIA)(128|256)"
+_KEY_EXCHANGES: Final = ("ECDHE-ECDSA", "ECDHE-RSA", "DHE-RSA", "DHE-DSS", "ECDHE-PSK", "DHE-PSK")
+
+
+def standard_name(name: str) -> str:
+    """Return the IANA name of a cipher suite that OpenSSL calls `name`.
+
+    "ECDHE-RSA-AES256-GCM-SHA384" is TLS_ECDHE_RSA_WITH_AES_256_GCM_SHA384; the names of TLS 1.3
+    are the same in both.
+    """
+    if name.startswith("TLS_"):
+        return name
+    exchange = next((one for one in _KEY_EXCHANGES if name.startswith(one + "-")), "")
+    rest = name[len(exchange) + 1 :] if exchange else name
+    rest = re.sub(_MODES, r"\1-\2", rest)
+    words = rest.split("-")
+    if "POLY1305" in words:
+        words = ["CHACHA20", "POLY1305", "SHA256"]
+    elif words[-1] == "CCM":
+        pass
+    elif words[-1] == "CCM8":
+        words[-1:] = ["CCM", "8"]
+    elif "GCM" not in words:
+        words.insert(-1, "CBC")
+    return f"TLS_{(exchange or 'RSA').replace('-', '_')}_WITH_{'_'.join(words)}"
+
+
+class TLSSocket:
+    """The facts of one TLS connection; all of them are there when the hook is called.
+
+    name: of the cipher suite, as OpenSSL has it; standard_name: as the registry of IANA has it.
+    version: "TLSv1.3". alpn: None where none was agreed on. servername: what the client asked for,
+    "" for nothing. certificate: of the client, parsed, as `ssl.SSLSocket.getpeercert` gives it;
+    certificate_der: in DER; None where there is none. verified: there is one, and OpenSSL found
+    its chain and purpose good under `ca`.
+    """
+
+    __slots__ = (
+        "_end_point",
+        "_tls",
+        "alpn",
+        "certificate",
+        "certificate_der",
+        "name",
+        "servername",
+        "standard_name",
+        "verified",
+        "version",
+    )
+
+    def __init__(
+        self, tls: ssl.SSLObject, servername: str, own_certificate: bytes | None, trusted: bool
+    ) -> None:
+        cipher = tls.cipher()
+        self._tls = tls
+        self._end_point = own_certificate
+        # Interned: OpenSSL's texts are a few, and would be made anew for each connection.
+        self.name = intern(cipher[0]) if cipher else ""
+        self.standard_name = standard_name(self.name) if self.name else ""
+        self.version = intern(tls.version() or "")
+        self.alpn = tls.selected_alpn_protocol()
+        self.servername = servername
+        self.certificate_der = tls.getpeercert(True)
+        self.certificate: dict[str, Any] | None = None
+        if self.certificate_der is not None:
+            self.certificate = _parsed(tls)
+            _forget_errors()
+        self.verified = trusted and self.certificate_der is not None
+
+    @property
+    def peer_certificate(self) -> dict[str, Any] | None:
+        """The same as `certificate`."""
+        return self.certificate
+
+    @property
+    def peer_certificate_der(self) -> bytes | None:
+        """The same as `certificate_der`."""
+        return self.certificate_der
+
+    @property
+    def authorized(self) -> bool:
+        """The same as `verified`, by the name of JavaScript."""
+        return self.verified
+
+    def options(self) -> dict[str, Any]:
+        """Return what `session.tls_options` shows."""
+        return {
+            "name": self.name,
+            "standard_name": self.standard_name,
+            "version": self.version,
+            "alpn": self.alpn,
+            "servername": self.servername,
+            "peer_certificate": self.certificate,
+            "peer_certificate_der": self.certificate_der,
+            "verified": self.verified,
+        }
+
+    def channel_binding(self, kind: str) -> bytes | None:
+        """Return the binding "tls-server-end-point" (RFC 5929 §4), or "tls-exporter" (RFC 9266) and
+        "tls-unique" (RFC 5929 §3, up to TLS 1.2) where Python's ssl has them; else None.
+        """
+        if kind == "tls-server-end-point":
+            der = self._end_point
+            name = None if der is None else signature_hash(der)
+            return None if der is None or name is None else hashlib.new(name, der).digest()
+        if kind not in ssl.CHANNEL_BINDING_TYPES:
+            return None
+        if kind == "tls-unique" and self.version == "TLSv1.3":
+            return None  # it is not defined there (RFC 9266 §3)
+        return self._tls.get_channel_binding(kind)
+
+    def __repr__(self) -> str:
+        return f"<TLSSocket {self.version} {self.name} verified={self.verified}>"
+
+
+def _parsed(tls: ssl.SSLObject) -> dict[str, Any] | None:
+    try:
+        return dict(tls.getpeercert() or {})
+    except ValueError:  # what Python cannot decode is still there in DER
+        return None
+
+
+@cache
+def _scratch() -> ssl.SSLContext:
+    """Never used for TLS. A context for clients is made without asking for a certificate."""
+    return ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
+
+
+def _forget_errors() -> None:
+    """Empty OpenSSL's queue of errors, which is the thread's.
+
+    What it finds wrong in the certificate of one client stays there without a word, and the next
+    read of any other that has to wait would be taken for failed. Python has no call for it, but
+    it empties the queue behind every list of ciphers in which there is none.
+    """
+    with suppress(ssl.SSLError):
+        _scratch().set_ciphers("NONE")

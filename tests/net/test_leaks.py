@@ -1,0 +1,378 @@
+"""A thousand sessions of every kind, and then everything is as it was before: objects, tasks,
+timers, descriptors, and no exception that nobody looked at. The collector is off: what a connection
+made goes with the connection.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import gc
+import logging
+import random
+from collections import Counter
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
+from contextlib import asynccontextmanager, contextmanager
+from typing import Any
+
+import pytest
+from clients import CLOSING, Client, Sink, refused, until
+from conftest import open_files
+from scenario import EH, TX
+
+from fastsmtp import MessageAborted, SMTPError, SMTPServer
+from fastsmtp.testing import running
+
+SESSIONS = 1000
+AT_ONCE = 20
+
+type_address = tuple[str, int]
+
+
+# Of other modules: what a connection needs. Left out is what asyncio keeps for a while of its own:
+# transports, which refer to themselves, and timers that were cancelled.
+FOREIGN = {"Task", "coroutine", "cell", "Future"}
+
+
+def living() -> Counter[str]:
+    """How many objects there are of each type of ours, and of those that connections need."""
+    kinds: Counter[str] = Counter()
+    for thing in gc.get_objects():
+        kind = type(thing)
+        if str(getattr(kind, "__module__", "")).partition(".")[0] == "fastsmtp":
+            kinds[f"{kind.__module__}.{kind.__name__}"] += 1
+        elif kind.__name__ in FOREIGN or (kind.__name__ == "TimerHandle" and not thing.cancelled()):
+            kinds[kind.__name__] += 1
+    return kinds
+
+
+@contextmanager
+def collector_off() -> Iterator[None]:
+    gc.collect()
+    gc.disable()
+    try:
+        yield
+    finally:
+        gc.enable()
+
+
+# --- hooks of both styles -------------------------------------------------------------------------
+
+
+def plain_hooks() -> dict[str, Any]:
+    sink = Sink()
+
+    def on_rcpt_to(address: Any, session: Any, callback: Callable[..., object]) -> None:
+        session.data["recipient"] = address
+        callback(SMTPError("no") if address.local_part == "no" else None)
+
+    return {"on_rcpt_to": on_rcpt_to, "on_data": sink.on_data, "on_close": lambda session: None}
+
+
+def coroutine_hooks() -> dict[str, Any]:
+    async def on_connect(session: Any) -> None:
+        await asyncio.sleep(0)
+
+    async def on_rcpt_to(address: Any, session: Any, callback: Callable[..., object]) -> None:
+        await asyncio.sleep(0)
+        callback(SMTPError("no") if address.local_part == "no" else None)
+
+    async def on_data(stream: Any, session: Any) -> str:
+        session.data["stream"] = stream
+        async for piece in stream:
+            session.data["last"] = piece
+        return "kept"
+
+    async def on_close(session: Any) -> None:
+        await asyncio.sleep(0)
+
+    return {
+        "on_connect": on_connect,
+        "on_rcpt_to": on_rcpt_to,
+        "on_data": on_data,
+        "on_close": on_close,
+    }
+
+
+STYLES = {"plain": plain_hooks, "coroutine": coroutine_hooks}
+
+
+@asynccontextmanager
+async def serving(style: str, **options: Any) -> AsyncIterator[tuple[SMTPServer, type_address]]:
+    """A server that has been warmed up: what is made once is there."""
+    server = Sink().server(**STYLES[style](), **options)
+    async with running(server) as address:
+        yield server, address
+
+
+# --- sessions -------------------------------------------------------------------------------------
+
+
+async def good(address: type_address) -> None:
+    async with await Client.in_data(address) as client:
+        assert await client.ask(b"Subject: x\r\n\r\ntext\r\n.\r\n") == "250 2.6.0"
+        assert await client.ask(b"QUIT\r\n") == "221 2.0.0"
+        assert await client.rest() == []
+
+
+async def by_chunks(address: type_address) -> None:
+    async with await Client.greeted(address) as client:
+        client.send(TX + b"BDAT 3\r\nabcBDAT 3 LAST\r\ndef" + TX + b"BDAT 1\r\nxRSET\r\nQUIT\r\n")
+        assert (await client.rest())[-2:] == ["250 2.0.0", "221 2.0.0"]
+
+
+async def half_closed(address: type_address) -> None:
+    async with await Client.in_data(address) as client:
+        client.send(b"text\r\n.\r\n")
+        client.finish()
+        assert await client.rest() == ["250 2.6.0"]
+
+
+async def closed_in_a_body(address: type_address) -> None:
+    async with await Client.in_data(address) as client:
+        client.send(b"text\r\n.")
+
+
+async def reset_in_a_body(address: type_address) -> None:
+    async with await Client.in_data(address) as client:
+        client.send(b"x" * 10_000)
+        await client.writer.drain()
+        client.reset()
+
+
+async def reset_between_chunks(address: type_address) -> None:
+    async with await Client.greeted(address) as client:
+        client.send(TX + b"BDAT 3\r\nabc")
+        assert (await client.replies(3))[-1] == "250 2.0.0"
+        client.reset()
+
+
+async def reset_before_the_greeting(address: type_address) -> None:
+    async with await Client.connect(address) as client:
+        client.reset()
+
+
+async def reset_behind_a_complete_message(address: type_address) -> None:
+    async with await Client.in_data(address) as client:
+        client.send(b".\r\n")
+        await client.writer.drain()
+        client.reset()
+
+
+async def full_of_errors(address: type_address) -> None:
+    async with await Client.greeted(address) as client:
+        client.send(
+            b"RCPT TO:<no@y.example>\r\nMAIL FROM:<a@x.example>\r\nRCPT TO:<no@y.example>\r\n"
+        )
+        assert await client.replies(3) == ["503 5.5.1", "250 2.1.0", "550 5.1.1"]
+        client.send(b"WIZ\r\n" * 20)
+        assert (await client.rest())[-1].startswith("421")
+
+
+async def of_another_protocol(address: type_address) -> None:
+    async with await Client.connect(address) as client:
+        client.send(b"GET / HTTP/1.1\r\nHost: x\r\n\r\n")
+        assert (await client.rest())[-1] == "421 4.7.0"
+
+
+async def out_of_step(address: type_address) -> None:
+    async with await Client.connect(address) as client:
+        client.send(EH + TX)
+        assert (await client.rest())[-1] == "554 5.5.0"
+
+
+async def bare_newlines(address: type_address) -> None:
+    async with await Client.in_data(address) as client:
+        assert await client.ask(b"a\n.\nb\r\n.\r\n") == "550 5.5.2"
+
+
+async def too_large(address: type_address) -> None:
+    async with await Client.in_data(address) as client:
+        assert await client.ask(b"x" * 100_000 + b"\r\n.\r\n") == "552 5.3.4"
+
+
+KINDS = (
+    *(good, by_chunks, half_closed, closed_in_a_body, reset_in_a_body, reset_between_chunks),
+    *(reset_before_the_greeting, reset_behind_a_complete_message, full_of_errors),
+    *(of_another_protocol, out_of_step, bare_newlines, too_large),
+)
+
+
+async def sessions(kinds: Any, address: type_address, count: int) -> None:
+    """Run so many sessions, some at a time."""
+    source = random.Random(count)
+    chosen: list[Callable[[type_address], Awaitable[None]]] = [
+        kinds[at % len(kinds)] for at in range(count)
+    ]
+    source.shuffle(chosen)
+    for at in range(0, count, AT_ONCE):
+        async with asyncio.TaskGroup() as group:
+            for kind in chosen[at : at + AT_ONCE]:
+                group.create_task(kind(address))  # type: ignore[arg-type]
+
+
+async def all_gone(server: SMTPServer) -> None:
+    await until(lambda: not server.connections)
+    for _ in range(10):
+        await asyncio.sleep(0)
+
+
+# --- what is left ---------------------------------------------------------------------------------
+
+
+def grown(before: Counter[str], after: Counter[str]) -> dict[str, int]:
+    """What there is more of now; a few stray cells and methods of the test itself are no leak."""
+    return {
+        kind: after[kind] - before[kind]
+        for kind in after
+        if after[kind] - before[kind] > (0 if kind.startswith("fastsmtp") else AT_ONCE)
+    }
+
+
+@pytest.mark.row("MEM-08", "MEM-09")
+@pytest.mark.parametrize("style", STYLES)
+def test_a_thousand_sessions_leave_nothing_without_the_collector(run: Any, style: str) -> None:
+    logging.getLogger("fastsmtp").setLevel(logging.CRITICAL)
+
+    async def scenario() -> None:
+        async with serving(style, size=50_000) as (server, address):
+            with collector_off():
+                await sessions(KINDS, address, 2 * len(KINDS))
+                await all_gone(server)
+                before, files, tasks = living(), open_files(), asyncio.all_tasks()
+                await sessions(KINDS, address, SESSIONS)
+                await all_gone(server)
+                assert asyncio.all_tasks() == tasks
+                assert open_files().keys() == files.keys()
+                assert grown(before, living()) == {}
+
+    try:
+        run(scenario())
+    finally:
+        logging.getLogger("fastsmtp").setLevel(logging.NOTSET)
+
+
+@pytest.mark.row("MEM-09")
+@pytest.mark.parametrize("style", STYLES)
+@pytest.mark.parametrize("kind", KINDS, ids=lambda kind: kind.__name__)
+def test_a_session_leaves_no_object_of_ours(run: Any, kind: Any, style: str) -> None:
+    """The same one by one, so that a failure says which kind it is."""
+
+    async def scenario() -> None:
+        async with serving(style, size=50_000) as (server, address):
+            with collector_off():
+                await kind(address)
+                await all_gone(server)
+                before = living()
+                for _ in range(5):
+                    await kind(address)
+                    await all_gone(server)
+                after = living()
+        ours = {name: after[name] - before[name] for name in after if name.startswith("fastsmtp")}
+        assert not any(count > 0 for count in ours.values()), ours
+
+    run(scenario())
+
+
+@pytest.mark.row("MEM-09")
+def test_clients_that_are_refused_leave_nothing(run: Any) -> None:
+    async def refused_client(address: type_address) -> None:
+        async with await Client.connect(address) as client:
+            assert await client.rest() == ["421"]
+
+    async def scenario() -> None:
+        async with serving("plain", max_clients=1) as (server, address):
+            first = await Client.greeted(address)
+            with collector_off():
+                await sessions([refused_client], address, AT_ONCE)
+                await until(lambda: not server.registry.refused)
+                before, files = living(), open_files()
+                await sessions([refused_client], address, 200)
+                await until(lambda: not server.registry.refused)
+                await asyncio.sleep(0)
+                assert open_files().keys() == files.keys()
+                assert grown(before, living()) == {}
+            await first.close()
+
+    run(scenario())
+
+
+@pytest.mark.row("MEM-09", "OPS-14")
+def test_lookups_and_delays_leave_nothing(run: Any) -> None:
+    async def resolver(address: str) -> list[str]:
+        await asyncio.sleep(0.001)
+        return []
+
+    async def impatient(address: type_address) -> None:
+        async with await Client.connect(address) as client:
+            client.send(b"x")
+            assert await client.reply() in ("421", "220")  # it may have come in time
+
+    async def scenario() -> None:
+        options = {"disable_reverse_lookup": False, "resolver": resolver, "greet_delay": 0.002}
+        async with serving("plain", **options) as (server, address):
+            kinds = [good, reset_before_the_greeting, impatient]
+            with collector_off():
+                await sessions(kinds, address, 60)
+                await all_gone(server)
+                before = living()
+                await sessions(kinds, address, 200)
+                await all_gone(server)
+                assert grown(before, living()) == {}
+
+    run(scenario())
+
+
+@pytest.mark.row("MEM-09")
+@pytest.mark.parametrize("style", STYLES)
+def test_servers_that_were_closed_leave_nothing(run: Any, style: str) -> None:
+    async def one_server() -> None:
+        async with serving(style) as (server, address):
+            await good(address)
+            idle, body = await Client.greeted(address), await Client.in_data(address)
+            closed = asyncio.ensure_future(server.close())
+            assert await idle.rest() == [CLOSING]
+            body.reset()
+            await idle.close()
+            await body.close()
+            await closed
+        await refused(address)
+
+    async def scenario() -> None:
+        for _ in range(3):
+            await one_server()
+        gc.collect()
+        before, files = living(), open_files()
+        for _ in range(20):
+            await one_server()
+        gc.collect()
+        assert open_files().keys() == files.keys()
+        assert {k: n for k, n in (living() - before).items() if k.startswith("fastsmtp")} == {}
+
+    run(scenario())
+
+
+def test_a_stream_that_is_kept_keeps_no_connection(run: Any) -> None:
+    kept: list[Any] = []
+
+    async def on_data(stream: Any, session: Any) -> None:
+        kept.append((stream, session))
+        try:
+            async for _ in stream:
+                pass
+        except MessageAborted as error:
+            kept.append(error)
+            raise
+
+    async def scenario() -> None:
+        server = Sink().server(on_data=on_data)
+        async with running(server) as address:
+            with collector_off():
+                before = living()  # what other tests have kept
+                for kind in (good, reset_in_a_body):
+                    await kind(address)
+                    await all_gone(server)
+                left = living() - before
+        assert [name for name in left if name.endswith((".Connection", ".Dialogue"))] == []
+        assert "fastsmtp.stream.DataStream" in left
+
+    run(scenario())

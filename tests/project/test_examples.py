@@ -1,0 +1,121 @@
+"""The programs in examples/ do what they say: each is started, used by the standard library's
+client, and ended by SIGTERM.
+"""
+
+from __future__ import annotations
+
+import signal
+import smtplib
+import subprocess
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import pytest
+from clients import PATIENCE
+
+EXAMPLES = Path(__file__).parents[2] / "examples"
+
+pytestmark = [
+    pytest.mark.usefixtures("no_leaks"),
+    pytest.mark.skipif(not EXAMPLES.is_dir(), reason="examples/ is not in this package"),
+    pytest.mark.skipif(sys.platform == "win32", reason="ended by a signal of POSIX"),
+]
+
+BODY = b"Subject: Hi there\r\n\r\n.text\r\n"
+
+
+class Example:
+    """One program at work. `said`: what it has printed, complete once it has ended."""
+
+    def __init__(self, name: str, *arguments: str) -> None:
+        command = [sys.executable, "-W", "error", str(EXAMPLES / name), *arguments]
+        pipe = subprocess.PIPE
+        self.process = subprocess.Popen(command, stdout=pipe, stderr=pipe, text=True)
+        assert self.process.stdout is not None
+        self.place = self.process.stdout.readline().removeprefix("listening on ").rstrip()
+        self.said: list[str] = []
+
+
+@contextmanager
+def example(name: str, *arguments: str) -> Iterator[Example]:
+    running = Example(name, *arguments)
+    try:
+        yield running
+        running.process.send_signal(signal.SIGTERM)
+        out, err = running.process.communicate(timeout=PATIENCE)
+        assert (running.process.returncode, err) == (0, "")
+        running.said += out.splitlines()
+    finally:
+        running.process.kill()
+        running.process.communicate()
+
+
+def smtp(running: Example) -> smtplib.SMTP:
+    return smtplib.SMTP("127.0.0.1", int(running.place), timeout=PATIENCE)
+
+
+def test_accept_all_takes_everything() -> None:
+    with example("accept_all.py", "0") as running, smtp(running) as client:
+        client.sendmail("a@x.example", ["b@y.example", "c@z.example"], BODY)
+        client.sendmail("", ["b@y.example"], b"x" * 1_000_000 + b"\r\n")
+    assert running.said == [
+        f"{len(BODY)} octets for b@y.example, c@z.example",
+        "1000002 octets for b@y.example",
+    ]
+
+
+def test_coroutine_hooks_delivers_to_its_users_only() -> None:
+    with example("coroutine_hooks.py", "0") as running, smtp(running) as client:
+        refused = client.sendmail(
+            "a@x.example", ["alice@example.org", "eve@example.org", "bob@other.example"], BODY
+        )
+        assert refused == {
+            "eve@example.org": (550, b"5.1.1 no such user here"),
+            "bob@other.example": (554, b"5.7.1 relaying denied"),
+        }
+        with pytest.raises(smtplib.SMTPSenderRefused) as error:
+            client.sendmail("eve@example.org", ["bob@example.org"], BODY)
+        assert error.value.smtp_code == 550
+        with pytest.raises(smtplib.SMTPSenderRefused) as error:
+            client.sendmail("a@x.example", ["bob@example.org"], b"x" * 11_000_000)
+        assert error.value.smtp_code == 552
+    assert running.said == ["alice@example.org: 'Hi there'", "127.0.0.1 has left"]
+
+
+def test_submission_takes_mail_of_its_users_only() -> None:
+    with example("submission.py", "0") as running, smtp(running) as client:
+        with pytest.raises(smtplib.SMTPSenderRefused) as error:
+            client.sendmail("alice@example.org", ["b@y.example"], BODY)
+        assert error.value.smtp_code == 530
+        with pytest.raises(smtplib.SMTPAuthenticationError) as wrong:
+            client.login("alice", "looking glass")
+        assert wrong.value.smtp_error == b"5.7.8 wrong name or password"
+        client.login("alice", "wonderland")
+        with pytest.raises(smtplib.SMTPSenderRefused) as error:
+            client.sendmail("bob@example.org", ["b@y.example"], BODY)
+        assert error.value.smtp_code == 550
+        client.sendmail("alice@example.org", ["b@y.example"], BODY)
+    assert running.said == [f"{len(BODY)} octets of alice by ESMTPA"]
+
+
+def test_lmtp_gateway_answers_each_recipient_and_keeps_what_it_took(tmp_path: Path) -> None:
+    folder, path = tmp_path / "mail", str(tmp_path / "lmtp")
+    for name in ("alice", "bob"):
+        (folder / name).mkdir(parents=True)
+    with example("lmtp_gateway.py", path, str(folder)) as running:
+        assert running.place == path
+        with smtplib.LMTP(path) as client:
+            client.ehlo("c.example")
+            assert client.mail("a@x.example")[0] == 250
+            assert client.rcpt("alice@y.example")[0] == 250
+            assert client.rcpt("..@y.example")[0] in (501, 550)
+            assert client.rcpt("eve@y.example")[0] == 550
+            assert client.rcpt("BOB@y.example")[0] == 250
+            (folder / "bob").rmdir()
+            assert client.docmd("DATA")[0] == 354
+            client.send(BODY.replace(b"\r\n.", b"\r\n..") + b".\r\n")
+            assert [client.getreply()[0] for _ in range(2)] == [250, 452]
+    (kept,) = (folder / "alice").iterdir()
+    assert kept.read_bytes() == BODY

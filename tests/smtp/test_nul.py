@@ -1,0 +1,115 @@
+"""`reject_nul`: a message with a NUL is refused at its true end, and no hook keeps it."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+import scenario
+from conftest import Run
+from scenario import EH, PRE, PREPARED, TX, Hooks, one_way, three_ways
+
+from fastsmtp import MessageAborted, SMTPError
+from fastsmtp.testing import Wire
+
+REFUSED = "550 5.6.0"
+ACCEPTED = "250 2.6.0"
+MAILED = ["250 2.1.0", "250 2.1.5"]
+
+BODIES = {
+    "first": b"\0a\r\n",
+    "last": b"a\r\n\0\r\n",
+    "alone": b"\0\r\n",
+    "in a long line": b"x" * 1000 + b"\0" + b"x" * 1000 + b"\r\n",
+    "behind a dot": b"..\0\r\n",
+}
+
+
+@pytest.mark.parametrize("body", BODIES.values(), ids=BODIES)
+def test_a_message_with_nul_is_refused_and_its_hook_is_told(body: bytes, run: Run) -> None:
+    ran = three_ways([*PRE, body + b".\r\nNOOP\r\n"], reject_nul=True)
+    assert ran.codes == [*PREPARED, REFUSED, "250 2.0.0"]
+    (message,) = ran.messages
+    assert message.reason == "nul"
+    run(scenario.repeat_on_the_wire(ran))
+
+
+def test_by_default_it_is_taken_and_without_nul_all_is() -> None:
+    assert three_ways([*PRE, b"\0\r\n.\r\n"]).codes == [*PREPARED, ACCEPTED]
+    ran = three_ways([*PRE, b"plain\r\n.\r\n", *TWO_LINES], reject_nul=True)
+    assert ran.codes == [*PREPARED, ACCEPTED, *MAILED, "354", REFUSED]
+
+
+TWO_LINES = [TX + b"DATA\r\n", b"a\0b\r\n.\r\n"]
+
+
+def test_nul_in_one_message_is_no_fault_of_the_next() -> None:
+    steps = [*PRE, b"\0\r\n.\r\n", TX + b"DATA\r\n", b"plain\r\n.\r\n"]
+    ran = three_ways(steps, reject_nul=True)
+    assert ran.codes == [*PREPARED, REFUSED, *MAILED, "354", ACCEPTED]
+
+
+def test_a_chunk_with_nul_is_judged_at_last(run: Run) -> None:
+    chunks = b"BDAT 2\r\n\0aBDAT 3 LAST\r\nb\r\n"
+    ran = three_ways([EH, TX + chunks + b"NOOP\r\n"], reject_nul=True)
+    assert ran.codes == ["220", "250", *MAILED, "250 2.0.0", REFUSED, "250 2.0.0"]
+    assert [message.reason for message in ran.messages] == ["nul"]
+    run(scenario.repeat_on_the_wire(ran))
+
+
+def test_binarymime_may_hold_nul() -> None:
+    mail = TX.replace(b"<a@x.example>", b"<a@x.example> BODY=BINARYMIME")
+    ran = three_ways([EH, mail + b"BDAT 3 LAST\r\n\0\n\r"], reject_nul=True, hide_binarymime=False)
+    assert ran.codes == ["220", "250", *MAILED, ACCEPTED]
+    assert [message.body for message in ran.messages] == [b"\0\n\r"]
+
+
+def test_in_lmtp_each_recipient_is_told() -> None:
+    steps: list[scenario.Step] = [
+        b"LHLO c.example\r\n",
+        TX + b"RCPT TO:<c@y.example>\r\nDATA\r\n",
+        b"\0\r\n.\r\n",
+    ]
+    ran = three_ways(steps, lmtp=True, reject_nul=True)
+    assert ran.codes[-2:] == [REFUSED, REFUSED]
+
+
+@pytest.mark.parametrize(
+    "body, options, code",
+    [
+        (b"\0\n\r\n", {}, "550 5.5.2"),
+        (b"\0" * 100 + b"\r\n", {"size": 50}, "552 5.3.4"),
+        (b"x" * 50 + b"\0\r\n", {"size": 50}, "552 5.3.4"),
+        (b"\0\n\r\n", {"bare_newline": "normalize"}, REFUSED),
+        (b"\0\n\r\n", {"bare_newline_exclusions": ["0.0.0.0/0"]}, REFUSED),
+    ],
+)
+def test_size_and_bare_newlines_come_first(body: bytes, options: Any, code: str) -> None:
+    ran = three_ways([*PRE, body + b".\r\n"], reject_nul=True, **options)
+    assert ran.codes == [*PREPARED, code]
+
+
+def test_the_hooks_own_rejection_comes_before_ours() -> None:
+    hooks = Hooks(data=SMTPError(response_code=554), read=False)
+    assert one_way([*PRE, b"\0\r\n.\r\n"], hooks, reject_nul=True).codes[-1] == "554 5.6.0"
+
+
+def test_a_hook_that_has_accepted_before_the_end_is_overruled() -> None:
+    ran = one_way([*PRE, b"\0\r\n.\r\n"], Hooks(read=False), reject_nul=True)
+    assert ran.codes[-1] == REFUSED
+
+
+def test_what_reads_the_whole_body_is_told_too() -> None:
+    reasons = []
+
+    async def on_data(stream: Any, session: Any) -> None:
+        try:
+            await stream.read()
+        except MessageAborted as aborted:
+            reasons.append(aborted.reason)
+            raise
+
+    with Wire(auth_optional=True, on_data=on_data, reject_nul=True) as wire:
+        wire.send(EH, TX + b"DATA\r\n")
+        assert wire.send(b"a\0b\r\n.\r\n").startswith(b"550 5.6.0 Error: message contains NUL")
+    assert reasons == ["nul"]
