@@ -42,7 +42,7 @@ from fastsmtp._net.reverse_dns import reverse_lookup
 from fastsmtp._net.running import begin_unless_stopped, loop_factory
 from fastsmtp._net.timer_wheel import Timers
 from fastsmtp._net.turns import Turns
-from fastsmtp._smtp.start import service_of, warn_of_impossible_demands
+from fastsmtp._smtp.start import make_tables, warn_of_impossible_demands
 from fastsmtp._tls.contexts import ListenerTLS, ServerTLS
 from fastsmtp._tls.handshake_queue import Handshakes
 from fastsmtp.options import Options, parse_options
@@ -76,8 +76,8 @@ class SMTPServer:
                 setattr(self, name, method)
         self.tls = ServerTLS(self._options)
         self.handshakes = Handshakes()
-        self.service = service_of(self._options, self._hooks, tls=self.tls.is_configured)
-        self.registry = ConnectionRegistry(self._options, self.service)
+        self.tables = make_tables(self._options, self._hooks, tls=self.tls.is_configured)
+        self.registry = ConnectionRegistry(self._options, self.tables)
         self.lookup = reverse_lookup(self._options, time.monotonic)
         self._listeners: list[Listener] = []
         self._listeners_check: asyncio.TimerHandle | None = None
@@ -159,7 +159,7 @@ class SMTPServer:
         if self._listeners_check is None:
             self._watch_listeners()
         if len(self._listeners) == len(bound):  # the first call
-            warn_of_impossible_demands(self.service)
+            warn_of_impossible_demands(self.tables)
         if callback is not None:
             callback()
 
@@ -191,7 +191,7 @@ class SMTPServer:
     def _tls_of_listener(self, secure: bool) -> ListenerTLS:
         if secure and not self._options.secured and not self.tls.is_configured:
             self.tls.make_certificate()
-            self.service = service_of(self._options, self._hooks, tls=True)
+            self.tables = make_tables(self._options, self._hooks, tls=True)
         return self.tls.listener(secure)
 
     def address(self) -> type_address | None:

@@ -1,6 +1,6 @@
 cimport cython
 from fastsmtp._hooks.coroutine_driver cimport drive
-from fastsmtp._smtp.protocol cimport Dialogue
+from fastsmtp._smtp.protocol cimport SMTPProtocol
 from fastsmtp._native cimport monotonic
 from fastsmtp._connection.tls_stage cimport SecureLink
 
@@ -15,8 +15,8 @@ cdef class Connection(SecureLink):
 
     cpdef data_received(self, bytes data)
 
-    @cython.locals(dialogue=Dialogue, now=double)
+    @cython.locals(protocol=SMTPProtocol, now=double)
     cpdef _receive(self, bytes data)
 
-    @cython.locals(dialogue=Dialogue, now=double, octets=bytes, deadline=double)
+    @cython.locals(protocol=SMTPProtocol, now=double, octets=bytes, deadline=double)
     cpdef _after(self, double began)

@@ -25,7 +25,7 @@ from fastsmtp._log import logger
 from fastsmtp._net.epoll_transport import SocketTransport
 from fastsmtp._net.turns import Turns
 from fastsmtp._net.write_progress import WriteWatch
-from fastsmtp._smtp.protocol import Dialogue
+from fastsmtp._smtp.protocol import SMTPProtocol
 from fastsmtp._tls.contexts import ListenerTLS
 from fastsmtp.replies import Reply
 from fastsmtp.session import Session
@@ -52,10 +52,10 @@ class Connection(SecureLink):
         turns = server.turns or Turns(loop, now)
         SecureLink.__init__(self, loop, now, turns, tls or server.tls.default)
         self._server = server
-        service = server.service
-        rules = service.rules
-        self.session = Session(lmtp=rules.lmtp, secure=rules.secured)
-        self._dialogue = Dialogue(service, self.session, self, now(), turns)
+        tables = server.tables
+        policy = tables.policy
+        self.session = Session(lmtp=policy.lmtp, secure=policy.secured)
+        self._protocol = SMTPProtocol(tables, self.session, self, now(), turns)
         self._transport: asyncio.Transport = cast("asyncio.Transport", None)
         self._counted_address = ""  # what `admit_host` has counted
         self._entry = None  # takes the octets before the dialogue
@@ -72,19 +72,19 @@ class Connection(SecureLink):
     def connection_made(self, transport: asyncio.BaseTransport | SocketTransport) -> None:
         """Take the addresses, then a place among the server's connections."""
         self._use(transport, self._server.timers)
-        self._watch = WriteWatch(self._transport, self._server.service.options.write_timeout)
+        self._watch = WriteWatch(self._transport, self._server.tables.options.write_timeout)
         session = self.session
         unix = take_names(self._transport, session)
-        dialogue = self._dialogue
-        dialogue.is_unix = unix
-        dialogue.remote_address = session.remote_address
-        dialogue.peer = "unix" if unix else session.remote_address or "unknown"
+        protocol = self._protocol
+        protocol.is_unix = unix
+        protocol.remote_address = session.remote_address
+        protocol.peer = "unix" if unix else session.remote_address or "unknown"
         refusal = self._server.registry.admit(self)
         if refusal is not None:
             self._refuse(refusal)
             return
-        balancers = self._server.service.options.use_proxy
-        if balancers and dialogue.trusts(balancers):
+        balancers = self._server.tables.options.use_proxy
+        if balancers and protocol.trusts(balancers):
             self._await_header()
         else:
             self._let_in(None if unix else session.remote_address)
@@ -92,7 +92,7 @@ class Connection(SecureLink):
     def data_received(self, data: bytes) -> None:
         """Take what was read: to the dialogue, or to what stands before it."""
         self._reads += 1
-        if self._refused or self._dialogue.is_closing():
+        if self._refused or self._protocol.is_closing():
             return  # lingering: read and dropped
         if self._entry is None:
             self._receive(data)
@@ -104,12 +104,12 @@ class Connection(SecureLink):
         if not self._is_direct:
             self._receive_in_turn(data)
             return
-        dialogue = self._dialogue
+        protocol = self._protocol
         now = self._now()
         if len(data) > _MANY_COMMANDS:
-            dialogue.unsent = self._watch.unsent()
+            protocol.unsent = self._watch.unsent()
         try:
-            dialogue.receive(data, now)
+            protocol.receive(data, now)
         finally:
             self._after(now)
 
@@ -117,22 +117,22 @@ class Connection(SecureLink):
         """The client sends no more; it may still be reading (RFC 5321 §3.8)."""
         self._eof = self._input_over = True
         self._reads += 1
-        if self._dialogue.securing:
+        if self._protocol.securing:
             self._cut_handshake(self._why_cut())
         elif not self._holds_input():
             self._end_input()
         return True
 
     def _end_input(self) -> None:
-        if self._refused or self._dialogue.closing:
+        if self._refused or self._protocol.closing:
             self._close()
         elif self._started:
             now = self._now()
             try:
-                self._dialogue.receive_eof(now)
+                self._protocol.receive_eof(now)
             finally:
                 self._after(now)
-        elif not self._dialogue.parser.buffered:
+        elif not self._protocol.parser.buffered:
             self._transport.abort()  # nothing was said, and nothing will be
 
     def connection_lost(self, exc: Exception | None) -> None:
@@ -156,32 +156,32 @@ class Connection(SecureLink):
 
     def _dialogue_lost(self, now: float) -> None:
         try:
-            self._dialogue.disconnect(now)
+            self._protocol.disconnect(now)
         finally:
             if self._tasks:
                 # Hooks of a client that is gone have this long, then they are cancelled.
-                self._cancel_at = now + self._server.service.options.data_hook_timeout
+                self._cancel_at = now + self._server.tables.options.data_hook_timeout
             self._end_if_done()
 
     def _socket_failed(self, error: Exception) -> None:
         """A reset inside a transaction is an event. After our last reply it is nothing at all: most
         clients leave after QUIT without having read the 221.
         """
-        dialogue = self._dialogue
-        if dialogue.closing:
+        protocol = self._protocol
+        if protocol.closing:
             return
-        if dialogue.transaction.envelope is not None:
-            dialogue.report(error, "socket")
+        if protocol.transaction.envelope is not None:
+            protocol.report(error, "socket")
         elif logger.shows_debug:  # the id is made for whoever looks at it
             logger.debug("%s: %s", self, error)
 
     def pause_writing(self) -> None:
         """The client does not take our replies: neither reading nor execution goes on."""
-        self._dialogue.blocked = True
+        self._protocol.blocked = True
 
     def resume_writing(self) -> None:
         """The client has taken enough."""
-        self._dialogue.unblock(self._now())
+        self._protocol.unblock(self._now())
         self.wake()
 
     # The dialogue's calls.
@@ -210,7 +210,7 @@ class Connection(SecureLink):
     def orphan_task(self, answer: Answer) -> None:
         """Nobody waits for `answer` any more; its coroutine has `data_hook_timeout` to end."""
         if self._tasks is not None:
-            deadline = self._now() + self._server.service.options.data_hook_timeout
+            deadline = self._now() + self._server.tables.options.data_hook_timeout
             self._tasks.orphan(answer, deadline)
             if deadline < self._timer_at:
                 self._arm(deadline)
@@ -240,16 +240,16 @@ class Connection(SecureLink):
 
     def shut_down(self) -> None:
         """The server is closing; RFC 5321 §3.8 asks for a 421."""
-        if self._refused or self._lost or self._dialogue.closing:
+        if self._refused or self._lost or self._protocol.closing:
             return
         if self._introduction is not None:
             self._refuse_in_silence()
             return
-        if self._dialogue.securing:
+        if self._protocol.securing:
             self._cut_handshake(None)
             return
         now = self._now()
-        self._dialogue.shut_down(now, spares_hook=self in self._server.registry.callers)
+        self._protocol.shut_down(now, spares_hook=self in self._server.registry.callers)
         self._after(now)
 
     def runs(self, task: asyncio.Task[Any]) -> bool:
@@ -258,7 +258,7 @@ class Connection(SecureLink):
 
     def has_hook_at_work(self) -> bool:
         """Whether a hook of this connection has not ended, or not answered, yet."""
-        return bool(self._tasks) or self._dialogue.is_asking()
+        return bool(self._tasks) or self._protocol.is_asking()
 
     @property
     def counted_address(self) -> str:
@@ -267,7 +267,7 @@ class Connection(SecureLink):
 
     def client_name(self) -> str:
         """Return the client as a log line shows it."""
-        return self._dialogue.client()
+        return self._protocol.client()
 
     @property
     def lingers(self) -> bool:
@@ -275,20 +275,20 @@ class Connection(SecureLink):
         return (
             self._close_at != inf
             and not self._tasks
-            and not self._dialogue.has_open_message()
+            and not self._protocol.has_open_message()
             and self._transport.get_write_buffer_size() == 0
         )
 
     def abort(self, reason: str = "shutdown") -> None:
         """Cut the connection now. Open bodies are aborted, by which their hooks end."""
-        self._dialogue.content.abort(reason)
+        self._protocol.mail_data.abort(reason)
         if not self._lost:
             self._drop_unread()
             self._transport.abort()
 
     def give_up(self) -> None:
         """Cancel the hooks that are still at work, and wait for no answer any more."""
-        self._dialogue.give_up()
+        self._protocol.give_up()
         if self._tasks is not None:
             self._tasks.cancel_all()
         self._end_if_done()
@@ -314,16 +314,16 @@ class Connection(SecureLink):
     def _await_header(self) -> None:
         """The peer is a balancer: what it says comes before all else."""
         self._introduction = Introduction(
-            self.session, self._dialogue, self._introduced, self._refuse_in_silence
+            self.session, self._protocol, self._introduced, self._refuse_in_silence
         )
         self._entry = self._introduction.receive
-        deadline = self._now() + self._server.service.options.proxy_timeout
-        self._dialogue.clock.deadline = deadline
+        deadline = self._now() + self._server.tables.options.proxy_timeout
+        self._protocol.clock.deadline = deadline
         self._arm(deadline)
 
     def _introduced(self, address: str | None, rest: bytes) -> None:
         self._entry = self._introduction = None
-        self._dialogue.clock.stop()
+        self._protocol.clock.stop()
         self._let_in(address)
         if rest:
             self.data_received(rest)
@@ -353,7 +353,7 @@ class Connection(SecureLink):
     def _prepare(self) -> None:
         address = self.session.remote_address
         self.session.client_hostname = f"[{address}]" if address else "localhost"
-        delay = self._server.service.options.greet_delay
+        delay = self._server.tables.options.greet_delay
         known, name = is_known(self._loop, self._server.lookup, address)
         if known and not delay:
             self._prepared(name)
@@ -374,13 +374,13 @@ class Connection(SecureLink):
 
     def _start(self) -> None:
         self._started = True
-        dialogue = self._dialogue
-        dialogue.client_hostname = self.session.client_hostname
+        protocol = self._protocol
+        protocol.client_hostname = self.session.client_hostname
         now = self._now()
         try:
-            dialogue.start(now)
+            protocol.start(now)
             if self._input_over:
-                dialogue.receive_eof(now)
+                protocol.receive_eof(now)
         finally:
             self._after(now)
 
@@ -388,38 +388,38 @@ class Connection(SecureLink):
 
     def _after(self, began: float) -> None:
         """Look at what the dialogue wants now. began: when it was entered."""
-        dialogue = self._dialogue
+        protocol = self._protocol
         now = self._now()
         if now - began > _STALL:
             warn_of_stall(now - began, self)
-        octets = dialogue.take_output(now)
+        octets = protocol.take_output(now)
         if octets and not self._lost:
             self._write(octets, now)
         if self._lost:
             self._end_if_done()
             return
-        if not dialogue.settled() or not self._reading:
-            if dialogue.is_closing():
+        if not protocol.settled() or not self._reading:
+            if protocol.is_closing():
                 self._close()
                 return
-            if dialogue.securing and self._pump is None:
+            if protocol.securing and self._pump is None:
                 self._begin_tls()  # the 220 is written
-            if dialogue.wants_input is not self._reading:
+            if protocol.wants_input is not self._reading:
                 self._set_reading(not self._reading)
-            if dialogue.more and not dialogue.blocked:
+            if protocol.more and not protocol.blocked:
                 if self._hook_begins:
                     self._hook_begins = False
                     self._loop.call_soon(self._go_on_later)  # after its first step
                 else:
                     self._flow.go_on_later()
-        deadline = dialogue.clock.deadline
+        deadline = protocol.clock.deadline
         if deadline < self._timer_at:
             self._arm(deadline)
 
     def _end_if_done(self) -> None:
         if not self._lost or self._ended:
             return
-        if self._dialogue.finished and not self._tasks:
+        if self._protocol.finished and not self._tasks:
             self._end()
         else:
             self._rearm()
@@ -430,7 +430,7 @@ class Connection(SecureLink):
         self._disarm()
         self._timer_at = -inf  # nothing is armed any more
         self._cancel_at = inf
-        hook = self._server.service.hooks.on_close if self._started else None
+        hook = self._server.tables.hooks.on_close if self._started else None
         self._started = False
         try:
             if hook is not None:
@@ -441,5 +441,5 @@ class Connection(SecureLink):
     def _release(self) -> None:
         """Break the circles, so that nothing of this connection waits for the collector."""
         self._tasks = self._entry = self._pump = None
-        self._dialogue.release()
+        self._protocol.release()
         self._server.registry.finished(self)

@@ -1,5 +1,5 @@
 cimport cython
-from fastsmtp._smtp.protocol cimport Dialogue
+from fastsmtp._smtp.protocol cimport SMTPProtocol
 from fastsmtp._native cimport forks, monotonic
 from fastsmtp._net.timer_wheel cimport Timers
 from fastsmtp._tls.pump cimport Pump
@@ -18,7 +18,7 @@ cdef class Link(Receiver):
     cdef public bint _is_direct, _woken, _overdue
     cdef public unsigned long _forks  # wherever this was made: a child has no business with it
     cdef public object _loop, _other_clock, _transport, _tasks, _timer, session
-    cdef public Dialogue _dialogue
+    cdef public SMTPProtocol _protocol
     cdef public WriteWatch _watch
     cdef public Pump _pump
     cdef public bint _reading, _eof, _lost, _ended
@@ -28,7 +28,7 @@ cdef class Link(Receiver):
     cpdef double _now(self)
     cpdef _after(self, double began)
 
-    @cython.locals(dialogue=Dialogue, now=double, entered=int)
+    @cython.locals(protocol=SMTPProtocol, now=double, entered=int)
     cpdef _receive_in_turn(self, bytes data)
 
     @cython.locals(now=double)

@@ -22,7 +22,7 @@ from fastsmtp._net.epoll_transport import SocketTransport
 from fastsmtp._net.timer_wheel import COARSE, Timers
 from fastsmtp._net.turns import Continuation, Flow, Receiver, Turns
 from fastsmtp._net.write_progress import WriteWatch
-from fastsmtp._smtp.protocol import Dialogue
+from fastsmtp._smtp.protocol import SMTPProtocol
 from fastsmtp._tls.pump import Pump
 from fastsmtp.session import Session
 
@@ -42,7 +42,7 @@ class Link(Receiver):
     """Base of `Connection`, which decides what happens; this carries it out."""
 
     session: Session
-    _dialogue: Dialogue
+    _protocol: SMTPProtocol
     _transport: asyncio.Transport
     _watch: WriteWatch
     _tasks: HookTasks | None
@@ -114,15 +114,15 @@ class Link(Receiver):
         """The same from a transport of the loop, which reads for all connections that have
         something: what comes when the turn is over is kept, and the next read waits.
         """
-        dialogue = self._dialogue
+        protocol = self._protocol
         now = self._now()
         entered = self._turns.enter(self._flow)
-        dialogue.unsent = self._watch.unsent()
+        protocol.unsent = self._watch.unsent()
         try:
             if entered:
-                dialogue.receive(data, now)
+                protocol.receive(data, now)
             else:
-                dialogue.keep(data, now)
+                protocol.keep(data, now)
         finally:
             self._after(now)
             if entered == ENTERED:
@@ -149,9 +149,9 @@ class Link(Receiver):
         now = self._now()
         self._woken = False
         if not self._lost:
-            self._dialogue.unsent = self._watch.unsent()
+            self._protocol.unsent = self._watch.unsent()
         try:
-            self._dialogue.advance(now)
+            self._protocol.advance(now)
         finally:
             self._after(now)
 
@@ -163,7 +163,7 @@ class Link(Receiver):
     def _holds_input(self) -> bool:
         """Some of what was read is still to be decrypted."""
         pump = self._pump
-        return pump is not None and pump.more and not self._dialogue.closing
+        return pump is not None and pump.more and not self._protocol.closing
 
     def _set_reading(self, reading: bool) -> None:
         if reading and self._holds_input():
@@ -195,7 +195,7 @@ class Link(Receiver):
         if self._close_at == inf:
             self._close_at = self._now() + LINGER
             self._stop_preparing()
-            self._dialogue.clock.stop()
+            self._protocol.clock.stop()
             if not self._reading:
                 self._set_reading(True)
             if self._pump is not None and not transport.is_closing():
@@ -248,7 +248,7 @@ class Link(Receiver):
 
     def __str__(self) -> str:
         """Session and client, with which a line of the log begins."""
-        return str(self._dialogue)
+        return str(self._protocol)
 
     def __repr__(self) -> str:
         return f"<Connection {self}>"  # a loop shows it when a call of the protocol has raised
@@ -277,7 +277,7 @@ class Link(Receiver):
                 self._transport.abort()
             else:  # the five seconds run from the last octet taken; the watch looks at the rest
                 self._close_at = now + LINGER
-        if now >= self._dialogue.clock.deadline:
+        if now >= self._protocol.clock.deadline:
             self._grace = 0
             self._yield_to_sockets()
         self._rearm()
@@ -285,7 +285,7 @@ class Link(Receiver):
     def _rearm(self) -> None:
         self._arm(
             min(
-                self._dialogue.clock.deadline if not self._grace else inf,
+                self._protocol.clock.deadline if not self._grace else inf,
                 self._watch.check_at,
                 self._close_at,
                 self._cancel_at,
@@ -305,7 +305,7 @@ class Link(Receiver):
 
     def _expire(self, reads: int) -> None:
         now = self._now()
-        if self._ended or now < self._dialogue.clock.deadline:
+        if self._ended or now < self._protocol.clock.deadline:
             self._grace = 0
             self._rearm()
         elif reads != self._reads and self._grace < GRACE_TURNS:
@@ -337,7 +337,7 @@ class Link(Receiver):
     def _expired(self, now: float) -> None:
         """The deadline has passed, and nothing came in."""
         try:
-            self._dialogue.expire(now)
+            self._protocol.expire(now)
         finally:
             self._after(now)
             self._rearm()

@@ -11,7 +11,7 @@ from collections.abc import Callable
 from typing import Any, Final
 
 from fastsmtp._log import clean, escaped, logger
-from fastsmtp._smtp.protocol import Dialogue
+from fastsmtp._smtp.protocol import SMTPProtocol
 from fastsmtp._wire.proxy_header import ProxyFault, ProxyHeader, ProxyReader
 from fastsmtp.session import Session
 
@@ -40,17 +40,17 @@ class Introduction:
     on_fault(): nothing is to be said to this peer.
     """
 
-    __slots__ = ("_dialogue", "_on_done", "_on_fault", "_reader", "_session")
+    __slots__ = ("_on_done", "_on_fault", "_protocol", "_reader", "_session")
 
     def __init__(
         self,
         session: Session,
-        dialogue: Dialogue,
+        protocol: SMTPProtocol,
         on_done: Callable[[str | None, bytes], None],
         on_fault: Callable[[], None],
     ) -> None:
         self._session = session
-        self._dialogue = dialogue
+        self._protocol = protocol
         self._on_done = on_done
         self._on_fault = on_fault
         self._reader = ProxyReader()
@@ -73,28 +73,28 @@ class Introduction:
         self._on_fault()
 
     def _log_fault(self, why: str, shown: str) -> None:
-        peer = self._dialogue.peer
+        peer = self._protocol.peer
         logger.warning("%s: no PROXY header from %s: %s %s", self._session.id, peer, why, shown)
 
     def _learn(self, header: ProxyHeader) -> str | None:
         """Take over what the header says; returns the address to count."""
         session = self._session
-        dialogue = self._dialogue
+        protocol = self._protocol
         session.proxy = _facts(header, (session.remote_address, session.remote_port))
         # A health check is the balancer's own: it is the client.
-        dialogue.via = "" if header.command == "LOCAL" else f" via {dialogue.peer}"
+        protocol.via = "" if header.command == "LOCAL" else f" via {protocol.peer}"
         # Where the balancer does not say who the client is, nobody is trusted for being the
         # balancer.
-        dialogue.is_unix = False
-        dialogue.remote_address = ""
+        protocol.is_unix = False
+        protocol.remote_address = ""
         if header.source is None or header.destination is None:
             address = None
         else:
             session.remote_address, session.remote_port = header.source
             session.local_address, session.local_port = header.destination
-            address = dialogue.remote_address = session.remote_address
+            address = protocol.remote_address = session.remote_address
         if logger.shows_debug:
-            client = dialogue.client()
+            client = protocol.client()
             logger.debug("%s: PROXY header: %s %s", session.id, header.command, client)
         return address
 

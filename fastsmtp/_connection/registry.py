@@ -16,7 +16,7 @@ from typing import Any, Final, Protocol
 from fastsmtp._hooks.tasks import CloseHooks
 from fastsmtp._options.kinds import open_files
 from fastsmtp._options.networks import host_key
-from fastsmtp._smtp.server_tables import Service
+from fastsmtp._smtp.server_tables import ServerTables
 from fastsmtp.options import Options
 from fastsmtp.replies import Reply
 from fastsmtp.session import Session
@@ -83,9 +83,9 @@ class ConnectionRegistry:
     for that of a host.
     """
 
-    def __init__(self, options: Options, service: Service) -> None:
+    def __init__(self, options: Options, tables: ServerTables) -> None:
         self._options = options
-        self._service = service
+        self._tables = tables
         self._hosts: Counter[str] = Counter()
         self._max_lingering = max_lingering()
         self._all_gone = asyncio.Event()
@@ -110,9 +110,9 @@ class ConnectionRegistry:
         limit = self._options.max_clients
         refusal = None
         if limit and len(self.connections) + max(0, len(self.close_hooks) - limit) >= limit:
-            refusal = self._service.too_many_clients
+            refusal = self._tables.too_many_clients
         if self.closing:
-            refusal = self._service.closing_at_greeting
+            refusal = self._tables.closing_at_greeting
         (self.connections if refusal is None else self.refused).add(connection)
         return refusal
 
@@ -124,7 +124,7 @@ class ConnectionRegistry:
             if self._hosts[key] + max(0, self.close_hooks.of_host(key) - limit) >= limit:
                 self.connections.discard(connection)
                 self.refused.add(connection)
-                return self._service.too_many_from_host
+                return self._tables.too_many_from_host
             self._hosts[key] += 1
         return None
 

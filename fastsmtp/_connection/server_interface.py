@@ -9,7 +9,7 @@ from fastsmtp._failures import Place
 from fastsmtp._net.reverse_dns import ReverseLookup
 from fastsmtp._net.timer_wheel import Timers
 from fastsmtp._net.turns import Turns
-from fastsmtp._smtp.server_tables import Service
+from fastsmtp._smtp.server_tables import ServerTables
 from fastsmtp._tls.contexts import ServerTLS
 from fastsmtp._tls.handshake_queue import Handshakes
 
@@ -19,7 +19,7 @@ __all__ = ["Server"]
 class Server(Protocol):
     """What a connection asks of its server."""
 
-    service: Service
+    tables: ServerTables
     tls: ServerTLS
     handshakes: Handshakes
     lookup: ReverseLookup | None

@@ -63,7 +63,7 @@ class SecureLink(Link):
         """Our turn has come, in which we do what was left."""
         if self._lost:
             return
-        if self._dialogue.more or self._woken:
+        if self._protocol.more or self._woken:
             self._advance()
         if self._tls_due:
             self._go_on_with_tls()
@@ -79,11 +79,11 @@ class SecureLink(Link):
         assert self._contexts is not None
         self._pump = Pump(self._contexts.choose)
         self._entry = self._take_flight
-        dialogue = self._dialogue
-        if not dialogue.securing:  # implicit TLS: no command has asked for it
-            dialogue.clock.now = now
-            dialogue.await_handshake()
-            self._arm(dialogue.clock.deadline)
+        protocol = self._protocol
+        if not protocol.securing:  # implicit TLS: no command has asked for it
+            protocol.clock.now = now
+            protocol.await_handshake()
+            self._arm(protocol.clock.deadline)
 
     def _take_flight(self, data: bytes) -> None:
         """Octets of the handshake. They wait if this turn of the loop has borne enough."""
@@ -103,7 +103,7 @@ class SecureLink(Link):
         self._queued = False
         flight, self._flight = self._flight, b""
         pump = self._pump
-        if self._lost or pump is None or not self._dialogue.securing:
+        if self._lost or pump is None or not self._protocol.securing:
             return
         plaintext = pump.shake(flight)
         if plaintext is not None and pump.error is None:
@@ -119,7 +119,7 @@ class SecureLink(Link):
                 if self._reading:
                     self._set_reading(False)
                 return
-        if not self._reading and not self._lost and self._dialogue.wants_input:
+        if not self._reading and not self._lost and self._protocol.wants_input:
             self._set_reading(True)
 
     def _established(self, pump: Pump, plaintext: bytes) -> None:
@@ -129,9 +129,9 @@ class SecureLink(Link):
         facts = TLSSocket(pump.tls, pump.servername, leaf, pump.trusted)
         self._contexts = None
         self._entry = self._take_ciphertext
-        implicit = self._dialogue.opening
+        implicit = self._protocol.opening
         now = self._now()
-        self._dialogue.secured(facts, now)
+        self._protocol.secured(facts, now)
         if implicit:
             self._prepare()
         else:
@@ -158,7 +158,7 @@ class SecureLink(Link):
                 pump.keep(data[start:])
                 return
             self._answer_tls(pump, data[start : start + PIECE])
-            if self._dialogue.closing or self._entry is None:
+            if self._protocol.closing or self._entry is None:
                 return  # what comes behind is dropped, as that of later reads is
 
     def _wait_for_turn(self) -> None:
@@ -174,7 +174,7 @@ class SecureLink(Link):
         pump = self._pump
         if self._lost or pump is None or not self._holds_input():
             return
-        if not self._dialogue.wants_input:
+        if not self._protocol.wants_input:
             return  # `_set_reading` comes back when it does
         self._reads += 1  # for a deadline it is as if it had just been read
         self._answer_tls(pump, b"")
@@ -182,7 +182,7 @@ class SecureLink(Link):
             return
         if self._eof:
             self._end_input()
-        elif not self._reading and self._dialogue.wants_input:
+        elif not self._reading and self._protocol.wants_input:
             self._set_reading(True)
 
     def _answer_tls(self, pump: Pump, data: bytes) -> None:
@@ -190,16 +190,16 @@ class SecureLink(Link):
         output = pump.take_output()
         self._write_raw(output)
         self._pass_on(pump, plaintext)
-        if output and self._reading and self._dialogue.blocked:
+        if output and self._reading and self._protocol.blocked:
             self._set_reading(False)  # it asks for new keys and takes no answer
         if pump.more:
             self._wait_for_turn()
 
     def _pass_on(self, pump: Pump, plaintext: bytes) -> None:
         """Give plaintext to the dialogue, then see whether there is more to come."""
-        if plaintext and not self._dialogue.closing:
+        if plaintext and not self._protocol.closing:
             self._receive(plaintext)
-        if pump.error is not None and not self._dialogue.closing:
+        if pump.error is not None and not self._protocol.closing:
             self._fail_tls(pump.error)
         elif pump.ended:
             self._entry = _drop
@@ -222,10 +222,10 @@ class SecureLink(Link):
         self._entry = _drop
         if self._pump is not None:
             self._pump.let_go()
-        if self._dialogue.securing:
-            self._dialogue.securing = False
-        self._dialogue.report(error, "tls")
-        self._dialogue.close()
+        if self._protocol.securing:
+            self._protocol.securing = False
+        self._protocol.report(error, "tls")
+        self._protocol.close()
         self._close()
 
     def _why_cut(self) -> BaseException | None:
@@ -233,11 +233,11 @@ class SecureLink(Link):
         so look those who only see whether the port is open.
         """
         pump = self._pump
-        silent = pump is None or (self._dialogue.opening and not pump.taken)
+        silent = pump is None or (self._protocol.opening and not pump.taken)
         return None if silent else ConnectionError("the client left the handshake")
 
     def _expired(self, now: float) -> None:
-        if self._dialogue.securing:
+        if self._protocol.securing:
             self._cut_handshake(TimeoutError("the handshake took too long"))
         else:
             super()._expired(now)
@@ -246,7 +246,7 @@ class SecureLink(Link):
         """The handshake is given up; error: why, None when it is nobody's fault."""
         self._entry = _drop
         if error is not None:
-            self._dialogue.report(error, "tls")
+            self._protocol.report(error, "tls")
         self._transport.abort()
 
 

@@ -28,9 +28,9 @@ from fastsmtp._sasl.exchange import (
 )
 from fastsmtp._sasl.mechanisms import CramMD5, External, Login, OAuthBearer, Plain, XOAuth2
 from fastsmtp._sasl.scram import BINDINGS, Scram, are_usable_keys, decoy_keys
-from fastsmtp._smtp.dialogue import Exchange
+from fastsmtp._smtp.dialogue import Dialogue
 from fastsmtp._smtp.hook_replies import Stage, rejection, reply_or_failure
-from fastsmtp._smtp.server_tables import Service
+from fastsmtp._smtp.server_tables import ServerTables
 from fastsmtp.errors import SMTPError
 from fastsmtp.options import Options
 from fastsmtp.replies import Reply
@@ -56,20 +56,20 @@ class Offer(NamedTuple):
     stand behind AUTH. syntax: what to say if there is more.
     """
 
-    make: Callable[[Exchange], Mechanism]
+    make: Callable[[Dialogue], Mechanism]
     hook: str
     words: int
     syntax: Reply
 
 
 def _offer(
-    name: str, make: Callable[[Exchange], Mechanism], hook: str = "on_auth", words: int = 2
+    name: str, make: Callable[[Dialogue], Mechanism], hook: str = "on_auth", words: int = 2
 ) -> Offer:
     token = "" if name in ("LOGIN", "CRAM-MD5") else " token"
     return Offer(make, hook, words, replies.AUTH_SYNTAX.formatted(f"{name}{token}"))
 
 
-def _cram(dialogue: Exchange) -> Mechanism:
+def _cram(dialogue: Dialogue) -> Mechanism:
     now = int(dialogue.host.wall_time())
     return CramMD5(f"<{os.urandom(16).hex()}.{now}@{dialogue.options.name}>")
 
@@ -78,12 +78,12 @@ def _nonce() -> str:
     return encode_base64(os.urandom(NONCE_OCTETS)).decode()
 
 
-def _scram(dialogue: Exchange) -> Mechanism:
+def _scram(dialogue: Dialogue) -> Mechanism:
     plus = "SCRAM-SHA-256-PLUS" in usable_mechanisms(dialogue)
     return Scram("SCRAM-SHA-256", _nonce(), plus_offered=plus)
 
 
-def _scram_plus(dialogue: Exchange) -> Mechanism:
+def _scram_plus(dialogue: Dialogue) -> Mechanism:
     binding = dialogue.tls.channel_binding
     return Scram("SCRAM-SHA-256-PLUS", _nonce(), binding=binding)
 
@@ -100,7 +100,7 @@ _OFFERS: Final[dict[str, Offer]] = {
 }
 
 
-def usable_mechanisms(dialogue: Exchange) -> list[str]:
+def usable_mechanisms(dialogue: Dialogue) -> list[str]:
     """Return the mechanisms that this client could be authenticated by now, in their order."""
     hooks = dialogue.hooks
     if (hooks.on_auth is None and hooks.on_scram is None) or not _is_protected(dialogue):
@@ -112,14 +112,14 @@ def usable_mechanisms(dialogue: Exchange) -> list[str]:
     ]
 
 
-def is_auth_possible(service: Service) -> bool:
+def is_auth_possible(tables: ServerTables) -> bool:
     """Whether any client could ever be authenticated."""
-    options = service.options
-    ends_tls = options.secure or service.starttls_available
+    options = tables.options
+    ends_tls = options.secure or tables.starttls_available
     if not (ends_tls or options.secured or _is_allowed_in_plaintext(options)):
         return False
     return any(
-        getattr(service.hooks, _OFFERS[name].hook) is not None
+        getattr(tables.hooks, _OFFERS[name].hook) is not None
         and (ends_tls or name not in ("EXTERNAL", "SCRAM-SHA-256-PLUS"))
         for name in options.auth_methods
     )
@@ -129,11 +129,11 @@ def _is_allowed_in_plaintext(options: Options) -> bool:
     return options.allow_insecure_auth and not options.needs_upgrade
 
 
-def _is_protected(dialogue: Exchange) -> bool:
+def _is_protected(dialogue: Dialogue) -> bool:
     return dialogue.secure or _is_allowed_in_plaintext(dialogue.options)
 
 
-def _is_supported(dialogue: Exchange, name: str) -> bool:
+def _is_supported(dialogue: Dialogue, name: str) -> bool:
     """Whether this connection has what the mechanism needs: TLS that ends here, with a certificate
     of the client, or with anything that can be bound to (RFC 5802 §6).
     """
@@ -164,7 +164,7 @@ class Attempt:
         self.refusal: Reply | None = None
 
 
-def handle_auth(dialogue: Exchange, argument: bytes) -> None:
+def handle_auth(dialogue: Dialogue, argument: bytes) -> None:
     """AUTH: RFC 4954 §4."""
     words = argument.split()
     method = words[0].upper().decode("latin-1") if words else ""
@@ -184,9 +184,9 @@ def handle_auth(dialogue: Exchange, argument: bytes) -> None:
         _go_on(dialogue, mechanism.start(response))
 
 
-def _refusal(dialogue: Exchange, method: str, words: int) -> Reply | None:
+def _refusal(dialogue: Dialogue, method: str, words: int) -> Reply | None:
     if not _is_protected(dialogue):
-        has_starttls = dialogue.service.starttls_available
+        has_starttls = dialogue.tables.starttls_available
         return replies.AUTH_NEEDS_STARTTLS if has_starttls else replies.AUTH_NEEDS_ENCRYPTION
     if dialogue.authenticated:
         return replies.ALREADY_AUTHENTICATED
@@ -200,7 +200,7 @@ def _refusal(dialogue: Exchange, method: str, words: int) -> Reply | None:
     return offer.syntax if words > offer.words else None
 
 
-def handle_auth_line(dialogue: Exchange, line: bytes) -> None:
+def handle_auth_line(dialogue: Dialogue, line: bytes) -> None:
     """The client's answer to a 334."""
     mechanism = dialogue.attempt.mechanism
     if mechanism.is_refused:
@@ -218,7 +218,7 @@ def handle_auth_line(dialogue: Exchange, line: bytes) -> None:
 # --- the course of an exchange ---
 
 
-def _go_on(dialogue: Exchange, step: type_step) -> None:
+def _go_on(dialogue: Dialogue, step: type_step) -> None:
     attempt = dialogue.attempt
     if isinstance(step, Challenge):
         line = b"334 " + encode_base64(step.octets) + b"\r\n"
@@ -252,11 +252,11 @@ _FAILURES: Final = {
 
 
 def _ask(
-    dialogue: Exchange,
+    dialogue: Dialogue,
     name: str,
     hook: Any,
     subject: object,
-    then: Callable[[Exchange, Answer], None],
+    then: Callable[[Dialogue, Answer], None],
 ) -> None:
     if hook is None:  # it was taken away since the exchange began
         _finish(dialogue, replies.AUTH_NOT_IMPLEMENTED)
@@ -264,7 +264,7 @@ def _ask(
         dialogue.ask(name, hook, subject, then)
 
 
-def _keys_answered(dialogue: Exchange, answer: Answer) -> None:
+def _keys_answered(dialogue: Dialogue, answer: Answer) -> None:
     """`on_scram` has answered. An unknown user goes on with a decoy, and fails at the proof."""
     attempt = dialogue.attempt
     keys = answer.result
@@ -287,7 +287,7 @@ def _keys_answered(dialogue: Exchange, answer: Answer) -> None:
     _go_on(dialogue, attempt.mechanism.take_keys(keys))
 
 
-def _auth_answered(dialogue: Exchange, answer: Answer) -> None:
+def _auth_answered(dialogue: Dialogue, answer: Answer) -> None:
     """`on_auth` has answered."""
     attempt = dialogue.attempt
     response, refusal = login_verdict(dialogue, answer, attempt.mechanism.default_refusal)
@@ -299,7 +299,7 @@ def _auth_answered(dialogue: Exchange, answer: Answer) -> None:
 
 
 def login_verdict(
-    dialogue: Exchange, answer: Answer, default: Reply
+    dialogue: Dialogue, answer: Answer, default: Reply
 ) -> tuple[AuthResponse, Reply | None]:
     """Return what `on_auth` answered, and the reply that refuses; None: the client is that user."""
     nothing = AuthResponse()
@@ -323,13 +323,13 @@ def login_verdict(
     return response, _rejection(dialogue, answer, error, default)
 
 
-def _rejection(dialogue: Exchange, answer: Answer, error: BaseException, default: Reply) -> Reply:
-    enhanced = dialogue.rules.enhanced
+def _rejection(dialogue: Dialogue, answer: Answer, error: BaseException, default: Reply) -> Reply:
+    enhanced = dialogue.policy.enhanced
     reply = rejection(answer, error, Stage.AUTH, default, enhanced=enhanced, utf8=False)
     return reply_or_failure(answer, reply)
 
 
-def _refuse(dialogue: Exchange, reply: Reply, data: Any) -> None:
+def _refuse(dialogue: Dialogue, reply: Reply, data: Any) -> None:
     """Say no, for now or for good; a bearer of a token is first told why."""
     if reply.code < 500:
         _finish(dialogue, reply)
@@ -352,7 +352,7 @@ def _refuse(dialogue: Exchange, reply: Reply, data: Any) -> None:
 # --- the end ---
 
 
-def fail_auth(dialogue: Exchange, reply: Reply) -> None:
+def fail_auth(dialogue: Dialogue, reply: Reply) -> None:
     """The exchange, if one has begun at all, has failed: count that, and say so."""
     is_counted = dialogue.attempt is not None and dialogue.attempt.refusal is not None
     if not is_counted and dialogue.counters.strike_auth_failure():
@@ -360,13 +360,13 @@ def fail_auth(dialogue: Exchange, reply: Reply) -> None:
     _finish(dialogue, reply)
 
 
-def forget_auth(dialogue: Exchange) -> None:
+def forget_auth(dialogue: Dialogue) -> None:
     """Nothing is left of the exchange; its secrets go with it."""
     dialogue.attempt = None
     dialogue.clock.line_timeout = dialogue.options.socket_timeout
 
 
-def _finish(dialogue: Exchange, reply: Reply) -> None:
+def _finish(dialogue: Dialogue, reply: Reply) -> None:
     attempt = dialogue.attempt
     if attempt is not None:
         logger.info(

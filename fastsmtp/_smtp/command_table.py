@@ -53,14 +53,16 @@ _NEED_RCPT: Final = (
     replies.NEED_RCPT,
     None,
 )
-_JUNK: Final = Flag.JUNK | Flag.COUNTED
-_GREETING: Final = Flag.SYNC | _JUNK
-_LATER: Final = Flag.UPGRADE | _JUNK
-_MAIL: Final = Flag.UPGRADE | Flag.AUTHENTICATED | Flag.COUNTED
-_STARTTLS_ROW: Final = Row(handle_starttls, _OK, Flag.SYNC | Flag.SWITCH | Flag.COUNTED)
+_JUNK: Final = Flag.JUNK | Flag.COUNTS_UNAUTHENTICATED
+_GREETING: Final = Flag.ENDS_GROUP | _JUNK
+_LATER: Final = Flag.NEEDS_TLS | _JUNK
+_MAIL: Final = Flag.NEEDS_TLS | Flag.NEEDS_AUTH | Flag.COUNTS_UNAUTHENTICATED
+_STARTTLS_ROW: Final = Row(
+    handle_starttls, _OK, Flag.ENDS_GROUP | Flag.STARTS_TLS | Flag.COUNTS_UNAUTHENTICATED
+)
 
 _TABLE: Final[dict[Verb, Row]] = {
-    Verb.HELO: Row(handle_helo, _OK, Flag.UPGRADE | _GREETING),
+    Verb.HELO: Row(handle_helo, _OK, Flag.NEEDS_TLS | _GREETING),
     Verb.EHLO: Row(handle_ehlo, _OK, _GREETING),
     Verb.LHLO: _UNKNOWN_ROW,
     Verb.MAIL: Row(handle_mail, _not_after(replies.NESTED_MAIL), _MAIL),
@@ -79,7 +81,7 @@ _TABLE: Final[dict[Verb, Row]] = {
     Verb.DATA: Row(
         handle_data,
         (*_NEED_RCPT, replies.NOT_AFTER_BDAT, replies.NOT_AFTER_BDAT),
-        Flag.SYNC | _MAIL,
+        Flag.ENDS_GROUP | _MAIL,
     ),
     Verb.BDAT: Row(handle_refused, (*_NEED_RCPT, None, None), Flag.BDAT | _MAIL),
     Verb.RSET: Row(handle_rset, _OK, _LATER),
@@ -87,11 +89,13 @@ _TABLE: Final[dict[Verb, Row]] = {
     Verb.VRFY: Row(handle_vrfy, _OK, _LATER),
     Verb.HELP: Row(handle_help, _OK, _LATER),
     Verb.QUIT: Row(handle_quit, _OK, Flag.NONE),
-    Verb.AUTH: Row(handle_auth, _not_after(replies.IN_TRANSACTION), Flag.UPGRADE | Flag.SYNC),
-    Verb.AUTH_LINE: Row(handle_auth_line, _OK, Flag.SYNC),
+    Verb.AUTH: Row(
+        handle_auth, _not_after(replies.IN_TRANSACTION), Flag.NEEDS_TLS | Flag.ENDS_GROUP
+    ),
+    Verb.AUTH_LINE: Row(handle_auth_line, _OK, Flag.ENDS_GROUP),
     Verb.STARTTLS: _NOT_IMPLEMENTED,  # where TLS is not configured
     # Trust comes before the state, so the handler looks at both.
-    Verb.XCLIENT: Row(handle_xclient, _OK, Flag.UPGRADE | Flag.COUNTED),
+    Verb.XCLIENT: Row(handle_xclient, _OK, Flag.NEEDS_TLS | Flag.COUNTS_UNAUTHENTICATED),
     Verb.XFORWARD: Row(handle_xforward, _OK, _LATER),
     Verb.EXPN: _NOT_IMPLEMENTED,
     Verb.SEND: _NOT_IMPLEMENTED,

@@ -1,10 +1,10 @@
 cimport cython
-from fastsmtp._smtp.dialogue cimport Exchange, Intake
+from fastsmtp._smtp.dialogue cimport Dialogue, Intake
 from fastsmtp._wire.grammar cimport parse_bdat_argument
 from fastsmtp._hooks.callback cimport Answer
 from fastsmtp._smtp.final_reply cimport Message
 from fastsmtp._parser cimport Parser
-from fastsmtp._smtp.policy cimport Rules
+from fastsmtp._smtp.policy cimport Policy
 from fastsmtp._smtp.states cimport Transaction
 from fastsmtp.replies cimport Reply
 from fastsmtp.stream cimport DataStream
@@ -14,8 +14,8 @@ cdef Py_ssize_t _LEAST_CHUNK, _LEAST_MESSAGE
 cdef Reply _START_MAIL_INPUT
 
 
-cdef class Content(Intake):
-    cdef public Exchange _dialogue
+cdef class MailData(Intake):
+    cdef public Dialogue _dialogue
     cdef public object _chunk  # whose octets are being taken
     cdef public Reply _failure
     cdef public object _skipped
@@ -23,11 +23,11 @@ cdef class Content(Intake):
 
     cpdef forget_skipped(self)
 
-    @cython.locals(dialogue=Exchange, message=Message, last=bint)
+    @cython.locals(dialogue=Dialogue, message=Message, last=bint)
     cpdef begin_chunk(self, bytes argument, Reply refusal)
     cdef Reply _refusal(self)
 
-    @cython.locals(dialogue=Exchange, message=Message)
+    @cython.locals(dialogue=Dialogue, message=Message)
     cpdef begin_data(self)
 
     @cython.locals(message=Message, stream=DataStream)
@@ -39,14 +39,14 @@ cdef class Content(Intake):
     @cython.locals(message=Message)
     cpdef end_of_data(self)
 
-    @cython.locals(dialogue=Exchange, last=bint)
+    @cython.locals(dialogue=Dialogue, last=bint)
     cpdef end_of_chunk(self)
 
-    @cython.locals(message=Message, dialogue=Exchange, replies_due=list, reply=Reply, failure=Reply,
+    @cython.locals(message=Message, dialogue=Dialogue, replies_due=list, reply=Reply, failure=Reply,
                    accepted=bint)
     cpdef conclude(self)
 
-    @cython.locals(dialogue=Exchange, rules=Rules, policy=str, transaction=Transaction,
+    @cython.locals(dialogue=Dialogue, policy=Policy, bare_newlines=str, transaction=Transaction,
                    answer=Answer, stream=DataStream, message=Message)
     cdef Message _begin(self)
     cdef _call_hook(self, Message message)
@@ -58,5 +58,5 @@ cdef class Content(Intake):
     cdef _discard(self, Message message)
 
 
-cpdef hook_answered(Exchange dialogue, Answer answer)
-cpdef handle_data(Exchange dialogue, bytes argument)
+cpdef hook_answered(Dialogue dialogue, Answer answer)
+cpdef handle_data(Dialogue dialogue, bytes argument)

@@ -12,14 +12,14 @@ from typing import Final
 
 from fastsmtp import replies
 from fastsmtp._hooks.callback import NO_ANSWER, WAITING, Answer, ends_process
-from fastsmtp._smtp.dialogue import Exchange, Intake
-from fastsmtp._smtp.final_reply import Message, verdicts
+from fastsmtp._smtp.dialogue import Dialogue, Intake
+from fastsmtp._smtp.final_reply import Message, final_replies
 from fastsmtp._smtp.states import State
 from fastsmtp._wire.grammar import parse_bdat_argument
 from fastsmtp.replies import Reply
 from fastsmtp.stream import DataStream
 
-__all__ = ["Content", "handle_data"]
+__all__ = ["MailData", "handle_data"]
 
 MAX_CHUNK: Final = 2**63 - 1
 # Octets of a chunk that is not the last one. Nobody cuts a message into shorter ones, and each
@@ -41,10 +41,10 @@ _IN_BDAT: int = int(State.IN_BDAT)
 _START_MAIL_INPUT: Reply = replies.START_MAIL_INPUT
 
 
-class Content(Intake):
+class MailData(Intake):
     """The content side of one dialogue."""
 
-    def __init__(self, dialogue: Exchange) -> None:
+    def __init__(self, dialogue: Dialogue) -> None:
         self._dialogue = dialogue
         self.message: Message | None = None
         # The chunk whose octets are being taken: (size, last, refusal).
@@ -64,7 +64,7 @@ class Content(Intake):
     def let_go(self) -> None:
         """The dialogue is over; its fields are still read by a consumer that has not ended."""
         self._on_room = self._on_failure = None  # each is a circle
-        self._dialogue.content = None  # type: ignore[assignment]  # as this is
+        self._dialogue.mail_data = None  # type: ignore[assignment]  # as this is
 
     def forget_skipped(self) -> None:
         """MAIL: octets of refused chunks are counted from here."""
@@ -89,9 +89,9 @@ class Content(Intake):
             dialogue.reply_and_close(replies.BDAT_SYNTAX)
             return
         size, last = parsed
-        bound = dialogue.rules.drop_limit
+        bound = dialogue.policy.drop_limit
         if size > MAX_CHUNK or (bound and size > bound):
-            dialogue.reply_and_close(dialogue.service.too_large)
+            dialogue.reply_and_close(dialogue.tables.too_large)
             return
         if refusal is None:
             refusal = self._refusal()
@@ -127,9 +127,9 @@ class Content(Intake):
 
     def _begin(self) -> Message:
         dialogue = self._dialogue
-        policy = dialogue.newline_policy()
-        rules = dialogue.rules
-        dialogue.parser.begin_message(rules.size, rules.drop_limit, policy == "normalize")
+        bare_newlines = dialogue.newline_policy()
+        policy = dialogue.policy
+        dialogue.parser.begin_message(policy.size, policy.drop_limit, bare_newlines == "normalize")
         transaction = dialogue.transaction
         answer = dialogue.make_answer("on_data", hook_answered)
         if self._on_room is None or self._on_failure is None:
@@ -138,8 +138,8 @@ class Content(Intake):
         stream = DataStream(self._on_room, self._on_failure)
         octets = dialogue.parser.payload_octets
         message = Message(stream, answer, transaction.accepted, octets)
-        message.reject_bare = policy == "reject"
-        message.reject_nul = rules.reject_nul and not transaction.binary
+        message.reject_bare = bare_newlines == "reject"
+        message.reject_nul = policy.reject_nul and not transaction.binary
         message.utf8 = transaction.smtp_utf8
         self.message = message
         dialogue.clock.begin_body()
@@ -193,7 +193,7 @@ class Content(Intake):
         if message.answer.state != _WAITING:
             self.conclude()
         else:
-            self._dialogue.wait(message.answer, self._dialogue.rules.data_hook_timeout)
+            self._dialogue.wait(message.answer, self._dialogue.policy.data_hook_timeout)
 
     def end_of_chunk(self) -> None:
         """All octets of a chunk are there, taken or skipped."""
@@ -225,7 +225,7 @@ class Content(Intake):
         if not in_transaction or refusal is replies.NOT_IMPLEMENTED:
             dialogue.reply(refusal)
             return
-        count = dialogue.transaction.accepted if last and dialogue.rules.lmtp else 1
+        count = dialogue.transaction.accepted if last and dialogue.policy.lmtp else 1
         dialogue.reply_group([refusal] * max(1, count))
         if last:
             dialogue.end_transaction()
@@ -361,7 +361,7 @@ class Content(Intake):
         # What the hook has not taken by now it will not take: nothing of it may hold up the client.
         self._tell(message, True)
         self._room()
-        replies_due = verdicts(dialogue, message)
+        replies_due = final_replies(dialogue, message)
         if message.by_chunks and not message.last:
             failure = replies_due[0]
             self._chunk = None
@@ -379,13 +379,13 @@ class Content(Intake):
         dialogue.stop_if_asked()
 
 
-def hook_answered(dialogue: Exchange, answer: Answer) -> None:
+def hook_answered(dialogue: Dialogue, answer: Answer) -> None:
     """`on_data` has answered, later than inside its call."""
-    content: Content = dialogue.content  # type: ignore[assignment]  # it is one
-    content.answered(answer)
+    mail_data: MailData = dialogue.mail_data  # type: ignore[assignment]  # it is one
+    mail_data.answered(answer)
 
 
-def handle_data(dialogue: Exchange, argument: bytes) -> None:
+def handle_data(dialogue: Dialogue, argument: bytes) -> None:
     """DATA: RFC 5321 §4.1.1.4."""
     if dialogue.transaction.binary:
         dialogue.reply(replies.BINARYMIME_NEEDS_BDAT)
@@ -394,5 +394,5 @@ def handle_data(dialogue: Exchange, argument: bytes) -> None:
     elif dialogue.hooks.on_data is None:
         dialogue.reply(replies.LOCAL_ERROR)
     else:
-        content: Content = dialogue.content  # type: ignore[assignment]  # it is one
-        content.begin_data()
+        mail_data: MailData = dialogue.mail_data  # type: ignore[assignment]  # it is one
+        mail_data.begin_data()

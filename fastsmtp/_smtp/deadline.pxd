@@ -1,11 +1,11 @@
 cimport cython
-from fastsmtp._smtp.policy cimport Rules
+from fastsmtp._smtp.policy cimport Policy
 
 
 cdef class Clock:
     cdef public double now, deadline, line_timeout
     cdef public bint receiving, lagging
-    cdef public Rules _rules
+    cdef public Policy _policy
     cdef public double _credit
     cdef public Py_ssize_t _payload_seen
     cpdef stop(self)

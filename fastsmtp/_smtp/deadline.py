@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from math import inf
 
-from fastsmtp._smtp.policy import Rules
+from fastsmtp._smtp.policy import Policy
 
 __all__ = ["Clock"]
 
@@ -20,7 +20,7 @@ class Clock:
     __slots__ = (
         "_credit",
         "_payload_seen",
-        "_rules",
+        "_policy",
         "deadline",
         "lagging",
         "line_timeout",
@@ -28,14 +28,14 @@ class Clock:
         "receiving",
     )
 
-    def __init__(self, rules: Rules, now: float) -> None:
+    def __init__(self, policy: Policy, now: float) -> None:
         self.now = now
         self.deadline = inf
-        self.line_timeout = rules.socket_timeout  # of the line that is due, a command's or AUTH's
+        self.line_timeout = policy.socket_timeout  # of the line that is due, a command's or AUTH's
         self.receiving = False  # octets of a body or chunk are due
         self.lagging = False  # the consumer lags, so the client is not read
-        self._rules = rules
-        self._credit = rules.data_timeout
+        self._policy = policy
+        self._credit = policy.data_timeout
         self._payload_seen = 0
 
     def stop(self) -> None:
@@ -54,7 +54,7 @@ class Clock:
         """The client does not take our replies, so it is not read: whether it takes any is the
         business of `write_timeout` alone.
         """
-        spell = self._rules.data_timeout if self.receiving else self.line_timeout
+        spell = self._policy.data_timeout if self.receiving else self.line_timeout
         self.deadline = self.now + spell
 
     def await_answer(self, timeout: float) -> None:
@@ -63,7 +63,7 @@ class Clock:
 
     def begin_body(self) -> None:
         """A new body begins with the full credit."""
-        self._credit = self._rules.data_timeout
+        self._credit = self._policy.data_timeout
 
     def begin_receiving(self, payload: int) -> None:
         """Octets of body are due. payload: octets of body so far, over the whole connection."""
@@ -78,9 +78,9 @@ class Clock:
         """
         if payload == self._payload_seen:
             return
-        gained = (payload - self._payload_seen) / self._rules.min_data_rate
+        gained = (payload - self._payload_seen) / self._policy.min_data_rate
         self._payload_seen = payload
-        most = self._rules.data_timeout
+        most = self._policy.data_timeout
         if self.lagging:
             self._credit = min(self._credit + gained, most)
         else:
@@ -99,7 +99,7 @@ class Clock:
         if self.receiving:
             self._credit = max(0.0, self.deadline - self.now)
         self.lagging = True
-        self.deadline = self.now + self._rules.data_hook_timeout
+        self.deadline = self.now + self._policy.data_hook_timeout
 
     def end_lag(self, payload: int) -> None:
         """The consumer has caught up: the client's clock runs again."""

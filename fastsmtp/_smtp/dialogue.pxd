@@ -1,11 +1,11 @@
-"""Fields of the exchange by how long they live, and the calls that C makes."""
+"""Fields of the dialogue by how long they live, and the calls that C makes."""
 
 from fastsmtp._smtp.deadline cimport Clock
 from fastsmtp._smtp.strikes cimport Counters
 from fastsmtp._hooks.callback cimport Answer, Asker, Hooks, new_answer
 from fastsmtp._native cimport thread_ident
 from fastsmtp._parser cimport Parser
-from fastsmtp._smtp.policy cimport Rules
+from fastsmtp._smtp.policy cimport Policy
 from fastsmtp._smtp.states cimport Transaction
 from fastsmtp.replies cimport Reply
 from fastsmtp.session cimport Session
@@ -21,18 +21,18 @@ cdef class Intake:
     cpdef reset(self)
 
 
-cdef class Exchange(Asker):
+cdef class Dialogue(Asker):
     # connection
-    cdef public object service, options, host, tls
+    cdef public object tables, options, host, tls
     cdef public Session session
-    cdef public Rules rules
+    cdef public Policy policy
     cdef public Hooks hooks
     cdef public str client_hostname, remote_address, via, peer
     cdef public bint is_unix, secure, securing
     cdef public Clock clock
     cdef public Parser parser
     cdef public Counters counters
-    cdef public Intake content
+    cdef public Intake mail_data
     cdef public bint stopping, lost, halted, more, first_line, caught_up
     cdef public int watch
     cdef public Answer waiting, late

@@ -17,15 +17,15 @@ from fastsmtp._native import thread_ident
 from fastsmtp._options.networks import Networks
 from fastsmtp._parser import Parser
 from fastsmtp._smtp.deadline import Clock
-from fastsmtp._smtp.server_tables import Service
+from fastsmtp._smtp.server_tables import ServerTables
 from fastsmtp._smtp.states import DEMANDED, WATCHED, Flag, State, Transaction
 from fastsmtp._smtp.strikes import Counters
 from fastsmtp.replies import Reply
 from fastsmtp.session import Session
 
-__all__ = ["Exchange", "Intake"]
+__all__ = ["Dialogue", "Intake"]
 
-type_then = Callable[["Exchange", Answer], None]
+type_then = Callable[["Dialogue", Answer], None]
 
 # Plain ints: these are compared for every command.
 _CONNECTED: int = int(State.CONNECTED)
@@ -38,7 +38,7 @@ _SHUTTING_DOWN: Reply = replies.SHUTTING_DOWN
 
 
 class Intake:
-    """What an exchange asks of the side where content comes in; `_smtp.data.Content` is it."""
+    """What a dialogue asks of the side where content comes in; `_smtp.data.MailData` is it."""
 
     message: object | None
 
@@ -51,23 +51,23 @@ class Intake:
         raise NotImplementedError
 
 
-class Exchange(Asker):
+class Dialogue(Asker):
     """Fields by how long they live, replies, and the questions to hooks."""
 
-    content: Intake
+    mail_data: Intake
 
-    def __init__(self, service: Service, session: Session, host: Host, now: float) -> None:
+    def __init__(self, tables: ServerTables, session: Session, host: Host, now: float) -> None:
         # connection
-        self.service = service
-        rules = service.rules
-        self.rules = rules
-        self.options = rules.options
-        self.hooks = service.hooks
+        self.tables = tables
+        policy = tables.policy
+        self.policy = policy
+        self.options = policy.options
+        self.hooks = tables.hooks
         self.session = session
         self.host = host
-        self.clock = Clock(rules, now)
-        self.parser = Parser(rules.max_command_length)
-        self.counters = Counters(rules.options)
+        self.clock = Clock(policy, now)
+        self.parser = Parser(policy.max_command_length)
+        self.counters = Counters(policy.options)
         self.busy = False
         self.stopping = False
         self.lost = False
@@ -80,7 +80,7 @@ class Exchange(Asker):
         self.caught_up = False  # the consumer has; told when the time is known
         self.out: list[bytes] = []
         self.out_octets = 0
-        self._enhanced = rules.enhanced
+        self._enhanced = policy.enhanced
         self._thread = thread_ident()
         self._transactions = 1
         self.announced = False  # the event `connect` was emitted
@@ -94,7 +94,7 @@ class Exchange(Asker):
         self.remote_address = session.remote_address  # the effective one; "" is in no network
         self.via = ""  # what the log says of a balancer behind that address
         self.is_unix = False  # the client is at the other end of a UNIX socket
-        self.secure = self.rules.secured
+        self.secure = self.policy.secured
         # Facts of TLS that ends here (a `TLSSocket`), None before a handshake and without one.
         self.tls: Any = None
         self.securing = False  # a handshake is under way: nothing is said, and the clock is its
@@ -198,7 +198,7 @@ class Exchange(Asker):
         self.attempt = None
         self.clock.stop()
         self.parser.clear()
-        self.content.abort("disconnected")
+        self.mail_data.abort("disconnected")
 
     # Waiting.
 
@@ -223,7 +223,7 @@ class Exchange(Asker):
         self.call(hook, subject, answer)
         if answer.state != _WAITING:
             return answer
-        self.wait(answer, self.rules.hook_timeout)
+        self.wait(answer, self.policy.hook_timeout)
         return None
 
     def ask_without_subject(self, name: str, hook: Any, then: type_then) -> None:
@@ -236,7 +236,7 @@ class Exchange(Asker):
         except BaseException as error:
             self.raised(answer, error)
         if answer.state == _WAITING:
-            self.wait(answer, self.rules.hook_timeout)
+            self.wait(answer, self.policy.hook_timeout)
         else:
             then(self, answer)
             answer.forget()
@@ -288,7 +288,7 @@ class Exchange(Asker):
             self.stopping
             and self.waiting is None
             and not self.clock.receiving
-            and self.content.message is None
+            and self.mail_data.message is None
             and not self.closing
             and not self.securing
         ):
@@ -316,15 +316,15 @@ class Exchange(Asker):
         """Greet the client: from now on it may speak."""
         self.state = _CONNECTED
         self.halted = False
-        if self.rules.has_lf_commands:  # asked again after XCLIENT: the client is another one
+        if self.policy.has_lf_commands:  # asked again after XCLIENT: the client is another one
             self.parser.lf_ends_lines = self.trusts(self.options.allow_bare_lf_commands)
         if not self._speaks_for_others():
             self.announce()
-        self.reply(self.service.greeting)
+        self.reply(self.tables.greeting)
 
     def _speaks_for_others(self) -> bool:
         """Whether the client may still say that it is another one."""
-        if not self.rules.speaks_for_others:
+        if not self.policy.speaks_for_others:
             return False
         options = self.options
         if self.xclient is not None and "ADDR" in self.xclient:
@@ -351,10 +351,10 @@ class Exchange(Asker):
         watch = WATCHED
         if self.first_line:
             watch |= Flag.LINE
-        if self.rules.auth_required and not self.authenticated:
+        if self.policy.auth_required and not self.authenticated:
             watch |= DEMANDED
-        if self.rules.needs_upgrade and not self.secure:
-            watch |= Flag.UPGRADE
+        if self.policy.needs_upgrade and not self.secure:
+            watch |= Flag.NEEDS_TLS
         self.watch = watch
 
     def authenticate(self, user: object) -> None:
@@ -372,11 +372,11 @@ class Exchange(Asker):
 
     def reset_greeting(self) -> None:
         """Back to where our greeting was: the client has said nothing yet (RFC 3207 §4.2)."""
-        self.content.abort("reset")
+        self.mail_data.abort("reset")
         self.forget_transaction()
         self.state = _CONNECTED
         self.extended = False
-        if self.rules.auth_required:
+        if self.policy.auth_required:
             self.watch |= DEMANDED  # whatever becomes of the user
         session = self.session
         session.opening_command = ""
@@ -408,10 +408,10 @@ class Exchange(Asker):
         """What to do with a bare CR or LF in this message."""
         if self.transaction.binary:
             return "accept"
-        rules = self.rules
-        if rules.has_exclusions and self.trusts(self.options.bare_newline_exclusions):
+        policy = self.policy
+        if policy.has_exclusions and self.trusts(self.options.bare_newline_exclusions):
             return "accept"
-        return rules.bare_newline
+        return policy.bare_newline
 
     def message_done(self, accepted: bool, is_tiny: bool) -> None:
         """The final reply to a message is queued. is_tiny: it has too few octets to be one."""
@@ -433,7 +433,7 @@ class Exchange(Asker):
             self.state = _GREETED
 
     def _drop_transaction(self) -> None:
-        self.content.abort("reset")
+        self.mail_data.abort("reset")
         self.forget_transaction()
 
     def forget_forwarded(self) -> None:
@@ -445,4 +445,4 @@ class Exchange(Asker):
         """A new transaction object, and an envelope that is made when somebody looks."""
         self.transaction = Transaction()
         self.session.forget_envelope()
-        self.content.reset()
+        self.mail_data.reset()

@@ -1,5 +1,5 @@
 cimport cython
-from fastsmtp._smtp.dialogue cimport Exchange
+from fastsmtp._smtp.dialogue cimport Dialogue
 from fastsmtp._hooks.callback cimport Answer
 from fastsmtp._parser cimport Parser
 from fastsmtp.replies cimport Reply
@@ -17,15 +17,15 @@ cdef class Message:
 
 
 @cython.locals(parser=Parser, lmtp=bint, failed=bint)
-cpdef list verdicts(Exchange dialogue, Message message)
+cpdef list final_replies(Dialogue dialogue, Message message)
 
 
 @cython.locals(answer=Answer, parser=Parser)
-cdef bint _is_plain(Exchange dialogue, Message message)
+cdef bint _is_plain(Dialogue dialogue, Message message)
 
 
-cdef _accepted(Exchange dialogue, Message message, result)
+cdef _accepted(Dialogue dialogue, Message message, result)
 
 
 @cython.locals(found=object, wrong=object)
-cdef list _lmtp_verdicts(Exchange dialogue, Message message, list results, Reply overruled)
+cdef list _lmtp_verdicts(Dialogue dialogue, Message message, list results, Reply overruled)

@@ -7,13 +7,13 @@ from __future__ import annotations
 
 from fastsmtp import replies
 from fastsmtp._hooks.callback import Answer
-from fastsmtp._smtp.dialogue import Exchange
+from fastsmtp._smtp.dialogue import Dialogue
 from fastsmtp._smtp.hook_replies import Stage, acceptance, rejection, reply_or_failure
 from fastsmtp.errors import MessageAborted
 from fastsmtp.replies import Reply
 from fastsmtp.stream import DataStream
 
-__all__ = ["Message", "verdicts"]
+__all__ = ["Message", "final_replies"]
 
 _MESSAGE_QUEUED: Reply = replies.MESSAGE_QUEUED
 
@@ -47,15 +47,15 @@ class Message:
         self.at_end = False
 
 
-def verdicts(dialogue: Exchange, message: Message) -> list[Reply]:
+def final_replies(dialogue: Dialogue, message: Message) -> list[Reply]:
     """The first that applies: own rejection, size, bare newline, NUL, failure, acceptance."""
     if _is_plain(dialogue, message):
         return [_MESSAGE_QUEUED]
     parser = dialogue.parser
-    lmtp = dialogue.rules.lmtp
+    lmtp = dialogue.policy.lmtp
     overruled: Reply | None = None
     if parser.size_exceeded:
-        overruled = dialogue.service.too_large
+        overruled = dialogue.tables.too_large
     elif message.reject_bare and parser.bare_newline:
         overruled = replies.BARE_NEWLINE
     elif message.reject_nul and parser.has_nul:
@@ -85,7 +85,7 @@ def verdicts(dialogue: Exchange, message: Message) -> list[Reply]:
     return [replies.LOCAL_ERROR if reply is None else reply] * count
 
 
-def _is_plain(dialogue: Exchange, message: Message) -> bool:
+def _is_plain(dialogue: Dialogue, message: Message) -> bool:
     """The usual case: nothing is wrong, and the hook has no words of its own."""
     answer, parser = message.answer, dialogue.parser
     return (
@@ -93,46 +93,46 @@ def _is_plain(dialogue: Exchange, message: Message) -> bool:
         and answer.result is None
         and not answer.failed
         and not message.stream.is_half_read()
-        and not dialogue.rules.lmtp
+        and not dialogue.policy.lmtp
         and not parser.size_exceeded
         and not (message.reject_bare and parser.bare_newline)
         and not (message.reject_nul and parser.has_nul)
     )
 
 
-def _accepted(dialogue: Exchange, message: Message, result: object) -> Reply | Exception:
+def _accepted(dialogue: Dialogue, message: Message, result: object) -> Reply | Exception:
     if message.stream.is_half_read():
         # A hook that stops early has most often lost the rest, and a 250 would say that it has not.
         return RuntimeError(
             "on_data accepted a message without having read it to its end, so the client was told"
             " 451: read on to the end, or, if the rest is not wanted, call stream.discard()"
         )
-    rules = dialogue.rules
-    default = replies.MESSAGE_ACCEPTED if rules.lmtp else replies.MESSAGE_QUEUED
-    return acceptance(message.answer, result, default, enhanced=rules.enhanced, utf8=message.utf8)
+    policy = dialogue.policy
+    default = replies.MESSAGE_ACCEPTED if policy.lmtp else replies.MESSAGE_QUEUED
+    return acceptance(message.answer, result, default, enhanced=policy.enhanced, utf8=message.utf8)
 
 
-def _rejected(dialogue: Exchange, message: Message, error: BaseException) -> Reply | Exception:
-    service = dialogue.service
+def _rejected(dialogue: Dialogue, message: Message, error: BaseException) -> Reply | Exception:
+    tables = dialogue.tables
     return rejection(
         message.answer,
         error,
-        Stage.LMTP_MESSAGE if service.options.lmtp else Stage.MESSAGE,
+        Stage.LMTP_MESSAGE if tables.options.lmtp else Stage.MESSAGE,
         replies.MESSAGE_REJECTED,
-        enhanced=dialogue.rules.enhanced,
+        enhanced=dialogue.policy.enhanced,
         utf8=message.utf8,
     )
 
 
 def _lmtp_verdicts(
-    dialogue: Exchange, message: Message, results: list[object], overruled: Reply | None
+    dialogue: Dialogue, message: Message, results: list[object], overruled: Reply | None
 ) -> list[Reply]:
     """One reply per accepted RCPT, in order (RFC 2033 §4.2)."""
     if len(results) != message.recipients:
         told = f"on_data answered for {len(results)} of {message.recipients} recipients"
         message.answer.report(ValueError(told))
     wrong: Exception | None = None  # the first one: there may be one for each recipient
-    verdicts: list[Reply] = []
+    final_replies: list[Reply] = []
     for result in results[: message.recipients]:
         if isinstance(result, Exception):
             found = _rejected(dialogue, message, result)
@@ -141,8 +141,8 @@ def _lmtp_verdicts(
         if not isinstance(found, Reply):
             wrong = wrong or found
             found = overruled or replies.LOCAL_ERROR
-        verdicts.append(found)
-    missing = message.recipients - len(verdicts)
+        final_replies.append(found)
+    missing = message.recipients - len(final_replies)
     if wrong is not None:
         message.answer.report(wrong)
-    return verdicts + [overruled or replies.LOCAL_ERROR] * missing
+    return final_replies + [overruled or replies.LOCAL_ERROR] * missing

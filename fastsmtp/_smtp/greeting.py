@@ -9,7 +9,7 @@ from __future__ import annotations
 from datetime import UTC, datetime, timedelta
 
 from fastsmtp._smtp.auth import usable_mechanisms
-from fastsmtp._smtp.dialogue import Exchange
+from fastsmtp._smtp.dialogue import Dialogue
 from fastsmtp._smtp.parameters import binarymime_offered, chunking_offered, smtputf8_offered
 from fastsmtp._smtp.server_tables import EhloLine
 from fastsmtp._smtp.xclient import xclient_offer, xforward_offer
@@ -50,18 +50,18 @@ def _limits(options: Options) -> str:
     return f"LIMITS {' '.join(words)}" if words else ""
 
 
-def _auth(dialogue: Exchange) -> str:
+def _auth(dialogue: Dialogue) -> str:
     """What could succeed now, and nothing once it has: RFC 4954 §3, §4."""
     names = [] if dialogue.authenticated else usable_mechanisms(dialogue)
     return f"AUTH {' '.join(names)}" if names else ""
 
 
-def _starttls(dialogue: Exchange) -> str:
+def _starttls(dialogue: Dialogue) -> str:
     """Never inside TLS: RFC 3207 §4.2."""
-    return "STARTTLS" if dialogue.service.starttls_available and not dialogue.secure else ""
+    return "STARTTLS" if dialogue.tables.starttls_available and not dialogue.secure else ""
 
 
-def _requiretls(dialogue: Exchange) -> str:
+def _requiretls(dialogue: Dialogue) -> str:
     """Inside TLS only: RFC 8689 §2."""
     return "REQUIRETLS" if dialogue.secure else ""
 
@@ -72,7 +72,7 @@ def _trusted_for(options: Options, verb: str) -> bool:
     return bool(networks) and verb not in options.disabled_commands
 
 
-def _futurerelease(dialogue: Exchange) -> str:
+def _futurerelease(dialogue: Dialogue) -> str:
     """The longest hold, and the date it ends at from now on: RFC 4865 §4."""
     longest = dialogue.options.future_release_max
     until = datetime.fromtimestamp(dialogue.host.wall_time(), UTC) + timedelta(seconds=longest)

@@ -9,8 +9,8 @@ from typing import Final
 from fastsmtp import replies
 from fastsmtp._hooks.callback import Answer
 from fastsmtp._log import clean, client_word, rcpt_logger
-from fastsmtp._smtp.data import Content
-from fastsmtp._smtp.dialogue import Exchange
+from fastsmtp._smtp.data import MailData
+from fastsmtp._smtp.dialogue import Dialogue
 from fastsmtp._smtp.hook_replies import Stage, rejection, reply_or_failure
 from fastsmtp._smtp.parameters import MailFacts
 from fastsmtp._smtp.states import State
@@ -40,11 +40,11 @@ _RECIPIENT: int = RECIPIENT
 _PARAMETERS: int = PARAMETERS
 
 
-def handle_mail(dialogue: Exchange, argument: bytes) -> None:
+def handle_mail(dialogue: Dialogue, argument: bytes) -> None:
     """MAIL: RFC 5321 §4.1.1.2."""
-    rules = dialogue.rules
+    policy = dialogue.policy
     utf8 = has_parameter(argument, b"SMTPUTF8")
-    parsed = parse_reverse_path(argument, utf8, rules.leniency)
+    parsed = parse_reverse_path(argument, utf8, policy.leniency)
     if not isinstance(parsed, tuple):
         bad = parsed == PathFault.BAD_SYNTAX
         dialogue.reply(replies.BAD_SENDER if bad else replies.NEEDS_SMTPUTF8)
@@ -53,14 +53,14 @@ def handle_mail(dialogue: Exchange, argument: bytes) -> None:
     envelope = Envelope()
     if rest:
         facts = _facts(dialogue, envelope, address, utf8)
-        refusal = dialogue.service.mail_parameters.apply(rest, facts, dialogue.extended)
+        refusal = dialogue.tables.mail_parameters.apply(rest, facts, dialogue.extended)
         if refusal is not None:
             dialogue.reply(refusal)
             return
     if dialogue.counters.too_much_junk():
         dialogue.reply(replies.TOO_MANY_JUNK)
         return
-    if dialogue.counters.too_many_messages(rules.max_messages):
+    if dialogue.counters.too_many_messages(policy.max_messages):
         dialogue.reply(replies.TOO_MANY_MESSAGES)
         return
     transaction = dialogue.transaction
@@ -81,7 +81,7 @@ def handle_mail(dialogue: Exchange, argument: bytes) -> None:
         answer.forget()
 
 
-def _mail_answered(dialogue: Exchange, answer: Answer) -> None:
+def _mail_answered(dialogue: Dialogue, answer: Answer) -> None:
     if answer.error is None and not answer.failed:
         _mail_accepted(dialogue)
         return
@@ -90,44 +90,44 @@ def _mail_answered(dialogue: Exchange, answer: Answer) -> None:
     dialogue.reply(reply)
 
 
-def _mail_accepted(dialogue: Exchange) -> None:
+def _mail_accepted(dialogue: Dialogue) -> None:
     transaction = dialogue.transaction
     assert transaction.envelope is not None
     transaction.envelope.mail_from = transaction.sender = transaction.address
     dialogue.state = _MAIL_GIVEN
-    content: Content = dialogue.content  # type: ignore[assignment]  # it is one
-    content.forget_skipped()
+    mail_data: MailData = dialogue.mail_data  # type: ignore[assignment]  # it is one
+    mail_data.forget_skipped()
     if not dialogue.announced:
         dialogue.announce()
     dialogue.reply(_MAIL_ACCEPTED)
 
 
-def handle_rcpt(dialogue: Exchange, argument: bytes) -> None:
+def handle_rcpt(dialogue: Dialogue, argument: bytes) -> None:
     """RCPT: RFC 5321 §4.1.1.3."""
-    rules = dialogue.rules
+    policy = dialogue.policy
     transaction = dialogue.transaction
     transaction.tried += 1
-    if 0 < rules.max_tried < transaction.tried and dialogue.counters.strike_junk():
+    if 0 < policy.max_tried < transaction.tried and dialogue.counters.strike_junk():
         _refuse(dialogue, replies.TOO_MANY_JUNK, False, _shown(argument))
         return
     utf8 = transaction.smtp_utf8
-    parsed = parse_forward_path(argument, utf8, rules.leniency)
+    parsed = parse_forward_path(argument, utf8, policy.leniency)
     if not isinstance(parsed, tuple):
         bad = parsed == PathFault.BAD_SYNTAX
         fault = replies.BAD_RECIPIENT if bad else replies.NEEDS_SMTPUTF8
-        _refuse(dialogue, fault, not rules.lmtp, _shown(argument))
+        _refuse(dialogue, fault, not policy.lmtp, _shown(argument))
         return
     address, rest = parsed
     if rest:
         assert transaction.envelope is not None
         facts = _facts(dialogue, transaction.envelope, address, utf8)
-        refusal = dialogue.service.rcpt_parameters.apply(rest, facts, dialogue.extended)
+        refusal = dialogue.tables.rcpt_parameters.apply(rest, facts, dialogue.extended)
         if refusal is not None:
-            _refuse(dialogue, refusal, not rules.lmtp, address.address)
+            _refuse(dialogue, refusal, not policy.lmtp, address.address)
             return
     transaction.cost = _RECIPIENT + len(argument) + (_PARAMETERS if rest else 0)
-    if 0 < rules.max_recipients <= transaction.accepted or (
-        0 < rules.max_recipient_octets < transaction.octets + transaction.cost
+    if 0 < policy.max_recipients <= transaction.accepted or (
+        0 < policy.max_recipient_octets < transaction.octets + transaction.cost
     ):
         _refuse(dialogue, replies.TOO_MANY_RECIPIENTS, False, address.address)
         return
@@ -142,7 +142,7 @@ def handle_rcpt(dialogue: Exchange, argument: bytes) -> None:
         answer.forget()
 
 
-def _rcpt_answered(dialogue: Exchange, answer: Answer) -> None:
+def _rcpt_answered(dialogue: Dialogue, answer: Answer) -> None:
     if answer.error is None and not answer.failed:
         _rcpt_accepted(dialogue)
     else:
@@ -152,20 +152,20 @@ def _rcpt_answered(dialogue: Exchange, answer: Answer) -> None:
         _refuse(dialogue, reply, _is_strike(dialogue, reply), address.address)
 
 
-def _is_strike(dialogue: Exchange, reply: Reply) -> bool:
+def _is_strike(dialogue: Dialogue, reply: Reply) -> bool:
     """Whether this refusal by the hook counts as an error of the client.
 
     A client that delivers to a long list has refused recipients in it; one that guesses addresses
     has little else. An LMTP client has its recipients from somebody else (RFC 2033).
     """
     transaction = dialogue.transaction
-    if reply.code < 500 or dialogue.rules.lmtp:
+    if reply.code < 500 or dialogue.policy.lmtp:
         return False
     transaction.refused += 1
     return transaction.refused > REFUSED_PER_ACCEPTED * transaction.accepted
 
 
-def _refuse(dialogue: Exchange, reply: Reply, is_strike: bool, recipient: str) -> None:
+def _refuse(dialogue: Dialogue, reply: Reply, is_strike: bool, recipient: str) -> None:
     """Refuse one RCPT, with one line in the log that says all that is needed to find out why; of
     many on one connection the first ones have it.
 
@@ -187,7 +187,7 @@ def _refuse(dialogue: Exchange, reply: Reply, is_strike: bool, recipient: str) -
             )
 
 
-def log_unlogged(dialogue: Exchange) -> None:
+def log_unlogged(dialogue: Dialogue) -> None:
     """The connection has ended: say how many refused recipients had no line."""
     rcpt_logger.debug(
         "%s: RCPT refused: client=%s and %d more recipients, without a line each",
@@ -197,7 +197,7 @@ def log_unlogged(dialogue: Exchange) -> None:
     )
 
 
-def _client(dialogue: Exchange) -> str:
+def _client(dialogue: Dialogue) -> str:
     address, via, balancer = dialogue.client().partition(" via ")
     return client_word(dialogue.client_hostname, address) + via + balancer
 
@@ -208,7 +208,7 @@ def _shown(argument: bytes) -> str:
     return path[:MAX_SHOWN].decode("utf-8", "backslashreplace")
 
 
-def _rcpt_accepted(dialogue: Exchange) -> None:
+def _rcpt_accepted(dialogue: Dialogue) -> None:
     transaction = dialogue.transaction
     assert transaction.rcpt_to is not None
     assert transaction.address is not None
@@ -219,7 +219,7 @@ def _rcpt_accepted(dialogue: Exchange) -> None:
     dialogue.reply(_RCPT_ACCEPTED)
 
 
-def _rejected(dialogue: Exchange, answer: Answer, stage: Stage, default: Reply) -> Reply:
+def _rejected(dialogue: Dialogue, answer: Answer, stage: Stage, default: Reply) -> Reply:
     if answer.error is None or answer.failed:
         return replies.LOCAL_ERROR
     reply = rejection(
@@ -227,15 +227,15 @@ def _rejected(dialogue: Exchange, answer: Answer, stage: Stage, default: Reply) 
         answer.error,
         stage,
         default,
-        enhanced=dialogue.rules.enhanced,
+        enhanced=dialogue.policy.enhanced,
         utf8=dialogue.transaction.smtp_utf8,
     )
     return reply_or_failure(answer, reply)
 
 
-def _facts(dialogue: Exchange, envelope: Envelope, address: Address, utf8: bool) -> MailFacts:
+def _facts(dialogue: Dialogue, envelope: Envelope, address: Address, utf8: bool) -> MailFacts:
     return MailFacts(
-        options=dialogue.service.options,
+        options=dialogue.tables.options,
         envelope=envelope,
         address=address,
         smtp_utf8=utf8,

@@ -1,4 +1,4 @@
-cdef class Rules:
+cdef class Policy:
     cdef readonly object options
     cdef readonly bint secured, lmtp, enhanced, auth_required, needs_upgrade
     cdef readonly bint strict_pipelining

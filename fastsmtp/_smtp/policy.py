@@ -10,7 +10,7 @@ from typing import Final
 from fastsmtp._wire.grammar import Leniency
 from fastsmtp.options import Options
 
-__all__ = ["Rules"]
+__all__ = ["Policy"]
 
 LENIENCIES: Final[dict[bool | str, int]] = {
     False: int(Leniency.STRICT),
@@ -28,7 +28,7 @@ MIN_RECIPIENT_OCTETS: Final = 64 * 1024
 TRIES_PER_RECIPIENT: Final = 10
 
 
-class Rules:
+class Policy:
     """Durations in seconds, sizes in octets; 0 stands for no limit, as in `Options`."""
 
     def __init__(self, options: Options) -> None:

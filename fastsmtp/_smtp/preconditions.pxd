@@ -1,20 +1,21 @@
 cimport cython
-from fastsmtp._smtp.data cimport Content
-from fastsmtp._smtp.dialogue cimport Exchange
+from fastsmtp._smtp.data cimport MailData
+from fastsmtp._smtp.dialogue cimport Dialogue
 from fastsmtp._parser cimport Command, Fault
 from fastsmtp.replies cimport Reply
 
 cdef Reply _NOT_IMPLEMENTED
-cdef int _JUNK, _SYNC, _UNKNOWN, _BDAT, _AUTHENTICATED, _COUNTED, _UPGRADE, _SWITCH, _CONNECTED
+cdef int _JUNK, _ENDS_GROUP, _UNKNOWN, _BDAT, _NEEDS_AUTH, _COUNTS_UNAUTHENTICATED, _NEEDS_TLS
+cdef int _STARTS_TLS, _CONNECTED
 
 
 @cython.locals(first_line=bint)
-cpdef bint is_answered(Exchange dialogue, Command command, tuple refusals, int flags)
-cpdef answer_fault(Exchange dialogue, Fault fault)
+cpdef bint check_preconditions(Dialogue dialogue, Command command, tuple refusals, int flags)
+cpdef answer_fault(Dialogue dialogue, Fault fault)
 
 
 @cython.locals(refusal=Reply)
-cdef Reply _bdat_refusal(Exchange dialogue, tuple refusals)
-cdef bint _must_upgrade(Exchange dialogue)
-cdef bint _must_authenticate(Exchange dialogue)
-cdef bint _strike_unauthenticated(Exchange dialogue)
+cdef Reply _bdat_refusal(Dialogue dialogue, tuple refusals)
+cdef bint _must_upgrade(Dialogue dialogue)
+cdef bint _must_authenticate(Dialogue dialogue)
+cdef bint _strike_unauthenticated(Dialogue dialogue)

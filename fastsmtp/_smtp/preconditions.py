@@ -13,24 +13,24 @@ from fastsmtp import replies
 from fastsmtp._log import logger
 from fastsmtp._parser import Command, Fault, FaultKind
 from fastsmtp._smtp.auth import fail_auth, forget_auth
-from fastsmtp._smtp.data import Content
-from fastsmtp._smtp.dialogue import Exchange
+from fastsmtp._smtp.data import MailData
+from fastsmtp._smtp.dialogue import Dialogue
 from fastsmtp._smtp.states import Flag, State
 from fastsmtp.replies import Reply
 
 # As C has them.
 _JUNK: int = Flag.JUNK
-_SYNC: int = Flag.SYNC
+_ENDS_GROUP: int = Flag.ENDS_GROUP
 _UNKNOWN: int = Flag.UNKNOWN
 _BDAT: int = Flag.BDAT
-_AUTHENTICATED: int = Flag.AUTHENTICATED
-_COUNTED: int = Flag.COUNTED
-_UPGRADE: int = Flag.UPGRADE
-_SWITCH: int = Flag.SWITCH
+_NEEDS_AUTH: int = Flag.NEEDS_AUTH
+_COUNTS_UNAUTHENTICATED: int = Flag.COUNTS_UNAUTHENTICATED
+_NEEDS_TLS: int = Flag.NEEDS_TLS
+_STARTS_TLS: int = Flag.STARTS_TLS
 _CONNECTED: int = int(State.CONNECTED)
 _NOT_IMPLEMENTED: Reply = replies.NOT_IMPLEMENTED
 
-__all__ = ["answer_fault", "is_answered"]
+__all__ = ["answer_fault", "check_preconditions"]
 
 _FAULTS: Final[dict[int, tuple[Reply, bool]]] = {  # kind -> reply, does it close
     FaultKind.LINE_TOO_LONG: (replies.LINE_TOO_LONG, False),
@@ -43,8 +43,8 @@ _FAULTS: Final[dict[int, tuple[Reply, bool]]] = {  # kind -> reply, does it clos
 }
 
 
-def is_answered(
-    dialogue: Exchange, command: Command, refusals: tuple[Reply | None, ...], flags: int
+def check_preconditions(
+    dialogue: Dialogue, command: Command, refusals: tuple[Reply | None, ...], flags: int
 ) -> bool:
     """Look at what the short way leaves out; True: the command is answered and not executed."""
     first_line, dialogue.first_line = dialogue.first_line, False
@@ -54,15 +54,15 @@ def is_answered(
         _answer_unknown(dialogue, command, flags, first_line)
         return True
     if flags & _BDAT:
-        content: Content = dialogue.content  # type: ignore[assignment]  # it is one
-        content.begin_chunk(command.argument, _bdat_refusal(dialogue, refusals))
+        mail_data: MailData = dialogue.mail_data  # type: ignore[assignment]  # it is one
+        mail_data.begin_chunk(command.argument, _bdat_refusal(dialogue, refusals))
         return True
     if (
-        flags & _SYNC
+        flags & _ENDS_GROUP
         and dialogue.parser.buffered
-        and (flags & _SWITCH or dialogue.rules.strict_pipelining)
+        and (flags & _STARTS_TLS or dialogue.policy.strict_pipelining)
     ):
-        if flags & _SWITCH:
+        if flags & _STARTS_TLS:
             logger.warning(
                 "%s: octets behind STARTTLS from %s, which would have been taken for encrypted",
                 dialogue.session.id,
@@ -70,22 +70,22 @@ def is_answered(
             )
         dialogue.reply_and_close(replies.SYNCHRONIZATION)
         return True
-    if flags & _COUNTED and _strike_unauthenticated(dialogue):
+    if flags & _COUNTS_UNAUTHENTICATED and _strike_unauthenticated(dialogue):
         dialogue.reply(replies.TOO_MANY_UNAUTHENTICATED)
         return True
     if flags & _JUNK and dialogue.counters.strike_junk():
         dialogue.reply(replies.TOO_MANY_JUNK)
         return True
-    if flags & _UPGRADE and _must_upgrade(dialogue):
+    if flags & _NEEDS_TLS and _must_upgrade(dialogue):
         dialogue.reply(replies.UPGRADE_REQUIRED)
         return True
-    if flags & _AUTHENTICATED and _must_authenticate(dialogue):
-        dialogue.reply(dialogue.service.auth_required_reply)
+    if flags & _NEEDS_AUTH and _must_authenticate(dialogue):
+        dialogue.reply(dialogue.tables.auth_required_reply)
         return True
     return False
 
 
-def _answer_unknown(dialogue: Exchange, command: Command, flags: int, first_line: bool) -> None:
+def _answer_unknown(dialogue: Dialogue, command: Command, flags: int, first_line: bool) -> None:
     word = command.word
     if first_line and (word.endswith(b":") or word.startswith(b"SSH-")):
         dialogue.reply(replies.NOT_SMTP)
@@ -97,7 +97,7 @@ def _answer_unknown(dialogue: Exchange, command: Command, flags: int, first_line
         dialogue.reply(replies.UNRECOGNIZED)
 
 
-def _bdat_refusal(dialogue: Exchange, refusals: tuple[Reply | None, ...]) -> Reply | None:
+def _bdat_refusal(dialogue: Dialogue, refusals: tuple[Reply | None, ...]) -> Reply | None:
     """Why a chunk is refused; the reply comes behind its octets."""
     refusal = refusals[dialogue.state]
     if refusal is _NOT_IMPLEMENTED:
@@ -109,34 +109,36 @@ def _bdat_refusal(dialogue: Exchange, refusals: tuple[Reply | None, ...]) -> Rep
     if _must_upgrade(dialogue):
         return replies.UPGRADE_REQUIRED
     if _must_authenticate(dialogue):
-        return dialogue.service.auth_required_reply
+        return dialogue.tables.auth_required_reply
     return refusal
 
 
-def _must_upgrade(dialogue: Exchange) -> bool:
-    return dialogue.rules.needs_upgrade and not dialogue.secure
+def _must_upgrade(dialogue: Dialogue) -> bool:
+    return dialogue.policy.needs_upgrade and not dialogue.secure
 
 
-def _must_authenticate(dialogue: Exchange) -> bool:
+def _must_authenticate(dialogue: Dialogue) -> bool:
     return (
-        dialogue.rules.auth_required and not dialogue.authenticated and dialogue.state != _CONNECTED
+        dialogue.policy.auth_required
+        and not dialogue.authenticated
+        and dialogue.state != _CONNECTED
     )
 
 
-def _strike_unauthenticated(dialogue: Exchange) -> bool:
+def _strike_unauthenticated(dialogue: Dialogue) -> bool:
     return (
-        dialogue.rules.auth_required
+        dialogue.policy.auth_required
         and not dialogue.authenticated
         and dialogue.counters.strike_unauthenticated()
     )
 
 
-def answer_fault(dialogue: Exchange, fault: Fault) -> None:
+def answer_fault(dialogue: Dialogue, fault: Fault) -> None:
     """A line or body that is not what it should be."""
     dialogue.first_line = False
     reply, closes = _FAULTS[fault.kind]
     if fault.kind == FaultKind.TOO_MUCH_DATA:
-        dialogue.content.abort("too_much_data")
+        dialogue.mail_data.abort("too_much_data")
     if closes:
         dialogue.reply_and_close(reply)
     elif fault.kind == FaultKind.AUTH_LINE_TOO_LONG:

@@ -1,7 +1,7 @@
 cimport cython
-from fastsmtp._smtp.data cimport Content
-from fastsmtp._smtp.preconditions cimport is_answered
-from fastsmtp._smtp.dialogue cimport Exchange
+from fastsmtp._smtp.data cimport MailData
+from fastsmtp._smtp.preconditions cimport check_preconditions
+from fastsmtp._smtp.dialogue cimport Dialogue
 from fastsmtp._hooks.callback cimport Answer
 from fastsmtp._pace cimport Pace
 from fastsmtp._parser cimport Command, Fault, Parser
@@ -12,11 +12,11 @@ cdef Py_ssize_t _OUT_HIGH_WATER
 cdef object _END_OF_DATA
 
 
-cdef class Dialogue(Exchange):
+cdef class SMTPProtocol(Dialogue):
     cdef public bint blocked
     cdef public Py_ssize_t unsent
     cdef public bint _eof
-    cdef Content _content
+    cdef MailData _mail_data
     cdef Pace _pace
     cdef tuple _handlers, _refusals, _flags
 
@@ -28,5 +28,5 @@ cdef class Dialogue(Exchange):
     cpdef _run(self, first)
 
     @cython.locals(budget=int, verb=int, command=Command, flags=int, refusals=tuple, refusal=Reply,
-                   parser=Parser, content=Content)
+                   parser=Parser, mail_data=MailData)
     cpdef _pump(self)

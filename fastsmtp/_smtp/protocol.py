@@ -15,17 +15,17 @@ from fastsmtp._failures import Place, log_failure, mark
 from fastsmtp._hooks.callback import NO_ANSWER, WAITING, Answer, Host
 from fastsmtp._pace import UNHURRIED, Pace
 from fastsmtp._parser import END_OF_DATA, Command, Fault
-from fastsmtp._smtp.data import Content
-from fastsmtp._smtp.dialogue import Exchange
+from fastsmtp._smtp.data import MailData
+from fastsmtp._smtp.dialogue import Dialogue
 from fastsmtp._smtp.mail_rcpt import log_unlogged
-from fastsmtp._smtp.preconditions import answer_fault, is_answered
-from fastsmtp._smtp.server_tables import Service
+from fastsmtp._smtp.preconditions import answer_fault, check_preconditions
+from fastsmtp._smtp.server_tables import ServerTables
 from fastsmtp._smtp.simple_verbs import connect
 from fastsmtp._smtp.starttls import go_on_inside
 from fastsmtp._smtp.states import State
 from fastsmtp.session import Session
 
-__all__ = ["Dialogue"]
+__all__ = ["SMTPProtocol"]
 
 COMMANDS_PER_TURN: Final = 512  # commands of one connection before others have their turn
 # So many octets of an argument count as one command more, for the work is with the octets: 64 KiB
@@ -73,22 +73,22 @@ class Nobody:
 NOBODY: Final = Nobody()
 
 
-class Dialogue(Exchange):
+class SMTPProtocol(Dialogue):
     """The dialogue of one connection, from the hook `on_connect` to the last reply."""
 
     def __init__(
-        self, service: Service, session: Session, host: Host, now: float, pace: Pace = UNHURRIED
+        self, tables: ServerTables, session: Session, host: Host, now: float, pace: Pace = UNHURRIED
     ) -> None:
-        Exchange.__init__(self, service, session, host, now)
+        Dialogue.__init__(self, tables, session, host, now)
         self._pace = pace
         self.blocked = False  # the client does not take our replies
         self.unsent = 0  # octets of earlier replies that it has not taken
         self._eof = False
-        self._handlers = service.handlers
-        self._refusals = service.refusals
-        self._flags = service.flags
+        self._handlers = tables.handlers
+        self._refusals = tables.refusals
+        self._flags = tables.flags
         self.watch_lines()
-        self.content = self._content = Content(self)
+        self.mail_data = self._mail_data = MailData(self)
 
     # For the connection.
 
@@ -118,12 +118,12 @@ class Dialogue(Exchange):
 
     def has_open_message(self) -> bool:
         """Whether a complete message waits for its hook's answer."""
-        message = self._content.message
+        message = self._mail_data.message
         return message is not None and message.at_end and message.answer.state == WAITING
 
     def is_asking(self) -> bool:
         """Whether a hook is at work that has not answered yet."""
-        message = self._content.message
+        message = self._mail_data.message
         return self.waiting is not None or (message is not None and message.answer.state == WAITING)
 
     def start(self, now: float) -> None:
@@ -151,7 +151,7 @@ class Dialogue(Exchange):
         self.clock.now = now
         self.parser.feed(octets)
         if self.state == _OPENING and self.options.greet_delay and octets:
-            self.reply(self.service.early_talker)
+            self.reply(self.tables.early_talker)
             return
         self._run(None)
 
@@ -207,7 +207,7 @@ class Dialogue(Exchange):
         self.stopping = True
         if self.state == _OPENING:
             self._give_up_waiting(cancels=not spares_hook)
-            self.reply(self.service.closing_at_greeting)
+            self.reply(self.tables.closing_at_greeting)
         else:
             self.stop_if_asked()
 
@@ -217,11 +217,11 @@ class Dialogue(Exchange):
         self.lost = True
         self.busy = True
         try:
-            self.content.abort(reason)
+            self.mail_data.abort(reason)
             self.close()
             if self.counters.unlogged > 0:
                 log_unlogged(self)
-            message = self._content.message
+            message = self._mail_data.message
             if message is None or self.waiting is not message.answer:
                 self._give_up_waiting()
             else:
@@ -231,19 +231,20 @@ class Dialogue(Exchange):
 
     def give_up(self) -> None:
         """Wait no longer for the answer to a message of a client that is gone."""
-        message = self._content.message
+        message = self._mail_data.message
         if self.lost and message is not None:
             message.answer.expire()
 
     def release(self) -> None:
         """The connection and its hooks have ended: let go of what refers back to this object."""
-        if self._content.message is not None:
-            self._content.message.stream.let_go()  # a hook may keep it, and may never have read it
-        self.content.reset()
+        if self._mail_data.message is not None:
+            # A hook may keep it, and may never have read it.
+            self._mail_data.message.stream.let_go()
+        self.mail_data.reset()
         self.waiting = self.late = self.attempt = None
         self.host = NOBODY
-        self._content.let_go()
-        self._content = None  # type: ignore[assignment]  # what is over has none
+        self._mail_data.let_go()
+        self._mail_data = None  # type: ignore[assignment]  # what is over has none
 
     def take_output(self, now: float) -> bytes:
         """Return what is to be written now; the command deadline runs from here."""
@@ -271,9 +272,9 @@ class Dialogue(Exchange):
             if self.clock.receiving:
                 self.clock.received(self.parser.payload_octets)
                 if self.parser.size_exceeded:
-                    self._content.notice_size()
+                    self._mail_data.notice_size()
             if self._eof and self.settled():
-                self.content.abort("disconnected")
+                self.mail_data.abort("disconnected")
                 self.close()
         finally:
             self.busy = False
@@ -283,7 +284,7 @@ class Dialogue(Exchange):
         looked at only where another one follows.
         """
         parser = self.parser
-        content = self._content
+        mail_data = self._mail_data
         budget = _COMMANDS_PER_TURN
         # A consumer that lags stops the pump too: what one read has brought waits here, not there.
         # `more`: a hook is to begin before anything else is executed.
@@ -304,7 +305,7 @@ class Dialogue(Exchange):
                 verb = command.verb
                 flags = self._flags[verb]
                 refusals = self._refusals[verb]
-                if flags & self.watch and is_answered(self, command, refusals, flags):
+                if flags & self.watch and check_preconditions(self, command, refusals, flags):
                     continue
                 refusal = refusals[self.state]
                 if refusal is None:
@@ -314,13 +315,13 @@ class Dialogue(Exchange):
                 if self.stopping:
                     self.stop_if_asked()
             elif type(event) is bytes:
-                content.piece(event)
+                mail_data.piece(event)
             elif event is _END_OF_DATA:
-                content.end_of_data()
+                mail_data.end_of_data()
             elif type(event) is Fault:
                 answer_fault(self, event)
             else:
-                content.end_of_chunk()
+                mail_data.end_of_chunk()
 
     def _take_late(self, answer: Answer) -> None:
         if answer is self.waiting:
@@ -329,7 +330,7 @@ class Dialogue(Exchange):
         if not self.closing:
             answer.then(self, answer)
             self.stop_if_asked()
-        message = self._content.message
+        message = self._mail_data.message
         if self.closing or message is None or message.answer is not answer:
             answer.forget()
 
@@ -343,19 +344,19 @@ class Dialogue(Exchange):
 
     def _expire(self) -> None:
         answer, self.waiting = self.waiting, None
-        content = self._content
+        mail_data = self._mail_data
         if answer is None:
             if self.clock.lagging:
-                content.hook_timed_out()
+                mail_data.hook_timed_out()
             elif self.blocked or self.more:
                 self.clock.stand()  # it is not the client that keeps us waiting for a command
             else:
-                content.abort("timeout")
+                mail_data.abort("timeout")
                 self.reply(replies.TIMEOUT)
             return
         self.halted = self.closing
-        if content.message is not None and content.message.answer is answer:
-            content.hook_timed_out()
+        if mail_data.message is not None and mail_data.message.answer is answer:
+            mail_data.hook_timed_out()
             return
         answer.report(TimeoutError(NO_ANSWER % answer.hook))
         answer.expire()

@@ -11,11 +11,11 @@ from typing import Any, Final, NamedTuple, TypeAlias
 from fastsmtp import replies
 from fastsmtp._hooks.callback import Hooks
 from fastsmtp._smtp.parameters import mail_parameters, rcpt_parameters
-from fastsmtp._smtp.policy import Rules
+from fastsmtp._smtp.policy import Policy
 from fastsmtp.options import Options
 from fastsmtp.replies import Reply
 
-__all__ = ["EhloLine", "Row", "Service"]
+__all__ = ["EhloLine", "Row", "ServerTables"]
 
 # Answers to HELO, and answers to EHLO, that are kept, one per client name and choice of lines:
 # rendering one costs more than the rest of a greeting.
@@ -37,7 +37,7 @@ class Row(NamedTuple):
     flags: int
 
 
-class Service:
+class ServerTables:
     """The service that one set of options and hooks gives to each connection.
 
     rows: the command table, indexed by verb. ehlo_lines: what EHLO offers. tls: there is a
@@ -54,7 +54,7 @@ class Service:
     ) -> None:
         self.options = options
         self.hooks = hooks
-        self.rules = Rules(options)
+        self.policy = Policy(options)
         self.starttls_available = tls and "STARTTLS" not in options.disabled_commands
         # By columns: each is looked up by verb.
         self.handlers = tuple(row.handler for row in rows)

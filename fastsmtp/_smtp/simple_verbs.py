@@ -6,7 +6,7 @@ from __future__ import annotations
 
 from fastsmtp import replies
 from fastsmtp._hooks.callback import Answer
-from fastsmtp._smtp.dialogue import Exchange
+from fastsmtp._smtp.dialogue import Dialogue
 from fastsmtp._smtp.hook_replies import connect_rejection
 from fastsmtp._smtp.starttls import greet_inside
 from fastsmtp._smtp.states import State
@@ -15,7 +15,7 @@ from fastsmtp._wire.grammar import parse_hostname_token
 _CONNECTED: int = int(State.CONNECTED)
 
 
-def connect(dialogue: Exchange) -> None:
+def connect(dialogue: Dialogue) -> None:
     """The connection is there: ask `on_connect`, then greet or refuse."""
     hook = dialogue.hooks.on_connect
     if hook is None:
@@ -24,41 +24,41 @@ def connect(dialogue: Exchange) -> None:
         dialogue.ask_without_subject("on_connect", hook, _connect_answered)
 
 
-def _connect_answered(dialogue: Exchange, answer: Answer) -> None:
+def _connect_answered(dialogue: Dialogue, answer: Answer) -> None:
     """Greet, or refuse in the greeting's place (RFC 5321 §3.1)."""
-    service = dialogue.service
+    tables = dialogue.tables
     if answer.error is None and not answer.failed:
         greet_inside(dialogue)
         return
-    reply = service.not_available
+    reply = tables.not_available
     if answer.error is not None and not answer.failed:
-        reply = connect_rejection(answer, service.connection_refused, reply)
+        reply = connect_rejection(answer, tables.connection_refused, reply)
     dialogue.reply_and_close(reply)
 
 
-def handle_ehlo(dialogue: Exchange, argument: bytes) -> None:
+def handle_ehlo(dialogue: Dialogue, argument: bytes) -> None:
     """EHLO, and LHLO of LMTP: RFC 5321 §4.1.1.1, RFC 2033 §4.1."""
-    service = dialogue.service
-    verb = "LHLO" if service.options.lmtp else "EHLO"
+    tables = dialogue.tables
+    verb = "LHLO" if tables.options.lmtp else "EHLO"
     name = parse_hostname_token(argument)
     if name is None:
         dialogue.reply(replies.EHLO_SYNTAX.formatted(verb))
         return
     dialogue.greeted(verb, name)
-    dialogue.reply(service.ehlo_reply(dialogue))
+    dialogue.reply(tables.ehlo_reply(dialogue))
 
 
-def handle_helo(dialogue: Exchange, argument: bytes) -> None:
+def handle_helo(dialogue: Dialogue, argument: bytes) -> None:
     """HELO: after it no extension holds, RFC 5321 §2.2.1."""
     name = parse_hostname_token(argument)
     if name is None:
         dialogue.reply(replies.HELO_SYNTAX)
         return
     dialogue.greeted("HELO", name)
-    dialogue.reply(dialogue.service.helo_reply(dialogue.client_hostname))
+    dialogue.reply(dialogue.tables.helo_reply(dialogue.client_hostname))
 
 
-def handle_rset(dialogue: Exchange, argument: bytes) -> None:
+def handle_rset(dialogue: Dialogue, argument: bytes) -> None:
     """RSET: RFC 5321 §4.1.1.5."""
     if argument:
         dialogue.reply(replies.RSET_SYNTAX)
@@ -70,22 +70,22 @@ def handle_rset(dialogue: Exchange, argument: bytes) -> None:
     dialogue.reply(replies.FLUSHED)
 
 
-def handle_noop(dialogue: Exchange, argument: bytes) -> None:
+def handle_noop(dialogue: Dialogue, argument: bytes) -> None:
     """NOOP with any argument: RFC 5321 §4.1.1.9."""
     dialogue.reply(replies.OK)
 
 
-def handle_help(dialogue: Exchange, argument: bytes) -> None:
+def handle_help(dialogue: Dialogue, argument: bytes) -> None:
     """HELP with any argument: RFC 5321 §4.1.1.8."""
     dialogue.reply(replies.HELP)
 
 
-def handle_vrfy(dialogue: Exchange, argument: bytes) -> None:
+def handle_vrfy(dialogue: Dialogue, argument: bytes) -> None:
     """VRFY tells nobody who exists: RFC 5321 §3.5.3, §7.3."""
     dialogue.reply(replies.VRFY if argument else replies.VRFY_SYNTAX)
 
 
-def handle_quit(dialogue: Exchange, argument: bytes) -> None:
+def handle_quit(dialogue: Dialogue, argument: bytes) -> None:
     """QUIT: RFC 5321 §4.1.1.10."""
     if argument:
         dialogue.reply(replies.QUIT_SYNTAX)
@@ -93,6 +93,6 @@ def handle_quit(dialogue: Exchange, argument: bytes) -> None:
         dialogue.reply_and_close(replies.BYE)
 
 
-def handle_refused(dialogue: Exchange, argument: bytes) -> None:
+def handle_refused(dialogue: Dialogue, argument: bytes) -> None:
     """For rows that dispatch answers by itself: those that refuse in every state, and BDAT."""
     raise AssertionError("dispatch answers this verb")

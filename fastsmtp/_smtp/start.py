@@ -7,25 +7,25 @@ from fastsmtp._log import logger
 from fastsmtp._smtp.auth import is_auth_possible
 from fastsmtp._smtp.command_table import command_rows
 from fastsmtp._smtp.greeting import ehlo_lines
-from fastsmtp._smtp.server_tables import Service
+from fastsmtp._smtp.server_tables import ServerTables
 from fastsmtp.options import Options
 
-__all__ = ["service_of", "warn_of_impossible_demands"]
+__all__ = ["make_tables", "warn_of_impossible_demands"]
 
 
-def service_of(options: Options, hooks: Hooks, *, tls: bool) -> Service:
+def make_tables(options: Options, hooks: Hooks, *, tls: bool) -> ServerTables:
     """Work out what is the same for all connections. tls: there is a certificate."""
-    return Service(options, hooks, command_rows(options, tls), ehlo_lines(options), tls)
+    return ServerTables(options, hooks, command_rows(options, tls), ehlo_lines(options), tls)
 
 
-def warn_of_impossible_demands(service: Service) -> None:
+def warn_of_impossible_demands(tables: ServerTables) -> None:
     """Log why no message could be taken as things are."""
-    if service.rules.auth_required and not is_auth_possible(service):
+    if tables.policy.auth_required and not is_auth_possible(tables):
         logger.warning(
             "authentication is required but no mechanism is usable: no mail will be accepted; "
             "set auth_optional=True, or disable AUTH"
         )
-    elif service.hooks.on_data is None and not {"MAIL", "RCPT"} & service.options.disabled_commands:
+    elif tables.hooks.on_data is None and not {"MAIL", "RCPT"} & tables.options.disabled_commands:
         logger.warning(
             "the hook on_data is not set: senders and recipients will be accepted, and then every"
             " message refused with 451; set it before listen()"

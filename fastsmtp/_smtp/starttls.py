@@ -4,14 +4,14 @@ from __future__ import annotations
 
 from fastsmtp import replies
 from fastsmtp._hooks.callback import Answer
-from fastsmtp._smtp.dialogue import Exchange
+from fastsmtp._smtp.dialogue import Dialogue
 from fastsmtp._smtp.hook_replies import connect_rejection
 from fastsmtp._smtp.states import State
 
 __all__ = ["go_on_inside", "greet_inside", "handle_starttls"]
 
 
-def handle_starttls(dialogue: Exchange, argument: bytes) -> None:
+def handle_starttls(dialogue: Dialogue, argument: bytes) -> None:
     """Say 220 and forget what the client has said: from there on nothing is plaintext."""
     if dialogue.secure:
         dialogue.reply(replies.TLS_ACTIVE)
@@ -26,7 +26,7 @@ def handle_starttls(dialogue: Exchange, argument: bytes) -> None:
         dialogue.await_handshake()
 
 
-def go_on_inside(dialogue: Exchange) -> None:
+def go_on_inside(dialogue: Dialogue) -> None:
     """The handshake behind STARTTLS is done: ask `on_secure`; the client greets again."""
     hook = dialogue.hooks.on_secure
     if hook is None:
@@ -35,7 +35,7 @@ def go_on_inside(dialogue: Exchange) -> None:
         dialogue.ask("on_secure", hook, dialogue.tls, _answered_inside)
 
 
-def _answered_inside(dialogue: Exchange, answer: Answer) -> None:
+def _answered_inside(dialogue: Dialogue, answer: Answer) -> None:
     """Go on, or close: no command waits for a reply."""
     if answer.error is None and not answer.failed:
         dialogue.resume()
@@ -43,7 +43,7 @@ def _answered_inside(dialogue: Exchange, answer: Answer) -> None:
         dialogue.close()
 
 
-def greet_inside(dialogue: Exchange) -> None:
+def greet_inside(dialogue: Dialogue) -> None:
     """`on_connect` has accepted the client; under implicit TLS `on_secure` is asked, then it is
     greeted.
     """
@@ -54,9 +54,9 @@ def greet_inside(dialogue: Exchange) -> None:
         dialogue.ask("on_secure", hook, dialogue.tls, _answered_before_greeting)
 
 
-def _answered_before_greeting(dialogue: Exchange, answer: Answer) -> None:
+def _answered_before_greeting(dialogue: Dialogue, answer: Answer) -> None:
     """Greet; refuse in the greeting's place if the hook has said how; else close without a word."""
-    service = dialogue.service
+    tables = dialogue.tables
     if answer.error is None and not answer.failed:
         dialogue.greet()
         return
@@ -64,11 +64,11 @@ def _answered_before_greeting(dialogue: Exchange, answer: Answer) -> None:
         if not _has_code(answer.error):
             dialogue.close()
             return
-        refused = service.connection_refused
-        reply = connect_rejection(answer, refused, service.not_available)
+        refused = tables.connection_refused
+        reply = connect_rejection(answer, refused, tables.not_available)
         dialogue.reply_and_close(reply)
         return
-    dialogue.reply_and_close(service.not_available)
+    dialogue.reply_and_close(tables.not_available)
 
 
 def _has_code(error: BaseException) -> bool:

@@ -32,21 +32,23 @@ class Flag:
 
     NONE: Final = 0
     JUNK: Final = 1  # counted as a command that brings no message nearer
-    SYNC: Final = 2  # ends a group: nothing may be behind it yet, RFC 2920 §3.1
+    ENDS_GROUP: Final = 2  # ends a group: nothing may be behind it yet, RFC 2920 §3.1
     UNKNOWN: Final = 4
     BDAT: Final = 8  # its octets follow whatever the answer is
     CLOSE: Final = 16  # the connection ends behind the refusal
-    AUTHENTICATED: Final = 32  # refused while authentication is required and missing
-    COUNTED: Final = 64  # counts as a line while authentication is required and missing
+    NEEDS_AUTH: Final = 32  # refused while authentication is required and missing
+    # Counts as a line while authentication is required and missing.
+    COUNTS_UNAUTHENTICATED: Final = 64
     LINE: Final = 128  # every line: watched for the first one of a connection
-    UPGRADE: Final = 256  # refused until TLS while `needs_upgrade` is set, RFC 3207 §4
-    SWITCH: Final = 512  # nothing may ever be behind it, for it would be plaintext, RFC 3207 §4.2
+    NEEDS_TLS: Final = 256  # refused until TLS while `needs_upgrade` is set, RFC 3207 §4
+    # Nothing may ever follow it in the same read, for that would be plaintext, RFC 3207 §4.2.
+    STARTS_TLS: Final = 512
 
 
 # The bits that matter as long as authentication is required and missing.
-DEMANDED: Final = Flag.AUTHENTICATED | Flag.COUNTED
+DEMANDED: Final = Flag.NEEDS_AUTH | Flag.COUNTS_UNAUTHENTICATED
 # The bits that matter once the first line has passed and no authentication is missing.
-WATCHED: Final = Flag.JUNK | Flag.SYNC | Flag.UNKNOWN | Flag.BDAT | Flag.CLOSE
+WATCHED: Final = Flag.JUNK | Flag.ENDS_GROUP | Flag.UNKNOWN | Flag.BDAT | Flag.CLOSE
 
 
 class Transaction:

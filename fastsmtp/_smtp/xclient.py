@@ -18,7 +18,7 @@ from fastsmtp._hooks.callback import Answer
 from fastsmtp._log import clean, logger
 from fastsmtp._sasl.exchange import Auth, AuthResponse
 from fastsmtp._smtp.auth import login_verdict
-from fastsmtp._smtp.dialogue import Exchange
+from fastsmtp._smtp.dialogue import Dialogue
 from fastsmtp._smtp.simple_verbs import connect
 from fastsmtp._smtp.states import State
 from fastsmtp._wire.grammar import decode_xtext
@@ -93,13 +93,13 @@ _XFORWARD: Final[dict[str, type_reader]] = {
 }
 
 
-def xclient_offer(dialogue: Exchange) -> str:
+def xclient_offer(dialogue: Dialogue) -> str:
     """The line of EHLO."""
     trusted = dialogue.trusts(dialogue.options.use_xclient)
     return f"XCLIENT {' '.join(_XCLIENT)}" if trusted else ""
 
 
-def xforward_offer(dialogue: Exchange) -> str:
+def xforward_offer(dialogue: Dialogue) -> str:
     """The line of EHLO."""
     trusted = dialogue.trusts(dialogue.options.use_xforward)
     return f"XFORWARD {' '.join(_XFORWARD)}" if trusted else ""
@@ -139,7 +139,7 @@ def _decoded(text: bytes, *, utf8: bool) -> str | None:
     return value
 
 
-def _refusal(dialogue: Exchange, trusted: bool) -> Reply | None:
+def _refusal(dialogue: Dialogue, trusted: bool) -> Reply | None:
     if not trusted:
         return replies.NOT_ALLOWED
     in_transaction = dialogue.state not in (State.CONNECTED, State.GREETED)
@@ -149,7 +149,7 @@ def _refusal(dialogue: Exchange, trusted: bool) -> Reply | None:
 # --- XCLIENT ---
 
 
-def handle_xclient(dialogue: Exchange, argument: bytes) -> None:
+def handle_xclient(dialogue: Dialogue, argument: bytes) -> None:
     """XCLIENT: all of the line is taken over, or nothing."""
     refusal = _refusal(dialogue, dialogue.trusts(dialogue.options.use_xclient))
     found = refusal or _read(argument, _XCLIENT)
@@ -168,7 +168,7 @@ def handle_xclient(dialogue: Exchange, argument: bytes) -> None:
     dialogue.ask("on_auth", hook, auth, lambda owner, answer: _login_answered(owner, answer, found))
 
 
-def _login_answered(dialogue: Exchange, answer: Answer, found: type_attributes) -> None:
+def _login_answered(dialogue: Dialogue, answer: Answer, found: type_attributes) -> None:
     """`on_auth` has answered: one who cannot be who it was said to be is not served at all."""
     response, refusal = login_verdict(dialogue, answer, replies.LOGIN_REFUSED)
     if refusal is None:
@@ -177,7 +177,7 @@ def _login_answered(dialogue: Exchange, answer: Answer, found: type_attributes) 
         dialogue.reply_and_close(refusal)
 
 
-def _apply(dialogue: Exchange, found: type_attributes, response: AuthResponse | None) -> None:
+def _apply(dialogue: Dialogue, found: type_attributes, response: AuthResponse | None) -> None:
     session = dialogue.session
     if found.get("HELO", "") is None:
         del found["HELO"]
@@ -204,7 +204,7 @@ def _apply(dialogue: Exchange, found: type_attributes, response: AuthResponse | 
         dialogue.greet()
 
 
-def _defaults(dialogue: Exchange) -> type_attributes:
+def _defaults(dialogue: Dialogue) -> type_attributes:
     """What is known before the first XCLIENT."""
     session = dialogue.session  # an application may have taken attributes away
     return {
@@ -214,7 +214,7 @@ def _defaults(dialogue: Exchange) -> type_attributes:
     }
 
 
-def _log_in(dialogue: Exchange, response: AuthResponse | None) -> None:
+def _log_in(dialogue: Dialogue, response: AuthResponse | None) -> None:
     """From now on the client is who LOGIN said, or nobody: neither that of an AUTH before."""
     dialogue.user_from_xclient = response is not None
     if response is None:
@@ -223,7 +223,7 @@ def _log_in(dialogue: Exchange, response: AuthResponse | None) -> None:
         dialogue.authenticate(response.user)
 
 
-def _move(dialogue: Exchange, found: type_attributes, known: type_attributes) -> None:
+def _move(dialogue: Dialogue, found: type_attributes, known: type_attributes) -> None:
     """Take over addresses, ports and the name."""
     session = dialogue.session
     if "ADDR" in found:
@@ -249,7 +249,7 @@ def _move(dialogue: Exchange, found: type_attributes, known: type_attributes) ->
 # --- XFORWARD ---
 
 
-def handle_xforward(dialogue: Exchange, argument: bytes) -> None:
+def handle_xforward(dialogue: Dialogue, argument: bytes) -> None:
     """XFORWARD: where a message came from, for the log; nothing is decided by it."""
     refusal = _refusal(dialogue, dialogue.trusts(dialogue.options.use_xforward))
     found = refusal or _read(argument, _XFORWARD)

@@ -400,14 +400,14 @@ class Client:
     @property
     def dialogue(self) -> Any:
         """The dialogue of the connection."""
-        return self.wire.connection._dialogue
+        return self.wire.connection._protocol
 
     def _look(self) -> None:
         """What one connection holds is bounded, whatever came in."""
         held = self.transport.get_write_buffer_size()
         dialogue = self.dialogue
-        if dialogue is not None and dialogue.content is not None:  # they are dropped at the end
-            message = dialogue.content.message
+        if dialogue is not None and dialogue.mail_data is not None:  # they are dropped at the end
+            message = dialogue.mail_data.message
             held += dialogue.parser.buffered + (0 if message is None else message.stream.buffered)
         assert held < 400 * 1024, f"{held} octets are held"
         assert self.recorder.closes <= 1
@@ -422,7 +422,7 @@ class Client:
             return False
         if dialogue.clock.receiving:  # of a refused chunk, too
             return False
-        return bool(dialogue.state == State.GREETED and dialogue.content.message is None)
+        return bool(dialogue.state == State.GREETED and dialogue.mail_data.message is None)
 
     def finish(self) -> None:
         """The client leaves, and long enough after that nothing of the connection is there."""

@@ -191,7 +191,7 @@ def test_a_client_with_a_shut_window_that_resets_leaves_nothing(run: Any) -> Non
             sock.setblocking(False)
             await until(lambda: server.connections)
             (connection,) = server.connections
-            while not connection._dialogue.blocked:
+            while not connection._protocol.blocked:
                 with contextlib.suppress(BlockingIOError):
                     sock.send(b"HELP\r\n" * 1000)
                 await asyncio.sleep(0)

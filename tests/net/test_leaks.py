@@ -372,7 +372,7 @@ def test_a_stream_that_is_kept_keeps_no_connection(run: Any) -> None:
                     await kind(address)
                     await all_gone(server)
                 left = living() - before
-        assert [name for name in left if name.endswith((".Connection", ".Dialogue"))] == []
+        assert [name for name in left if name.endswith((".Connection", ".SMTPProtocol"))] == []
         assert "fastsmtp.stream.DataStream" in left
 
     run(scenario())

@@ -21,13 +21,13 @@ KEPT = {
         *{"envelope", "transmission_type"},  # made of other fields
     },
     "Envelope": {"dsn"},  # made of another field
-    "Dialogue": {
+    "SMTPProtocol": {
         *{"counters", "_transactions"},
         *{"first_line", "watch"},  # no greeting is needed to be the first line
-        *{"service", "options", "rules", "hooks", "host"},  # not of one connection, or not changed
+        *{"tables", "options", "policy", "hooks", "host"},  # not of one connection, or not changed
     },
-    "Clock": {"now", "deadline", "_credit", "_payload_seen", "_rules"},
-    "Content": {
+    "Clock": {"now", "deadline", "_credit", "_payload_seen", "_policy"},
+    "MailData": {
         "_skipped",  # counted from the last MAIL on, which begins anew
     },
     "Parser": {
@@ -76,7 +76,7 @@ def snapshot(value: Any, path: str, shots: dict[str, object], seen: set[int]) ->
 
 def _state_of(both: SideBySide) -> dict[str, object]:
     """All fields of the dialogue of one connection, its session among them."""
-    dialogue = both.wire.connection._dialogue
+    dialogue = both.wire.connection._protocol
     assert dialogue.session.envelope is not None  # it is made when it is looked at
     return snapshot(dialogue, "dialogue", {}, set())
 
@@ -89,7 +89,7 @@ _SEEN = (
         "dialogue.transaction.tried",
         "dialogue.transaction.octets",
         "dialogue.transaction.refused",
-        "dialogue.content.message",
+        "dialogue.mail_data.message",
     ),
     *("dialogue.session.opening_command", "dialogue.session._envelope.rcpt_to"),
 )
