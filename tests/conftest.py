@@ -56,6 +56,18 @@ hypothesis.settings.load_profile(
 )
 
 
+@pytest.hookimpl(hookwrapper=True)
+def pytest_runtest_makereport(item: pytest.Item) -> Iterator[None]:
+    """Where `.ci/run` has installed the peers, a skipped test of one is a fault of the tests."""
+    outcome: Any = yield
+    report = outcome.get_result()
+    expected = "PEERS_INSTALLED" in os.environ and item.get_closest_marker("interop") is not None
+    if expected and report.skipped and not hasattr(report, "wasxfail"):
+        reason = report.longrepr[2] if isinstance(report.longrepr, tuple) else report.longrepr
+        report.outcome = "failed"
+        report.longrepr = f"the peers are said to be installed, but: {reason}"
+
+
 @pytest.hookimpl(tryfirst=True)  # before pytest-xdist reads its options
 def pytest_cmdline_main(config: pytest.Config) -> None:
     """Share out the suite by files, so that each keeps its fixtures and its order."""

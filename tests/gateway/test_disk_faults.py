@@ -18,7 +18,8 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from disk_faults import Faults, build_library
+from c_library import build_library
+from disk_faults import Faults
 from serving import PATIENCE, Gateway, bodies, leftovers, messages
 
 MESSAGE = b"Subject: x\r\n\r\nhello\r\n"
@@ -29,7 +30,7 @@ pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="tmpfs, /proc an
 
 @pytest.fixture(scope="module")
 def library(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return build_library(tmp_path_factory.mktemp("disk_faults"))
+    return build_library("disk_faults", tmp_path_factory.mktemp("disk_faults"))
 
 
 @pytest.fixture

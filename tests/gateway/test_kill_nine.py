@@ -19,7 +19,8 @@ from hashlib import sha256
 from pathlib import Path
 
 import pytest
-from disk_faults import Faults, build_library
+from c_library import build_library
+from disk_faults import Faults
 from serving import PATIENCE, Gateway, body_of, leftovers, messages
 
 CALLS = ("open", "write", "fsync", "link", "fsync_directory", "unlink", "reply")
@@ -31,7 +32,7 @@ pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="/proc and LD_PR
 
 @pytest.fixture(scope="module")
 def library(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return build_library(tmp_path_factory.mktemp("disk_faults"))
+    return build_library("disk_faults", tmp_path_factory.mktemp("disk_faults"))
 
 
 @pytest.fixture

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import shutil
 import signal
 import socket
 import subprocess
@@ -12,6 +11,7 @@ from contextlib import ExitStack
 from pathlib import Path
 
 import pytest
+from c_library import build_library
 from serving import PATIENCE, Gateway, command, environment
 
 from fastsmtp._net.reverse_dns import MAX_IN_FLIGHT
@@ -34,16 +34,7 @@ aiodns.DNSResolver.__init__ = init
 @pytest.fixture(scope="module")
 def slow_names(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A library whose `getnameinfo` takes as long as SLOW_NAMES says."""
-    compiler = shutil.which("cc") or shutil.which("gcc") or shutil.which("clang")
-    if compiler is None:
-        pytest.skip("no C compiler")
-    target = tmp_path_factory.mktemp("library") / "slow_names.so"
-    source = Path(__file__).with_name("slow_names.c")
-    command = [compiler, "-shared", "-fPIC", "-O1", "-o", str(target), str(source), "-ldl"]
-    built = subprocess.run(command, capture_output=True, text=True)
-    if built.returncode != 0:
-        pytest.skip(f"slow_names.c does not compile here: {built.stderr.splitlines()[:1]}")
-    return target
+    return build_library("slow_names", tmp_path_factory.mktemp("library"))
 
 
 @pytest.fixture(params=["system", "aiodns"])

@@ -7,15 +7,14 @@ from __future__ import annotations
 
 import contextlib
 import errno
-import shutil
 import socket
 import subprocess
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
-from pathlib import Path
 
 import pytest
+from c_library import build_library
 from serving import PATIENCE, Lines, environment
 
 resource = pytest.importorskip("resource")
@@ -208,14 +207,9 @@ def test_a_process_without_descriptors_waits_and_serves_again(loop: str) -> None
 @pytest.fixture(scope="module")
 def accept_faults(tmp_path_factory: pytest.TempPathFactory) -> str:
     """The library that makes accepts fail."""
-    compiler = shutil.which("cc") or shutil.which("gcc") or shutil.which("clang")
-    if compiler is None or sys.platform != "linux":
-        pytest.skip("no C compiler, or not Linux")
-    target = tmp_path_factory.mktemp("accept") / "accept_faults.so"
-    source = Path(__file__).parents[1] / "support" / "accept_faults.c"
-    command = [compiler, "-shared", "-fPIC", "-O1", "-o", str(target), str(source), "-ldl"]
-    subprocess.run(command, check=True, capture_output=True)
-    return str(target)
+    if sys.platform != "linux":
+        pytest.skip("not Linux")
+    return str(build_library("accept_faults", tmp_path_factory.mktemp("accept")))
 
 
 FAULTS = ["ENOMEM", "ENOBUFS", "EPERM", "EPROTO", "ECONNABORTED", "EMFILE", "ENFILE"]

@@ -5,12 +5,9 @@ from __future__ import annotations
 import contextlib
 import itertools
 import os
-import shutil
-import subprocess
 from collections.abc import Iterator
 from pathlib import Path
 
-import pytest
 from serving import Gateway
 
 
@@ -76,17 +73,3 @@ class Faults:
     def fired(self) -> bool:
         """The last order was carried out."""
         return any(name == "fired" for name, _, _ in self.trace())
-
-
-def build_library(directory: Path) -> Path:
-    """Compile disk_faults.c into `directory`; skip the test where that is not possible."""
-    compiler = shutil.which("cc") or shutil.which("gcc") or shutil.which("clang")
-    if compiler is None:
-        pytest.skip("no C compiler")
-    target = directory / "disk_faults.so"
-    source = Path(__file__).with_name("disk_faults.c")
-    command = [compiler, "-shared", "-fPIC", "-O1", "-o", str(target), str(source), "-ldl"]
-    built = subprocess.run(command, capture_output=True, text=True)
-    if built.returncode != 0:
-        pytest.skip(f"disk_faults.c does not compile here: {built.stderr.splitlines()[:1]}")
-    return target

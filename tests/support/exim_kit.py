@@ -22,7 +22,7 @@ from tls_kit import ca_pem
 
 __all__ = ["Exim", "exim", "why_no_exim"]
 
-UNPACKED: Final = Path(__file__).parent.parent / "build/exim/usr/sbin/exim4"
+UNPACKED: Final = Path(__file__).parents[2] / "build/exim/usr/sbin/exim4"
 USER: Final = "Debian-exim"  # compiled in
 TIMEOUT: Final = 10  # seconds that Exim waits for a reply: far longer than any takes
 

@@ -24,7 +24,7 @@ from clients import PATIENCE
 
 __all__ = ["sent", "why_no_opensmtpd"]
 
-UNPACKED: Final = Path(__file__).parent.parent / "build/opensmtpd"
+UNPACKED: Final = Path(__file__).parents[2] / "build/opensmtpd"
 # All of it ends with whoever has started it, even where that is killed.
 NAMESPACES: Final = [
     *("setpriv", "--pdeathsig", "KILL"),
