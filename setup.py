@@ -60,6 +60,7 @@ PYTHON = [
     "_smtp/protocol.py",
     "_smtp/preconditions.py",
     "_smtp/dialogue.py",
+    "_hooks/binding.py",
     "_hooks/callback.py",
     "_smtp/policy.py",
     "_connection/tls_stage.py",

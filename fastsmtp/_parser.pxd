@@ -103,7 +103,7 @@ cdef class Parser:
     cdef bint _first_octet_due
     # between two pulls: written by _enter(), and back to MODE_COMMAND where an end is told
     cdef int _mode
-    # command line: of the one at _start, _scanned octets hold no LF, and _dropped came before
+    # command line: the first _scanned octets hold no LF, and _dropped octets came before them
     cdef Py_ssize_t _scanned
     cdef Py_ssize_t _dropped
     cdef bint _dropped_cr

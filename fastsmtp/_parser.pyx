@@ -13,19 +13,11 @@ RFC 5321 §2.3.7, §2.3.8, §4.1.1.4, §4.5.2; RFC 3030 §2; RFC 4954 §4. The s
 
 cimport cython
 from cpython.bytes cimport PyBytes_AS_STRING, PyBytes_FromStringAndSize, PyBytes_GET_SIZE
+from fastsmtp._capi cimport new_bytes, resize_bytes, bytes_octets, bytes_size, Py_DECREF
 from libc.stdint cimport INT64_MAX
 from libc.string cimport memcpy
 
 from enum import IntEnum
-
-
-cdef extern from "Python.h":
-    # as they are, with the references left to us: a buffer is filled before it becomes an object
-    PyObject *new_bytes "PyBytes_FromStringAndSize"(const char *octets, Py_ssize_t n) except NULL
-    int resize_bytes "_PyBytes_Resize"(PyObject **octets, Py_ssize_t n) except -1
-    char *bytes_octets "PyBytes_AS_STRING"(PyObject *octets)
-    Py_ssize_t bytes_size "PyBytes_GET_SIZE"(PyObject *octets)
-    void Py_DECREF(PyObject *octets)
 
 
 cdef enum:

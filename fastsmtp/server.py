@@ -20,13 +20,8 @@ from typing import Any, Final
 from fastsmtp._connection.connection import Connection
 from fastsmtp._connection.registry import ConnectionRegistry, Registered
 from fastsmtp._failures import Place, log_failure, mark
-from fastsmtp._hooks.callback import (
-    HOOK_ARGUMENTS,
-    Hooks,
-    check_hook_name,
-    check_hook_names_of,
-    ends_process,
-)
+from fastsmtp._hooks.binding import HOOK_ARGUMENTS, Hooks, check_hook_name, check_hook_names_of
+from fastsmtp._hooks.callback import ends_process
 from fastsmtp._hooks.coroutine_driver import current_hook_task
 from fastsmtp._hooks.tasks import warn_of_stall
 from fastsmtp._log import logger

@@ -23,10 +23,5 @@ cdef class Answer:
     cpdef forget(self)
 
 
-cdef class Hooks:
-    cdef public object on_connect, on_secure, on_auth, on_scram, on_mail_from, on_rcpt_to
-    cdef public object on_data, on_close
-
-
 @cython.locals(answer=Answer)
 cpdef Answer new_answer(Asker owner, str hook, then, unsigned long thread)

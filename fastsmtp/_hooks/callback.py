@@ -1,47 +1,27 @@
-"""Finds each hook's style once, when it is set, and gives all of them one internal form.
-
-The internal form is the callback style itself: `hook(*arguments, answer)`. A plain function is
-called as it is, so the fast path has nothing in between; a coroutine function is wrapped once, and
-its Task is started by the owner.
-"""
+"""One call of one hook: its answer, who asks, and what runs its coroutine."""
 
 from __future__ import annotations
 
-import functools
 import inspect
-import re
 from asyncio import CancelledError
 from collections.abc import Callable, Coroutine
 from typing import Any, Final, Protocol
 
 from fastsmtp._failures import Place, shown
 from fastsmtp._native import thread_ident
-from fastsmtp._options.kinds import nearest
 from fastsmtp.errors import MessageAborted, SMTPError
 
 __all__ = [
-    "HOOK_ARGUMENTS",
+    "ANSWERED",
+    "EXPIRED",
+    "NO_ANSWER",
+    "WAITING",
     "Answer",
     "Asker",
-    "Hooks",
     "Host",
-    "check_hook_name",
-    "check_hook_names_of",
     "ends_process",
     "new_answer",
 ]
-
-# Hook -> names of its arguments; all but on_close take the trailing callback.
-HOOK_ARGUMENTS: Final[dict[str, tuple[str, ...]]] = {
-    "on_connect": ("session", "callback"),
-    "on_secure": ("socket", "session", "callback"),
-    "on_auth": ("auth", "session", "callback"),
-    "on_scram": ("username", "session", "callback"),
-    "on_mail_from": ("address", "session", "callback"),
-    "on_rcpt_to": ("address", "session", "callback"),
-    "on_data": ("stream", "session", "callback"),
-    "on_close": ("session",),
-}
 
 # Hooks whose answer is yes or no: a value from a coroutine could only be a refusal that is meant
 # for another server, such as "550 no such user" or False.
@@ -49,14 +29,9 @@ WITHOUT_VALUE: Final = frozenset({"on_connect", "on_secure", "on_mail_from", "on
 
 NO_ANSWER: Final = "%s gave no answer in time (one that takes callback has to call it)"
 
-type_hook = Callable[..., Any]
-
 WAITING: Final = 0
 ANSWERED: Final = 1
 EXPIRED: Final = 2
-
-# Methods that are not callable themselves as they stand in a class.
-_METHODS: Final = (staticmethod, classmethod, functools.partialmethod)
 
 _WAITING: int = WAITING
 _ANSWERED: int = ANSWERED
@@ -253,135 +228,3 @@ def new_answer(owner: Asker, hook: str, then: Callable[[Any, Answer], None], thr
     answer.failed = answer.needs_call = answer.begins_later = False
     answer.error = answer.result = answer.driver = None
     return answer
-
-
-def _takes(signature: inspect.Signature, count: int) -> bool:
-    try:
-        signature.bind(*[None] * count)
-    except TypeError:
-        return False
-    return True
-
-
-def _is_coroutine_function(function: type_hook) -> bool:
-    while isinstance(function, functools.partial):
-        function = function.func
-    return inspect.iscoroutinefunction(function) or inspect.iscoroutinefunction(
-        getattr(function, "__call__", None)  # noqa: B004 - an object with an async __call__
-    )
-
-
-def _with_task(function: type_hook, with_callback: bool, name: str) -> type_hook:
-    """Wrap a coroutine function to the internal form."""
-    has_stream = name == "on_data"
-
-    def hook(subject: Any, session: Any, answer: Answer) -> None:
-        if with_callback:
-            answer.needs_call = True
-            coroutine = function(subject, session, answer)
-        else:
-            coroutine = function(subject, session)
-        if not answer.owner.host.start_task(coroutine, answer, subject if has_stream else None):
-            answer.begins_later = True
-
-    def hook_without_subject(session: Any, answer: Answer) -> None:
-        if with_callback:
-            answer.needs_call = True
-        coroutine = function(session, answer) if with_callback else function(session)
-        answer.owner.host.start_task(coroutine, answer, None)
-
-    return hook if len(HOOK_ARGUMENTS[name]) == 3 else hook_without_subject
-
-
-def _check_order(name: str, signature: inspect.Signature) -> None:
-    """Raise TypeError where a parameter has the name of an argument that comes in another place."""
-    wanted = HOOK_ARGUMENTS[name]
-    by_position = (
-        inspect.Parameter.POSITIONAL_ONLY,
-        inspect.Parameter.POSITIONAL_OR_KEYWORD,
-    )
-    parameters = [each for each in signature.parameters.values() if each.kind in by_position]
-    for place, parameter in enumerate(parameters[: len(wanted)]):
-        meant = parameter.name.strip("_")
-        if meant in wanted and meant != wanted[place]:
-            raise TypeError(
-                f"{name} is called with ({', '.join(wanted)}), in this order; got {signature}"
-            )
-
-
-def _resolved(name: str, function: type_hook) -> type_hook:
-    """Return the internal form of `function`; raises TypeError when it cannot be hook `name`."""
-    names = HOOK_ARGUMENTS[name]
-    if not callable(function):
-        raise TypeError(f"{name} must be callable, got {function!r}")
-    if inspect.isgeneratorfunction(function) or inspect.isasyncgenfunction(function):
-        raise TypeError(f"{name} must not be a generator: nobody would run it; got {function!r}")
-    try:
-        signature = inspect.signature(function)
-    except ValueError:  # a builtin without a signature: taken at its word
-        return function
-    _check_order(name, signature)
-    count = len(names)
-    is_coroutine = _is_coroutine_function(function)
-    if name == "on_close":
-        if _takes(signature, count):
-            return function
-    elif is_coroutine:
-        with_callback = _takes(signature, count)
-        if with_callback and _takes(signature, count - 1):
-            with_callback = "callback" in signature.parameters
-        if with_callback or _takes(signature, count - 1):
-            return _with_task(function, with_callback, name)
-    elif _takes(signature, count):
-        return function
-    wanted = ", ".join(names)
-    also = f", or be a coroutine function that takes ({', '.join(names[:-1])})" * (count > 1)
-    raise TypeError(f"{name} must take ({wanted}){also}; got {signature}")
-
-
-def check_hook_name(name: str) -> None:
-    """Raise TypeError for a name that looks like that of a hook and is not one.
-
-    "onRcptTo" looks like one too: so they are called in JavaScript.
-    """
-    if name in HOOK_ARGUMENTS or not re.match("on[_A-Z]", name):
-        return
-    known = {hook.replace("_", ""): hook for hook in HOOK_ARGUMENTS}
-    near = nearest(name[:80].replace("_", "").lower(), known)
-    meant = (
-        f"did you mean {known[near]!r}?" if near else f"it is one of {', '.join(known.values())}"
-    )
-    raise TypeError(f"{name!r} is not a hook, {meant}")
-
-
-def check_hook_names_of(owner: type, base: type) -> None:
-    """Raise TypeError if a class between `owner` and `base` has a method that looks like a hook and
-    is not one: it would never be called, and mail would be accepted without it.
-    """
-    for each in owner.__mro__:
-        if each is not base and each is not object:
-            for name, value in vars(each).items():
-                if callable(value) or isinstance(value, _METHODS):
-                    check_hook_name(name)
-
-
-class Hooks:
-    """The hooks of one server in their internal form, None where none is set."""
-
-    __slots__ = tuple(HOOK_ARGUMENTS)
-
-    def __init__(self) -> None:
-        self.on_connect: type_hook | None = None
-        self.on_secure: type_hook | None = None
-        self.on_auth: type_hook | None = None
-        self.on_scram: type_hook | None = None
-        self.on_mail_from: type_hook | None = None
-        self.on_rcpt_to: type_hook | None = None
-        self.on_data: type_hook | None = None
-        self.on_close: type_hook | None = None
-
-    def set(self, name: str, function: type_hook | None) -> None:
-        """Set hook `name`; None takes it away. Raises TypeError when `function` cannot be that
-        hook.
-        """
-        setattr(self, name, None if function is None else _resolved(name, function))

@@ -15,24 +15,22 @@ coroutines.
 
 cimport cython
 from cpython.object cimport PyObject
+from fastsmtp._capi cimport (
+    copy_context,
+    enter_context,
+    leave_context,
+    Py_DECREF,
+    Py_REFCNT,
+    PySendResult,
+    PYGEN_ERROR,
+    PYGEN_NEXT,
+    PyIter_Send,
+)
 from fastsmtp._hooks.callback cimport Answer
 from fastsmtp.stream cimport DataStream
 
 import _asyncio
 from asyncio import CancelledError, Task, _enter_task, _leave_task, current_task
-
-
-cdef extern from "Python.h":
-    object copy_context "PyContext_CopyCurrent"()
-    int enter_context "PyContext_Enter"(object context) except -1
-    int leave_context "PyContext_Exit"(object context) except -1
-    void Py_DECREF(PyObject *result)
-    Py_ssize_t Py_REFCNT(PyObject *value)
-    ctypedef enum PySendResult:
-        PYGEN_RETURN
-        PYGEN_ERROR
-        PYGEN_NEXT
-    PySendResult PyIter_Send(object coroutine, object value, PyObject **result)
 
 
 # Where the current tasks are a dict, up to Python 3.13, it is looked at without two calls a step.

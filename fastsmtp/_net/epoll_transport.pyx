@@ -19,6 +19,16 @@ closed and nothing else: nothing is read, sent, shut down, accepted, or taken ou
 cimport cython
 from cpython.bytes cimport PyBytes_AS_STRING, PyBytes_FromStringAndSize, PyBytes_GET_SIZE
 from cpython.object cimport PyObject
+from fastsmtp._capi cimport (
+    new_bytes,
+    resize_bytes,
+    bytes_octets,
+    bytearray_octets,
+    Py_DECREF,
+    copy_context,
+    enter_context,
+    leave_context,
+)
 from fastsmtp._native cimport forks
 from fastsmtp._net.turns cimport Flow, Receiver, Source, Turns
 from libc.stdint cimport uint32_t
@@ -27,18 +37,6 @@ import os
 import socket
 
 from fastsmtp._log import logger
-
-
-cdef extern from "Python.h":
-    # as they are, with the references left to us: a buffer is filled before it becomes an object
-    PyObject *new_bytes "PyBytes_FromStringAndSize"(const char *octets, Py_ssize_t n) except NULL
-    int resize_bytes "_PyBytes_Resize"(PyObject **octets, Py_ssize_t n) except -1
-    char *bytes_octets "PyBytes_AS_STRING"(PyObject *octets)
-    void Py_DECREF(PyObject *octets)
-    char *bytearray_octets "PyByteArray_AS_STRING"(bytearray octets)
-    object copy_context "PyContext_CopyCurrent"()
-    int enter_context "PyContext_Enter"(object context) except -1
-    int leave_context "PyContext_Exit"(object context) except -1
 
 
 cdef extern from "_net/epoll.h" nogil:

@@ -21,7 +21,6 @@ from fastsmtp._smtp.simple_verbs import (
     handle_help,
     handle_noop,
     handle_quit,
-    handle_refused,
     handle_rset,
     handle_vrfy,
 )
@@ -45,8 +44,8 @@ def _not_after(reply: Reply) -> tuple[Reply | None, ...]:
     return (replies.HELO_FIRST, None, reply, reply, reply, reply)
 
 
-_UNKNOWN_ROW: Final = Row(handle_refused, _always(replies.UNRECOGNIZED), Flag.UNKNOWN)
-_NOT_IMPLEMENTED: Final = Row(handle_refused, _always(replies.NOT_IMPLEMENTED), Flag.NONE)
+_UNKNOWN_ROW: Final = Row(None, _always(replies.UNRECOGNIZED), Flag.UNKNOWN)
+_NOT_IMPLEMENTED: Final = Row(None, _always(replies.NOT_IMPLEMENTED), Flag.NONE)
 _NEED_RCPT: Final = (
     replies.HELO_FIRST,
     replies.NEED_MAIL,
@@ -83,7 +82,7 @@ _TABLE: Final[dict[Verb, Row]] = {
         (*_NEED_RCPT, replies.NOT_AFTER_BDAT, replies.NOT_AFTER_BDAT),
         Flag.ENDS_GROUP | _MAIL,
     ),
-    Verb.BDAT: Row(handle_refused, (*_NEED_RCPT, None, None), Flag.BDAT | _MAIL),
+    Verb.BDAT: Row(None, (*_NEED_RCPT, None, None), Flag.BDAT | _MAIL),
     Verb.RSET: Row(handle_rset, _OK, _LATER),
     Verb.NOOP: Row(handle_noop, _OK, _JUNK),
     Verb.VRFY: Row(handle_vrfy, _OK, _LATER),
@@ -103,8 +102,8 @@ _TABLE: Final[dict[Verb, Row]] = {
     Verb.SAML: _NOT_IMPLEMENTED,
     Verb.TURN: _NOT_IMPLEMENTED,
     Verb.ETRN: _NOT_IMPLEMENTED,
-    Verb.PROXY: Row(handle_refused, _always(replies.NOT_SMTP), Flag.NONE),
-    Verb.HTTP: Row(handle_refused, _always(replies.HTTP), Flag.NONE),
+    Verb.PROXY: Row(None, _always(replies.NOT_SMTP), Flag.NONE),
+    Verb.HTTP: Row(None, _always(replies.HTTP), Flag.NONE),
     Verb.UNKNOWN: _UNKNOWN_ROW,
 }
 
@@ -127,7 +126,7 @@ def command_rows(options: Options, tls: bool = False) -> tuple[Row, ...]:
         table[Verb.LHLO] = Row(handle_ehlo, _OK, _GREETING)
         for verb in (Verb.HELO, Verb.EHLO):
             refusal = replies.NOT_IN_LMTP.formatted(verb.name)
-            table[verb] = Row(handle_refused, _always(refusal), Flag.NONE)
+            table[verb] = Row(None, _always(refusal), Flag.NONE)
     if not chunking_offered(options):
         refusals = _always(replies.NOT_IMPLEMENTED)
         table[Verb.BDAT] = table[Verb.BDAT]._replace(refusals=refusals)

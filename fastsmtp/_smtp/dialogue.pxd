@@ -2,7 +2,8 @@
 
 from fastsmtp._smtp.deadline cimport Clock
 from fastsmtp._smtp.strikes cimport Counters
-from fastsmtp._hooks.callback cimport Answer, Asker, Hooks, new_answer
+from fastsmtp._hooks.binding cimport Hooks
+from fastsmtp._hooks.callback cimport Answer, Asker, new_answer
 from fastsmtp._native cimport thread_ident
 from fastsmtp._parser cimport Parser
 from fastsmtp._smtp.policy cimport Policy

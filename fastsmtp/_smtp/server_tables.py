@@ -9,7 +9,7 @@ from collections.abc import Callable, Sequence
 from typing import Any, Final, NamedTuple, TypeAlias
 
 from fastsmtp import replies
-from fastsmtp._hooks.callback import Hooks
+from fastsmtp._hooks.binding import Hooks
 from fastsmtp._smtp.parameters import mail_parameters, rcpt_parameters
 from fastsmtp._smtp.policy import Policy
 from fastsmtp.options import Options
@@ -28,11 +28,12 @@ EhloLine: TypeAlias = str | Callable[[Any], str]
 class Row(NamedTuple):
     """What there is to know of a command.
 
-    handler: called with the dialogue and the argument. refusals: the reply by state, None where the
-    verb may come. flags: of `Flag`.
+    handler: called with the dialogue and the argument; None where the verb is refused in every
+    state, or answered before. refusals: the reply by state, None where the verb may come. flags: of
+    `Flag`.
     """
 
-    handler: Callable[[Any, bytes], None]
+    handler: Callable[[Any, bytes], None] | None
     refusals: tuple[Reply | None, ...]
     flags: int
 
@@ -57,7 +58,7 @@ class ServerTables:
         self.policy = Policy(options)
         self.starttls_available = tls and "STARTTLS" not in options.disabled_commands
         # By columns: each is looked up by verb.
-        self.handlers = tuple(row.handler for row in rows)
+        self.handlers: tuple[Any, ...] = tuple(row.handler for row in rows)
         self.refusals = tuple(row.refusals for row in rows)
         self.flags = tuple(row.flags for row in rows)
         self.mail_parameters = mail_parameters(options)

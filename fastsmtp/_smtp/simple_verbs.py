@@ -91,8 +91,3 @@ def handle_quit(dialogue: Dialogue, argument: bytes) -> None:
         dialogue.reply(replies.QUIT_SYNTAX)
     else:
         dialogue.reply_and_close(replies.BYE)
-
-
-def handle_refused(dialogue: Dialogue, argument: bytes) -> None:
-    """For rows that dispatch answers by itself: those that refuse in every state, and BDAT."""
-    raise AssertionError("dispatch answers this verb")

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from fastsmtp._hooks.callback import Hooks
+from fastsmtp._hooks.binding import Hooks
 from fastsmtp._log import logger
 from fastsmtp._smtp.auth import is_auth_possible
 from fastsmtp._smtp.command_table import command_rows

@@ -18,16 +18,9 @@ from cpython.buffer cimport PyBUF_READ, PyBUF_WRITE
 from cpython.bytes cimport PyBytes_AS_STRING, PyBytes_GET_SIZE
 from cpython.memoryview cimport PyMemoryView_FromMemory
 from cpython.object cimport PyObject
+from fastsmtp._capi cimport new_bytes, resize_bytes, bytes_octets, Py_DECREF
 
 import ssl
-
-
-cdef extern from "Python.h":
-    # as they are, with the references left to us: a buffer is filled before it becomes an object
-    PyObject *new_bytes "PyBytes_FromStringAndSize"(const char *octets, Py_ssize_t n) except NULL
-    int resize_bytes "_PyBytes_Resize"(PyObject **octets, Py_ssize_t n) except -1
-    char *bytes_octets "PyBytes_AS_STRING"(PyObject *octets)
-    void Py_DECREF(PyObject *octets)
 
 
 cdef enum:
