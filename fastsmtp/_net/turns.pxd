@@ -42,6 +42,7 @@ cdef class Turns(Pace):
     cdef Flow _visited
     cdef bint _running
     cdef bint _begun  # a callback of the next turn is due, so the end of this one is known
+    cdef double _used  # of this turn's budget, or by work outside of visits in a few of them
     cdef double _now_at, _ends_at, _slice, _slice_ends_at
 
     cpdef bint is_over(self)

@@ -117,22 +117,23 @@ cdef class Turns(Pace):
         0: no, this turn is over, or `flow` waits already. 1: yes, and `leave` is called afterwards.
         2: yes, for a visit is under way.
         """
-        cdef double now
+        cdef double left
         if self._visited is flow:
             return 2
         if flow.queued:
             return 0
-        now = self._now()
-        if self._visited is None and not self._begun:
-            self._ends_at = now + _TURN
-            self._call_next()
-        elif now >= self._ends_at:
-            return 0
         if self._visited is not None:
             return 2
+        # To be told of each turn of the loop would cost a callback in each. So what was used in
+        # several turns may add up to one budget, and only then the next turn is waited for.
+        left = _TURN - self._used
+        if left <= 0:
+            self._ends_at = 0.0
+            self._call_next()
+            return 0
         self._visited = flow
-        self._now_at = now
-        self._slice_ends_at = min(now + _SLICE, self._ends_at)
+        self._now_at = self._now()
+        self._slice_ends_at = self._now_at + min(_SLICE, left)
         return 1
 
     cpdef object leave(self, Flow flow):
@@ -147,6 +148,7 @@ cdef class Turns(Pace):
         """A source has something. False: this turn is over, and the next one will look."""
         self._now_at = self._now()
         if not self._begun:
+            self._used = 0.0
             self._ends_at = self._now_at + _TURN
             return True
         return self._now_at < self._ends_at
@@ -178,6 +180,7 @@ cdef class Turns(Pace):
         cdef double now = self._now()
         cdef double took = min(now - self._now_at, 2 * self._slice)
         flow.used = max(flow.used, self._virtual - _CREDIT) + took
+        self._used += now - self._now_at
         self._now_at = now
         if flow.used > self._most:
             self._most = flow.used
@@ -245,6 +248,7 @@ cdef class Turns(Pace):
     def _next_turn(self):
         """A turn of the loop has begun."""
         self._begun = False
+        self._used = 0.0
         if not self._waiting:
             return
         self._now_at = self._now()
