@@ -18,6 +18,7 @@ from pathlib import Path
 from typing import Any, Final
 
 from clients import PATIENCE, program
+from serving import environment_of_others
 from tls_kit import ca_pem
 
 __all__ = ["Exim", "exim", "why_no_exim"]
@@ -84,7 +85,9 @@ def why_no_exim() -> str:
         return "exim4 is neither installed nor unpacked into build/exim (bash .ci/run does that)"
     if os.geteuid():
         return "exim4 takes root to deliver from a spool of its own"
-    told = subprocess.run([path, "-bV"], capture_output=True, text=True, check=False)
+    told = subprocess.run(
+        [path, "-bV"], env=environment_of_others(), capture_output=True, text=True, check=False
+    )
     if "GnuTLS" not in told.stdout:
         return f"exim4 with GnuTLS does not run: {(told.stderr + told.stdout)[:200].strip()}"
     return ""
@@ -118,6 +121,7 @@ class Exim:
         command = [self.path, "-C", str(self._configuration), "-odf", "-i", "-f", "a@x.example"]
         process = subprocess.Popen(
             [*command, "--", *recipients],
+            env=environment_of_others(),
             stdin=subprocess.PIPE,
             stdout=subprocess.DEVNULL,
             stderr=subprocess.DEVNULL,

@@ -21,6 +21,7 @@ from threading import Timer
 from typing import Any, Final
 
 from clients import PATIENCE
+from serving import environment_of_others
 
 __all__ = ["sent", "why_no_opensmtpd"]
 
@@ -84,7 +85,9 @@ def why_no_opensmtpd() -> str:
         ["ldd", str(path)],
     ]
     for command in tried:
-        told = subprocess.run(command, capture_output=True, text=True, check=False)
+        told = subprocess.run(
+            command, env=environment_of_others(), capture_output=True, text=True, check=False
+        )
         if told.returncode or "not found" in told.stdout:
             said = (told.stderr + told.stdout).strip()
             return f"opensmtpd cannot be run here: {command[0]}: {said[:200]}"
@@ -106,6 +109,7 @@ def sent(address: Any, scheme: str, recipients: list[str]) -> dict[str, str]:
         (folder / "smtpd.conf").write_text(CONFIGURATION.format(scheme=scheme, port=address[1]))
         process = subprocess.Popen(
             [*NAMESPACES, "sh", "-c", SCRIPT, "sh", str(UNPACKED), name, *recipients],
+            env=environment_of_others(),
             stdin=subprocess.PIPE,
             stdout=subprocess.DEVNULL,
             stderr=subprocess.PIPE,

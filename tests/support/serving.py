@@ -35,6 +35,13 @@ def environment(**more: str) -> dict[str, str]:
     return os.environ | {"PYTHONPATH": str(package), "PYTHONDONTWRITEBYTECODE": "1"} | more
 
 
+def environment_of_others() -> dict[str, str]:
+    """The environment of a program that is not ours: a sanitizer that is loaded before the system's
+    libraries tells nothing about it, and may stop it.
+    """
+    return {name: value for name, value in os.environ.items() if name != "LD_PRELOAD"}
+
+
 class Lines:
     """What a stream of a process says: `all` so far, and `wait` for a line still to come."""
 
