@@ -4,7 +4,6 @@ from fastsmtp._smtp.protocol cimport SMTPProtocol
 from fastsmtp._native cimport monotonic
 from fastsmtp._connection.tls_stage cimport SecureLink
 
-cdef Py_ssize_t _MANY_COMMANDS
 cdef double _STALL
 
 

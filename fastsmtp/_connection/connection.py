@@ -10,7 +10,7 @@ import asyncio
 import time
 from collections.abc import Callable, Coroutine
 from math import inf
-from typing import Any, Final, cast
+from typing import Any, cast
 
 from fastsmtp._connection.greeting_stage import Prelude, is_known
 from fastsmtp._connection.names import take_names
@@ -21,7 +21,6 @@ from fastsmtp._failures import Place
 from fastsmtp._hooks.callback import Answer
 from fastsmtp._hooks.coroutine_driver import drive
 from fastsmtp._hooks.tasks import STALL, HookTasks, warn_of_stall
-from fastsmtp._log import logger
 from fastsmtp._net.epoll_transport import SocketTransport
 from fastsmtp._net.turns import Turns
 from fastsmtp._net.write_progress import WriteWatch
@@ -33,9 +32,6 @@ from fastsmtp.stream import DataStream
 
 __all__ = ["Connection"]
 
-MANY_COMMANDS: Final = 64  # octets of a read whose replies may come near the high-water mark
-
-_MANY_COMMANDS: int = MANY_COMMANDS
 _STALL: float = STALL
 
 
@@ -76,9 +72,7 @@ class Connection(SecureLink):
         session = self.session
         unix = take_names(self._transport, session)
         protocol = self._protocol
-        protocol.is_unix = unix
-        protocol.remote_address = session.remote_address
-        protocol.peer = "unix" if unix else session.remote_address or "unknown"
+        protocol.client_is(session.remote_address, unix)
         refusal = self._server.registry.admit(self)
         if refusal is not None:
             self._refuse(refusal)
@@ -106,10 +100,8 @@ class Connection(SecureLink):
             return
         protocol = self._protocol
         now = self._now()
-        if len(data) > _MANY_COMMANDS:
-            protocol.unsent = self._watch.unsent()
         try:
-            protocol.receive(data, now)
+            protocol.receive(data, now, self._watch.unsent())
         finally:
             self._after(now)
 
@@ -132,7 +124,7 @@ class Connection(SecureLink):
                 self._protocol.receive_eof(now)
             finally:
                 self._after(now)
-        elif not self._protocol.parser.buffered:
+        elif not self._protocol.holds_input():
             self._transport.abort()  # nothing was said, and nothing will be
 
     def connection_lost(self, exc: Exception | None) -> None:
@@ -150,7 +142,7 @@ class Connection(SecureLink):
         now = self._now()
         try:
             if exc is not None:
-                self._socket_failed(exc)
+                self._protocol.socket_failed(exc)
         finally:
             self._dialogue_lost(now)
 
@@ -163,21 +155,9 @@ class Connection(SecureLink):
                 self._cancel_at = now + self._server.tables.options.data_hook_timeout
             self._end_if_done()
 
-    def _socket_failed(self, error: Exception) -> None:
-        """A reset inside a transaction is an event. After our last reply it is nothing at all: most
-        clients leave after QUIT without having read the 221.
-        """
-        protocol = self._protocol
-        if protocol.closing:
-            return
-        if protocol.transaction.envelope is not None:
-            protocol.report(error, "socket")
-        elif logger.shows_debug:  # the id is made for whoever looks at it
-            logger.debug("%s: %s", self, error)
-
     def pause_writing(self) -> None:
         """The client does not take our replies: neither reading nor execution goes on."""
-        self._protocol.blocked = True
+        self._protocol.block()
 
     def resume_writing(self) -> None:
         """The client has taken enough."""
@@ -281,7 +261,7 @@ class Connection(SecureLink):
 
     def abort(self, reason: str = "shutdown") -> None:
         """Cut the connection now. Open bodies are aborted, by which their hooks end."""
-        self._protocol.mail_data.abort(reason)
+        self._protocol.abort(reason)
         if not self._lost:
             self._drop_unread()
             self._transport.abort()
@@ -317,13 +297,12 @@ class Connection(SecureLink):
             self.session, self._protocol, self._introduced, self._refuse_in_silence
         )
         self._entry = self._introduction.receive
-        deadline = self._now() + self._server.tables.options.proxy_timeout
-        self._protocol.clock.deadline = deadline
-        self._arm(deadline)
+        self._protocol.await_balancer(self._now())
+        self._arm(self._protocol.deadline())
 
     def _introduced(self, address: str | None, rest: bytes) -> None:
         self._entry = self._introduction = None
-        self._protocol.clock.stop()
+        self._protocol.stop_clock()
         self._let_in(address)
         if rest:
             self.data_received(rest)
@@ -375,10 +354,9 @@ class Connection(SecureLink):
     def _start(self) -> None:
         self._started = True
         protocol = self._protocol
-        protocol.client_hostname = self.session.client_hostname
         now = self._now()
         try:
-            protocol.start(now)
+            protocol.start(self.session.client_hostname, now)
             if self._input_over:
                 protocol.receive_eof(now)
         finally:
@@ -406,13 +384,13 @@ class Connection(SecureLink):
                 self._begin_tls()  # the 220 is written
             if protocol.wants_input is not self._reading:
                 self._set_reading(not self._reading)
-            if protocol.more and not protocol.blocked:
+            if protocol.wants_turn():
                 if self._hook_begins:
                     self._hook_begins = False
                     self._loop.call_soon(self._go_on_later)  # after its first step
                 else:
                     self._flow.go_on_later()
-        deadline = protocol.clock.deadline
+        deadline = protocol.deadline()
         if deadline < self._timer_at:
             self._arm(deadline)
 

@@ -117,10 +117,9 @@ class Link(Receiver):
         protocol = self._protocol
         now = self._now()
         entered = self._turns.enter(self._flow)
-        protocol.unsent = self._watch.unsent()
         try:
             if entered:
-                protocol.receive(data, now)
+                protocol.receive(data, now, self._watch.unsent())
             else:
                 protocol.keep(data, now)
         finally:
@@ -148,10 +147,8 @@ class Link(Receiver):
     def _advance(self) -> None:
         now = self._now()
         self._woken = False
-        if not self._lost:
-            self._protocol.unsent = self._watch.unsent()
         try:
-            self._protocol.advance(now)
+            self._protocol.advance(now, 0 if self._lost else self._watch.unsent())
         finally:
             self._after(now)
 
@@ -195,7 +192,7 @@ class Link(Receiver):
         if self._close_at == inf:
             self._close_at = self._now() + LINGER
             self._stop_preparing()
-            self._protocol.clock.stop()
+            self._protocol.stop_clock()
             if not self._reading:
                 self._set_reading(True)
             if self._pump is not None and not transport.is_closing():
@@ -277,7 +274,7 @@ class Link(Receiver):
                 self._transport.abort()
             else:  # the five seconds run from the last octet taken; the watch looks at the rest
                 self._close_at = now + LINGER
-        if now >= self._protocol.clock.deadline:
+        if now >= self._protocol.deadline():
             self._grace = 0
             self._yield_to_sockets()
         self._rearm()
@@ -285,7 +282,7 @@ class Link(Receiver):
     def _rearm(self) -> None:
         self._arm(
             min(
-                self._protocol.clock.deadline if not self._grace else inf,
+                self._protocol.deadline() if not self._grace else inf,
                 self._watch.check_at,
                 self._close_at,
                 self._cancel_at,
@@ -305,7 +302,7 @@ class Link(Receiver):
 
     def _expire(self, reads: int) -> None:
         now = self._now()
-        if self._ended or now < self._protocol.clock.deadline:
+        if self._ended or now < self._protocol.deadline():
             self._grace = 0
             self._rearm()
         elif reads != self._reads and self._grace < GRACE_TURNS:

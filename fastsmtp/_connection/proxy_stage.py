@@ -81,18 +81,13 @@ class Introduction:
         session = self._session
         protocol = self._protocol
         session.proxy = _facts(header, (session.remote_address, session.remote_port))
-        # A health check is the balancer's own: it is the client.
-        protocol.via = "" if header.command == "LOCAL" else f" via {protocol.peer}"
-        # Where the balancer does not say who the client is, nobody is trusted for being the
-        # balancer.
-        protocol.is_unix = False
-        protocol.remote_address = ""
         if header.source is None or header.destination is None:
             address = None
         else:
             session.remote_address, session.remote_port = header.source
             session.local_address, session.local_port = header.destination
-            address = protocol.remote_address = session.remote_address
+            address = session.remote_address
+        protocol.client_comes_through(address or "", is_balancer=header.command == "LOCAL")
         if logger.shows_debug:
             client = protocol.client()
             logger.debug("%s: PROXY header: %s %s", session.id, header.command, client)

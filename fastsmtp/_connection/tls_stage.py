@@ -63,7 +63,7 @@ class SecureLink(Link):
         """Our turn has come, in which we do what was left."""
         if self._lost:
             return
-        if self._protocol.more or self._woken:
+        if self._protocol.wants_turn() or self._woken:
             self._advance()
         if self._tls_due:
             self._go_on_with_tls()
@@ -81,9 +81,8 @@ class SecureLink(Link):
         self._entry = self._take_flight
         protocol = self._protocol
         if not protocol.securing:  # implicit TLS: no command has asked for it
-            protocol.clock.now = now
-            protocol.await_handshake()
-            self._arm(protocol.clock.deadline)
+            protocol.begin_handshake(now)
+            self._arm(protocol.deadline())
 
     def _take_flight(self, data: bytes) -> None:
         """Octets of the handshake. They wait if this turn of the loop has borne enough."""
@@ -190,7 +189,7 @@ class SecureLink(Link):
         output = pump.take_output()
         self._write_raw(output)
         self._pass_on(pump, plaintext)
-        if output and self._reading and self._protocol.blocked:
+        if output and self._reading and not self._protocol.wants_input:
             self._set_reading(False)  # it asks for new keys and takes no answer
         if pump.more:
             self._wait_for_turn()
@@ -222,10 +221,7 @@ class SecureLink(Link):
         self._entry = _drop
         if self._pump is not None:
             self._pump.let_go()
-        if self._protocol.securing:
-            self._protocol.securing = False
-        self._protocol.report(error, "tls")
-        self._protocol.close()
+        self._protocol.tls_failed(error)
         self._close()
 
     def _why_cut(self) -> BaseException | None:

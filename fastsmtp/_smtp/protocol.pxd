@@ -20,7 +20,10 @@ cdef class SMTPProtocol(Dialogue):
     cdef Pace _pace
     cdef tuple _handlers, _refusals, _flags
 
-    cpdef receive(self, bytes octets, double now)
+    cpdef client_is(self, str address, bint is_unix)
+    cpdef double deadline(self)
+    cpdef receive(self, bytes octets, double now, Py_ssize_t unsent=*)
+    cpdef bint wants_turn(self)
 
     @cython.locals(out=list, octets=bytes)
     cpdef bytes take_output(self, double now)

@@ -13,6 +13,7 @@ from typing import Any, Final
 from fastsmtp import replies
 from fastsmtp._failures import Place, log_failure, mark
 from fastsmtp._hooks.callback import NO_ANSWER, WAITING, Answer, Host
+from fastsmtp._log import logger
 from fastsmtp._pace import UNHURRIED, Pace
 from fastsmtp._parser import END_OF_DATA, Command, Fault
 from fastsmtp._smtp.data import MailData
@@ -90,7 +91,35 @@ class SMTPProtocol(Dialogue):
         self.watch_lines()
         self.mail_data = self._mail_data = MailData(self)
 
-    # For the connection.
+    # For the connection, which uses what stands here, and writes no field.
+
+    def client_is(self, address: str, is_unix: bool) -> None:
+        """Learn what is at the other end of the socket. address: "" where none is known."""
+        self.is_unix = is_unix
+        self.remote_address = address
+        self.peer = "unix" if is_unix else address or "unknown"
+
+    def client_comes_through(self, address: str, *, is_balancer: bool) -> None:
+        """Learn what a balancer, which is the peer, says of its client. address: "" where it does
+        not say who that is: then nobody is trusted for being the balancer. is_balancer: the client
+        is the balancer itself, as for a health check.
+        """
+        self.is_unix = False
+        self.remote_address = address
+        self.via = "" if is_balancer else f" via {self.peer}"
+
+    def await_balancer(self, now: float) -> None:
+        """The peer is a balancer, and is to say who its client is."""
+        self.clock.now = now
+        self.clock.await_answer(self.options.proxy_timeout)
+
+    def stop_clock(self) -> None:
+        """Nothing is waited for."""
+        self.clock.stop()
+
+    def deadline(self) -> float:
+        """Return when `expire` is due, infinity for never."""
+        return self.clock.deadline
 
     @property
     def opening(self) -> bool:
@@ -106,6 +135,14 @@ class SMTPProtocol(Dialogue):
             or self.clock.lagging
             or (self.halted and self.parser.buffered > 0)
         )
+
+    def wants_turn(self) -> bool:
+        """Input is left that can be worked on in another turn of the loop."""
+        return self.more and not self.blocked
+
+    def holds_input(self) -> bool:
+        """Some of what was read is not worked on yet."""
+        return self.parser.buffered > 0
 
     def settled(self) -> bool:
         """The usual case after a read: nothing holds the dialogue up, it waits for the client."""
@@ -126,10 +163,22 @@ class SMTPProtocol(Dialogue):
         message = self._mail_data.message
         return self.waiting is not None or (message is not None and message.answer.state == WAITING)
 
-    def start(self, now: float) -> None:
+    def start(self, client_hostname: str, now: float) -> None:
         """All that comes before the dialogue is done: call `on_connect`, then greet."""
         self.clock.now = now
+        self.client_hostname = client_hostname
         self._run(lambda: connect(self))
+
+    def begin_handshake(self, now: float) -> None:
+        """Implicit TLS, RFC 8314 §3: no command has asked for it."""
+        self.clock.now = now
+        self.await_handshake()
+
+    def tls_failed(self, error: BaseException) -> None:
+        """There is no TLS, or no more: nothing can be said."""
+        self.securing = False
+        self.report(error, "tls")
+        self.close()
 
     def secured(self, tls: Any, now: float) -> None:
         """A handshake is done. tls: its facts, as `on_secure` gets them."""
@@ -146,9 +195,12 @@ class SMTPProtocol(Dialogue):
         if self.state != _OPENING:
             self._run(lambda: go_on_inside(self))
 
-    def receive(self, octets: bytes, now: float) -> None:
-        """Take what has been read and work through it as far as it goes."""
+    def receive(self, octets: bytes, now: float, unsent: int = 0) -> None:
+        """Take what has been read and work through it as far as it goes. unsent: octets of earlier
+        replies that the client has not taken.
+        """
         self.clock.now = now
+        self.unsent = unsent
         self.parser.feed(octets)
         if self.state == _OPENING and self.options.greet_delay and octets:
             self.reply(self.tables.early_talker)
@@ -169,9 +221,10 @@ class SMTPProtocol(Dialogue):
         self._eof = True
         self.advance(now)
 
-    def advance(self, now: float) -> None:
+    def advance(self, now: float, unsent: int = 0) -> None:
         """Go on with what is there: a late answer, input that was left, room for output."""
         self.clock.now = now
+        self.unsent = unsent
         late, self.late = self.late, None
         if self.caught_up:
             self.caught_up = False
@@ -180,6 +233,10 @@ class SMTPProtocol(Dialogue):
             self._run(None)
         else:
             self._run(lambda: self._take_late(late))
+
+    def block(self) -> None:
+        """The client does not take our replies: neither reading nor execution goes on."""
+        self.blocked = True
 
     def unblock(self, now: float) -> None:
         """The client has taken our replies: its time for the next command begins."""
@@ -228,6 +285,21 @@ class SMTPProtocol(Dialogue):
                 self.clock.await_answer(self.options.data_hook_timeout)
         finally:
             self.busy = False
+
+    def socket_failed(self, error: Exception) -> None:
+        """A reset inside a transaction is an event. After our last reply it is nothing at all: most
+        clients leave after QUIT without having read the 221.
+        """
+        if self.closing:
+            return
+        if self.transaction.envelope is not None:
+            self.report(error, "socket")
+        elif logger.shows_debug:  # the id is made for whoever looks at it
+            logger.debug("%s: %s", self, error)
+
+    def abort(self, reason: str) -> None:
+        """The connection is cut: an open body ends, and by that its hook."""
+        self.mail_data.abort(reason)
 
     def give_up(self) -> None:
         """Wait no longer for the answer to a message of a client that is gone."""
