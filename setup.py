@@ -51,7 +51,10 @@ CYTHON = [
 PYTHON = [
     "_tls/client_hello.py",
     "_smtp/deadline.py",
+    "_connection/stages.py",
+    "_connection/deadline_timer.py",
     "_connection/output.py",
+    "_connection/arrival.py",
     "_connection/connection.py",
     "_smtp/final_reply.py",
     "_pace.py",
@@ -69,7 +72,6 @@ PYTHON = [
     "_tls/pump.py",
     "_smtp/mail_rcpt.py",
     "_smtp/simple_verbs.py",
-    "_net/write_progress.py",
     "replies.py",
     "session.py",
     "stream.py",

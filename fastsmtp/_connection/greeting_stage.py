@@ -1,13 +1,13 @@
-"""What stands before the greeting: its delay and the reverse lookup, at the same time."""
+"""The wait before the greeting: its delay and the reverse lookup, at the same time."""
 
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable
 
+from fastsmtp._connection.stages import Client, Talking
 from fastsmtp._net.reverse_dns import ReverseLookup
 
-__all__ = ["Prelude", "is_known"]
+__all__ = ["GreetingWait", "is_known"]
 
 
 def is_known(
@@ -19,21 +19,25 @@ def is_known(
     return lookup.known(loop, address)
 
 
-class Prelude:
-    """Calls `on_done(name)` when both have ended; `cancel` ends both at once, and then it does not.
-
-    name: of the client, None when there is none. greet_delay: seconds.
+class GreetingWait(Talking):
+    """Starts the dialogue when both have ended. talking: the stage that comes then; it hears a
+    client that speaks before, and the dialogue refuses that.
     """
 
-    __slots__ = ("_address", "_delay", "_left", "_lookup", "_name", "_on_done")
+    __slots__ = (
+        *("_address", "_client", "_delay", "_input_over", "_left", "_lookup", "_name"),
+        "_talking",
+    )
 
-    def __init__(self, on_done: Callable[[str | None], None]) -> None:
-        self._on_done = on_done
+    def __init__(self, client: Client, talking: Talking) -> None:
+        self._client: Client | None = client
+        self._talking = talking
         self._left = 0
         self._name: str | None = None
         self._delay: asyncio.TimerHandle | None = None
         self._lookup: ReverseLookup | None = None  # it is to call `_looked_up`
         self._address = ""
+        self._input_over = False
 
     def begin(
         self,
@@ -42,7 +46,9 @@ class Prelude:
         address: str,
         greet_delay: float,
     ) -> None:
-        """Begin both; where there is nothing to wait for, all is done before this returns."""
+        """Begin both; where there is nothing to wait for, all is done before this returns.
+        greet_delay: seconds.
+        """
         self._left = 1
         known, self._name = is_known(loop, lookup, address)
         if not known and lookup is not None:
@@ -55,32 +61,35 @@ class Prelude:
             self._delay = loop.call_later(greet_delay, self._one_done)
         self._one_done()
 
-    def cancel(self) -> None:
-        """The connection has ended, or is refused."""
+    def octets(self, client: Client, data: bytes) -> None:
+        """The client speaks before our greeting."""
+        self._talking.octets(client, data)
+
+    def eof(self, client: Client) -> None:
+        """A client that has said nothing will hear nothing."""
+        self._input_over = True
+        if not client.holds_input():
+            client.cut()
+
+    def leave(self) -> None:
+        """End both at once; what refers back to this object or its owner would wait for the
+        collector.
+        """
         if self._delay is not None:
             self._delay.cancel()
         if self._lookup is not None:
             self._lookup.abandon(self._address, self._looked_up)
-        self._let_go()
+        self._left = 0
+        self._client = self._delay = self._lookup = None
 
     def _looked_up(self, name: str | None) -> None:
         self._name = name
+        self._lookup = None
         self._one_done()
 
     def _one_done(self) -> None:
         if self._left:
             self._left -= 1
-            if not self._left:
-                on_done = self._on_done
-                self._let_go()
-                on_done(self._name)
-
-    def _let_go(self) -> None:
-        """What refers back to this object or its owner would wait for the collector."""
-        self._left = 0
-        self._delay = self._lookup = None
-        self._on_done = _ignore
-
-
-def _ignore(name: str | None) -> None:
-    """Nobody waits any more."""
+            client = self._client
+            if not self._left and client is not None:
+                client.start(self._name, self._input_over)

@@ -1,21 +1,21 @@
-"""The stage before everything else behind a load balancer: its PROXY header, and what it says.
+"""The first stage of a connection that comes from a load balancer: its PROXY header.
 
 In: what was read from a peer in `use_proxy`. Out: the facts of its client in session and dialogue,
-and the octets behind the header; or one line in the log, for a header that is none. The reader is
+and the octets after the header; or one line in the log, for what is not a header. The reader is
 `_wire.proxy_header`.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from typing import Any, Final
 
+from fastsmtp._connection.stages import Client, Stage
 from fastsmtp._log import clean, escaped, logger
 from fastsmtp._smtp.protocol import SMTPProtocol
 from fastsmtp._wire.proxy_header import ProxyFault, ProxyHeader, ProxyReader
 from fastsmtp.session import Session
 
-__all__ = ["Introduction"]
+__all__ = ["ProxyHeaderWait"]
 
 MAX_TEXT: Final = 512  # characters of one text of a header
 MAX_SHOWN: Final = 160  # octets of what is no header that a log line may be made of
@@ -32,45 +32,40 @@ _SSL_TEXTS: Final = {
 }
 
 
-class Introduction:
-    """Reads the header of one connection.
+class ProxyHeaderWait(Stage):
+    """Reads the header of one connection; a peer without one is told nothing."""
 
-    on_done(address, rest): session and dialogue know the client; address is what counts for
-    `max_clients_per_host`, None when nothing does; rest is what was read behind the header.
-    on_fault(): nothing is to be said to this peer.
-    """
+    __slots__ = ("_protocol", "_reader", "_session")
 
-    __slots__ = ("_on_done", "_on_fault", "_protocol", "_reader", "_session")
-
-    def __init__(
-        self,
-        session: Session,
-        protocol: SMTPProtocol,
-        on_done: Callable[[str | None, bytes], None],
-        on_fault: Callable[[], None],
-    ) -> None:
+    def __init__(self, session: Session, protocol: SMTPProtocol) -> None:
         self._session = session
         self._protocol = protocol
-        self._on_done = on_done
-        self._on_fault = on_fault
         self._reader = ProxyReader()
 
-    def receive(self, data: bytes) -> None:
-        """Take what was read."""
+    def octets(self, client: Client, data: bytes) -> None:
+        """Octets of the header, and what follows it."""
         found = self._reader.feed(data)
         if found is None:
             return
         if isinstance(found, ProxyHeader):
-            self._on_done(self._learn(found), self._reader.rest)
+            client.introduced(self._learn(found), self._reader.rest)
             return
         shown = clean(self._reader.rest[:MAX_SHOWN].decode("latin-1"))
         self._log_fault(ProxyFault(found).name.lower().replace("_", " "), shown)
-        self._on_fault()
+        client.close()
 
-    def time_out(self) -> None:
+    def eof(self, client: Client) -> None:
+        """Nothing was said, and nothing will be."""
+        client.cut()
+
+    def expired(self, client: Client, now: float) -> None:
         """`proxy_timeout` has passed."""
         self._log_fault("not complete in time", "")
-        self._on_fault()
+        client.close()
+
+    def server_closing(self, client: Client) -> None:
+        """It is not known yet whether there is a client."""
+        client.close()
 
     def _log_fault(self, why: str, shown: str) -> None:
         peer = self._protocol.peer

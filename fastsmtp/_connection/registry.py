@@ -39,13 +39,12 @@ def max_lingering() -> int:
 
 
 class Registered(Protocol):
-    """A connection as its server sees it."""
+    """A connection as its server sees it. counted_address: what `admit_host` has counted, "" for
+    none.
+    """
 
     session: Session
-
-    @property
-    def counted_address(self) -> str:
-        """The address that `admit_host` has counted, "" for none."""
+    counted_address: str
 
     def client_name(self) -> str:
         """The client, for the log."""

@@ -1,26 +1,43 @@
 cimport cython
-from fastsmtp._connection.output cimport Link
+from fastsmtp._connection.output cimport Output
+from fastsmtp._connection.stages cimport Stage, Talking
+from fastsmtp._smtp.protocol cimport SMTPProtocol
 from fastsmtp._tls.pump cimport Pump
 
 
-cdef class SecureLink(Link):
-    cdef public object _server, _tls, _contexts, _entry
-    cdef public bytes _flight
-    cdef public bint _queued, _tls_due, _input_over
+cdef class Handshake(Stage):
+    cdef public object context
+    cdef object _client, _contexts, _handshakes, _loop
+    cdef SMTPProtocol _protocol
+    cdef Output _output
+    cdef Pump _pump
+    cdef bytes _flight
+    cdef bint _queued
 
-    cpdef _receive(self, bytes data)
+    cpdef octets(self, client, bytes data)
+    cpdef eof(self, client)
+    cpdef expired(self, client, double now)
+    cpdef server_closing(self, client)
+    cpdef bint may_read(self) except -1
+    cpdef leave(self)
 
-    cpdef go_on(self)
-    cpdef _wait_for_turn(self)
-
-    @cython.locals(pump=Pump, flight=bytes, plaintext=bytes)
+    @cython.locals(flight=bytes, plaintext=bytes)
     cpdef handshake_step(self)
-    cpdef _established(self, Pump pump, bytes plaintext)
 
-    @cython.locals(pump=Pump, start=Py_ssize_t)
-    cpdef _take_ciphertext(self, bytes data)
+
+cdef class SecureTalking(Talking):
+    cdef SMTPProtocol _protocol
+    cdef Output _output
+    cdef Pump _pump
+    cdef bint _has_more
+
+    @cython.locals(start=Py_ssize_t)
+    cpdef octets(self, client, bytes data)
+    cpdef eof(self, client)
+    cpdef bint holds_input(self) except -1
+    cpdef wait_for_turn(self, client)
 
     @cython.locals(plaintext=bytes, output=bytes)
-    cpdef _answer_tls(self, Pump pump, bytes data)
-    cpdef _pass_on(self, Pump pump, bytes plaintext)
-    cpdef _write_raw(self, bytes octets)
+    cpdef _answer(self, client, bytes data)
+    cpdef go_on(self, client)
+    cpdef pass_on(self, client, bytes plaintext)

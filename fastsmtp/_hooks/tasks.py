@@ -44,10 +44,20 @@ def _settle(task: asyncio.Task[Any], answer: Answer) -> None:
 class HookTasks:
     """Tasks that are at work, each with its answer. on_done: called after each that has ended.
 
-    abandon_at: when those that were cancelled are left behind, infinity when none was.
+    abandon_at: when those that were cancelled are left behind, infinity when none was. cancel_at:
+    when all are cancelled, infinity while their client is there.
     """
 
-    __slots__ = ("_cancelled", "_loop", "_now", "_on_done", "_orphans", "_tasks", "abandon_at")
+    __slots__ = (
+        "_cancelled",
+        "_loop",
+        "_now",
+        "_on_done",
+        "_orphans",
+        "_tasks",
+        "abandon_at",
+        "cancel_at",
+    )
 
     def __init__(
         self,
@@ -62,6 +72,7 @@ class HookTasks:
         self._cancelled: set[asyncio.Task[Any]] = set()
         self._orphans: dict[Answer, float] = {}  # answer -> until when; in the order of time
         self.abandon_at = inf
+        self.cancel_at = inf
 
     def __len__(self) -> int:
         return len(self._tasks)
@@ -72,7 +83,20 @@ class HookTasks:
     @property
     def deadline(self) -> float:
         """When something is to be cancelled or left behind."""
-        return min(self.abandon_at, next(iter(self._orphans.values()), inf))
+        return min(self.abandon_at, self.cancel_at, next(iter(self._orphans.values()), inf))
+
+    def look(self, now: float) -> list[str]:
+        """Do what is due; returns the names of hooks that were cancelled, have not ended, and are
+        left behind.
+        """
+        names = self._abandon_overdue() if now >= self.abandon_at else []
+        for answer in [answer for answer, until in self._orphans.items() if now >= until]:
+            del self._orphans[answer]
+            self.cancel(answer)
+        if now >= self.cancel_at:
+            self.cancel_at = inf
+            self.cancel_all()
+        return names
 
     def start(self, coroutine: Coroutine[Any, Any, Any], answer: Answer) -> None:
         """Run the coroutine of a hook by the loop's task factory: it begins in the next turn."""
@@ -97,18 +121,11 @@ class HookTasks:
         if answer in self._tasks.values():
             self._orphans[answer] = deadline
 
-    def cancel_orphans(self, now: float) -> None:
-        """Cancel those whose time is over."""
-        for answer in [answer for answer, until in self._orphans.items() if now >= until]:
-            del self._orphans[answer]
-            self.cancel(answer)
-
     def cancel_all(self) -> None:
         """Cancel all that is at work."""
         self._cancel(list(self._tasks))
 
-    def abandon_overdue(self) -> list[str]:
-        """Leave behind what was cancelled and does not end; returns the names of those hooks."""
+    def _abandon_overdue(self) -> list[str]:
         names = [self._tasks.pop(task).hook for task in self._cancelled]
         self._cancelled.clear()
         self.abandon_at = inf

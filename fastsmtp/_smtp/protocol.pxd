@@ -15,7 +15,7 @@ cdef object _END_OF_DATA
 cdef class SMTPProtocol(Dialogue):
     cdef public bint blocked
     cdef public Py_ssize_t unsent
-    cdef public bint _eof
+    cdef public bint _eof, started
     cdef MailData _mail_data
     cdef Pace _pace
     cdef tuple _handlers, _refusals, _flags

@@ -85,6 +85,7 @@ class SMTPProtocol(Dialogue):
         self.blocked = False  # the client does not take our replies
         self.unsent = 0  # octets of earlier replies that it has not taken
         self._eof = False
+        self.started = False  # the hook on_connect was reached, so on_close is due
         self._handlers = tables.handlers
         self._refusals = tables.refusals
         self._flags = tables.flags
@@ -107,6 +108,7 @@ class SMTPProtocol(Dialogue):
         self.is_unix = False
         self.remote_address = address
         self.via = "" if is_balancer else f" via {self.peer}"
+        self.clock.stop()
 
     def await_balancer(self, now: float) -> None:
         """The peer is a balancer, and is to say who its client is."""
@@ -167,6 +169,7 @@ class SMTPProtocol(Dialogue):
         """All that comes before the dialogue is done: call `on_connect`, then greet."""
         self.clock.now = now
         self.client_hostname = client_hostname
+        self.started = True
         self._run(lambda: connect(self))
 
     def begin_handshake(self, now: float) -> None:

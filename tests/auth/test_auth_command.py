@@ -59,7 +59,7 @@ def inside_tls(verified: bool = False, auth: Any = ANN, **options: Any) -> Sessi
     """A greeted connection on which TLS was done."""
     given = {**OPEN, "allow_insecure_auth": False, **AuthHooks(auth).options(), **options}
     session = Session(**given)
-    dialogue = session.wire.connection._protocol
+    dialogue = session.wire.connection.protocol
     dialogue.secure = session.wire.session.secure = True
     dialogue.tls = TLS(verified)
     session.do(EH)
@@ -350,7 +350,7 @@ def test_a_client_that_leaves_takes_the_exchange_with_it(end: Any) -> None:
     with Session(**OPEN, **hooks.options()) as session:
         session.do(EH, b"AUTH LOGIN YW5u\r\n", end)
         assert session.closed
-        assert session.wire.connection._protocol.attempt is None
+        assert session.wire.connection.protocol.attempt is None
     assert hooks.asked == []
 
 
@@ -459,7 +459,7 @@ def test_a_line_of_the_exchange_has_a_limit_of_its_own(octets: int, code: str) -
     assert len(text) == octets
     run = exchange(b"AUTH PLAIN\r\n", text + b"\r\n", b"NOOP " + b"x" * 2042 + b"\r\n")
     assert run.codes == ["334", code, "500 5.5.2"]
-    assert run.session.wire.connection._protocol.counters.auth_failures == (code != DONE)
+    assert run.session.wire.connection.protocol.counters.auth_failures == (code != DONE)
 
 
 @row("LINE-07")
@@ -670,7 +670,7 @@ def test_an_answer_has_a_minute(start: bytes) -> None:
     with Session(**OPEN, **AuthHooks().options()) as session:
         assert session.do(EH, start, pause(59.9)) == ["250", "334"]
         assert session.do(pause(0.2)) == ["421 4.4.2"]
-        assert session.wire.connection._protocol.attempt is None
+        assert session.wire.connection.protocol.attempt is None
         assert session.closed
 
 
@@ -762,7 +762,7 @@ def test_the_counter_of_strangers_stops_and_begins_anew() -> None:
     with Session(**OPEN, **AuthHooks().options(), auth_optional=False) as session:
         assert session.do(*[b"NOOP\r\n"] * 8, EH) == [*["250 2.0.0"] * 8, "250"]
         assert session.do(PLAIN, *[b"NOOP\r\n"] * 20) == [DONE, *["250 2.0.0"] * 20]
-        session.wire.connection._protocol.forget_user()
+        session.wire.connection.protocol.forget_user()
         assert session.do(*[b"NOOP\r\n"] * 10) == [*["250 2.0.0"] * 9, "421 4.7.0"]
 
 
@@ -783,7 +783,7 @@ def test_rset_and_a_second_greeting_keep_the_user_and_starting_over_may_not() ->
         assert session.wire.session.user == "ann"
         assert session.wire.session.transmission_type == "ESMTPA"
         assert session.do(TX) == ["250 2.1.0", "250 2.1.5"]
-        dialogue = session.wire.connection._protocol
+        dialogue = session.wire.connection.protocol
         dialogue.reset_greeting()
         dialogue.forget_user()
         assert session.wire.session.user is None
@@ -795,7 +795,7 @@ def test_rset_and_a_second_greeting_keep_the_user_and_starting_over_may_not() ->
 def test_a_user_who_is_forgotten_by_hand_is_asked_for_all_the_same() -> None:
     with Session(**OPEN, **AuthHooks().options(), auth_optional=False) as session:
         session.do(EH, PLAIN)
-        dialogue = session.wire.connection._protocol
+        dialogue = session.wire.connection.protocol
         dialogue.authenticated = False
         dialogue.reset_greeting()
         assert session.do(EH, TX) == ["250", "530 5.7.0", "530 5.7.0"]

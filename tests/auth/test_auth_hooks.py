@@ -152,7 +152,7 @@ def test_each_style_refuses(style: str, result: Any, code: str, text: bytes) -> 
         assert text in login.written
         assert login.wire.session.user is None
         assert login.errors == []
-        counters = login.wire.connection._protocol.counters
+        counters = login.wire.connection.protocol.counters
         assert counters.auth_failures == (code[0] == "5")
 
 
@@ -263,7 +263,7 @@ def test_a_client_that_leaves_while_the_hook_is_at_work_is_nobody(leave: str) ->
         assert login.say(*PLAIN) == []
         getattr(login.wire, leave)()
         login.loop.step(lambda: waiting[0](None, ANN))
-        assert login.wire.connection._protocol.attempt is None
+        assert login.wire.connection.protocol.attempt is None
         if leave == "reset":
             assert login.wire.session.user is None
         else:  # it has sent all of its command, and still reads
@@ -378,7 +378,7 @@ def test_a_secret_is_in_no_log_reply_or_traceback(
             for e in login.errors
         )
         texts = [everything.text, login.written.decode(), seen, str(login.wire.session.error)]
-        texts += [repr(login.wire.session), repr(login.wire.connection._protocol)]
+        texts += [repr(login.wire.session), repr(login.wire.connection.protocol)]
     for text in texts:
         assert traces(CANARY, text) == []
     assert "AUTH" in everything.text

@@ -74,7 +74,7 @@ class Client:
         }
         self.wire = Wire(loop=shared_loop(), **{**scenario.DEFAULTS, **OPEN, **hooks, **options})
         self.wire.server.on("error", lambda error: None)  # hooks fail on purpose
-        self.dialogue = self.wire.connection._protocol
+        self.dialogue = self.wire.connection.protocol
         if first & 4:
             self.dialogue.secure = True
             self.dialogue.tls = TLS()

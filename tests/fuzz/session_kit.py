@@ -400,7 +400,7 @@ class Client:
     @property
     def dialogue(self) -> Any:
         """The dialogue of the connection."""
-        return self.wire.connection._protocol
+        return self.wire.connection.protocol
 
     def _look(self) -> None:
         """What one connection holds is bounded, whatever came in."""

@@ -146,7 +146,7 @@ def test_a_message_stays_accepted_when_the_client_resets_before_our_reply(run: A
             await client.writer.drain()
             client.reset()
             (connection,) = server.connections
-            await until(lambda: connection._transport.is_closing())
+            await until(lambda: connection.output.transport.is_closing())
             assert not closes
             gate.set()
             await until(lambda: closes)
@@ -191,7 +191,7 @@ def test_a_client_with_a_shut_window_that_resets_leaves_nothing(run: Any) -> Non
             sock.setblocking(False)
             await until(lambda: server.connections)
             (connection,) = server.connections
-            while not connection._protocol.blocked:
+            while not connection.protocol.blocked:
                 with contextlib.suppress(BlockingIOError):
                     sock.send(b"HELP\r\n" * 1000)
                 await asyncio.sleep(0)
@@ -296,7 +296,7 @@ def test_sockets_have_the_options_that_a_long_silence_needs(run: Any) -> None:
         async with running(server, sock=listening), await Client.greeted(address):
             assert twin.getsockopt(socket.IPPROTO_TCP, socket.TCP_DEFER_ACCEPT) == 0
             (connection,) = server.connections
-            sock = connection._transport.get_extra_info("socket")
+            sock = connection.output.transport.get_extra_info("socket")
             assert sock.getsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY) == 1
             assert sock.getsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE) == 1
             assert 0 < sock.getsockopt(socket.IPPROTO_TCP, socket.TCP_USER_TIMEOUT) <= 300_000

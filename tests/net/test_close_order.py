@@ -131,7 +131,7 @@ def test_a_client_that_takes_no_replies_is_cut_at_close_timeout(run: Any) -> Non
             client.reader._transport.pause_reading()  # type: ignore[attr-defined]
             client.send(b"HELP\r\n" * 2_000_000)
             (connection,) = server.connections
-            await until(lambda: not connection._transport.is_reading())
+            await until(lambda: not connection.output.transport.is_reading())
             await server.close()
             assert len(sink.closed) == 1
             client.reset()

@@ -128,7 +128,7 @@ def test_what_fails_after_the_end_of_a_connection_has_session_and_client_too(
     log: list[str],
 ) -> None:
     with Wire(**DEFAULTS) as wire:
-        dialogue, session_id = wire.connection._protocol, wire.session.id
+        dialogue, session_id = wire.connection.protocol, wire.session.id
         wire.reset()
         error = LookupError("ours")
         dialogue.report(error, "on_data")

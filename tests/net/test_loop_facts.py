@@ -283,13 +283,13 @@ def test_accepted_connections_have_the_options_they_need(run: Any) -> None:
         server = Sink().server()
         async with running(server) as address, await Client.greeted(address):
             (connection,) = server.connections
-            sock = connection._transport.get_extra_info("socket")
+            sock = connection.output.transport.get_extra_info("socket")
             tcp = socket.IPPROTO_TCP
             assert sock.getsockopt(tcp, socket.TCP_NODELAY) == 1
             assert sock.getsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE) == 1
             assert sock.getsockopt(tcp, socket.TCP_USER_TIMEOUT) > 0
             assert not os.get_inheritable(sock.fileno())
-            assert connection._transport.get_write_buffer_limits() == (LOW, HIGH)
+            assert connection.output.transport.get_write_buffer_limits() == (LOW, HIGH)
 
     run(scenario())
 

@@ -162,7 +162,7 @@ def test_recipients_take_less_than_the_octets_that_are_set_aside_for_them(
     bound = RECIPIENT_OCTETS * server.options.max_recipients
     assert growth(lambda: work(5), lambda: work(1)) < 5 * (bound + 20 * KIB)
     for wire in wires:
-        assert wire.connection._protocol.transaction.accepted >= 100
+        assert wire.connection.protocol.transaction.accepted >= 100
         wire.close()
 
 

@@ -43,7 +43,7 @@ ORDER = {
     "_sasl": ("exchange", "saslprep", "mechanisms", "scram"),
     "_net": (
         *("blocking_calls", "turns", "epoll_transport", "listener", "resolvers", "reverse_dns"),
-        *("timer_wheel", "write_progress", "running"),
+        *("timer_wheel", "running"),
     ),
     "_hooks": ("callback", "binding", "coroutine_driver", "tasks"),
     "_tls": (
@@ -57,8 +57,8 @@ ORDER = {
         "protocol",
     ),
     "_connection": (
-        *("registry", "server_interface", "names", "proxy_stage", "greeting_stage"),
-        *("output", "tls_stage", "connection"),
+        *("registry", "server_interface", "names", "deadline_timer", "output"),
+        *("stages", "proxy_stage", "greeting_stage", "tls_stage", "arrival", "connection"),
     ),
 }
 # The house in numbers. A change of one is a decision, not an accident.

@@ -227,7 +227,7 @@ def test_a_turn_bears_so_many_commands_and_fewer_long_ones() -> None:
         with Wire(**DEFAULTS | COUNTERS_OFF) as wire:
             wire.send(EH)
             wire.connection.data_received(line * 600)
-            assert wire.connection._protocol.more
+            assert wire.connection.protocol.more
             at_once = wire.receive().count(b"\r\n")
             assert at_once == most
             assert at_once + wire.advance(0).count(b"\r\n") == 600

@@ -53,7 +53,7 @@ def accepting(auth: Any, session: Any, callback: Callable[..., object]) -> None:
 
 def facts(session: Session) -> dict[str, Any]:
     """All fields of the session but its id, and what the engine decides by."""
-    told, dialogue = session.wire.session, session.wire.connection._protocol
+    told, dialogue = session.wire.session, session.wire.connection.protocol
     names = [name for name in type(told).__slots__ if not name.startswith("_")]
     found = {name: getattr(told, name) for name in names if name != "error"}
     for name in ("remote_address", "client_hostname", "authenticated", "state", "extended"):
@@ -415,7 +415,7 @@ def test_a_login_goes_through_on_auth_in_every_style(style: str) -> None:
         assert session.do(b"XCLIENT LOGIN=Zo+C3+AB ADDR=192.0.2.1\r\n") == [BACK]
         told = session.wire.session
         assert (told.user, told.remote_address) == ("Zoë", "192.0.2.1")
-        assert session.wire.connection._protocol.authenticated
+        assert session.wire.connection.protocol.authenticated
         assert told.xclient["LOGIN"] == "Zoë"
         assert session.do(EH) == ["250"]
         assert told.transmission_type == "ESMTPA"
@@ -474,7 +474,7 @@ def test_a_login_whose_hook_hangs_ends_the_connection() -> None:
 def test_an_empty_login_logs_out_and_none_keeps_it(out: bytes) -> None:
     with relay(on_auth=accepting) as session:
         told = session.wire.session
-        dialogue = session.wire.connection._protocol
+        dialogue = session.wire.connection.protocol
         assert session.do(b"XCLIENT LOGIN=u\r\n", b"XCLIENT PORT=1\r\n", EH) == [BACK, BACK, "250"]
         assert told.user == "u"
         assert dialogue.authenticated
@@ -489,7 +489,7 @@ def test_an_empty_login_logs_out_and_none_keeps_it(out: bytes) -> None:
 def test_who_came_by_auth_is_nobody_after_xclient() -> None:
     with relay(on_auth=accepting) as session:
         told = session.wire.session
-        dialogue = session.wire.connection._protocol
+        dialogue = session.wire.connection.protocol
         told.user, dialogue.authenticated = "by AUTH", True
         assert session.do(b"XCLIENT PORT=1\r\n") == [BACK]
         assert told.user is None
@@ -502,7 +502,7 @@ def test_what_belongs_to_the_connection_outlives_a_reset_of_the_greeting() -> No
     line = b"XCLIENT ADDR=192.0.2.1 NAME=h.example PORT=9 DESTADDR=192.0.2.2 DESTPORT=25"
     with relay(on_auth=accepting) as session:
         assert session.do(line + b" HELO=x PROTO=SMTP LOGIN=u\r\n") == [BACK]
-        dialogue = session.wire.connection._protocol
+        dialogue = session.wire.connection.protocol
         session.wire.loop.step(dialogue.reset_greeting)
         told = session.wire.session
         kept = ("ADDR", "NAME", "PORT", "DESTADDR", "DESTPORT")
@@ -617,7 +617,7 @@ def test_it_is_forgotten_with_the_transaction(steps: list[bytes], kept: bool) ->
     with relay() as session:
         session.do(ORIGIN, *steps)
         assert bool(session.wire.session.xforward) is kept
-        assert (session.wire.connection._protocol.xforward is not None) is kept
+        assert (session.wire.connection.protocol.xforward is not None) is kept
 
 
 @row("XCL-07")

@@ -76,7 +76,7 @@ def snapshot(value: Any, path: str, shots: dict[str, object], seen: set[int]) ->
 
 def _state_of(both: SideBySide) -> dict[str, object]:
     """All fields of the dialogue of one connection, its session among them."""
-    dialogue = both.wire.connection._protocol
+    dialogue = both.wire.connection.protocol
     assert dialogue.session.envelope is not None  # it is made when it is looked at
     return snapshot(dialogue, "dialogue", {}, set())
 

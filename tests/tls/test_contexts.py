@@ -293,7 +293,7 @@ def test_no_session_is_resumed_on_another_listener_or_behind_a_reload(
     def reused(session: ssl.SSLSession | None, tls: Any = None) -> tuple[bool, Any]:
         with Wire(server) as wire:
             if tls is not None:
-                wire.connection._tls = tls
+                wire.connection.tls = tls
             client = MemoryClient(wire, context=context, session=session)
             client.greet()
             end = client.handshake()
@@ -464,7 +464,7 @@ def test_channel_bindings() -> None:
         client.greet()
         tls = client.handshake().tls
         client.say(EH)
-        facts = wire.connection._protocol.tls
+        facts = wire.connection.protocol.tls
         assert facts.channel_binding("tls-server-end-point") == hashlib.sha256(der(own)).digest()
         assert facts.channel_binding("tls-unique") == tls.get_channel_binding("tls-unique")
         assert facts.channel_binding("nonsense") is None
@@ -472,7 +472,7 @@ def test_channel_bindings() -> None:
         client = MemoryClient(wire)
         client.greet()
         client.handshake()
-        assert wire.connection._protocol.tls.channel_binding("tls-unique") is None
+        assert wire.connection.protocol.tls.channel_binding("tls-unique") is None
     for key, name in ((ec.generate_private_key(ec.SECP256R1()), "sha384"),
                       (ed25519.Ed25519PrivateKey.generate(), None)):  # fmt: skip
         own = made(key)
@@ -480,7 +480,7 @@ def test_channel_bindings() -> None:
             client = MemoryClient(wire, context=client_context(ca=None))
             client.greet()
             client.handshake()
-            found = wire.connection._protocol.tls.channel_binding("tls-server-end-point")
+            found = wire.connection.protocol.tls.channel_binding("tls-server-end-point")
             assert found == (None if name is None else hashlib.new(name, der(own)).digest())
 
 

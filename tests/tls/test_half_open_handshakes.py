@@ -139,7 +139,7 @@ async def held_by(server: SMTPServer, pieces: list[bytes]) -> float:
         await loop.sock_connect(sock, address)
         await until(lambda: server.connections - before)
         (connection,) = server.connections - before
-        pump: Any = connection._pump
+        pump: Any = connection.output.pump
         for number, piece in enumerate(pieces, 1):
             sent = sum(map(len, pieces[:number]))
             try:
@@ -319,7 +319,7 @@ def test_a_handshake_of_many_slices_shares_the_turns() -> None:
         wire.connection.data_received(records(hello(TLS12)))
         wire.advance(0)
         wire.connection.data_received(records(b"\x0b\1\0\0" + bytes(40_000)))
-        pump: Any = wire.connection._pump
+        pump: Any = wire.connection.output.pump
         assert pump.more
         assert not wire.transport.reading
         turns = 0

@@ -233,7 +233,7 @@ class Inside:
         self.wire = Wire(server, loop=loop)
         self.raw = RawTLS("TLSv1.3", self.wire.send)
         self.heard = codes(self.raw.tls.decrypt(self.wire.receive()))
-        self.pump: Any = self.wire.connection._pump
+        self.pump: Any = self.wire.connection.output.pump
         assert self.say(self.raw.record(EH)) == ["250"]
 
     def say(self, octets: bytes) -> list[str]:

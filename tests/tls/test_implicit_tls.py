@@ -11,6 +11,7 @@ from scenario import DEFAULTS, EH, TX, codes
 from tls_kit import TLS12, MemoryClient, MemoryTLS, certified, client_context
 
 from fastsmtp import SMTPError, SMTPServer
+from fastsmtp._connection.tls_stage import SecureTalking
 from fastsmtp._tls.pump import Pump
 from fastsmtp.testing import VirtualLoop, Wire
 
@@ -301,10 +302,12 @@ def test_a_client_that_asks_for_keys_and_takes_none_is_not_read() -> None:
         MemoryClient(wire).handshake()
         wire.stop_reading()
         connection = wire.connection
-        real = connection._pump
-        wire.loop.step(lambda: connection._answer_tls(KeyUpdates(no_context), b"records"))
+        real = connection.output.pump
+        parts = connection.protocol, connection.output
+        stage = SecureTalking(*parts, KeyUpdates(no_context))
+        wire.loop.step(lambda: stage.octets(connection, b"records"))
         assert not wire.transport.reading
-        assert connection._pump is real
+        assert connection.output.pump is real
         wire.take()
         assert wire.transport.reading
 

@@ -72,7 +72,7 @@ def test_a_command_in_the_place_of_the_hello_is_not_executed() -> None:
 def test_nothing_of_the_plaintext_is_in_the_parser_behind_the_handshake() -> None:
     with served() as client:
         inside(client)
-        assert client.wire.connection._protocol.parser.buffered == 0
+        assert client.wire.connection.protocol.parser.buffered == 0
         assert client.codes(EH) == ["250"]
 
 
@@ -182,7 +182,7 @@ def states(before: tuple[bytes, ...]) -> dict[str, object]:
         client.wire.send(*before)
         assert client.starttls() == "220 2.0.0"
         client.handshake()
-        dialogue = client.wire.connection._protocol
+        dialogue = client.wire.connection.protocol
         assert dialogue.session.envelope is not None
         found = snapshot(dialogue, "dialogue", {}, set())
         return {name: value for name, value in found.items() if "._end_point" not in name}
@@ -230,7 +230,7 @@ def test_a_transaction_ends_by_it_and_the_client_greets_again() -> None:
         assert session.tls_options["version"] == "TLSv1.3"
         assert session.servername == "srv.test"
         assert session.user is None
-        assert not client.wire.connection._protocol.authenticated
+        assert not client.wire.connection.protocol.authenticated
         assert session.xclient == {"ADDR": "192.0.2.9", "NAME": "n.example", **before}
         assert session.xforward == {}
         assert session.envelope.mail_from is None
@@ -370,7 +370,7 @@ def test_nothing_else_speaks_while_the_client_does_not_take_the_220() -> None:
         client.wire.stop_reading()
         client.wire.send(b"HELP\r\n" * (64 * 1024 // len(replies.HELP.wire)))
         assert client.starttls() == "220 2.0.0"
-        assert client.wire.connection._protocol.blocked
+        assert client.wire.connection.protocol.blocked
         client.wire.take()
         assert client.wire.advance(16) == b""
         assert client.wire.transport.closed

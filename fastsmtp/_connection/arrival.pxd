@@ -1,0 +1,22 @@
+cimport cython
+from fastsmtp._connection.output cimport Output
+from fastsmtp._smtp.protocol cimport SMTPProtocol
+from fastsmtp.session cimport Session
+
+
+@cython.locals(session=Session, protocol=SMTPProtocol)
+cpdef arrive(connection)
+
+
+cpdef let_in(connection, address)
+
+
+@cython.locals(output=Output)
+cdef _refuse(connection, refusal)
+
+
+cpdef shake_hands(connection)
+
+
+@cython.locals(session=Session)
+cpdef prepare(connection)
