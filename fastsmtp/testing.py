@@ -16,7 +16,7 @@ from typing import Any, TypeVar
 
 from fastsmtp._connection.connection import Connection
 from fastsmtp._net.turns import Turns
-from fastsmtp.server import SMTPServer
+from fastsmtp.server import SMTPServer, state_of
 from fastsmtp.session import Session
 
 __all__ = ["MemoryTransport", "VirtualLoop", "Wire", "running"]
@@ -184,9 +184,10 @@ class Wire:
         self.server = server or SMTPServer(
             **{"disable_reverse_lookup": True, "name": "srv.test", **options}
         )
-        if self.server.turns is None or self.server.turns.loop is not self.loop:
-            self.server.turns = Turns(self.loop, self.loop.time)
-        self.connection = Connection(self.server, self.loop, self.loop.time)
+        self._state = state_of(self.server)
+        if self._state.turns is None or self._state.turns.loop is not self.loop:
+            self._state.turns = Turns(self.loop, self.loop.time)
+        self.connection = Connection(self._state, self.loop, self.loop.time)
         self.transport = MemoryTransport(self.connection, self.loop, peer)
         self._seen = 0
         self._step(lambda: self.connection.connection_made(self.transport))
@@ -262,7 +263,7 @@ class Wire:
 
     def _step(self, action: Callable[[], Any]) -> None:
         def marked() -> None:
-            with self.server.registry.marked_context():
+            with self._state.registry.marked_context():
                 action()
 
         self.loop.step(marked)

@@ -15,7 +15,7 @@ from fastsmtp._connection.names import take_names
 from fastsmtp._connection.output import Output
 from fastsmtp._connection.proxy_stage import ProxyHeaderWait
 from fastsmtp._connection.registry import Registered
-from fastsmtp._connection.server_interface import Server
+from fastsmtp._connection.server_state import ServerState
 from fastsmtp._connection.stages import LINGERING, Stage, Talking
 from fastsmtp._connection.tls_stage import Handshake, SecureClient
 from fastsmtp._smtp.protocol import SMTPProtocol
@@ -30,7 +30,7 @@ class Arriving(SecureClient, Registered, Protocol):
     dialogue.
     """
 
-    server: Server
+    server: ServerState
     loop: asyncio.AbstractEventLoop
     protocol: SMTPProtocol
     output: Output

@@ -17,7 +17,7 @@ from typing import Any, cast
 from fastsmtp._connection.arrival import arrive, let_in, prepare, shake_hands
 from fastsmtp._connection.deadline_timer import DeadlineTimer
 from fastsmtp._connection.output import Output
-from fastsmtp._connection.server_interface import Server
+from fastsmtp._connection.server_state import ServerState
 from fastsmtp._connection.stages import GONE, LINGERING, LOST, TALKING, Stage, Talking
 from fastsmtp._failures import Place
 from fastsmtp._hooks.callback import Answer
@@ -55,7 +55,7 @@ class Connection(Receiver):
 
     def __init__(
         self,
-        server: Server,
+        server: ServerState,
         loop: asyncio.AbstractEventLoop,
         now: Callable[[], float] = time.monotonic,
         tls: ListenerTLS | None = None,

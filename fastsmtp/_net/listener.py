@@ -24,6 +24,7 @@ from fastsmtp._net.turns import Turns
 
 __all__ = [
     "Listener",
+    "bind",
     "bind_tcp",
     "bind_unix",
     "check_place",
@@ -34,6 +35,7 @@ T = TypeVar("T")
 
 BACKLOG: Final = 1024
 MAX_PORT: Final = 65_535
+SMTP_PORT: Final = 25
 KEEPALIVE_IDLE: Final = 120  # seconds before the kernel asks whether a silent peer is still there
 USER_TIMEOUT: Final = 60_000  # milliseconds that sent octets may stay unacknowledged
 
@@ -299,3 +301,27 @@ class Listener:
         if self._given is not None:
             self._given.close()
             self._given = None
+
+
+async def bind(
+    port: int | None, host: str | None, path: str | None, sock: socket.socket | None, *, lmtp: bool
+) -> list[Listener]:
+    """Return a listener for each address of a place that `check_place` has let pass.
+
+    Raises OSError, and ValueError for LMTP on the port of SMTP.
+    """
+    if path is not None:
+        return [Listener(bind_unix(path), path)]
+    if sock is not None:
+        if lmtp and sock.family != getattr(socket, "AF_UNIX", None):
+            _check_lmtp_port(sock.getsockname()[1])
+        return [Listener(sock, is_given=True)]
+    assert port is not None
+    if lmtp:
+        _check_lmtp_port(port)
+    return [Listener(bound) for bound in await bind_tcp(host, port)]
+
+
+def _check_lmtp_port(port: int) -> None:
+    if port == SMTP_PORT:
+        raise ValueError("LMTP must not be offered on TCP port 25 (RFC 2033 §5)")

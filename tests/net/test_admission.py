@@ -19,6 +19,7 @@ from tls_kit import certified
 from fastsmtp import SMTPServer
 from fastsmtp._connection import registry
 from fastsmtp._connection.registry import MAX_LINGERING, max_lingering
+from fastsmtp.server import state_of
 from fastsmtp.testing import VirtualLoop, Wire, running
 
 NEVER = 10_000.0
@@ -272,13 +273,13 @@ def test_refused_clients_that_stay_hold_few_descriptors(run: Any) -> None:
             crowd = [await Client.connect(address) for _ in range(100)]
             for client in crowd:
                 assert await client.reply() == "421"
-            await until(lambda: len(server.registry.refused) <= MAX_LINGERING)
+            await until(lambda: len(state_of(server).registry.refused) <= MAX_LINGERING)
             for client in crowd:
                 assert await client.rest() == []  # each hears the end
             assert await honest.ask(b"NOOP\r\n") == "250 2.0.0"
             for client in crowd:
                 await client.close()
-            await until(lambda: not server.registry.refused)
+            await until(lambda: not state_of(server).registry.refused)
 
     run(scenario())
 
@@ -324,7 +325,7 @@ def test_a_client_too_many_under_implicit_tls_is_closed_at_once(run: Any) -> Non
                 other.sendall(b"\x16\x03\x01")
                 other.setblocking(False)
                 assert await read_to_the_end(other) == b""
-                await until(lambda: not server.registry.refused)
+                await until(lambda: not state_of(server).registry.refused)
 
     run(scenario())
 

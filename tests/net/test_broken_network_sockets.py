@@ -23,6 +23,7 @@ from scenario import COUNTERS_OFF, DEFAULTS, EH, FIN, RST, TX, Hooks, one_way
 
 from fastsmtp import MessageAborted, SMTPError, SMTPServer
 from fastsmtp._connection import output
+from fastsmtp.server import state_of
 from fastsmtp.testing import running
 
 row = pytest.mark.row
@@ -466,7 +467,7 @@ def test_a_client_that_resets_while_a_hook_works_and_input_waits_is_noticed_at_o
 
         server = Sink().server(on_mail_from=on_mail_from)
         async with running(server) as address:
-            if server._sockets is None:
+            if state_of(server).sockets is None:
                 pytest.skip("asyncio's own transports see nothing while reading is paused")
             client = await Client.greeted(address)
             client.send(b"MAIL FROM:<a@x.example>\r\nNOOP\r\n")

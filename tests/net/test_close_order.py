@@ -15,6 +15,7 @@ from clients import CLOSING, Client, Sink, happened, until
 from scenario import TX
 
 from fastsmtp import MessageAborted, SMTPError
+from fastsmtp.server import state_of
 from fastsmtp.testing import running
 
 NEVER = 10_000.0
@@ -261,7 +262,7 @@ def test_more_calls_of_on_close_than_places_keep_new_clients_out(run: Any) -> No
             async with await Client.connect(address) as client:
                 assert await client.reply() == "421"
             closings.may_end.set()
-            await until(lambda: not server.registry.close_hooks)
+            await until(lambda: not state_of(server).registry.close_hooks)
             assert closings.ended == ["ended"] * 4
             async with await Client.greeted(address):
                 pass
@@ -283,10 +284,10 @@ def test_on_close_of_one_host_beyond_its_places_keeps_that_host_out_and_no_other
             async with await Client.connect(address, local_addr=("127.0.0.2", 0)) as other:
                 assert await other.reply() == "220"
                 closings.may_end.set()
-                await until(lambda: not server.registry.close_hooks)
+                await until(lambda: not state_of(server).registry.close_hooks)
             async with await Client.greeted(address):
                 pass
-        assert server.registry.close_hooks.of_host("127.0.0.1") == 0
+        assert state_of(server).registry.close_hooks.of_host("127.0.0.1") == 0
 
     run(scenario())
 
@@ -345,10 +346,10 @@ def test_an_on_close_that_swallows_its_cancellation_does_not_hold_up_close(run: 
         async with running(server) as address:
             async with await Client.greeted(address):
                 pass
-            await until(lambda: len(server.registry.close_hooks) == 1)
+            await until(lambda: len(state_of(server).registry.close_hooks) == 1)
             await server.close()
         may_end.set()
-        await until(lambda: not server.registry.close_hooks)
+        await until(lambda: not state_of(server).registry.close_hooks)
 
     run(scenario())
 

@@ -20,6 +20,7 @@ from conftest import open_files
 from scenario import EH, TX
 
 from fastsmtp import MessageAborted, SMTPError, SMTPServer
+from fastsmtp.server import state_of
 from fastsmtp.testing import running
 
 SESSIONS = 1000
@@ -284,10 +285,10 @@ def test_clients_that_are_refused_leave_nothing(run: Any) -> None:
             first = await Client.greeted(address)
             with collector_off():
                 await sessions([refused_client], address, AT_ONCE)
-                await until(lambda: not server.registry.refused)
+                await until(lambda: not state_of(server).registry.refused)
                 before, files = living(), open_files()
                 await sessions([refused_client], address, 200)
-                await until(lambda: not server.registry.refused)
+                await until(lambda: not state_of(server).registry.refused)
                 await asyncio.sleep(0)
                 assert open_files().keys() == files.keys()
                 assert grown(before, living()) == {}

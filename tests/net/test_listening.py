@@ -524,7 +524,7 @@ def test_a_host_with_several_addresses_is_one_warning(
         return [tcp_socket(), tcp_socket()]
 
     async def scenario() -> None:
-        monkeypatch.setattr("fastsmtp.server.bind_tcp", two)
+        monkeypatch.setattr("fastsmtp._net.listener.bind_tcp", two)
         server = SMTPServer(disable_reverse_lookup=True)
         await server.listen(0, "localhost")
         assert len(server.addresses()) == 2

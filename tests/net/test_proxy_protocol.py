@@ -47,6 +47,7 @@ from scenario import (
 from tls_kit import certified
 
 from fastsmtp import SMTPError, SMTPServer
+from fastsmtp.server import state_of
 from fastsmtp.testing import VirtualLoop, Wire, running
 
 pytestmark = pytest.mark.usefixtures("no_leaks")
@@ -330,7 +331,7 @@ def test_clients_are_counted_by_the_address_in_the_header() -> None:
         for wire in wires:
             wire.close()
         loop.close()
-    assert not server.registry._hosts
+    assert not state_of(server).registry._hosts
 
 
 @row("PROXY-01", "PROXY-11")

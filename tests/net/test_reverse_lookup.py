@@ -22,6 +22,7 @@ import fastsmtp._net.reverse_dns as limits
 from fastsmtp import SMTPServer
 from fastsmtp._net.resolvers import MAX_THREADS, AsyncResolver, SystemResolver, _OpenLoop
 from fastsmtp._net.reverse_dns import ReverseLookup
+from fastsmtp.server import state_of
 from fastsmtp.testing import VirtualLoop, Wire, running
 
 PATIENCE = 60.0
@@ -35,7 +36,7 @@ class Office:
         self.answer = answer
         self.loop = loop
         self.server = SMTPServer(**DEFAULTS | {"disable_reverse_lookup": False})
-        self.server.lookup = ReverseLookup(self, loop.time)
+        state_of(self.server).lookup = ReverseLookup(self, loop.time)
 
     def __call__(self, address: str) -> Any:
         self.asked.append(address)
@@ -226,7 +227,7 @@ def test_a_coroutine_that_does_not_end_keeps_its_place(loop: VirtualLoop) -> Non
 
     office = Office(loop, stubborn)
     addresses = clients()
-    lookup = office.server.lookup
+    lookup = state_of(office.server).lookup
     assert lookup is not None
     for _ in range(limits.MAX_SLOW):
         office.client(next(addresses)).close()
@@ -343,10 +344,11 @@ def test_a_server_that_is_closed_lets_a_resolver_go(run: Any) -> None:
 
         server = Sink().server(disable_reverse_lookup=False, resolver=resolver)
         async with running(server) as address, await Client.connect(address):
-            await until(lambda: server.lookup._busy)
+            await until(lambda: state_of(server).lookup._busy)
             await server.close()
         await asyncio.wait_for(ended.wait(), PATIENCE)
-        assert server.lookup.known(asyncio.get_running_loop(), "192.0.2.9") == (True, None)
+        known = state_of(server).lookup.known(asyncio.get_running_loop(), "192.0.2.9")
+        assert known == (True, None)
 
     run(scenario())
 
@@ -547,13 +549,11 @@ def test_a_name_is_found_without_a_thread_of_ours(run: Any, address: str) -> Non
         async with name_server(lambda query, _: reply(query, NO_ERROR, "Mail.Example")) as server:
             sink = Sink()
             smtp = sink.server(disable_reverse_lookup=False)
-            smtp.lookup = asynchronous(server.port)
-            assert await ask(smtp.lookup, address) == "mail.example"
+            state_of(smtp).lookup = asynchronous(server.port)
+            assert await ask(state_of(smtp).lookup, address) == "mail.example"
             async with running(smtp) as place, await Client.connect(place) as client:
                 assert await client.reply() == "220"
-                assert smtp.registry.connections.copy().pop().session.client_hostname == (
-                    "mail.example"
-                )
+                assert smtp.connections.copy().pop().session.client_hostname == ("mail.example")
             assert server.asked == [address, "127.0.0.1"]
             assert not lookup_threads()
 

@@ -15,7 +15,7 @@ from clients import Client, Sink, until
 from scenario import COUNTERS_OFF, TX
 from tls_kit import certified, client_context
 
-from fastsmtp import server as server_module
+from fastsmtp._connection import server_state
 from fastsmtp._net.epoll_transport import NEWCOMERS_TURN
 from fastsmtp._net.turns import CREDIT, SLICE, TURN, Continuation, Receiver, Turns
 from fastsmtp.testing import running
@@ -309,7 +309,7 @@ async def honest(address: Any, turnstile: Turnstile) -> int:
 async def beside(floods: list[Flood], monkeypatch: pytest.MonkeyPatch, **options: Any) -> None:
     """An honest session beside so many clients that flood the server."""
     turnstile = Turnstile()
-    monkeypatch.setattr(server_module, "Turns", lambda loop: Turns(loop, turnstile.now))
+    monkeypatch.setattr(server_state, "Turns", lambda loop: Turns(loop, turnstile.now))
     loop = asyncio.get_running_loop()
     hooks = {"on_mail_from": turnstile.work, "on_rcpt_to": turnstile.work}
     server = Sink().server(**COUNTERS_OFF, **{"max_recipients": 0, **hooks, **options})
@@ -360,7 +360,7 @@ def test_an_honest_session_beside_floods_in_tls_and_newcomers_takes_few_turns(
 
     async def scenario() -> None:
         turnstile = Turnstile()
-        monkeypatch.setattr(server_module, "Turns", lambda loop: Turns(loop, turnstile.now))
+        monkeypatch.setattr(server_state, "Turns", lambda loop: Turns(loop, turnstile.now))
         hooks = {"on_mail_from": turnstile.work, "on_rcpt_to": turnstile.work}
         server = Sink().server(**certified(max_recipients=0, **COUNTERS_OFF, **hooks))
         async with running(server) as address:

@@ -19,6 +19,7 @@ from scenario import DEFAULTS, EH, codes
 
 from fastsmtp import SMTPError, SMTPServer
 from fastsmtp._connection.connection import Connection
+from fastsmtp.server import state_of
 from fastsmtp.testing import VirtualLoop, Wire
 
 pytestmark = pytest.mark.usefixtures("no_leaks")
@@ -217,7 +218,9 @@ def test_a_hook_that_holds_the_loop_costs_nobody_who_sent_in_time(
     for _ in range(2):
         ours, theirs = socket.socketpair()
         clients.append(theirs)
-        connecting = loop.create_connection(lambda: Connection(server, loop, loop.time), sock=ours)
+        connecting = loop.create_connection(
+            lambda: Connection(state_of(server), loop, loop.time), sock=ours
+        )
         transports.append(loop.run_until_complete(connecting)[0])
         theirs.sendall(EH)
         loop.advance()

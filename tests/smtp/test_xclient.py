@@ -28,6 +28,7 @@ from scenario import (
 )
 
 from fastsmtp import SMTPError, SMTPServer
+from fastsmtp.server import state_of
 from fastsmtp.testing import VirtualLoop, Wire, running
 
 pytestmark = pytest.mark.usefixtures("no_leaks")
@@ -553,8 +554,8 @@ def test_counters_outlive_it() -> None:
 def test_the_count_per_host_stays_with_the_address_that_was_counted() -> None:
     with relay(max_clients_per_host=1) as session:
         assert session.do(ADDR) == [BACK]
-        assert dict(session.wire.server.registry._hosts) == {"10.0.0.7": 1}
-    assert not session.wire.server.registry._hosts
+        assert dict(state_of(session.wire.server).registry._hosts) == {"10.0.0.7": 1}
+    assert not state_of(session.wire.server).registry._hosts
 
 
 # --- XFORWARD ---

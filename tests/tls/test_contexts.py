@@ -38,6 +38,7 @@ from tls_kit import (
 
 from fastsmtp import SMTPServer
 from fastsmtp._tls.facts import standard_name
+from fastsmtp.server import state_of
 from fastsmtp.testing import Wire
 
 row = pytest.mark.row
@@ -164,7 +165,7 @@ def test_options_that_make_no_sense_together() -> None:
 
 
 def context_of(**options: Any) -> ssl.SSLContext:
-    contexts = SMTPServer(**certified(**options)).tls.default.contexts
+    contexts = state_of(SMTPServer(**certified(**options))).tls.default.contexts
     assert contexts is not None
     return contexts.choose("")
 
@@ -302,7 +303,7 @@ def test_no_session_is_resumed_on_another_listener_or_behind_a_reload(
 
     _, session = reused(None)
     assert reused(session)[0]
-    other = server.tls.listener(False)
+    other = state_of(server).tls.listener(False)
     assert not reused(session, other)[0]
     _, session = reused(None, other)
     assert not reused(session)[0]
@@ -540,7 +541,7 @@ def test_a_good_set_takes_effect_for_all_new_handshakes(tmp_path: Path) -> None:
     (tmp_path / "key").write_bytes(old.key)
     (tmp_path / "cert").write_bytes(old.cert)
     server = SMTPServer(**DEFAULTS, key=tmp_path / "key", cert=tmp_path / "cert")
-    other = server.tls.listener(False)
+    other = state_of(server).tls.listener(False)
     with Wire(server) as wire:
         client = MemoryClient(wire)
         client.greet()
@@ -618,10 +619,10 @@ def test_a_reload_that_the_system_has_no_room_for_changes_nothing(
         raise OSError(24, "Too many open files")
 
     server = SMTPServer(**certified())
-    before = server.tls.default.contexts
+    before = state_of(server).tls.default.contexts
     monkeypatch.setattr("fastsmtp._tls.contexts.as_file", no_file)
     with pytest.raises(ValueError, match="option 'cert' cannot be loaded: Too many open files"):
         server.update_secure_context()
     server._reload()  # SIGHUP
     assert "the certificates stay as they were" in caplog.text
-    assert server.tls.default.contexts is before
+    assert state_of(server).tls.default.contexts is before

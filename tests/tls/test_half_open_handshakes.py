@@ -35,6 +35,7 @@ from tls_kit import (
 from fastsmtp import SMTPServer
 from fastsmtp._tls.handshake_queue import TURN, Handshakes
 from fastsmtp._tls.pump import MAX_FLIGHT, Pump
+from fastsmtp.server import state_of
 from fastsmtp.testing import Wire, running
 
 row = pytest.mark.row
@@ -299,7 +300,7 @@ def test_a_first_flight_that_is_too_long_does_not_wait_for_its_turn(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     server = SMTPServer(**certified(secure=True))
-    monkeypatch.setattr(server.handshakes, "request", lambda connection, loop: False)
+    monkeypatch.setattr(state_of(server).handshakes, "request", lambda connection, loop: False)
     with Wire(server) as wire:
         assert wire.send(records(hello())) == b""
         assert not wire.closed  # it waits
@@ -312,7 +313,7 @@ def test_a_handshake_of_many_slices_shares_the_turns() -> None:
     """Meanwhile nothing more is read."""
     server = SMTPServer(**certified(**DEMAND))
     clock = itertools.count(step=TURN)
-    server.handshakes = Handshakes(lambda: next(clock))  # a step takes all of a turn
+    state_of(server).handshakes = Handshakes(lambda: next(clock))  # a step takes all of a turn
     with Wire(server) as wire:
         client = MemoryClient(wire)
         assert client.greet() == "220 2.0.0"

@@ -15,6 +15,7 @@ from tls_kit import MemoryClient, MemoryTLS, certified
 from fastsmtp import SMTPServer
 from fastsmtp._failures import Place
 from fastsmtp._tls.handshake_queue import LOG_EVERY, TURN, Handshakes
+from fastsmtp.server import state_of
 from fastsmtp.testing import VirtualLoop, Wire
 
 row = pytest.mark.row
@@ -109,7 +110,7 @@ def test_a_connection_that_waits_is_not_read_and_expires(
         client = MemoryClient(wire)
         if kind == "STARTTLS":
             assert client.greet() == "220 2.0.0"
-        monkeypatch.setattr(server.handshakes, "request", lambda connection, loop: False)
+        monkeypatch.setattr(state_of(server).handshakes, "request", lambda connection, loop: False)
         assert wire.send(MemoryTLS().shake()) == b""
         assert not wire.transport.reading
         assert len(server.connections) == 1
@@ -125,12 +126,12 @@ def test_a_connection_whose_turn_comes_is_read_again() -> None:
     with Wire(server) as wire:
         client = MemoryClient(wire)
         assert client.greet() == "220 2.0.0"
-        server.handshakes._turning = True  # this turn has borne enough
-        server.handshakes._spent = TURN
+        state_of(server).handshakes._turning = True  # this turn has borne enough
+        state_of(server).handshakes._spent = TURN
         tls = MemoryTLS()
         assert wire.send(tls.shake()) == b""
         assert not wire.transport.reading
-        wire.loop.step(lambda: server.handshakes._next_turn(wire.loop))
+        wire.loop.step(lambda: state_of(server).handshakes._next_turn(wire.loop))
         flight = tls.shake(wire.receive())
         assert wire.transport.reading
         answer = wire.send(flight + tls.encrypt(EH))
@@ -154,7 +155,7 @@ def test_a_listener_hears_each_failure_and_takes_none_from_count_and_log(
                 wire.send(EH)  # no TLS
                 assert wire.closed
                 names.append(wire.session.id)
-    assert server.handshakes.failures == 3
+    assert state_of(server).handshakes.failures == 3
     assert [error.stage for error in heard] == ["tls"] * 3 * listens
     assert [error.session_id for error in heard] == names * listens
     (line,) = caplog.messages

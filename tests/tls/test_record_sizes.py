@@ -12,7 +12,7 @@ from scenario import codes
 from tls_kit import TLS12, MemoryTLS, certified, client_context
 
 from fastsmtp import SMTPError, SMTPServer
-from fastsmtp import server as server_module
+from fastsmtp._connection import server_state
 from fastsmtp._net.turns import Turns
 from fastsmtp.testing import running
 
@@ -83,7 +83,7 @@ async def begun(
 @pytest.fixture(autouse=True)
 def no_turn_ends(monkeypatch: pytest.MonkeyPatch) -> None:
     """What one visit leaves unsaid goes out in a write of its own, so time stands still here."""
-    monkeypatch.setattr(server_module, "Turns", lambda loop: Turns(loop, lambda: 0.0))
+    monkeypatch.setattr(server_state, "Turns", lambda loop: Turns(loop, lambda: 0.0))
 
 
 def refuse(address: Any, session: Any, callback: Callable[..., object]) -> None:

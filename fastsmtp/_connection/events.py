@@ -1,0 +1,57 @@
+"""The events of a server, and those that listen to them."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any, Final
+
+from fastsmtp._hooks.callback import ends_process
+from fastsmtp._log import logger
+
+__all__ = ["Events"]
+
+EVENTS: Final = ("listening", "connect", "error", "close")
+
+type_listener = Callable[..., Any]
+
+
+class Events:
+    """Calls the listeners of each event, in the order in which they were added."""
+
+    def __init__(self) -> None:
+        # (listener, whether it is called once only)
+        self._listeners: dict[str, list[tuple[type_listener, bool]]] = {e: [] for e in EVENTS}
+
+    def add(self, event: str, listener: type_listener, *, once: bool) -> None:
+        """Have `listener` called at each `event`, or at the next one only. Raises ValueError."""
+        self._of(event).append((listener, once))
+
+    def remove(self, event: str, listener: type_listener) -> None:
+        """Call `listener` no more. Raises ValueError for an unknown event."""
+        found = self._of(event)
+        found[:] = [entry for entry in found if entry[0] != listener]
+
+    def has_listener(self, event: str) -> bool:
+        """Whether an `event` would reach somebody."""
+        return bool(self._listeners[event])
+
+    def emit(self, event: str, *arguments: Any, connection: object = None) -> None:
+        """Call the listeners of `event`; what they raise is logged, with `connection` if that is
+        given.
+        """
+        listeners = self._listeners[event]
+        for entry in list(listeners):
+            if entry[1]:
+                listeners.remove(entry)
+            try:
+                entry[0](*arguments)
+            except BaseException as error:  # foreign code
+                if ends_process(error):
+                    raise
+                start, who = ("", ()) if connection is None else ("%s: ", (connection,))
+                logger.error(f"{start}a listener of %r failed", *who, event, exc_info=True)
+
+    def _of(self, event: str) -> list[tuple[type_listener, bool]]:
+        if event not in self._listeners:
+            raise ValueError(f"unknown event {event!r}: it is one of {', '.join(EVENTS)}")
+        return self._listeners[event]

@@ -1,0 +1,98 @@
+"""The listening sockets of a server: opened together, looked at once a second, revived.
+
+In: bound sockets. Out: their addresses, and connections by the given factory.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable
+from contextlib import suppress
+from typing import Any, Final
+
+from fastsmtp._connection.registry import ConnectionRegistry
+from fastsmtp._hooks.tasks import warn_of_stall
+from fastsmtp._log import logger
+from fastsmtp._net.epoll_transport import Sockets
+from fastsmtp._net.listener import Listener
+
+__all__ = ["Listeners"]
+
+CHECK: Final = 1.0  # seconds between two looks at the listening sockets
+
+
+class Listeners:
+    """The listeners of one server. What they accept runs in the marked context of `registry`."""
+
+    def __init__(self, registry: ConnectionRegistry) -> None:
+        self._registry = registry
+        self._open: list[Listener] = []
+        self._loop: asyncio.AbstractEventLoop | None = None
+        self._check: asyncio.TimerHandle | None = None
+        self._check_due = 0.0
+        self._reviving: asyncio.Task[None] | None = None
+
+    @property
+    def addresses(self) -> list[tuple[str, int] | str]:
+        """(host, port) or the path of each, in the order in which they were added."""
+        return [listener.address for listener in self._open]
+
+    async def open(
+        self, bound: list[Listener], factory: Callable[[], Any], sockets: Sockets | None
+    ) -> None:
+        """Begin to accept on `bound`; raises OSError. They are the caller's until `add`."""
+        with self._registry.marked_context():
+            for listener in bound:
+                await listener.open(factory, sockets)
+
+    def add(self, opened: list[Listener]) -> None:
+        """Look after these from now on."""
+        self._open += opened
+
+    def watch(self, loop: asyncio.AbstractEventLoop) -> None:
+        """Begin to look whether they live, unless that has begun."""
+        if self._check is None:
+            self._loop = loop
+            self._look()
+
+    def _look(self) -> None:
+        assert self._loop is not None
+        now = self._loop.time()
+        if self._check is not None:
+            warn_of_stall(now - self._check_due)
+        self._check_due = now + CHECK
+        self._check = self._loop.call_later(CHECK, self._look)
+        dead = [listener for listener in self._open if not listener.is_alive]
+        if dead and self._reviving is None:
+            self._reviving = self._loop.create_task(self._revive(dead))
+
+    async def _revive(self, dead: list[Listener]) -> None:
+        for listener in dead:
+            try:
+                with self._registry.marked_context():
+                    await listener.revive()
+            except OSError as error:
+                logger.error("listening on %s: %s", listener.address, error)
+        self._reviving = None
+
+    def close(self) -> None:
+        """Stop accepting."""
+        if self._check is not None:
+            self._check.cancel()
+        if self._reviving is not None:
+            self._reviving.cancel()
+        for listener in self._open:
+            listener.close()
+        self._open.clear()
+
+    async def wait_closed(self) -> None:
+        """Wait until nothing is revived any more."""
+        if self._reviving is not None:
+            with suppress(asyncio.CancelledError):
+                await self._reviving
+
+    def abandon(self) -> None:
+        """Close the descriptors in a forked child; the parent goes on listening."""
+        for listener in self._open:
+            listener.abandon()
+        self._open.clear()

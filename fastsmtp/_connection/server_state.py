@@ -1,0 +1,115 @@
+"""What a server and its connections share.
+
+In: the options and hooks of one server, and the loop that it listens on. Out: everything that its
+connections use in common, and the two things that they report to it.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import time
+from typing import Final
+
+from fastsmtp._connection.events import Events
+from fastsmtp._connection.registry import ConnectionRegistry, Registered
+from fastsmtp._failures import Place, log_failure, mark
+from fastsmtp._hooks.binding import Hooks
+from fastsmtp._net.epoll_transport import Sockets
+from fastsmtp._net.listener import own_sockets
+from fastsmtp._net.reverse_dns import reverse_lookup
+from fastsmtp._net.timer_wheel import Timers
+from fastsmtp._net.turns import Turns
+from fastsmtp._smtp.start import make_tables
+from fastsmtp._tls.contexts import ListenerTLS, ServerTLS
+from fastsmtp._tls.handshake_queue import Handshakes
+from fastsmtp.options import Options
+
+__all__ = ["ServerState"]
+
+_FACTS_OF_CONNECT: Final = (
+    "id",
+    "local_address",
+    "local_port",
+    "remote_address",
+    "remote_port",
+    "host_name_appears_as",
+    "client_hostname",
+)
+
+
+class ServerState:
+    """The engine's side of one `SMTPServer`, held by it and by each of its connections.
+
+    sockets: accepts connections in place of the loop, None: the loop does it. timers, turns: of the
+    loop, None before the server listens.
+    """
+
+    def __init__(self, options: Options, hooks: Hooks) -> None:
+        self.options = options
+        self.hooks = hooks
+        self.events = Events()
+        self.tls = ServerTLS(options)
+        self.handshakes = Handshakes()
+        self.tables = make_tables(options, hooks, tls=self.tls.is_configured)
+        self.registry = ConnectionRegistry(options, self.tables)
+        self.lookup = reverse_lookup(options, time.monotonic)
+        self.sockets: Sockets | None = None
+        self.timers: Timers | None = None
+        self.turns: Turns | None = None
+        self._loop: asyncio.AbstractEventLoop | None = None
+        self._process = os.getpid()
+
+    @property
+    def is_forked(self) -> bool:
+        """Whether this is a forked child of the process that listens."""
+        return self._process != os.getpid()
+
+    def use_loop(self, loop: asyncio.AbstractEventLoop) -> None:
+        """The server listens on `loop`, in this process."""
+        if loop is not self._loop:
+            self._loop = loop
+            self._process = os.getpid()
+            self.turns = Turns(loop)
+            self.sockets = own_sockets(self.turns)
+            self.timers = Timers(loop, time.monotonic)
+
+    def tls_of_listener(self, *, secure: bool) -> ListenerTLS:
+        """Return the TLS of one listener, with a certificate made for it where `secure` has none.
+        Raises ValueError when that cannot be made.
+        """
+        if secure and not self.options.secured and not self.tls.is_configured:
+            self.tls.make_certificate()
+            self.tables = make_tables(self.options, self.hooks, tls=True)
+        return self.tls.listener(secure)
+
+    def connected(self, connection: Registered) -> None:
+        """The client is about to be greeted: event `connect`."""
+        if self.events.has_listener("connect"):
+            session = connection.session
+            facts = {name: getattr(session, name) for name in _FACTS_OF_CONNECT}
+            self.events.emit("connect", facts, connection=connection)
+
+    def report(self, error: BaseException, place: Place) -> None:
+        """Something of ours or of a hook has failed: event `error`. Without a listener it is
+        logged, a failure of TLS in any case.
+        """
+        mark(error, place)
+        if place.stage == "tls":  # caused by clients, so there may be many: a line for some of them
+            self.handshakes.failed(error, place)
+        if self.events.has_listener("error"):
+            self.events.emit("error", error, connection=f"{place.session_id}: {place.client}")
+        else:
+            log_failure(error, place)
+
+    async def end(self) -> None:
+        """All connections have ended, or are left behind: end what ran for them."""
+        if self.lookup is not None:
+            await self.lookup.close()
+        if self.timers is not None and self.registry.is_empty:
+            self.timers.stop()
+
+    def abandon_sockets(self) -> None:
+        """Close the descriptors in a forked child; the parent goes on."""
+        if self.sockets is not None:
+            self.sockets.abandon()
