@@ -17,5 +17,5 @@ cdef class Session:
     # transaction
     cdef public object xforward, _envelope
 
-    cpdef forget_envelope(self)
-    cpdef begin_envelope(self, Envelope envelope)
+
+cpdef set_envelope(Session session, Envelope envelope)

@@ -191,14 +191,6 @@ class Session:
     def envelope(self) -> None:
         raise AttributeError("envelope can be replaced, not deleted")
 
-    def begin_envelope(self, envelope: Envelope) -> None:
-        """For the engine: `envelope` is that of the transaction that begins."""
-        self._envelope = envelope
-
-    def forget_envelope(self) -> None:
-        """For the engine: the next look makes a fresh one."""
-        self._envelope = None
-
     @property
     def transmission_type(self) -> str:
         """The `with` of a Received header: "SMTP", "ESMTPS", "LMTP", "UTF8SMTPSA" … (RFC 3848,
@@ -212,3 +204,10 @@ class Session:
 
     def __repr__(self) -> str:
         return f"<Session {self.id} from {self.remote_address!r}>"
+
+
+def set_envelope(session: Session, envelope: Envelope | None) -> None:
+    """For the engine: `envelope` is that of the transaction that begins; None: the next look makes
+    a fresh one.
+    """
+    session._envelope = envelope

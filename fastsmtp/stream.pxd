@@ -7,7 +7,7 @@ cdef Py_ssize_t _octets(object limit) except? -1
 
 
 cdef class DataStream:
-    cdef public Py_ssize_t byte_length, buffered, longest_line
+    cdef public Py_ssize_t byte_length, _buffered, longest_line
     cdef public bint size_exceeded, bare_newline, has_nul, has_8bit
     cdef public object _pieces, _on_chunk, _on_end, _on_room, _on_failure, _aborted
     cdef public object _waiter, _driver
@@ -15,18 +15,20 @@ cdef class DataStream:
     cdef public int _progress
     cdef public Py_ssize_t _bound
 
-    cpdef feed(self, bytes piece)
-    cpdef end(self)
-    cpdef abort(self, reason)
-    cpdef drop(self)
     cpdef discard(self)
-    cpdef let_go(self)
     cdef _tell_end(self)
     cdef _wake(self)
     cdef _begin(self)
     cdef _forget(self)
     cdef bytes _taken(self)
     cdef bytes _whole(self, Py_ssize_t bound)
-    cdef bint is_finished(self)
-    cdef bint is_half_read(self)
-    cdef bint is_full(self)
+
+
+cpdef feed_stream(DataStream stream, bytes piece)
+cpdef end_stream(DataStream stream)
+cpdef abort_stream(DataStream stream, reason)
+cpdef drop_stream(DataStream stream)
+cpdef release_stream(DataStream stream)
+cpdef bint is_finished(DataStream stream) except -1
+cpdef bint is_half_read(DataStream stream) except -1
+cpdef bint is_full(DataStream stream) except -1

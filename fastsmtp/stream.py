@@ -1,5 +1,8 @@
 """`DataStream`: the body of one message, handed to the consumer as it arrives, with credit.
 
+Its methods are the consumer's side. The engine's side are the functions at the end, which users do
+not see where they look at a stream.
+
 In: pieces and the end, from the engine. Out: the same to one consumer, as an async iterator or by
 the two callables of `consume()`, or the whole body by `read()`. When an iterator lags by more than
 HIGH_WATER octets the engine stops reading from the client until fewer than LOW_WATER are left, so
@@ -40,7 +43,7 @@ type_on_end = Callable[[MessageAborted | None], object]
 
 
 def _nothing() -> None:
-    """Who has been told the end holds up nobody any more."""
+    """No-op: after the end there is no back-pressure to release."""
 
 
 def _pass_on(stream: DataStream, error: BaseException) -> None:
@@ -69,6 +72,7 @@ class DataStream:
     __slots__ = (
         "_aborted",
         "_bound",
+        "_buffered",
         "_delivering",
         "_discarded",
         "_driver",
@@ -82,7 +86,6 @@ class DataStream:
         "_progress",
         "_waiter",
         "bare_newline",
-        "buffered",
         "byte_length",
         "has_8bit",
         "has_nul",
@@ -96,7 +99,7 @@ class DataStream:
         on_failure: Callable[[DataStream, BaseException], object] = _pass_on,
     ) -> None:
         self.byte_length = 0
-        self.buffered = 0
+        self._buffered = 0  # octets that wait for the consumer
         self.size_exceeded = False
         self.bare_newline = False
         self.has_nul = False
@@ -141,7 +144,7 @@ class DataStream:
             on_failure(self, error)
         finally:
             self._delivering = False
-        if self.finished:
+        if is_finished(self):
             try:
                 self._tell_end()
             except BaseException as error:
@@ -153,10 +156,10 @@ class DataStream:
         """
         while self._pieces:
             piece = self._pieces.popleft()
-            before = self.buffered
-            self.buffered = before - len(piece)
+            before = self._buffered
+            self._buffered = before - len(piece)
             on_chunk(piece)
-            if self.buffered <= _LOW_WATER < before:
+            if self._buffered <= _LOW_WATER < before:
                 self._on_room()
 
     async def read(self, limit: int | None = None) -> bytes:
@@ -172,9 +175,9 @@ class DataStream:
         self._begin()
         self._bound = bound
         try:
-            if self.buffered > _LOW_WATER:
+            if self._buffered > _LOW_WATER:
                 self._on_room()
-            while not self.is_finished() and self.buffered <= bound:
+            while not is_finished(self) and self._buffered <= bound:
                 self._waiter = asyncio.get_running_loop().create_future()
                 try:
                     await self._waiter
@@ -212,7 +215,7 @@ class DataStream:
         self._progress = _DONE
         self._discarded = True
         self._on_chunk = None
-        before = self.buffered
+        before = self._buffered
         self._forget()
         if before > _LOW_WATER:
             self._on_room()
@@ -220,68 +223,6 @@ class DataStream:
     def __repr__(self) -> str:
         state = "aborted" if self._aborted else "ended" if self._ended else "open"
         return f"<DataStream {state}, {self.byte_length} octets>"
-
-    # For the engine.
-
-    @property
-    def finished(self) -> bool:
-        """The consumer was told the end, or that there will be none."""
-        return self.is_finished()
-
-    def is_finished(self) -> bool:
-        """`finished`, as C asks for it."""
-        return self._ended or self._aborted is not None
-
-    def is_half_read(self) -> bool:
-        """A consumer has begun to read and has not seen the true end: what it accepts is not the
-        message.
-        """
-        return self._progress == _HALF_READ
-
-    def is_full(self) -> bool:
-        """The consumer lags so far behind that the client has to wait."""
-        return self.buffered > _HIGH_WATER and self._bound == _NOT_READING
-
-    def feed(self, piece: bytes) -> None:
-        """Hand in one piece; raises what the consumer's `on_chunk` raises."""
-        self.byte_length += len(piece)
-        if self._on_chunk is not None and not self._delivering:
-            self._on_chunk(piece)
-            return
-        if self._discarded:
-            return
-        pieces = self._pieces
-        if pieces is None:
-            pieces = self._pieces = deque()
-        if pieces and len(pieces[-1]) + len(piece) <= _SMALL:
-            pieces[-1] += piece
-        else:
-            pieces.append(piece)
-        self.buffered += len(piece)
-        if self._bound == _NOT_READING or self.buffered > self._bound:
-            self._wake()
-
-    def end(self) -> None:
-        """The body is complete, or was cut at `size`."""
-        if not self.is_finished():
-            self._ended = True
-            self._tell_end()
-
-    def abort(self, reason: str) -> None:
-        """The body will never be complete, or must not be used."""
-        if not self.is_finished():
-            self._aborted = reason
-            self._tell_end()
-
-    def drop(self) -> None:
-        """The hook has answered: what it has not taken is forgotten, and what it might still read
-        must not look like the end of a whole message.
-        """
-        self._forget()
-        if self._progress != _DONE and self._aborted is None and self._ended:
-            self._aborted = "answered"
-        self.abort("answered")
-        self.let_go()
 
     def _begin(self) -> None:
         """A consumer begins to read, or goes on; RuntimeError when it is a second one."""
@@ -293,14 +234,14 @@ class DataStream:
     def _forget(self) -> None:
         if self._pieces:
             self._pieces.clear()
-            self.buffered = 0
+            self._buffered = 0
 
     def _taken(self) -> bytes:
         assert self._pieces is not None
         piece = self._pieces.popleft()
-        before = self.buffered
-        self.buffered = before - len(piece)
-        if self.buffered <= _LOW_WATER < before:
+        before = self._buffered
+        self._buffered = before - len(piece)
+        if self._buffered <= _LOW_WATER < before:
             self._on_room()
         return piece
 
@@ -310,7 +251,7 @@ class DataStream:
             raise MessageAborted(self._aborted)
         if self._discarded:
             raise RuntimeError("the body was discarded: there is nothing left to read")
-        if self.buffered > bound:
+        if self._buffered > bound:
             raise MessageTooLarge(bound)
         if self.size_exceeded:
             raise MessageTooLarge(self.byte_length)
@@ -328,13 +269,8 @@ class DataStream:
                 self._progress = _DONE
             on_end(None if self._aborted is None else MessageAborted(self._aborted))
         if self._has_consumer or self._aborted is not None:
-            self.let_go()
+            release_stream(self)
         self._wake()
-
-    def let_go(self) -> None:
-        """These are bound to what holds this stream, or holds the connection."""
-        self._on_room = _nothing
-        self._on_failure = _pass_on
 
     def _wake(self) -> None:
         waiter = self._waiter
@@ -343,3 +279,74 @@ class DataStream:
             driver, self._driver = self._driver, None
             if driver is not None:
                 driver.resume()
+
+
+# The engine's side.
+
+
+def feed_stream(stream: DataStream, piece: bytes) -> None:
+    """Hand in one piece; raises what the consumer's `on_chunk` raises."""
+    stream.byte_length += len(piece)
+    if stream._on_chunk is not None and not stream._delivering:
+        stream._on_chunk(piece)
+        return
+    if stream._discarded:
+        return
+    pieces = stream._pieces
+    if pieces is None:
+        pieces = stream._pieces = deque()
+    if pieces and len(pieces[-1]) + len(piece) <= _SMALL:
+        pieces[-1] += piece
+    else:
+        pieces.append(piece)
+    stream._buffered += len(piece)
+    if stream._bound == _NOT_READING or stream._buffered > stream._bound:
+        stream._wake()
+
+
+def end_stream(stream: DataStream) -> None:
+    """The body is complete, or was cut at `size`."""
+    if not is_finished(stream):
+        stream._ended = True
+        stream._tell_end()
+
+
+def abort_stream(stream: DataStream, reason: str) -> None:
+    """The body will never be complete, or must not be used."""
+    if not is_finished(stream):
+        stream._aborted = reason
+        stream._tell_end()
+
+
+def drop_stream(stream: DataStream) -> None:
+    """The hook has answered: what it has not taken is forgotten, and what it might still read must
+    not look like the end of a whole message.
+    """
+    stream._forget()
+    if stream._progress != _DONE and stream._aborted is None and stream._ended:
+        stream._aborted = "answered"
+    abort_stream(stream, "answered")
+    release_stream(stream)
+
+
+def release_stream(stream: DataStream) -> None:
+    """Drop the engine's callables: they are bound to what holds the stream, or the connection."""
+    stream._on_room = _nothing
+    stream._on_failure = _pass_on
+
+
+def is_finished(stream: DataStream) -> bool:
+    """Whether the consumer was told the end, or that there will be none."""
+    return stream._ended or stream._aborted is not None
+
+
+def is_half_read(stream: DataStream) -> bool:
+    """Whether a consumer has begun to read and has not seen the true end: what it accepts is not
+    the message.
+    """
+    return stream._progress == _HALF_READ
+
+
+def is_full(stream: DataStream) -> bool:
+    """Whether the consumer lags so far behind that the client has to wait."""
+    return stream._buffered > _HIGH_WATER and stream._bound == _NOT_READING

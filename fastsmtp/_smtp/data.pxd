@@ -7,7 +7,8 @@ from fastsmtp._parser cimport Parser
 from fastsmtp._smtp.policy cimport Policy
 from fastsmtp._smtp.states cimport Transaction
 from fastsmtp.replies cimport Reply
-from fastsmtp.stream cimport DataStream
+from fastsmtp.stream cimport DataStream, abort_stream, drop_stream, end_stream, feed_stream
+from fastsmtp.stream cimport is_finished, is_full
 
 cdef int _WAITING, _MAIL_GIVEN, _RCPT_GIVEN, _BDAT_FAILED, _IN_MAIL_DATA, _IN_BDAT
 cdef Py_ssize_t _LEAST_CHUNK, _LEAST_MESSAGE

@@ -17,7 +17,15 @@ from fastsmtp._smtp.final_reply import Message, final_replies
 from fastsmtp._smtp.states import State
 from fastsmtp._wire.grammar import parse_bdat_argument
 from fastsmtp.replies import Reply
-from fastsmtp.stream import DataStream
+from fastsmtp.stream import (
+    DataStream,
+    abort_stream,
+    drop_stream,
+    end_stream,
+    feed_stream,
+    is_finished,
+    is_full,
+)
 
 __all__ = ["MailData", "handle_data"]
 
@@ -163,7 +171,7 @@ class MailData(Intake):
             return
         stream = message.stream
         try:
-            stream.feed(octets)
+            feed_stream(stream, octets)
         except BaseException as error:  # the consumer's on_chunk is foreign code
             self._consumer_failed(message, error)
             return
@@ -171,7 +179,7 @@ class MailData(Intake):
             self._end_stream(message)
         if message.answer.state != _WAITING:
             self._discard(message)
-        elif stream.is_full() and not self._dialogue.clock.lagging:
+        elif is_full(stream) and not self._dialogue.clock.lagging:
             self._dialogue.clock.begin_lag()
 
     def notice_size(self) -> None:
@@ -179,7 +187,7 @@ class MailData(Intake):
         known.
         """
         message = self.message
-        if message is not None and not message.stream.finished:
+        if message is not None and not is_finished(message.stream):
             self._end_stream(message)
 
     def end_of_data(self) -> None:
@@ -261,7 +269,7 @@ class MailData(Intake):
             stream.has_nul = parser.has_nul
             stream.has_8bit = parser.has_8bit
             stream.longest_line = parser.longest_line
-        if stream.is_finished():
+        if is_finished(stream):
             return
         if message.at_end and not parser.size_exceeded:
             # No hook may keep a message that its sender is told was refused.
@@ -279,15 +287,15 @@ class MailData(Intake):
         """
         try:
             if answered:
-                message.stream.drop()
+                drop_stream(message.stream)
             else:
-                message.stream.end()
+                end_stream(message.stream)
         except BaseException as error:
             self._dialogue.raised(message.answer, error)
 
     def _abort_stream(self, message: Message, reason: str) -> None:
         try:
-            message.stream.abort(reason)
+            abort_stream(message.stream, reason)
         except BaseException as error:  # as above
             self._dialogue.raised(message.answer, error)
 
@@ -339,7 +347,7 @@ class MailData(Intake):
             self.conclude()
         else:
             self._dialogue.parser.discard_body()
-            message.stream.drop()
+            drop_stream(message.stream)
             self._room()
 
     # The verdict.

@@ -9,7 +9,7 @@ from fastsmtp._parser cimport Parser
 from fastsmtp._smtp.policy cimport Policy
 from fastsmtp._smtp.states cimport Transaction
 from fastsmtp.replies cimport Reply
-from fastsmtp.session cimport Session
+from fastsmtp.session cimport Session, set_envelope
 
 cdef int _CONNECTED, _GREETED, _OPENING, _CLOSING, _WAITING
 cdef Reply _TOO_MANY_ERRORS, _SHUTTING_DOWN

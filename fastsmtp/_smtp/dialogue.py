@@ -21,7 +21,7 @@ from fastsmtp._smtp.server_tables import ServerTables
 from fastsmtp._smtp.states import DEMANDED, WATCHED, Flag, State, Transaction
 from fastsmtp._smtp.strikes import Counters
 from fastsmtp.replies import Reply
-from fastsmtp.session import Session
+from fastsmtp.session import Session, set_envelope
 
 __all__ = ["Dialogue", "Intake"]
 
@@ -444,5 +444,5 @@ class Dialogue(Asker):
     def forget_transaction(self) -> None:
         """A new transaction object, and an envelope that is made when somebody looks."""
         self.transaction = Transaction()
-        self.session.forget_envelope()
+        set_envelope(self.session, None)
         self.mail_data.reset()

@@ -3,7 +3,7 @@ from fastsmtp._smtp.dialogue cimport Dialogue
 from fastsmtp._hooks.callback cimport Answer
 from fastsmtp._parser cimport Parser
 from fastsmtp.replies cimport Reply
-from fastsmtp.stream cimport DataStream
+from fastsmtp.stream cimport DataStream, is_half_read
 
 cdef Reply _MESSAGE_QUEUED
 

@@ -11,7 +11,7 @@ from fastsmtp._smtp.dialogue import Dialogue
 from fastsmtp._smtp.hook_replies import Stage, acceptance, rejection, reply_or_failure
 from fastsmtp.errors import MessageAborted
 from fastsmtp.replies import Reply
-from fastsmtp.stream import DataStream
+from fastsmtp.stream import DataStream, is_half_read
 
 __all__ = ["Message", "final_replies"]
 
@@ -92,7 +92,7 @@ def _is_plain(dialogue: Dialogue, message: Message) -> bool:
         answer.error is None
         and answer.result is None
         and not answer.failed
-        and not message.stream.is_half_read()
+        and not is_half_read(message.stream)
         and not dialogue.policy.lmtp
         and not parser.size_exceeded
         and not (message.reject_bare and parser.bare_newline)
@@ -101,7 +101,7 @@ def _is_plain(dialogue: Dialogue, message: Message) -> bool:
 
 
 def _accepted(dialogue: Dialogue, message: Message, result: object) -> Reply | Exception:
-    if message.stream.is_half_read():
+    if is_half_read(message.stream):
         # A hook that stops early has most often lost the rest, and a 250 would say that it has not.
         return RuntimeError(
             "on_data accepted a message without having read it to its end, so the client was told"

@@ -6,7 +6,7 @@ from fastsmtp._hooks.callback cimport Answer
 from fastsmtp._smtp.policy cimport Policy
 from fastsmtp._smtp.states cimport Transaction
 from fastsmtp.replies cimport Reply
-from fastsmtp.session cimport Envelope
+from fastsmtp.session cimport Envelope, set_envelope
 
 cdef int _MAIL_GIVEN, _RCPT_GIVEN
 cdef Py_ssize_t _RECIPIENT, _PARAMETERS

@@ -22,7 +22,7 @@ from fastsmtp._wire.grammar import (
     parse_reverse_path,
 )
 from fastsmtp.replies import Reply
-from fastsmtp.session import Envelope
+from fastsmtp.session import Envelope, set_envelope
 
 __all__ = ["handle_mail", "handle_rcpt", "log_unlogged"]
 
@@ -70,7 +70,7 @@ def handle_mail(dialogue: Dialogue, argument: bytes) -> None:
     if rest:
         transaction.smtp_utf8 = envelope.smtp_utf8
         transaction.binary = envelope.body_type == "binarymime"
-    dialogue.session.begin_envelope(envelope)
+    set_envelope(dialogue.session, envelope)
     hook = dialogue.hooks.on_mail_from
     if hook is None:
         _mail_accepted(dialogue)

@@ -25,6 +25,7 @@ from fastsmtp._smtp.simple_verbs import connect
 from fastsmtp._smtp.starttls import go_on_inside
 from fastsmtp._smtp.states import State
 from fastsmtp.session import Session
+from fastsmtp.stream import release_stream
 
 __all__ = ["SMTPProtocol"]
 
@@ -314,7 +315,7 @@ class SMTPProtocol(Dialogue):
         """The connection and its hooks have ended: let go of what refers back to this object."""
         if self._mail_data.message is not None:
             # A hook may keep it, and may never have read it.
-            self._mail_data.message.stream.let_go()
+            release_stream(self._mail_data.message.stream)
         self.mail_data.reset()
         self.waiting = self.late = self.attempt = None
         self.host = NOBODY

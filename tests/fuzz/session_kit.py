@@ -408,7 +408,7 @@ class Client:
         dialogue = self.dialogue
         if dialogue is not None and dialogue.mail_data is not None:  # they are dropped at the end
             message = dialogue.mail_data.message
-            held += dialogue.parser.buffered + (0 if message is None else message.stream.buffered)
+            held += dialogue.parser.buffered + (0 if message is None else message.stream._buffered)
         assert held < 400 * 1024, f"{held} octets are held"
         assert self.recorder.closes <= 1
 

@@ -17,7 +17,7 @@ from fastsmtp.errors import MessageAborted, SMTPError
 from fastsmtp.gateway.delivery.maildir import Maildir
 from fastsmtp.gateway.receiver import WRITE_OCTETS, Disk, Receiver
 from fastsmtp.session import Session
-from fastsmtp.stream import DataStream
+from fastsmtp.stream import DataStream, abort_stream, end_stream, feed_stream
 
 PATIENCE = 60.0
 
@@ -82,14 +82,14 @@ def session_for(*recipients: str) -> Session:
 def stream_of(*pieces: bytes) -> DataStream:
     stream = DataStream(lambda: None)
     for piece in pieces:
-        stream.feed(piece)
+        feed_stream(stream, piece)
     return stream
 
 
 def ended(*pieces: bytes, size_exceeded: bool = False) -> DataStream:
     stream = stream_of(*pieces)
     stream.size_exceeded = size_exceeded
-    stream.end()
+    end_stream(stream)
     return stream
 
 
@@ -160,13 +160,13 @@ def test_a_large_message_is_on_its_way_to_disk_before_its_end(
     async def send() -> None:
         stream = stream_of(b"x" * WRITE_OCTETS)
         task = asyncio.create_task(receiver(box, disk).on_data(stream, session_for()))
-        stream.feed(b"y" * WRITE_OCTETS)
-        while stream.buffered:
+        feed_stream(stream, b"y" * WRITE_OCTETS)
+        while stream._buffered:
             await asyncio.sleep(0)
         (path,) = Path(box.tmp).iterdir()
         assert path.stat().st_size > WRITE_OCTETS
         assert list(Path(box.new).iterdir()) == []
-        stream.end()
+        end_stream(stream)
         await task
 
     run(send())
@@ -254,7 +254,7 @@ def test_nothing_is_kept_of_an_aborted_message(
     run: type_run, box: Maildir, disk: Disk, octets: bytes, reason: str
 ) -> None:
     stream = stream_of(octets)
-    stream.abort(reason)
+    abort_stream(stream, reason)
     with pytest.raises(MessageAborted):
         run(receiver(box, disk).on_data(stream, session_for()))
     assert kept(box) == []
@@ -406,7 +406,7 @@ def test_an_abort_is_one_line_with_the_reason(
     run: type_run, box: Maildir, disk: Disk, lines: Callable[[], list[str]]
 ) -> None:
     stream = stream_of(b"x")
-    stream.abort("disconnected")
+    abort_stream(stream, "disconnected")
     with pytest.raises(MessageAborted):
         run(receiver(box, disk).on_data(stream, session_for()))
     (line,) = lines()

@@ -126,7 +126,7 @@ def test_a_slow_hook_holds_a_large_body_back_and_gets_all_of_it(run: Any, way: A
         async def read() -> None:
             async for piece in stream:
                 pieces.append(piece)
-                assert stream.buffered < 64 * 1024 + 262_144
+                assert stream._buffered < 64 * 1024 + 262_144
             bodies.append(b"".join(pieces))
             callback()
 

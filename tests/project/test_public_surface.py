@@ -6,7 +6,9 @@ import pydoc
 import re
 from pathlib import Path
 
-from fastsmtp import SMTPServer
+import pytest
+
+from fastsmtp import Auth, DataStream, Envelope, Session, SMTPServer
 
 DOCS = Path(__file__).parents[2] / "docs"
 
@@ -15,6 +17,16 @@ SERVER = {
     *("options", "connections", "address", "addresses", "listen", "close", "run"),
     *("on", "once", "off", "update_secure_context"),
 }
+
+
+STREAM = {
+    *("read", "consume", "discard", "byte_length", "size_exceeded"),
+    *("bare_newline", "has_nul", "has_8bit", "longest_line"),
+}
+
+
+def read(page: Path) -> str:
+    return page.read_text(encoding="utf-8")
 
 
 def shown(thing: object) -> set[str]:
@@ -30,11 +42,24 @@ def test_a_server_shows_its_documented_names_and_the_hooks_that_are_set() -> Non
 
 
 def test_every_name_of_a_server_is_in_its_documentation() -> None:
-    text = (DOCS / "server.md").read_text(encoding="utf-8")
+    text = read(DOCS / "server.md")
     assert [name for name in sorted(SERVER) if f"server.{name}" not in text] == []
 
 
-def test_the_help_of_a_server_is_about_its_documented_names_only() -> None:
-    text = pydoc.plain(pydoc.render_doc(SMTPServer))
+@pytest.mark.parametrize(
+    "public, names", [(SMTPServer, SERVER), (DataStream, STREAM)], ids=["server", "stream"]
+)
+def test_help_is_about_documented_names_only(public: type, names: set[str]) -> None:
+    text = pydoc.plain(pydoc.render_doc(public))
     told = set(re.findall(r"^ \|  (?:async )?(\w+)(?:\(.*)?$", text, re.MULTILINE))
-    assert {name for name in told if not name.startswith("__")} - {"SMTPServer"} == SERVER
+    assert {name for name in told if not name.startswith("__")} - {public.__name__} == names
+
+
+def test_a_stream_shows_what_a_consumer_needs() -> None:
+    assert shown(DataStream) == shown(DataStream(lambda: None)) == STREAM
+
+
+@pytest.mark.parametrize("public", [DataStream, Session, Envelope, Auth])
+def test_every_name_of_what_hooks_are_given_is_documented(public: type) -> None:
+    documented = set(re.findall(r"\w+", " ".join(read(page) for page in DOCS.glob("*.md"))))
+    assert shown(public) <= documented

@@ -388,7 +388,7 @@ def test_a_client_whose_body_waited_is_read_again_when_it_is_discarded() -> None
         for _ in range(20):
             wire.send(READ)
             assert wire.transport.reading
-            assert not streams[0][0].buffered
+            assert not streams[0][0]._buffered
         wire.send(END)
         wire.loop.step(streams[0][1])
         assert codes(wire.receive()) == ["250 2.6.0"]
