@@ -3,6 +3,7 @@ code.
 """
 
 from fastsmtp._sasl.exchange import Auth, AuthResponse
+from fastsmtp._sasl.saslprep import saslprep
 from fastsmtp._sasl.scram import ScramKeys, scram_keys
 from fastsmtp._wire.grammar import Address, AddressDSN
 from fastsmtp.errors import MessageAborted, MessageTooLarge, SMTPError
@@ -25,5 +26,6 @@ __all__ = [
     "SMTPServer",
     "ScramKeys",
     "Session",
+    "saslprep",
     "scram_keys",
 ]

@@ -11,7 +11,8 @@ import reprlib
 from contextlib import suppress
 from typing import Final, NamedTuple
 
-from fastsmtp._log import escaped, logger
+from fastsmtp._log import logger
+from fastsmtp.log_text import escaped
 
 __all__ = ["Place", "describe", "log_failure", "mark", "shown", "text_of"]
 

@@ -1,7 +1,4 @@
-"""The engine's way to the log: a handler that fails costs a line, never a connection.
-
-`clean` makes any text of a peer fit for a log line: one line, no control characters, bounded.
-"""
+"""The engine's way to the log: a handler that fails costs a line, never a connection."""
 
 from __future__ import annotations
 
@@ -9,9 +6,7 @@ import logging
 from contextlib import suppress
 from typing import Any, Final
 
-__all__ = ["clean", "client_word", "escaped", "logger", "rcpt_logger"]
-
-MAX_TEXT: Final = 128  # characters of one text of a peer in a line
+__all__ = ["logger", "rcpt_logger"]
 
 
 class GuardedLogger:
@@ -50,51 +45,3 @@ class GuardedLogger:
 logger: Final = GuardedLogger("fastsmtp")
 # Refused recipients, which can be shown without all else that has the level DEBUG.
 rcpt_logger: Final = GuardedLogger("fastsmtp.rcpt")
-
-
-def client_word(name: str, address: str) -> str:
-    """Return `name[address]`, as mail logs have it, or `[address]` where the name is only the
-    address in brackets. "": a UNIX socket, whose client has no address.
-    """
-    known = "" if name.startswith("[") else clean(name)
-    return f"{known}[{clean(address or 'unix')}]"
-
-
-def clean(text: str, limit: int = MAX_TEXT) -> str:
-    r"""Return `text` as one bounded word for a log: printable, no space, no line end.
-
-    C0, DEL, C1, bidirectional and other invisible format characters, lone surrogates and the space
-    become \xNN, \uNNNN or \UNNNNNNNN, and so does the backslash, so that what was sent can be told
-    from what was escaped. A space would let a quoted local part look like the next field of the
-    line. What passes `limit` characters is cut, "..." at its end.
-    """
-    return escaped(text, limit, plain="")
-
-
-def escaped(text: str, limit: int, plain: str) -> str:
-    """Escape and cut `text`; the characters of `plain` are left as they are."""
-    pieces: list[str] = []
-    room = limit
-    for character in text[: limit + 1]:
-        piece = character if character in plain else _escape(character)
-        room -= len(piece)
-        pieces.append(piece)
-        if room < 0:
-            break
-    if room >= 0:
-        return "".join(pieces)
-    length = limit - room
-    while pieces and length > limit - 3:
-        length -= len(pieces.pop())
-    return "".join(pieces) + "..."
-
-
-def _escape(character: str) -> str:
-    # str.isprintable() is False for all of the categories Cc, Cf, Cs, Co, Cn, Zl, Zp and, but for
-    # the space, Zs.
-    if character.isprintable() and character not in " \\":
-        return character
-    code = ord(character)
-    if code <= 0xFF:
-        return f"\\x{code:02x}"
-    return f"\\u{code:04x}" if code <= 0xFFFF else f"\\U{code:08x}"

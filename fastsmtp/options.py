@@ -45,20 +45,27 @@ from fastsmtp._options.kinds import (
     Resolver,
     WrongType,
     choice,
-    default_max_clients,
     nearest,
     networks,
     optional,
     row,
 )
-from fastsmtp._options.networks import Networks
+from fastsmtp.descriptors import default_max_clients
+from fastsmtp.networks import Networks
 
 __all__ = ["HOOKS", "OPTIONS", "Networks", "Option", "Options", "parse_options", "tls_options"]
 
-HOOKS: Final = (
-    "on_connect", "on_secure", "on_auth", "on_scram",
-    "on_mail_from", "on_rcpt_to", "on_data", "on_close",
-)  # fmt: skip
+# Hook -> names of its arguments; all but on_close take the trailing callback.
+HOOKS: Final[dict[str, tuple[str, ...]]] = {
+    "on_connect": ("session", "callback"),
+    "on_secure": ("socket", "session", "callback"),
+    "on_auth": ("auth", "session", "callback"),
+    "on_scram": ("username", "session", "callback"),
+    "on_mail_from": ("address", "session", "callback"),
+    "on_rcpt_to": ("address", "session", "callback"),
+    "on_data": ("stream", "session", "callback"),
+    "on_close": ("session",),
+}
 
 
 # A table: one row per option, in the order of the docs.

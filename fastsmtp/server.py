@@ -21,13 +21,13 @@ from fastsmtp._connection.connection import Connection
 from fastsmtp._connection.listeners import Listeners
 from fastsmtp._connection.registry import Registered
 from fastsmtp._connection.server_state import ServerState
-from fastsmtp._hooks.binding import HOOK_ARGUMENTS, Hooks, check_hook_name, check_hook_names_of
+from fastsmtp._hooks.binding import Hooks, check_hook_name, check_hook_names_of
 from fastsmtp._hooks.coroutine_driver import current_hook_task
 from fastsmtp._log import logger
 from fastsmtp._net.listener import bind, check_place
-from fastsmtp._net.running import begin_unless_stopped, loop_factory
 from fastsmtp._smtp.start import warn_of_impossible_demands
-from fastsmtp.options import Options, parse_options
+from fastsmtp.options import HOOKS, Options, parse_options
+from fastsmtp.running import begin_unless_stopped, loop_factory
 
 __all__ = ["SMTPServer"]
 
@@ -44,10 +44,10 @@ class SMTPServer:
 
     def __init__(self, **options: Any) -> None:
         check_hook_names_of(type(self), SMTPServer)
-        hooks = {name: options.pop(name) for name in HOOK_ARGUMENTS if name in options}
+        hooks = {name: options.pop(name) for name in HOOKS if name in options}
         self._options: Options = parse_options(options)
         self._hooks = Hooks()
-        for name in HOOK_ARGUMENTS:
+        for name in HOOKS:
             method = hooks.get(name, getattr(self, name, None))
             if method is not None:
                 setattr(self, name, method)
@@ -57,7 +57,7 @@ class SMTPServer:
         self._ending: asyncio.Task[None] | None = None  # begun by the first `close`
 
     def __setattr__(self, name: str, value: Any) -> None:
-        if name in HOOK_ARGUMENTS:
+        if name in HOOKS:
             self._hooks.set(name, value)
         elif callable(value) and not hasattr(getattr(type(self), name, None), "__set__"):
             check_hook_name(name)
@@ -65,7 +65,7 @@ class SMTPServer:
 
     def __delattr__(self, name: str) -> None:
         super().__delattr__(name)
-        if name in HOOK_ARGUMENTS:  # a method of a subclass is the hook again
+        if name in HOOKS:  # a method of a subclass is the hook again
             self._hooks.set(name, getattr(self, name, None))
 
     @property

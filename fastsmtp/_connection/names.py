@@ -7,7 +7,7 @@ import socket
 from typing import Any
 
 from fastsmtp._net.epoll_transport import SocketTransport
-from fastsmtp._options.networks import peer_address
+from fastsmtp.networks import peer_address
 from fastsmtp.session import Session
 
 __all__ = ["take_names"]

@@ -10,9 +10,10 @@ from __future__ import annotations
 from typing import Any, Final
 
 from fastsmtp._connection.stages import Client, Stage
-from fastsmtp._log import clean, escaped, logger
+from fastsmtp._log import logger
 from fastsmtp._smtp.protocol import SMTPProtocol
 from fastsmtp._wire.proxy_header import ProxyFault, ProxyHeader, ProxyReader
+from fastsmtp.log_text import clean, escaped
 from fastsmtp.session import Session
 
 __all__ = ["ProxyHeaderWait"]

@@ -14,28 +14,19 @@ from contextvars import ContextVar
 from typing import Any, Final, Protocol
 
 from fastsmtp._hooks.tasks import CloseHooks
-from fastsmtp._options.kinds import open_files
-from fastsmtp._options.networks import host_key
 from fastsmtp._smtp.server_tables import ServerTables
+from fastsmtp.descriptors import max_lingering
+from fastsmtp.networks import host_key
 from fastsmtp.options import Options
 from fastsmtp.replies import Reply
 from fastsmtp.session import Session
 
-__all__ = ["ConnectionRegistry", "Registered", "max_lingering"]
+__all__ = ["ConnectionRegistry", "Registered"]
 
-# Refused clients that may take their time to leave, at most so many and at most one for so many
-# files that the process may open: clients that were let in need the descriptors for their messages.
-MAX_LINGERING: Final = 16
-FILES_PER_LINGERING: Final = 64
 LINGER_CHECK: Final = 0.05  # seconds between two looks whether all that is left only lingers
 
 # The registry of the server whose hooks, or Tasks that they have begun, run in this context.
 _serving: ContextVar[ConnectionRegistry | None] = ContextVar("fastsmtp.serving", default=None)
-
-
-def max_lingering() -> int:
-    """Return how many refused clients of one server may take their time to leave."""
-    return min(MAX_LINGERING, open_files() // FILES_PER_LINGERING)
 
 
 class Registered(Protocol):

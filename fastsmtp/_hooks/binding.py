@@ -11,24 +11,13 @@ import functools
 import inspect
 import re
 from collections.abc import Callable
-from typing import Any, Final
+from typing import TYPE_CHECKING, Any, Final
 
 from fastsmtp._hooks.callback import Answer
 from fastsmtp._options.kinds import nearest
+from fastsmtp.options import HOOKS
 
-__all__ = ["HOOK_ARGUMENTS", "Hooks", "check_hook_name", "check_hook_names_of"]
-
-# Hook -> names of its arguments; all but on_close take the trailing callback.
-HOOK_ARGUMENTS: Final[dict[str, tuple[str, ...]]] = {
-    "on_connect": ("session", "callback"),
-    "on_secure": ("socket", "session", "callback"),
-    "on_auth": ("auth", "session", "callback"),
-    "on_scram": ("username", "session", "callback"),
-    "on_mail_from": ("address", "session", "callback"),
-    "on_rcpt_to": ("address", "session", "callback"),
-    "on_data": ("stream", "session", "callback"),
-    "on_close": ("session",),
-}
+__all__ = ["Hooks", "check_hook_name", "check_hook_names_of"]
 
 type_hook = Callable[..., Any]
 
@@ -71,12 +60,12 @@ def _with_task(function: type_hook, with_callback: bool, name: str) -> type_hook
         coroutine = function(session, answer) if with_callback else function(session)
         answer.owner.host.start_task(coroutine, answer, None)
 
-    return hook if len(HOOK_ARGUMENTS[name]) == 3 else hook_without_subject
+    return hook if len(HOOKS[name]) == 3 else hook_without_subject
 
 
 def _check_order(name: str, signature: inspect.Signature) -> None:
     """Raise TypeError where a parameter has the name of an argument that comes in another place."""
-    wanted = HOOK_ARGUMENTS[name]
+    wanted = HOOKS[name]
     by_position = (
         inspect.Parameter.POSITIONAL_ONLY,
         inspect.Parameter.POSITIONAL_OR_KEYWORD,
@@ -92,7 +81,7 @@ def _check_order(name: str, signature: inspect.Signature) -> None:
 
 def _resolved(name: str, function: type_hook) -> type_hook:
     """Return the internal form of `function`; raises TypeError when it cannot be hook `name`."""
-    names = HOOK_ARGUMENTS[name]
+    names = HOOKS[name]
     if not callable(function):
         raise TypeError(f"{name} must be callable, got {function!r}")
     if inspect.isgeneratorfunction(function) or inspect.isasyncgenfunction(function):
@@ -125,9 +114,9 @@ def check_hook_name(name: str) -> None:
 
     "onRcptTo" looks like one too: so they are called in JavaScript.
     """
-    if name in HOOK_ARGUMENTS or not re.match("on[_A-Z]", name):
+    if name in HOOKS or not re.match("on[_A-Z]", name):
         return
-    known = {hook.replace("_", ""): hook for hook in HOOK_ARGUMENTS}
+    known = {hook.replace("_", ""): hook for hook in HOOKS}
     near = nearest(name[:80].replace("_", "").lower(), known)
     meant = (
         f"did you mean {known[near]!r}?" if near else f"it is one of {', '.join(known.values())}"
@@ -149,17 +138,15 @@ def check_hook_names_of(owner: type, base: type) -> None:
 class Hooks:
     """The hooks of one server in their internal form, None where none is set."""
 
-    __slots__ = tuple(HOOK_ARGUMENTS)
+    __slots__ = tuple(HOOKS)
 
     def __init__(self) -> None:
-        self.on_connect: type_hook | None = None
-        self.on_secure: type_hook | None = None
-        self.on_auth: type_hook | None = None
-        self.on_scram: type_hook | None = None
-        self.on_mail_from: type_hook | None = None
-        self.on_rcpt_to: type_hook | None = None
-        self.on_data: type_hook | None = None
-        self.on_close: type_hook | None = None
+        for name in HOOKS:
+            setattr(self, name, None)
+
+    if TYPE_CHECKING:
+
+        def __getattr__(self, name: str) -> type_hook | None: ...
 
     def set(self, name: str, function: type_hook | None) -> None:
         """Set hook `name`; None takes it away. Raises TypeError when `function` cannot be that

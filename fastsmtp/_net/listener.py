@@ -18,9 +18,9 @@ from functools import partial
 from typing import Any, Final, TypeVar
 
 from fastsmtp._log import logger
-from fastsmtp._net.blocking_calls import call_in_thread
 from fastsmtp._net.epoll_transport import AVAILABLE, Acceptor, Sockets
 from fastsmtp._net.turns import Turns
+from fastsmtp.blocking import call_in_thread
 
 __all__ = [
     "Listener",

@@ -14,7 +14,7 @@ from contextlib import suppress
 from typing import Any, Final
 
 from fastsmtp._log import logger
-from fastsmtp._net.blocking_calls import call_in_thread
+from fastsmtp.blocking import call_in_thread
 
 __all__ = ["AsyncResolver", "SystemResolver", "is_no_name", "resolver_of"]
 

@@ -20,7 +20,7 @@ from functools import partial
 from typing import Any, Final
 
 from fastsmtp._net.resolvers import AsyncResolver, SystemResolver, is_no_name, resolver_of
-from fastsmtp._options.networks import host_key
+from fastsmtp.networks import host_key
 from fastsmtp.options import Options
 
 __all__ = ["ReverseLookup", "cleaned_name", "reverse_lookup"]

@@ -16,19 +16,13 @@ from enum import Enum
 from functools import cache
 from typing import Any, Final, Generic, TypeAlias, TypeVar, cast
 
-from fastsmtp._options.networks import Networks
-
-try:
-    import resource
-except ImportError:  # Windows
-    resource = None  # type: ignore[assignment]  # mypy takes the names of modules for constants
+from fastsmtp.networks import Networks
 
 __all__ = [
     "COMMAND_LENGTH", "COUNT", "DEADLINE", "FLAG", "HOLD", "HOST_NAME", "ITERATIONS", "LENIENCY",
     "LINE", "LIST_COUNT", "MECHANISMS", "PASSWORD", "PEM", "RATE", "RESOLVER", "SECONDS", "SECRET",
     "SIZE", "SNI", "SSL_CONTEXT", "TEXT", "TLS_VERSION", "VERBS", "Group", "Kind",
-    "Option", "Refused", "Resolver", "WrongType", "choice", "default_max_clients",
-    "nearest", "networks", "open_files",
+    "Option", "Refused", "Resolver", "WrongType", "choice", "nearest", "networks",
     "optional", "row",
 ]  # fmt: skip
 
@@ -52,7 +46,6 @@ MAX_COUNT: Final = 2**31 - 1
 MAX_LIST_COUNT: Final = 999_999  # six digits at most in the LIMITS line, RFC 9422 §4
 MAX_SIZE: Final = 2**62 - 1  # twice as much is still counted in 64 bits
 MAX_HOST_NAME: Final = 255  # octets, RFC 5321 §4.5.3.1.2
-OPEN_FILES: Final = 10_240  # OPEN_MAX of macOS, where an infinite limit ends all the same
 
 
 class Refused(Exception):
@@ -212,20 +205,6 @@ def _rate(value: object) -> float:
     if number <= 0:
         raise Refused
     return number
-
-
-def default_max_clients() -> int:
-    """Return 0.8 of the files that this process may open; the rest is for what hooks open."""
-    return min(max(1, int(0.8 * open_files())), MAX_COUNT)
-
-
-def open_files() -> int:
-    """Return how many files this process may open."""
-    if resource is not None:
-        soft, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
-        if 0 < soft != resource.RLIM_INFINITY:
-            return soft
-    return OPEN_FILES
 
 
 FLAG: Final = Kind("True or False", _flag)

@@ -16,7 +16,7 @@ from enum import Enum
 from typing import Any, Final, NamedTuple
 
 from fastsmtp import replies
-from fastsmtp._log import clean
+from fastsmtp.log_text import clean
 
 __all__ = [
     "Auth",

@@ -13,7 +13,7 @@ from typing import Any, Final, NamedTuple
 
 from fastsmtp import replies
 from fastsmtp._hooks.callback import Answer
-from fastsmtp._log import clean, logger
+from fastsmtp._log import logger
 from fastsmtp._sasl.exchange import (
     Auth,
     AuthResponse,
@@ -32,6 +32,7 @@ from fastsmtp._smtp.dialogue import Dialogue
 from fastsmtp._smtp.hook_replies import Stage, rejection, reply_or_failure
 from fastsmtp._smtp.server_tables import ServerTables
 from fastsmtp.errors import SMTPError
+from fastsmtp.log_text import clean
 from fastsmtp.options import Options
 from fastsmtp.replies import Reply
 

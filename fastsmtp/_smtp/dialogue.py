@@ -14,12 +14,12 @@ from fastsmtp._failures import Place
 from fastsmtp._hooks.callback import WAITING, Answer, Asker, Host, ends_process, new_answer
 from fastsmtp._log import logger
 from fastsmtp._native import thread_ident
-from fastsmtp._options.networks import Networks
 from fastsmtp._parser import Parser
 from fastsmtp._smtp.deadline import Clock
 from fastsmtp._smtp.server_tables import ServerTables
 from fastsmtp._smtp.states import DEMANDED, WATCHED, Flag, State, Transaction
 from fastsmtp._smtp.strikes import Counters
+from fastsmtp.networks import Networks
 from fastsmtp.replies import Reply
 from fastsmtp.session import Session, set_envelope
 

@@ -8,7 +8,7 @@ from typing import Final
 
 from fastsmtp import replies
 from fastsmtp._hooks.callback import Answer
-from fastsmtp._log import clean, client_word, rcpt_logger
+from fastsmtp._log import rcpt_logger
 from fastsmtp._smtp.data import MailData
 from fastsmtp._smtp.dialogue import Dialogue
 from fastsmtp._smtp.hook_replies import Stage, rejection, reply_or_failure
@@ -21,6 +21,7 @@ from fastsmtp._wire.grammar import (
     parse_forward_path,
     parse_reverse_path,
 )
+from fastsmtp.log_text import clean, client_word
 from fastsmtp.replies import Reply
 from fastsmtp.session import Envelope, set_envelope
 

@@ -15,13 +15,14 @@ from typing import Any, Final
 
 from fastsmtp import replies
 from fastsmtp._hooks.callback import Answer
-from fastsmtp._log import clean, logger
+from fastsmtp._log import logger
 from fastsmtp._sasl.exchange import Auth, AuthResponse
 from fastsmtp._smtp.auth import login_verdict
 from fastsmtp._smtp.dialogue import Dialogue
 from fastsmtp._smtp.simple_verbs import connect
 from fastsmtp._smtp.states import State
 from fastsmtp._wire.grammar import decode_xtext
+from fastsmtp.log_text import clean
 from fastsmtp.replies import Reply
 
 __all__ = ["handle_xclient", "handle_xforward", "xclient_offer", "xforward_offer"]

@@ -14,7 +14,8 @@ from contextvars import Context
 from typing import Final, Protocol
 
 from fastsmtp._failures import Place, text_of
-from fastsmtp._log import escaped, logger
+from fastsmtp._log import logger
+from fastsmtp.log_text import escaped
 
 __all__ = ["Handshakes"]
 

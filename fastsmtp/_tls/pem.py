@@ -11,18 +11,18 @@ import binascii
 import os
 import re
 import ssl
-import stat
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from datetime import UTC, datetime
 from typing import Final, NamedTuple
+
+from fastsmtp.blocking import read_at_once
 
 __all__ = [
     "Pem",
     "as_file",
     "expired_at",
     "leaf_of",
-    "read_at_once",
     "read_pem",
     "signature_hash",
 ]
@@ -69,25 +69,6 @@ def read_pem(option: str, value: str | bytes) -> Pem:
     if b"-----BEGIN" not in octets:
         raise ValueError(f"{name} holds no PEM")
     return Pem(octets, name)
-
-
-def read_at_once(path: str, limit: int) -> tuple[bytes, int]:
-    """Return up to `limit` octets of a file, and its mode; never wait for another process.
-
-    Raises OSError, and ValueError for what is not there to be read: a FIFO, a terminal.
-    """
-    with open(path, "rb", opener=_open_without_waiting) as file:
-        mode = os.fstat(file.fileno()).st_mode
-        if stat.S_ISFIFO(mode):
-            raise ValueError("it is a FIFO, which cannot be read a second time")
-        octets: bytes | None = file.read(limit)
-    if octets is None:
-        raise ValueError("there is nothing to read without waiting for it")
-    return octets, mode
-
-
-def _open_without_waiting(path: str, flags: int) -> int:
-    return os.open(path, flags | getattr(os, "O_NONBLOCK", 0) | getattr(os, "O_NOCTTY", 0))
 
 
 def leaf_of(pem: Pem) -> bytes:

@@ -13,12 +13,10 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any, Final
 
-from fastsmtp._log import clean, client_word
-from fastsmtp._tls.facts import TLSSocket
-from fastsmtp._tls.pem import Pem, expired_at, leaf_of, read_pem
-from fastsmtp._tls.self_signed import self_signed
+from fastsmtp.certificates import Pem, TLSSocket, expired_at, leaf_of, read_pem, self_signed
 from fastsmtp.gateway.config import Config, Kind
 from fastsmtp.gateway.log import logger
+from fastsmtp.log_text import clean, client_word
 from fastsmtp.session import Session
 
 __all__ = [

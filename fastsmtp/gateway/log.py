@@ -17,7 +17,7 @@ import threading
 import traceback
 from typing import Final
 
-from fastsmtp._log import escaped
+from fastsmtp.log_text import escaped
 
 __all__ = ["LogWriter", "complain", "logger", "open_standard_files"]
 

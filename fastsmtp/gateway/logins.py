@@ -18,14 +18,14 @@ from functools import partial
 from math import inf
 from typing import TYPE_CHECKING, Final
 
-from fastsmtp._log import clean, client_word
-from fastsmtp._net.blocking_calls import call_in_thread
-from fastsmtp._options.networks import host_key
-from fastsmtp._sasl.exchange import Auth
+from fastsmtp import Auth
+from fastsmtp.blocking import call_in_thread
 from fastsmtp.errors import SMTPError
 from fastsmtp.gateway.log import logger
 from fastsmtp.gateway.turns import Full, Turns
 from fastsmtp.gateway.users import Users, prepared
+from fastsmtp.log_text import clean, client_word
+from fastsmtp.networks import host_key
 from fastsmtp.session import Session
 
 if TYPE_CHECKING:

@@ -17,14 +17,14 @@ from concurrent.futures import ThreadPoolExecutor
 from datetime import datetime
 from typing import Any, Final, ParamSpec, TypeVar
 
-from fastsmtp._log import clean, client_word
-from fastsmtp._net.blocking_calls import call_in_thread
-from fastsmtp._wire.grammar import Address
+from fastsmtp import Address
+from fastsmtp.blocking import call_in_thread
 from fastsmtp.errors import MessageAborted, SMTPError
 from fastsmtp.gateway.config import domain_key
 from fastsmtp.gateway.delivery.maildir import Delivery, Maildir, UnixLines
 from fastsmtp.gateway.log import logger
 from fastsmtp.gateway.trace import trace_headers
+from fastsmtp.log_text import clean, client_word
 from fastsmtp.session import Session
 from fastsmtp.stream import DataStream
 

@@ -20,10 +20,8 @@ from typing import Any, Final, TypeVar
 
 import uvloop
 
-from fastsmtp._connection.registry import max_lingering
-from fastsmtp._log import client_word
-from fastsmtp._net.blocking_calls import call_in_thread
-from fastsmtp._net.running import begin_unless_stopped
+from fastsmtp.blocking import call_in_thread
+from fastsmtp.descriptors import max_lingering
 from fastsmtp.gateway.certificates import (
     NO_LIBRARY,
     Certificate,
@@ -38,6 +36,8 @@ from fastsmtp.gateway.log import LogWriter, logger
 from fastsmtp.gateway.logins import Checker, Logins, MissingPackage
 from fastsmtp.gateway.receiver import Disk, Receiver
 from fastsmtp.gateway.users import Users, UsersError, read_users
+from fastsmtp.log_text import client_word
+from fastsmtp.running import begin_unless_stopped
 from fastsmtp.server import SMTPServer
 
 __all__ = ["StartError", "run_service"]

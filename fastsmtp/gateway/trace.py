@@ -20,7 +20,7 @@ from datetime import datetime
 from email.utils import format_datetime
 from typing import Final
 
-from fastsmtp._wire.grammar import Address
+from fastsmtp import Address
 from fastsmtp.session import Session
 
 __all__ = ["received", "trace_headers"]

@@ -23,9 +23,9 @@ from collections.abc import Iterator, Mapping
 from time import monotonic, sleep
 from typing import Final
 
-from fastsmtp._log import clean
-from fastsmtp._sasl.saslprep import saslprep
-from fastsmtp._tls.pem import read_at_once
+from fastsmtp import saslprep
+from fastsmtp.blocking import read_at_once
+from fastsmtp.log_text import clean
 
 __all__ = ["Users", "UsersError", "checked_name", "prepared", "read_users", "store_user"]
 

@@ -16,9 +16,8 @@ from clients import PATIENCE, Client, Sink, greets, until
 from scenario import DEFAULTS, EH, codes
 from tls_kit import certified
 
-from fastsmtp import SMTPServer
-from fastsmtp._connection import registry
-from fastsmtp._connection.registry import MAX_LINGERING, max_lingering
+from fastsmtp import SMTPServer, descriptors
+from fastsmtp.descriptors import MAX_LINGERING, max_lingering
 from fastsmtp.server import state_of
 from fastsmtp.testing import VirtualLoop, Wire, running
 
@@ -289,7 +288,7 @@ def test_refused_clients_that_stay_hold_few_descriptors(run: Any) -> None:
 def test_a_refused_client_that_spoke_first_reads_its_421_and_no_reset(
     run: Any, monkeypatch: pytest.MonkeyPatch, lingering: int
 ) -> None:
-    monkeypatch.setattr(registry, "MAX_LINGERING", lingering)
+    monkeypatch.setattr(descriptors, "MAX_LINGERING", lingering)
 
     async def scenario() -> None:
         server = Sink().server(max_clients=1)
@@ -336,7 +335,7 @@ def test_a_client_too_many_under_implicit_tls_is_closed_at_once(run: Any) -> Non
 def test_where_files_are_few_fewer_refused_clients_may_linger(
     monkeypatch: pytest.MonkeyPatch, files: int, lingering: int
 ) -> None:
-    monkeypatch.setattr(registry, "open_files", lambda: files)
+    monkeypatch.setattr(descriptors, "open_files", lambda: files)
     assert max_lingering() == lingering
 
 

@@ -8,7 +8,7 @@ import hypothesis
 import hypothesis.strategies as st
 import pytest
 
-from fastsmtp._options.networks import Networks
+from fastsmtp.networks import Networks
 
 V4_OR_V6 = st.ip_addresses(v=4) | st.ip_addresses(v=6)
 

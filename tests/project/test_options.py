@@ -12,7 +12,7 @@ from typing import Any
 
 import pytest
 
-from fastsmtp._options import kinds
+from fastsmtp import descriptors
 from fastsmtp.options import HOOKS, OPTIONS, Networks, Options, parse_options
 
 ROOT = Path(__file__).parents[2]
@@ -238,14 +238,14 @@ class Files:
 def test_max_clients_leaves_a_fifth_of_the_files_to_the_hooks(
     monkeypatch: pytest.MonkeyPatch, soft: int, clients: int
 ) -> None:
-    monkeypatch.setattr(kinds, "resource", Files(soft))
+    monkeypatch.setattr(descriptors, "resource", Files(soft))
     assert parse().max_clients == clients
 
 
 def test_max_clients_is_bounded_where_nobody_knows_the_limit(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr(kinds, "resource", None)
+    monkeypatch.setattr(descriptors, "resource", None)
     assert parse().max_clients == 8192
 
 

@@ -1,0 +1,7 @@
+"""Certificates as the engine reads and makes them, for programs around a server."""
+
+from fastsmtp._tls.facts import TLSSocket
+from fastsmtp._tls.pem import Pem, expired_at, leaf_of, read_pem
+from fastsmtp._tls.self_signed import self_signed
+
+__all__ = ["Pem", "TLSSocket", "expired_at", "leaf_of", "read_pem", "self_signed"]
