@@ -354,6 +354,12 @@ def test_ci_runs_the_test_command_of_readme_and_ends_with_it() -> None:
     assert not [line for line in behind if re.match(r"\s*(step|make|echo|printf)\b", line)]
 
 
+def test_ci_finds_another_python_and_runs_the_suite_there_before_that() -> None:
+    script = (ROOT / ".ci/run").read_text(encoding="utf-8")
+    assert script.index("\nother=$(other_python)") < script.index("step on_python")
+    assert script.index("step on_python") < script.index("step .venv/bin/python -m pytest")
+
+
 def test_the_two_copies_of_the_wheel_workflow_are_the_same_bytes() -> None:
     copy = ROOT / ".github/workflows/wheels.yml"
     assert (ROOT / "wheels.yml").read_bytes() == copy.read_bytes()
