@@ -1,4 +1,3 @@
-# Those of the table `fastsmtp.options.HOOKS`, for C to look at without a dict.
 cdef class Hooks:
     cdef public object on_connect, on_secure, on_auth, on_scram, on_mail_from, on_rcpt_to
     cdef public object on_data, on_close

@@ -11,7 +11,7 @@ import functools
 import inspect
 import re
 from collections.abc import Callable
-from typing import TYPE_CHECKING, Any, Final
+from typing import Any, Final
 
 from fastsmtp._hooks.callback import Answer
 from fastsmtp._options.kinds import nearest
@@ -140,13 +140,19 @@ class Hooks:
 
     __slots__ = tuple(HOOKS)
 
+    # For type checkers, as the .pxd is for C. One that is missing there cannot be set below.
+    on_connect: type_hook | None
+    on_secure: type_hook | None
+    on_auth: type_hook | None
+    on_scram: type_hook | None
+    on_mail_from: type_hook | None
+    on_rcpt_to: type_hook | None
+    on_data: type_hook | None
+    on_close: type_hook | None
+
     def __init__(self) -> None:
         for name in HOOKS:
             setattr(self, name, None)
-
-    if TYPE_CHECKING:
-
-        def __getattr__(self, name: str) -> type_hook | None: ...
 
     def set(self, name: str, function: type_hook | None) -> None:
         """Set hook `name`; None takes it away. Raises TypeError when `function` cannot be that

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib
 import pydoc
 import re
 from pathlib import Path
@@ -23,6 +24,8 @@ STREAM = {
     *("read", "consume", "discard", "byte_length", "size_exceeded"),
     *("bare_newline", "has_nul", "has_8bit", "longest_line"),
 }
+
+MODULES = ("log_text", "blocking", "running", "descriptors", "networks", "certificates")
 
 
 def read(page: Path) -> str:
@@ -63,3 +66,11 @@ def test_a_stream_shows_what_a_consumer_needs() -> None:
 def test_every_name_of_what_hooks_are_given_is_documented(public: type) -> None:
     documented = set(re.findall(r"\w+", " ".join(read(page) for page in DOCS.glob("*.md"))))
     assert shown(public) <= documented
+
+
+@pytest.mark.parametrize("name", MODULES)
+def test_every_name_that_programs_are_given_is_on_their_page(name: str) -> None:
+    page = read(DOCS / "programs.md")
+    public = importlib.import_module(f"fastsmtp.{name}").__all__
+    assert f"`fastsmtp.{name}`" in page
+    assert [each for each in public if not re.search(rf"`{each}\b", page)] == []

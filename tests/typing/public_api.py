@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from datetime import datetime
 from typing import assert_type
 
 from fastsmtp import (
@@ -17,8 +18,14 @@ from fastsmtp import (
     Session,
     SMTPError,
     SMTPServer,
+    saslprep,
     scram_keys,
 )
+from fastsmtp.blocking import read_at_once
+from fastsmtp.certificates import TLSSocket, expired_at, leaf_of, read_pem, self_signed
+from fastsmtp.descriptors import max_lingering
+from fastsmtp.log_text import clean, client_word
+from fastsmtp.networks import Networks, host_key
 
 
 async def on_connect(session: Session) -> None:
@@ -125,3 +132,24 @@ async def serve() -> None:
     await server.listen(4650, host="127.0.0.1", secure=True)
     server.update_secure_context(key="key.pem", cert="cert.pem")
     await server.close()
+
+
+def on_secure(
+    socket: TLSSocket, session: Session, callback: Callable[[Exception | None], None]
+) -> None:
+    """The facts of TLS."""
+    assert_type(socket.verified, bool)
+    callback(None)
+
+
+def around(session: Session) -> None:
+    """What a program has beside its server."""
+    assert_type(client_word(session.client_hostname, session.remote_address), str)
+    assert_type(clean("text"), str)
+    assert_type(host_key(session.remote_address), str)
+    assert_type(Networks(["192.0.2.0/24"]).match(session.remote_address), bool)
+    assert_type(expired_at(leaf_of(read_pem("cert", "cert.pem"))), datetime | None)
+    assert_type(self_signed("mx.example"), bytes | None)
+    assert_type(read_at_once("users", 1024), tuple[bytes, int])
+    assert_type(max_lingering(), int)
+    assert_type(saslprep("name", stored=True), str | None)
