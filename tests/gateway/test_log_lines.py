@@ -13,10 +13,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from fastsmtp._log import MAX_TEXT
 from fastsmtp.gateway import log as module
 from fastsmtp.gateway.log import LogWriter, complain
-from fastsmtp.log_text import clean
+from fastsmtp.log_text import MAX_TEXT, clean
 
 FORMAT_ATTACKS = ["%n%s", "{0.__class__}", "{{7*7}}"]
 
