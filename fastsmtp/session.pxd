@@ -10,12 +10,12 @@ cdef class Envelope:
 cdef class Session:
     # connection
     cdef public object local_address, local_port, remote_address, remote_port, client_hostname
-    cdef public object proxy, secure, servername, tls_options, transaction, data
-    cdef public object _id, _lmtp
+    cdef public object proxy, secure, servername, tls_options, transaction
+    cdef public object _id, _lmtp, _data
     # greeting
-    cdef public object opening_command, host_name_appears_as, user, error, xclient
+    cdef public object opening_command, host_name_appears_as, user, error, _xclient
     # transaction
-    cdef public object xforward, _envelope
+    cdef public object _xforward, _envelope
 
 
 cpdef set_envelope(Session session, Envelope envelope)

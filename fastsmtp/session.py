@@ -118,14 +118,19 @@ _EXTENDED_TYPES: Mapping[tuple[str, bool], str] = {
 
 
 class Session:
-    """The facts of one connection, for hooks to read. `data` is the application's own dict."""
+    """The facts of one connection, for hooks to read. `data` is the application's own dict.
+
+    Most connections need none of the dicts, so each is made when somebody looks at it.
+    """
 
     __slots__ = (
+        "_data",
         "_envelope",
         "_id",
         "_lmtp",
+        "_xclient",
+        "_xforward",
         "client_hostname",
-        "data",
         "error",
         "host_name_appears_as",
         "local_address",
@@ -139,8 +144,6 @@ class Session:
         "tls_options",
         "transaction",
         "user",
-        "xclient",
-        "xforward",
     )
 
     def __init__(self, *, lmtp: bool = False, secure: bool = False) -> None:
@@ -157,15 +160,15 @@ class Session:
         self.servername = ""
         self.tls_options: Any = None
         self.transaction = 1
-        self.data: dict[str, Any] = {}
+        self._data: dict[str, Any] | None = None
         # greeting
         self.opening_command = ""
         self.host_name_appears_as = ""
         self.user: Any = None
         self.error: str | None = None
-        self.xclient: dict[str, Any] = {}
+        self._xclient: dict[str, Any] | None = None
         # transaction
-        self.xforward: dict[str, Any] = {}
+        self._xforward: dict[str, Any] | None = None
         self._envelope: Envelope | None = None
 
     @property
@@ -175,6 +178,51 @@ class Session:
             number = int.from_bytes(os.urandom(10))
             self._id = "".join([_PAIRS[number >> shift & 1023] for shift in range(0, 80, 10)])
         return self._id
+
+    @property
+    def data(self) -> dict[str, Any]:
+        """Of the application: the engine neither reads nor writes it."""
+        if self._data is None:
+            self._data = {}
+        return self._data
+
+    @data.setter
+    def data(self, value: dict[str, Any] | None) -> None:
+        self._data = value
+
+    @data.deleter
+    def data(self) -> None:
+        self._data = None
+
+    @property
+    def xclient(self) -> dict[str, Any]:
+        """What XCLIENT said."""
+        if self._xclient is None:
+            self._xclient = {}
+        return self._xclient
+
+    @xclient.setter
+    def xclient(self, value: dict[str, Any] | None) -> None:
+        self._xclient = value
+
+    @xclient.deleter
+    def xclient(self) -> None:
+        self._xclient = None
+
+    @property
+    def xforward(self) -> dict[str, Any]:
+        """What XFORWARD said of the present message."""
+        if self._xforward is None:
+            self._xforward = {}
+        return self._xforward
+
+    @xforward.setter
+    def xforward(self, value: dict[str, Any] | None) -> None:
+        self._xforward = value
+
+    @xforward.deleter
+    def xforward(self) -> None:
+        self._xforward = None
 
     @property
     def envelope(self) -> Envelope:

@@ -439,7 +439,7 @@ class Dialogue(Asker):
     def forget_forwarded(self) -> None:
         """What XFORWARD said was about one message."""
         self.xforward = None
-        self.session.xforward = {}
+        self.session.xforward = None
 
     def forget_transaction(self) -> None:
         """A new transaction object, and an envelope that is made when somebody looks."""

@@ -56,6 +56,7 @@ def facts(session: Session) -> dict[str, Any]:
     """All fields of the session but its id, and what the engine decides by."""
     told, dialogue = session.wire.session, session.wire.connection.protocol
     names = [name for name in type(told).__slots__ if not name.startswith("_")]
+    names += ["data", "xclient", "xforward"]  # made when somebody looks
     found = {name: getattr(told, name) for name in names if name != "error"}
     for name in ("remote_address", "client_hostname", "authenticated", "state", "extended"):
         found[f"engine's {name}"] = getattr(dialogue, name)

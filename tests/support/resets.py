@@ -17,8 +17,9 @@ from side_by_side import SideBySide
 # Class -> fields that outlive a transaction and a greeting.
 KEPT = {
     "Session": {
-        *{"_id", "id", "transaction", "data", "error"},
+        *{"_id", "id", "transaction", "data", "_data", "error"},
         *{"envelope", "transmission_type"},  # made of other fields
+        *{"_xclient", "_xforward"},  # made when somebody looks at those that are compared
     },
     "Envelope": {"dsn"},  # made of another field
     "SMTPProtocol": {
