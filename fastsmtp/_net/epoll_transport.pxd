@@ -35,6 +35,7 @@ cdef class Sockets(Source):
     cdef int _let_go_of_epoll(self) except -1
     cdef int _let_go(self) except -1
     cdef int _end(self, SocketTransport transport) except -1
+    cdef int _end_all(self) except -1
 
 
 cdef class Acceptor(Handle):
@@ -87,3 +88,4 @@ cdef class SocketTransport(Handle):
     cpdef object write_eof(self)
     cpdef object close(self)
     cpdef object abort(self)
+    cpdef bint is_unix(self)

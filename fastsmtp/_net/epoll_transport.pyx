@@ -231,7 +231,8 @@ cdef class Sockets(Source):
             turns._settle()
             self._looking = False
             self._end_all()
-            self._kept.clear()
+            if self._kept:
+                self._kept.clear()
         if listening:
             until = max(turns._ends_at, turns._now_at + _NEWCOMERS_TURN)
             for acceptor in listening:
@@ -266,10 +267,14 @@ cdef class Sockets(Source):
         """`transport` has ended; its protocol hears so when no call of one is under way."""
         self._ending.append(transport)
         if not self._looking and len(self._ending) == 1:
-            self._loop.call_soon(self._end_all)
+            self._loop.call_soon(self._end_later)
         return 0
 
-    def _end_all(self):
+    def _end_later(self):
+        """Outside of a turn."""
+        self._end_all()
+
+    cdef int _end_all(self) except -1:
         cdef SocketTransport transport
         try:
             while self._ending:
@@ -279,10 +284,11 @@ cdef class Sockets(Source):
                 self._open.discard(transport)
                 transport._call_lost()
         except BaseException:  # the process is to end, and those that are left have ended too
-            self._loop.call_soon(self._end_all)
+            self._loop.call_soon(self._end_later)
             raise
         finally:
             self._let_go()
+        return 0
 
 
 @cython.final
@@ -512,10 +518,9 @@ cdef class SocketTransport(Handle):
 
     cdef int _take_eof(self) except -1:
         self._at_eof = True
-        self._rewatch()
         if not self._protocol.eof_received():
             self.close()
-        return 0
+        return self._rewatch()  # nothing is left to be read; most connections have ended by now
 
     cdef int _rewatch(self) except -1:
         cdef uint32_t kinds = 0
@@ -725,6 +730,6 @@ cdef class SocketTransport(Handle):
             return self._socket
         return default
 
-    def is_unix(self):
+    cpdef bint is_unix(self):
         """Whether it is a UNIX socket."""
         return self._family == FS_UNIX
