@@ -51,7 +51,10 @@ CYTHON = [
 PYTHON = [
     "_tls/client_hello.py",
     "_smtp/deadline.py",
+    "_connection/registry.py",
+    "_connection/names.py",
     "_connection/stages.py",
+    "_connection/greeting_stage.py",
     "_connection/deadline_timer.py",
     "_connection/output.py",
     "_connection/arrival.py",

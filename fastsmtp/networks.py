@@ -152,10 +152,10 @@ def peer_address(name: object) -> tuple[str, int]:
 
 def host_key(address: str) -> str:
     """What `max_clients_per_host` counts: an IPv4 address, or an IPv6 /64."""
+    if ":" not in address:
+        return address
     try:
         parsed = ip_address(address)
     except ValueError:
-        return address
-    if parsed.version == 4:
         return address
     return str(ip_network((parsed, 64), strict=False))

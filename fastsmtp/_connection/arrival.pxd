@@ -1,4 +1,6 @@
 cimport cython
+from fastsmtp._connection.greeting_stage cimport is_known
+from fastsmtp._connection.names cimport take_names
 from fastsmtp._connection.output cimport Output
 from fastsmtp._smtp.protocol cimport SMTPProtocol
 from fastsmtp.session cimport Session

@@ -67,7 +67,6 @@ def let_in(connection: Arriving, address: str | None) -> None:
         if refusal is not None:
             _refuse(connection, refusal)
             return
-        connection.counted_address = address
     if connection.tls.implicit:
         connection.protocol.begin_handshake(connection.timer.now())
         shake_hands(connection)

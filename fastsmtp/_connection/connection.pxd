@@ -25,7 +25,7 @@ cdef class Connection(Receiver):
     cdef Flow _flow
     cdef public Talking talking
     cdef object _tasks
-    cdef public str counted_address
+    cdef public str counted_host
     cdef unsigned long _forks
     cdef public Py_ssize_t reads
     cdef bint _is_direct, _woken, _hook_begins, _lost, _ended
@@ -48,3 +48,4 @@ cdef class Connection(Receiver):
     @cython.locals(protocol=SMTPProtocol, output=Output, now=double, octets=bytes)
     cpdef _after(self, double began)
     cpdef _end_if_done(self)
+    cpdef _end(self)

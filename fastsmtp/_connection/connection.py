@@ -73,7 +73,7 @@ class Connection(Receiver):
         self._stage = _GONE
         self.talking: Talking = TALKING  # the stage of the dialogue
         self._tasks: HookTasks | None = None
-        self.counted_address = ""  # what `admit_host` has counted
+        self.counted_host = ""  # the registry's
         self._forks = forks()  # wherever this was made: a child has no business with it
         self.reads = 0
         self._is_direct = False  # the transport visits us in its turn; one of a loop, when it reads

@@ -10,8 +10,9 @@ cdef class DeadlineTimer:
     cdef object _owner, _loop, _other_clock, _handle
     cdef SMTPProtocol _protocol
     cdef Timers _timers
-    cdef Py_ssize_t _slot, _grace
+    cdef Py_ssize_t _slot
     cdef double _at
+    cdef int _grace
     cdef public bint overdue
 
     cpdef double now(self)

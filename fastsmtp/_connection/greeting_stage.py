@@ -24,11 +24,6 @@ class GreetingWait(Talking):
     client that speaks before, and the dialogue refuses that.
     """
 
-    __slots__ = (
-        *("_address", "_client", "_delay", "_input_over", "_left", "_lookup", "_name"),
-        "_talking",
-    )
-
     def __init__(self, client: Client, talking: Talking) -> None:
         self._client: Client | None = client
         self._talking = talking

@@ -16,9 +16,10 @@ __all__ = ["take_names"]
 def take_names(transport: asyncio.Transport | SocketTransport, session: Session) -> bool:
     """Write the addresses of both ends into `session`; True: it is a UNIX socket."""
     if isinstance(transport, SocketTransport):
-        session.remote_address, session.remote_port = transport.peer_address, transport.peer_port
-        session.local_address, session.local_port = transport.own_address, transport.own_port
-        return transport.is_unix()
+        direct = transport
+        session.remote_address, session.remote_port = direct.peer_address, direct.peer_port
+        session.local_address, session.local_port = direct.own_address, direct.own_port
+        return direct.is_unix()
     peer, own = _name(transport, "peername"), _name(transport, "sockname")
     session.remote_address, session.remote_port = peer_address(peer)
     session.local_address, session.local_port = peer_address(own)

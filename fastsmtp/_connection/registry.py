@@ -7,7 +7,6 @@ have gone with all their hooks.
 from __future__ import annotations
 
 import asyncio
-from collections import Counter
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from contextvars import ContextVar
@@ -30,12 +29,12 @@ _serving: ContextVar[ConnectionRegistry | None] = ContextVar("fastsmtp.serving",
 
 
 class Registered(Protocol):
-    """A connection as its server sees it. counted_address: what `admit_host` has counted, "" for
-    none.
+    """A connection as its server sees it. counted_host: what `admit_host` has counted it for, ""
+    for nothing.
     """
 
     session: Session
-    counted_address: str
+    counted_host: str
 
     def client_name(self) -> str:
         """The client, for the log."""
@@ -76,7 +75,7 @@ class ConnectionRegistry:
     def __init__(self, options: Options, tables: ServerTables) -> None:
         self._options = options
         self._tables = tables
-        self._hosts: Counter[str] = Counter()
+        self._hosts: dict[str, int] = {}  # clients of each
         self._max_lingering = max_lingering()
         self._all_gone = asyncio.Event()
         self.connections: set[Registered] = set()
@@ -111,11 +110,13 @@ class ConnectionRegistry:
         limit = self._options.max_clients_per_host
         if limit:
             key = host_key(address)
-            if self._hosts[key] + max(0, self.close_hooks.of_host(key) - limit) >= limit:
+            count = self._hosts.get(key, 0)
+            if count + max(0, self.close_hooks.of_host(key) - limit) >= limit:
                 self.connections.discard(connection)
                 self.refused.add(connection)
                 return self._tables.too_many_from_host
-            self._hosts[key] += 1
+            self._hosts[key] = count + 1
+            connection.counted_host = key
         return None
 
     def may_linger(self) -> bool:
@@ -126,7 +127,7 @@ class ConnectionRegistry:
         self, loop: asyncio.AbstractEventLoop, hook: Callable[[Session], Any], client: Registered
     ) -> None:
         """Call the hook for a client that has gone; a coroutine goes on without its connection."""
-        host = self._host_of(client)
+        host = client.counted_host
         self.close_hooks.call(loop, hook, client.session, host, client.client_name)
 
     def finished(self, connection: Registered) -> None:
@@ -136,17 +137,12 @@ class ConnectionRegistry:
         elif connection in self.connections:
             self.connections.discard(connection)
             self.callers.discard(connection)
-            key = self._host_of(connection)
+            key = connection.counted_host
             if key:
                 self._hosts[key] -= 1
-                if self._hosts[key] <= 0:
+                if not self._hosts[key]:
                     del self._hosts[key]
         self._look_for_the_last()
-
-    def _host_of(self, connection: Registered) -> str:
-        """Return the host that a connection was counted for, "" for none."""
-        address = connection.counted_address
-        return host_key(address) if address and self._options.max_clients_per_host else ""
 
     # The end.
 
@@ -187,7 +183,7 @@ class ConnectionRegistry:
                 async with asyncio.timeout(LINGER_CHECK):
                     await self._all_gone.wait()
             left = self.left()
-            if all(connection.lingers for connection in left):
+            if not [connection for connection in left if not connection.lingers]:
                 for connection in left:
                     connection.abort()
 

@@ -11,7 +11,6 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Callable
 from contextvars import Context, copy_context
-from math import ceil
 from typing import Final, Protocol
 
 from fastsmtp._log import logger
@@ -46,7 +45,10 @@ class Timers:
         if self._handle is None:
             self._looked_at = int(self._now())
             self._arm()
-        second = max(ceil(deadline), self._looked_at + 1)
+        second = int(deadline)
+        if second < deadline:
+            second += 1
+        second = max(second, self._looked_at + 1)
         slot = self._slots.get(second)
         if slot is None:
             slot = self._slots[second] = set()

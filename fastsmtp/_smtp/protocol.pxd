@@ -21,7 +21,13 @@ cdef class SMTPProtocol(Dialogue):
     cdef tuple _handlers, _refusals, _flags
 
     cpdef client_is(self, str address, bint is_unix)
+    cpdef stop_clock(self)
     cpdef double deadline(self)
+    cpdef start(self, str client_hostname, double now)
+    cpdef receive_eof(self, double now)
+    cpdef disconnect(self, double now, reason=*)
+    cpdef release(self)
+    cpdef bint has_open_message(self)
     cpdef receive(self, bytes octets, double now, Py_ssize_t unsent=*)
     cpdef bint wants_turn(self)
 

@@ -171,7 +171,7 @@ class SMTPProtocol(Dialogue):
         self.clock.now = now
         self.client_hostname = client_hostname
         self.started = True
-        self._run(lambda: connect(self))
+        self._run(self._connect)
 
     def begin_handshake(self, now: float) -> None:
         """Implicit TLS, RFC 8314 §3: no command has asked for it."""
@@ -398,6 +398,9 @@ class SMTPProtocol(Dialogue):
                 answer_fault(self, event)
             else:
                 mail_data.end_of_chunk()
+
+    def _connect(self) -> None:
+        connect(self)
 
     def _take_late(self, answer: Answer) -> None:
         if answer is self.waiting:
