@@ -23,6 +23,7 @@ from fastsmtp._failures import Place
 from fastsmtp._hooks.callback import Answer
 from fastsmtp._hooks.coroutine_driver import drive
 from fastsmtp._hooks.tasks import STALL, HookTasks, warn_of_stall
+from fastsmtp._interpreter import IS_KNOWN
 from fastsmtp._log import logger
 from fastsmtp._native import forks
 from fastsmtp._net.epoll_transport import SocketTransport
@@ -280,12 +281,12 @@ class Connection(Receiver):
     def start_task(
         self, coroutine: Coroutine[Any, Any, Any], answer: Answer, stream: DataStream | None
     ) -> bool:
-        if self.loop.get_task_factory() is None:
+        if IS_KNOWN and self.loop.get_task_factory() is None:
             drive(coroutine, self.loop, answer, self, stream)
             return True
-        self._hook_tasks().start(coroutine, answer)
-        self._hook_begins = stream is not None
-        return False
+        has_begun = self._hook_tasks().start(coroutine, answer)
+        self._hook_begins = stream is not None and not has_begun
+        return has_begun
 
     def keep_task(self, task: asyncio.Task[Any], answer: Answer) -> None:
         """The coroutine of `answer` goes on as `task`."""

@@ -9,8 +9,9 @@ very one that goes on when there has to be one. There has to be as soon as the c
 anything else, or somebody has kept the Task and could cancel it.
 
 As with any Task the steps run in one copy of the context, and what else was the current task is
-that again behind each. `_enter_task` and `_leave_task` are asyncio's own door for those who run
-coroutines.
+that again after each. asyncio's private names are used for that, so a connection calls `drive` only
+where `_interpreter.IS_KNOWN`; elsewhere Tasks do the work (`HookTasks.start`), and this module
+touches none of them.
 """
 
 cimport cython
@@ -29,28 +30,22 @@ from fastsmtp._capi cimport (
 from fastsmtp._hooks.callback cimport Answer
 from fastsmtp.stream cimport DataStream
 
-import _asyncio
-from asyncio import CancelledError, Task, _enter_task, _leave_task, current_task
+from asyncio import CancelledError, Task, current_task, tasks
+
+from fastsmtp import _interpreter
 
 
-# Where the current tasks are a dict, up to Python 3.13, it is looked at without two calls a step.
-cdef dict CURRENT_TASKS = getattr(_asyncio, "_current_tasks", None)
+# asyncio's current task of each loop.
+cdef dict CURRENT_TASKS = tasks._current_tasks if _interpreter.IS_KNOWN else None
 
 
 cdef object make_current(object loop, object task):
     """Make `task` the current one, None: none; returns the one that was."""
-    if CURRENT_TASKS is not None:
-        before = CURRENT_TASKS.get(loop)
-        if task is None:
-            del CURRENT_TASKS[loop]
-        else:
-            CURRENT_TASKS[loop] = task
-        return before
-    before = current_task(loop)
-    if before is not None:
-        _leave_task(loop, before)
-    if task is not None:
-        _enter_task(loop, task)
+    before = CURRENT_TASKS.get(loop)
+    if task is None:
+        del CURRENT_TASKS[loop]
+    else:
+        CURRENT_TASKS[loop] = task
     return before
 
 
@@ -78,12 +73,13 @@ def _beginning(name):
 
 # What asyncio.timeout() and TaskGroup call of the current task in passing needs no beginning.
 _NO_BEGINNING = ("cancelling", "uncancel")
-for _name in dir(Task):
-    if _name == "__repr__" or not _name.startswith("__") and _name not in _NO_BEGINNING:
-        if callable(getattr(Task, _name)):
-            setattr(_HookTask, _name, _beginning(_name))
-for _name in ("__await__", "__iter__"):
-    setattr(_HookTask, _name, _beginning(_name))
+if _interpreter.IS_KNOWN:
+    for _name in dir(Task):
+        if _name == "__repr__" or not _name.startswith("__") and _name not in _NO_BEGINNING:
+            if callable(getattr(Task, _name)):
+                setattr(_HookTask, _name, _beginning(_name))
+    for _name in ("__await__", "__iter__"):
+        setattr(_HookTask, _name, _beginning(_name))
 
 
 @cython.final

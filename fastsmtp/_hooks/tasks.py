@@ -5,6 +5,7 @@ cancelled, and in the end left behind.
 from __future__ import annotations
 
 import asyncio
+import sys
 from collections import Counter
 from collections.abc import Callable, Coroutine, Iterator
 from math import inf
@@ -18,6 +19,7 @@ __all__ = ["CloseHooks", "HookTasks", "warn_of_stall"]
 
 STALL: Final = 1.0  # seconds of one call after which the log says that a hook holds the loop
 ABANDON: Final = 5.0  # seconds that a cancelled hook has to end
+HAS_EAGER_TASKS: Final = sys.version_info >= (3, 12)
 
 
 def warn_of_stall(seconds: float, connection: object = None) -> None:
@@ -50,6 +52,7 @@ class HookTasks:
 
     __slots__ = (
         "_cancelled",
+        "_is_starting",
         "_loop",
         "_now",
         "_on_done",
@@ -69,6 +72,7 @@ class HookTasks:
         self._now = now
         self._on_done = on_done
         self._tasks: dict[asyncio.Task[Any], Answer] = {}
+        self._is_starting = False  # inside of the first step of an eager Task
         self._cancelled: set[asyncio.Task[Any]] = set()
         self._orphans: dict[Answer, float] = {}  # answer -> until when; in the order of time
         self.abandon_at = inf
@@ -78,7 +82,7 @@ class HookTasks:
         return len(self._tasks)
 
     def __contains__(self, task: asyncio.Task[Any]) -> bool:
-        return task in self._tasks
+        return task in self._tasks or (self._is_starting and task is asyncio.current_task())
 
     @property
     def deadline(self) -> float:
@@ -98,11 +102,18 @@ class HookTasks:
             self.cancel_all()
         return names
 
-    def start(self, coroutine: Coroutine[Any, Any, Any], answer: Answer) -> None:
-        """Run the coroutine of a hook by the loop's task factory: it begins in the next turn."""
+    def start(self, coroutine: Coroutine[Any, Any, Any], answer: Answer) -> bool:
+        """Run the coroutine of a hook as a Task. Return whether its first step has been taken, else
+        it is in the next turn: where the loop has a task factory, and before Python 3.12, the first
+        with eager Tasks. Raises what ends the process.
+        """
+        if HAS_EAGER_TASKS and self._loop.get_task_factory() is None:
+            self._start_now(coroutine, answer)
+            return True
         self.keep(self._loop.create_task(coroutine), answer)
-        # Called behind the first step; the server sees later ones as it looks at its loop.
+        # Called after the first step; the server sees later ones as it looks at its loop.
         self._loop.call_soon(self._look_for_stall, self._now(), answer)
+        return False
 
     def keep(self, task: asyncio.Task[Any], answer: Answer) -> None:
         """`task` is at work for `answer`."""
@@ -139,6 +150,28 @@ class HookTasks:
             self._cancelled.add(task)
         if fresh:
             self.abandon_at = self._now() + ABANDON
+
+    def _start_now(self, coroutine: Coroutine[Any, Any, Any], answer: Answer) -> None:
+        task = asyncio.Task.__new__(asyncio.Task)
+        try:
+            self._take_first_step(task, coroutine)
+            self.keep(task, answer)
+        finally:
+            del task  # the traceback of what it has raised leads to this frame
+
+    def _take_first_step(
+        self, task: asyncio.Task[Any], coroutine: Coroutine[Any, Any, Any]
+    ) -> None:
+        outer, self._is_starting = self._is_starting, True
+        try:
+            task.__init__(coroutine, loop=self._loop, eager_start=True)  # type: ignore[misc]
+        except BaseException as error:
+            if ends_process(error):
+                task.exception()  # looked at: it is raised here
+            raise
+        finally:
+            self._is_starting = outer
+            del task  # as above
 
     def _look_for_stall(self, began: float, answer: Answer) -> None:
         warn_of_stall(self._now() - began, answer.owner)

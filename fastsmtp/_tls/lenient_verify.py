@@ -2,10 +2,10 @@
 
 `request_cert` without `reject_unauthorized` asks for a certificate and reports what came. Python's
 ssl knows no such mode: with a certificate that is not good the handshake ends. OpenSSL asks a
-callback for its opinion, which Python does not offer; here it is set by ctypes, where the ssl
-module lies open to that (its context begins with the pointer in all versions named below, and the
-mode that OpenSSL reads behind the pointer is compared before it is used). Elsewhere a certificate
-that is not good ends the handshake, none at all is let in, and one log line says so at start.
+callback for its opinion, which Python does not offer; here it is set by ctypes, where this version
+of Python is known (its context begins with the pointer, and the mode that OpenSSL reads at the
+pointer is compared before it is used). Elsewhere a certificate that is not good ends the handshake,
+none at all is let in, and one log line says so at start.
 """
 
 from __future__ import annotations
@@ -17,11 +17,11 @@ from collections.abc import Callable
 from functools import cache
 from typing import Any, Final
 
+from fastsmtp._interpreter import IS_KNOWN
 from fastsmtp._log import logger
 
 __all__ = ["LenientContext", "Verdict", "verdict"]
 
-KNOWN: Final = (3, 11) <= sys.version_info[:2] <= (3, 14)
 VERIFY_PEER: Final = 1
 
 
@@ -46,7 +46,7 @@ def _setter() -> Callable[[ssl.SSLContext], bool]:
     """Return what sets our callback, and says whether it could: OpenSSL is asked as the library
     that the ssl module has loaded. Kept for as long as OpenSSL may call back.
     """
-    if not KNOWN or sys.implementation.name != "cpython":
+    if not IS_KNOWN:
         return lambda context: False
     try:
         import ctypes  # for servers with this rare pair of options: 1.5 ms of every import

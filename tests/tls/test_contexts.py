@@ -37,6 +37,7 @@ from tls_kit import (
 )
 
 from fastsmtp import SMTPServer
+from fastsmtp._tls import lenient_verify
 from fastsmtp._tls.facts import standard_name
 from fastsmtp.server import state_of
 from fastsmtp.testing import Wire
@@ -440,6 +441,28 @@ def test_a_resumed_session_makes_no_certificate_good() -> None:
             session = client.handshake().tls.session
             assert client.codes(EH) == ["250"]
             assert wire.session.tls_options["verified"] is False
+
+
+@row("TLS-20")
+@pytest.mark.parametrize("has_one, gets_in", [(False, True), (True, False)])
+def test_on_an_untested_python_a_bad_certificate_ends_the_handshake_and_a_log_line_says_so(
+    has_one: bool, gets_in: bool, monkeypatch: pytest.MonkeyPatch, log: list[str]
+) -> None:
+    monkeypatch.setattr(lenient_verify, "IS_KNOWN", False)
+    monkeypatch.setattr(lenient_verify, "_setter", lenient_verify._setter.__wrapped__)
+    context = client_context(own=authority("theirs").issue_cert("client.test") if has_one else None)
+    options = {"ca": ca_pem(), "request_cert": True, "reject_unauthorized": False}
+    with Wire(**certified(**options)) as wire:
+        client = MemoryClient(wire, context=context)
+        client.greet()
+        if gets_in:
+            client.handshake()
+            assert client.codes(EH) == ["250"]
+            assert wire.session.tls_options["verified"] is False
+        else:
+            assert fails(client)
+            assert wire.closed
+    assert any("this Python cannot let in clients" in line for line in log)
 
 
 @row("TLS-20")

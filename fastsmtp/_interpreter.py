@@ -1,0 +1,16 @@
+"""The versions of CPython whose private parts may be used: those on which the tests of that run.
+
+On any other nothing private is touched, and something slower, or something less, takes its place.
+`docs/internals.md` has the list.
+"""
+
+from __future__ import annotations
+
+import sys
+from typing import Final
+
+__all__ = ["IS_KNOWN"]
+
+IS_KNOWN: Final = sys.implementation.name == "cpython" and (
+    (3, 11) <= sys.version_info[:2] <= (3, 13)
+)

@@ -1,0 +1,64 @@
+"""On a Python that the engine has never been tested on, Tasks run the coroutines of hooks.
+
+All tests with such hooks are run once more in a process that takes its Python for one: Tasks that
+begin at once from 3.12 on, plain ones before.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+TESTS = Path(__file__).parents[1]
+# A hook that is a coroutine, written down or made by a kit.
+COROUTINE = re.compile(r"async def on_|each_way|STYLES|\"coroutine\"")
+FOLDERS = ("smtp", "net")
+
+
+def files() -> list[str]:
+    """The test files with hooks that are coroutines."""
+    found = [path for folder in FOLDERS for path in sorted((TESTS / folder).glob("test_*.py"))]
+    return [
+        str(path)
+        for path in found
+        if path != Path(__file__) and COROUTINE.search(path.read_text(encoding="utf-8"))
+    ]
+
+
+def in_a_process(*arguments: str) -> subprocess.CompletedProcess[str]:
+    """Run Python with `arguments` as one that the engine has not been tested on."""
+    environment = {**os.environ, "PYTHONPATH": str(TESTS / "support")}
+    return subprocess.run(
+        [sys.executable, *arguments],
+        env={name: environment[name] for name in environment if "PYTEST" not in name},
+        cwd=TESTS.parent,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+    )
+
+
+def test_nothing_private_is_touched_there() -> None:
+    script = (
+        "import untested_python\n"
+        "from fastsmtp._hooks import coroutine_driver as driver\n"
+        "own = {name for name in vars(driver._HookTask) if not name.startswith('__')}\n"
+        "assert own == {'driver'}, own\n"
+    )
+    done = in_a_process("-W", "error", "-c", script)
+    assert done.returncode == 0, done.stdout
+
+
+@pytest.mark.slow
+def test_all_tests_of_coroutines_pass_there() -> None:
+    assert len(files()) > 15
+    done = in_a_process(
+        *("-m", "pytest", "-q", "-n0", "-p", "untested_python", "-p", "no:cacheprovider"),
+        *("-m", "not nightly and not slow", *files()),
+    )
+    assert done.returncode == 0, done.stdout[-20_000:]
