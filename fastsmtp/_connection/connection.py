@@ -94,8 +94,7 @@ class Connection(Receiver):
             self._is_direct = True
         else:
             self._flow = Continuation(self._turns, self)
-        timeout = self.server.tables.options.write_timeout
-        self.output = Output(transport, self.timer, timeout)
+        self.output = Output(transport, self.timer, self.server.options.write_timeout)
         arrive(self)
 
     def data_received(self, data: bytes) -> None:
