@@ -1,4 +1,4 @@
-"""Every row of the catalogue of faults has a test, and every row that a test names is one.
+"""Every row of `docs/faults.md` has a test, and every row that a test names is one.
 
 A test names the rows that it keeps by a mark, by the id of a parameter set or the key of a table it
 is made from (`"SMUG-16 tab"`), or in its own name (`test_ops_05_...`). Sources are read as syntax
@@ -17,6 +17,7 @@ from typing import NamedTuple
 import pytest
 
 TESTS = Path(__file__).parents[1]
+PAGE = TESTS.parent / "docs/faults.md"
 
 # Family -> the number of its last row; the first is 1.
 LAST_ROWS = {
@@ -45,6 +46,10 @@ ID = re.compile(r"([A-Z]+)-[0-9]+")
 # At the head of a text: `"SMUG-16 tab"`, `"SMUG-20 SMUG-21"`.
 IDS = re.compile(rf"{ID.pattern}(?: {ID.pattern})*(?![^ ])")
 IN_A_NAME = re.compile(r"test_([a-z]+)_([0-9]{2})_")
+# A row of the page: its id, then the file of its tests, "" for one that waits.
+ON_THE_PAGE = re.compile(
+    r"^\| ([A-Z]+-[0-9]+) \|.*\| (?:`([^`]+)`|none yet: [^|]+) \|$", re.MULTILINE
+)
 LIKE_AN_ID = re.compile(r"[A-Za-z]+[-_]?[0-9]+")
 
 
@@ -130,6 +135,19 @@ def test_a_row_waits_for_one_thing_and_is_in_the_catalogue() -> None:
     waiting = [row for rows in WAITING.values() for row in rows]
     assert len(waiting) == len(set(waiting))
     assert set(waiting) <= CATALOGUE
+
+
+def test_the_page_lists_every_row_once_and_no_other() -> None:
+    listed = [row for row, _ in ON_THE_PAGE.findall(PAGE.read_text(encoding="utf-8"))]
+    assert sorted(listed) == sorted(CATALOGUE)
+
+
+def test_the_page_names_a_file_that_has_tests_of_the_row_or_says_what_it_waits_for() -> None:
+    waiting = {row for rows in WAITING.values() for row in rows}
+    known = {(place.row, place.file) for place in places()} | {(row, "") for row in waiting}
+    listed = ON_THE_PAGE.findall(PAGE.read_text(encoding="utf-8"))
+    wrong = [row for row in listed if row not in known or (row[1] and row[0] in waiting)]
+    assert not wrong, f"no such tests: {wrong}"
 
 
 @pytest.mark.parametrize(
