@@ -24,7 +24,19 @@ from sasl_kit import (
     last_challenge,
     reply_with,
 )
-from scenario import COUNTERS_OFF, DEFAULTS, EH, FIN, LH, RST, TX, Session, codes, one_way, pause
+from scenario import (
+    COUNTERS_OFF,
+    DEFAULTS,
+    EH,
+    FIN,
+    LH,
+    RST,
+    TX,
+    Conversation,
+    codes,
+    one_way,
+    pause,
+)
 
 from fastsmtp import AuthResponse, SMTPError, replies
 from fastsmtp.testing import Wire
@@ -55,10 +67,10 @@ class TLS:
         return b"\x01" * 32 if kind == "tls-server-end-point" else None
 
 
-def inside_tls(verified: bool = False, auth: Any = ANN, **options: Any) -> Session:
+def inside_tls(verified: bool = False, auth: Any = ANN, **options: Any) -> Conversation:
     """A greeted connection on which TLS was done."""
     given = {**OPEN, "allow_insecure_auth": False, **AuthHooks(auth).options(), **options}
-    session = Session(**given)
+    session = Conversation(**given)
     dialogue = session.wire.connection.protocol
     dialogue.secure = session.wire.session.secure = True
     dialogue.tls = TLS(verified)
@@ -66,9 +78,9 @@ def inside_tls(verified: bool = False, auth: Any = ANN, **options: Any) -> Sessi
     return session
 
 
-def offered(session: Session | Wire, greeting: bytes = EH) -> list[str]:
+def offered(session: Conversation | Wire, greeting: bytes = EH) -> list[str]:
     """The mechanisms in the answer to a greeting; [] if there is no AUTH."""
-    wire = session.wire if isinstance(session, Session) else session
+    wire = session.wire if isinstance(session, Conversation) else session
     lines = [text[4:].split() for text in wire.send(greeting).decode().splitlines()]
     found = [words[1:] for words in lines if words[0] == "AUTH"]
     assert len(found) <= 1
@@ -104,7 +116,7 @@ def test_what_is_offered_stands_behind_chunking_in_the_order_of_the_option() -> 
     ],
 )
 def test_only_what_could_succeed_is_offered(options: dict[str, Any], expected: list[str]) -> None:
-    with Session(**{**OPEN, **AuthHooks().options(), **options}) as session:
+    with Conversation(**{**OPEN, **AuthHooks().options(), **options}) as session:
         assert offered(session) == expected
 
 
@@ -116,14 +128,14 @@ def test_tls_that_ends_here_allows_more(verified: bool) -> None:
 
 @row("AUTH-10")
 def test_nothing_is_offered_to_a_client_that_is_authenticated() -> None:
-    with Session(**OPEN, **AuthHooks().options()) as session:
+    with Conversation(**OPEN, **AuthHooks().options()) as session:
         assert offered(session)
         assert session.do(PLAIN) == [DONE]
         assert offered(session) == []
 
 
 def test_lmtp_offers_it_too() -> None:
-    with Session(lmtp=True, **OPEN, **AuthHooks().options()) as session:
+    with Conversation(lmtp=True, **OPEN, **AuthHooks().options()) as session:
         assert offered(session, LH)
         assert session.do(PLAIN) == [DONE]
         assert session.wire.session.transmission_type == "LMTPA"
@@ -151,7 +163,7 @@ def test_a_client_cannot_become_another() -> None:
 
 @row("AUTH-10")
 def test_not_before_a_greeting_and_not_in_a_transaction() -> None:
-    with Session(**OPEN, **AuthHooks().options()) as session:
+    with Conversation(**OPEN, **AuthHooks().options()) as session:
         assert session.do(PLAIN) == ["503 5.5.1"]
     mail, chunk = b"MAIL FROM:<a@x.example>\r\n", b"BDAT 1\r\nx"
     run = exchange(mail, PLAIN, b"RSET\r\n", PLAIN)
@@ -163,7 +175,7 @@ def test_not_before_a_greeting_and_not_in_a_transaction() -> None:
 
 @row("AUTH-10")
 def test_helo_is_greeting_enough() -> None:
-    with Session(**OPEN, **AuthHooks().options()) as session:
+    with Conversation(**OPEN, **AuthHooks().options()) as session:
         assert session.do(b"HELO c.example\r\n", PLAIN) == ["250", DONE]
 
 
@@ -347,7 +359,7 @@ def test_a_command_that_is_base64_by_chance_is_the_password(text: bytes) -> None
 @pytest.mark.parametrize("end", [FIN, RST])
 def test_a_client_that_leaves_takes_the_exchange_with_it(end: Any) -> None:
     hooks = AuthHooks()
-    with Session(**OPEN, **hooks.options()) as session:
+    with Conversation(**OPEN, **hooks.options()) as session:
         session.do(EH, b"AUTH LOGIN YW5u\r\n", end)
         assert session.closed
         assert session.wire.connection.protocol.attempt is None
@@ -374,7 +386,7 @@ def test_cram_md5_is_a_challenge_and_a_proof() -> None:
 @row("AUTH-06")
 def test_no_two_challenges_are_equal() -> None:
     seen = set()
-    with Session(**OPEN, **AuthHooks().options(), **COUNTERS_OFF) as session:
+    with Conversation(**OPEN, **AuthHooks().options(), **COUNTERS_OFF) as session:
         session.do(EH)
         for _ in range(2000):
             session.do(b"AUTH CRAM-MD5\r\n")
@@ -464,7 +476,7 @@ def test_a_line_of_the_exchange_has_a_limit_of_its_own(octets: int, code: str) -
 
 @row("LINE-07")
 def test_a_line_without_an_end_ends_the_connection() -> None:
-    with Session(**OPEN, **AuthHooks().options()) as session:
+    with Conversation(**OPEN, **AuthHooks().options()) as session:
         session.do(EH, b"AUTH PLAIN\r\n")
         assert session.do(b"A" * (16 * 12290)) == ["421 4.7.0"]
         assert session.closed
@@ -476,7 +488,7 @@ def test_a_line_without_an_end_ends_the_connection() -> None:
 def scram_steps(client: ScramClient, method: str = "SCRAM-SHA-256") -> list[Any]:
     """The steps of an exchange up to the empty line."""
 
-    def acknowledge(session: Session) -> bytes:
+    def acknowledge(session: Conversation) -> bytes:
         if session.written[-1].startswith(b"334"):
             assert last_challenge(session) == client.verifier
             return session.wire.send(*session.cut(b"\r\n"))
@@ -514,7 +526,7 @@ def test_an_unknown_user_has_the_same_salt_at_each_try() -> None:
     salts = []
     for name in ("nobody", "nobody", "somebody"):
         given = {**OPEN, **AuthHooks(scram=None).options(), "scram_secret": b"s" * 16}
-        with Session(**given, scram_iterations=5000) as session:
+        with Conversation(**given, scram_iterations=5000) as session:
             session.do(EH, b"AUTH SCRAM-SHA-256 " + line(ScramClient(name).first))
             nonce, salt, iterations = last_challenge(session).split(b",")
             assert len(nonce) == 2 + 24 + 24
@@ -667,7 +679,7 @@ def test_nothing_takes_a_failure_back() -> None:
 @row("SLOW-07")
 @pytest.mark.parametrize("start", [b"AUTH PLAIN\r\n", b"AUTH LOGIN YW5u\r\n"])
 def test_an_answer_has_a_minute(start: bytes) -> None:
-    with Session(**OPEN, **AuthHooks().options()) as session:
+    with Conversation(**OPEN, **AuthHooks().options()) as session:
         assert session.do(EH, start, pause(59.9)) == ["250", "334"]
         assert session.do(pause(0.2)) == ["421 4.4.2"]
         assert session.wire.connection.protocol.attempt is None
@@ -676,7 +688,7 @@ def test_an_answer_has_a_minute(start: bytes) -> None:
 
 @row("SLOW-07")
 def test_octets_of_an_answer_buy_no_time() -> None:
-    with Session(**OPEN, **AuthHooks().options()) as session:
+    with Conversation(**OPEN, **AuthHooks().options()) as session:
         session.do(EH, b"AUTH PLAIN\r\n")
         for _ in range(5):
             assert session.do(pause(10), b"A") == []
@@ -686,7 +698,7 @@ def test_octets_of_an_answer_buy_no_time() -> None:
 
 @row("SLOW-07")
 def test_each_answer_has_a_minute_and_a_command_five_again() -> None:
-    with Session(**OPEN, **AuthHooks().options(), auth_timeout=10) as session:
+    with Conversation(**OPEN, **AuthHooks().options(), auth_timeout=10) as session:
         assert session.do(EH, b"AUTH LOGIN\r\n", pause(9), line("ann"), pause(9)) == [
             *("250", "334", "334"),
         ]
@@ -697,7 +709,7 @@ def test_each_answer_has_a_minute_and_a_command_five_again() -> None:
 @row("SLOW-07")
 @pytest.mark.parametrize("end", [b"*\r\n", b"!!\r\n", b"\x01\r\n", b"A" * 12289 + b"\r\n"])
 def test_a_command_has_its_own_time_behind_an_exchange_that_ended_badly(end: bytes) -> None:
-    with Session(**OPEN, **AuthHooks().options(), auth_timeout=10) as session:
+    with Conversation(**OPEN, **AuthHooks().options(), auth_timeout=10) as session:
         session.do(EH, b"AUTH PLAIN\r\n", end)
         assert session.do(pause(299.9)) == []
         assert session.do(pause(0.2)) == ["421 4.4.2"]
@@ -733,7 +745,7 @@ def test_without_that_rule_lines_wait_for_their_turn(late: bool) -> None:
         assert exchange(octets, strict_pipelining=False, auth_optional=False).codes == expected
         return
     waiting: list[Any] = []
-    with Session(
+    with Conversation(
         **OPEN,
         on_auth=lambda auth, session, callback: waiting.append(callback),
         strict_pipelining=False,
@@ -759,7 +771,7 @@ def test_mail_is_taken_from_a_client_that_is_authenticated() -> None:
 
 
 def test_the_counter_of_strangers_stops_and_begins_anew() -> None:
-    with Session(**OPEN, **AuthHooks().options(), auth_optional=False) as session:
+    with Conversation(**OPEN, **AuthHooks().options(), auth_optional=False) as session:
         assert session.do(*[b"NOOP\r\n"] * 8, EH) == [*["250 2.0.0"] * 8, "250"]
         assert session.do(PLAIN, *[b"NOOP\r\n"] * 20) == [DONE, *["250 2.0.0"] * 20]
         session.wire.connection.protocol.forget_user()
@@ -778,7 +790,7 @@ def test_the_exchange_itself_is_no_line_of_a_stranger() -> None:
 
 @row("AUTH-15")
 def test_rset_and_a_second_greeting_keep_the_user_and_starting_over_may_not() -> None:
-    with Session(**OPEN, **AuthHooks().options(), auth_optional=False) as session:
+    with Conversation(**OPEN, **AuthHooks().options(), auth_optional=False) as session:
         session.do(EH, PLAIN, b"RSET\r\n", EH)
         assert session.wire.session.user == "ann"
         assert session.wire.session.transmission_type == "ESMTPA"
@@ -793,7 +805,7 @@ def test_rset_and_a_second_greeting_keep_the_user_and_starting_over_may_not() ->
 
 @row("AUTH-15")
 def test_a_user_who_is_forgotten_by_hand_is_asked_for_all_the_same() -> None:
-    with Session(**OPEN, **AuthHooks().options(), auth_optional=False) as session:
+    with Conversation(**OPEN, **AuthHooks().options(), auth_optional=False) as session:
         session.do(EH, PLAIN)
         dialogue = session.wire.connection.protocol
         dialogue.authenticated = False

@@ -22,8 +22,8 @@ from typing import Any
 import scenario
 from fuzz.clean import UNCLEAN, clean_log
 from fuzz.inputs import Input, random_cuts
-from recording import shared_loop, uncaught
 from sasl_kit import ALL_METHODS, KEYS, OPEN, ScramClient, b64, facts
+from shared_loop import shared_loop, uncaught
 
 from fastsmtp import SMTPError
 from fastsmtp._sasl.exchange import Auth, Challenge, End, Mechanism, Question, decode_base64

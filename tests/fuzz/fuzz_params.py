@@ -15,7 +15,7 @@ import reference
 import scenario
 from fuzz.clean import UNCLEAN, clean_log
 from fuzz.inputs import Input
-from recording import shared_loop, uncaught
+from shared_loop import shared_loop, uncaught
 
 from fastsmtp._wire.grammar import decode_xtext, parse_bdat_argument, split_parameters
 from fastsmtp.testing import Wire

@@ -16,7 +16,7 @@ from fuzz.clean import UNCLEAN, clean_log
 from fuzz.fuzz_data import ways
 from fuzz.inputs import Input
 from proxy_kit import expected
-from recording import shared_loop, uncaught
+from shared_loop import shared_loop, uncaught
 
 from fastsmtp._wire.proxy_header import ProxyFault, ProxyHeader, ProxyReader
 from fastsmtp.testing import Wire

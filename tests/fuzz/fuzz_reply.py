@@ -13,7 +13,7 @@ from typing import Any
 import scenario
 from fuzz.clean import UNCLEAN, clean_log
 from fuzz.inputs import Input
-from recording import shared_loop, uncaught
+from shared_loop import shared_loop, uncaught
 
 from fastsmtp import SMTPError
 from fastsmtp.testing import Wire
@@ -50,7 +50,7 @@ def words(text: str, utf8: bool) -> str:
     return UNCLEAN.sub("?", text) if utf8 else re.sub("[^\x20-\x7e]", "?", text)
 
 
-def assert_said(reply: scenario.Reply, text: str, utf8: bool) -> None:
+def assert_said(reply: scenario.ParsedReply, text: str, utf8: bool) -> None:
     """The reply says what the hook said, with what cannot be said replaced."""
     for line in reply.lines:
         assert not UNCLEAN.search(line)

@@ -15,8 +15,8 @@ import scenario
 from fuzz.clean import clean_log
 from fuzz.inputs import random_cuts
 from fuzz.session_kit import Action, Case, Client, read_case
-from recording import uncaught
 from resets import snapshot
+from shared_loop import uncaught
 
 MAX_OCTETS = 4096
 MAX_OCTET_BY_OCTET = 1500

@@ -142,7 +142,12 @@ def outcome(answer: Any) -> int | None:
 def record(recorded: Recorded) -> None:
     """Have the wire, the sessions and the errors of the tests tell what they are given."""
     begin, send, advance = Wire.__init__, Wire.send, Wire.advance
-    reset, eof, error_begin, session = Wire.reset, Wire.eof, SMTPError.__init__, scenario.Session
+    reset, eof, error_begin, session = (
+        Wire.reset,
+        Wire.eof,
+        SMTPError.__init__,
+        scenario.Conversation,
+    )
     begin_session = session.__init__
 
     def noted(self: Wire, octets: bytes) -> None:

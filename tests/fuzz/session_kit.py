@@ -17,7 +17,7 @@ from typing import Any, NamedTuple
 
 import scenario
 from fuzz.inputs import Input
-from recording import shared_loop
+from shared_loop import shared_loop
 
 from fastsmtp import MessageAborted, SMTPError
 from fastsmtp._smtp.states import State

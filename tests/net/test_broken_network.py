@@ -25,12 +25,12 @@ from scenario import (
     MAILED,
     RST,
     TX,
-    Session,
+    Conversation,
     Step,
     codes,
+    every_cut,
     octet_by_octet,
     one_way,
-    three_ways,
 )
 
 from fastsmtp import MessageAborted, SMTPServer
@@ -133,7 +133,7 @@ def test_coroutine_hooks_leave_nothing_when_a_session_breaks(kind: str) -> None:
     "octets", [b"", b"a", b"a\r\n.", b"a\r\n.\r", b"a\r", b".", b".\r", b"\n.\n"]
 )
 def test_a_fin_is_not_the_end_of_a_message(octets: bytes) -> None:
-    run = three_ways([EH, TX + b"DATA\r\n", octets, FIN])
+    run = every_cut([EH, TX + b"DATA\r\n", octets, FIN])
     assert run.codes == [*GREETED, *MAILED, "354"]
     assert [message.reason for message in run.messages] == ["disconnected"]
 
@@ -212,7 +212,7 @@ def calls_of(work: Callable[[], object]) -> int:
 
 @row("NET-07")
 def test_a_session_in_one_octet_segments_is_the_same_session() -> None:
-    run = three_ways(
+    run = every_cut(
         [EH, TX + b"DATA\r\n", BODY * 5 + END + TX + b"BDAT 4 LAST\r\ntext", b"QUIT\r\n"]
     )
     assert run.codes[5:] == ["250 2.6.0", *MAILED, "250 2.6.0", "221 2.0.0"]
@@ -225,7 +225,7 @@ def test_a_session_in_one_octet_segments_is_the_same_session() -> None:
 def test_the_work_for_one_octet_segments_is_linear(octets: bytes) -> None:
     counts = []
     for times in (1, 2):
-        with Session(bare_newline="accept", **COUNTERS_OFF) as session:
+        with Conversation(bare_newline="accept", **COUNTERS_OFF) as session:
             session.do(EH)
             if not octets.startswith(b"NOOP"):
                 session.do(TX + b"DATA\r\n")

@@ -19,7 +19,7 @@ import pytest
 import scenario
 from clients import Client, Sink, greets, happened, until
 from hook_kit import BODY, END, MAIL, RCPT
-from scenario import COUNTERS_OFF, DEFAULTS, EH, FIN, RST, TX, Hooks, one_way
+from scenario import COUNTERS_OFF, DEFAULTS, EH, FIN, RST, TX, Script, one_way
 
 from fastsmtp import MessageAborted, SMTPError, SMTPServer
 from fastsmtp._connection import output
@@ -55,24 +55,24 @@ async def in_thread(work: Callable[..., Any], *given: Any) -> Any:
 
 # --- sessions of other files, over a socket ---
 
-REPEATED: dict[str, tuple[list[Any], Hooks, dict[str, Any]]] = {
+REPEATED: dict[str, tuple[list[Any], Script, dict[str, Any]]] = {
     "pipelined": (
         [EH, TX + DATA, TEXT + TX + b"BDAT 4 LAST\r\ntextNOOP\r\nQUIT\r\nNOOP\r\n"],
-        Hooks(),
+        Script(),
         {},
     ),
-    "not strict": ([EH + TX + DATA + TEXT + b"QUIT\r\n"], Hooks(), {"strict_pipelining": False}),
-    "strict": ([EH, TX + DATA + TEXT], Hooks(), {}),
-    "refused at connect": ([], Hooks(connect=SMTPError("no")), {}),
-    "unknown commands": ([EH, b"FOO\r\n" * 25], Hooks(), {}),
-    "recipients": ([EH, MAIL + RCPT * 50], Hooks(rcpt=SMTPError("no")), {}),
-    "junk": ([b"NOOP\r\n" * 5000], Hooks(), {}),
-    "http": ([b"GET / HTTP/1.1\r\nHost: x\r\n\r\n" + TX], Hooks(), {}),
-    "bare newline": ([EH, TX + DATA, b"a\nb\r\n.\r\n", b"QUIT\r\n"], Hooks(), {}),
-    "too large": ([EH, TX + DATA, b"x" * 300_000 + b"\r\n.\r\n", EH], Hooks(), {"size": 1000}),
-    "half closed": ([EH, TX + DATA, TEXT + b"NOOP\r\nQUI", FIN], Hooks(), {}),
-    "reset in a body": ([EH, TX + DATA, BODY, RST], Hooks(), {}),
-    "fin in a body": ([EH, TX + DATA, BODY, FIN], Hooks(), {}),
+    "not strict": ([EH + TX + DATA + TEXT + b"QUIT\r\n"], Script(), {"strict_pipelining": False}),
+    "strict": ([EH, TX + DATA + TEXT], Script(), {}),
+    "refused at connect": ([], Script(connect=SMTPError("no")), {}),
+    "unknown commands": ([EH, b"FOO\r\n" * 25], Script(), {}),
+    "recipients": ([EH, MAIL + RCPT * 50], Script(rcpt=SMTPError("no")), {}),
+    "junk": ([b"NOOP\r\n" * 5000], Script(), {}),
+    "http": ([b"GET / HTTP/1.1\r\nHost: x\r\n\r\n" + TX], Script(), {}),
+    "bare newline": ([EH, TX + DATA, b"a\nb\r\n.\r\n", b"QUIT\r\n"], Script(), {}),
+    "too large": ([EH, TX + DATA, b"x" * 300_000 + b"\r\n.\r\n", EH], Script(), {"size": 1000}),
+    "half closed": ([EH, TX + DATA, TEXT + b"NOOP\r\nQUI", FIN], Script(), {}),
+    "reset in a body": ([EH, TX + DATA, BODY, RST], Script(), {}),
+    "fin in a body": ([EH, TX + DATA, BODY, FIN], Script(), {}),
 }
 
 

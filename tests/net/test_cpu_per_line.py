@@ -12,7 +12,7 @@ import subprocess
 import sys
 
 import pytest
-from scenario import COUNTERS_OFF, EH, GREETED, one_way, three_ways
+from scenario import COUNTERS_OFF, EH, GREETED, every_cut, one_way
 
 TIMES = 200
 PATIENCE = 120  # seconds; a process takes two
@@ -83,7 +83,7 @@ def before(octets: bytes) -> tuple[bytes, list[str]]:
 def test_a_line_of_the_worst_shape_is_answered_once(name: str) -> None:
     octets, reply = lines(2048)[name]
     sender, taken = before(octets)
-    ran = three_ways([EH, sender + octets + b"NOOP\r\n"])
+    ran = every_cut([EH, sender + octets + b"NOOP\r\n"])
     assert ran.codes == [*GREETED, *taken, reply, "250 2.0.0"]
     assert ran.recorder.named("rcpt") == []
 

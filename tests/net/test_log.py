@@ -17,8 +17,8 @@ from scenario import (
     DEFAULTS,
     EH,
     TX,
-    Hooks,
-    Session,
+    Conversation,
+    Script,
     codes,
     one_way,
     parse_replies,
@@ -84,7 +84,7 @@ def test_a_line_cannot_be_forged_through_xtext(log: list[str]) -> None:
 @pytest.mark.parametrize("hook", ["connect", "mail", "rcpt", "data"])
 def test_what_a_hook_says_leaves_the_log_clean(hook: str, log: list[str]) -> None:
     for text in ("a\x1b[2Jb", "a\r\nb", "\u202eevil", "%s%n{0}", "x" * 5000, "\udc80"):
-        one_way([EH, TX + b"BDAT 1 LAST\r\nx"], Hooks(**{hook: SMTPError(text)}))
+        one_way([EH, TX + b"BDAT 1 LAST\r\nx"], Script(**{hook: SMTPError(text)}))
     assert log
     assert not [told for told in log if UNCLEAN.search(told.replace("\n", ""))]
     assert all(len(told) <= 8192 for told in log)  # the reply, as it was sent
@@ -92,7 +92,7 @@ def test_what_a_hook_says_leaves_the_log_clean(hook: str, log: list[str]) -> Non
 
 @row("LOG-01")
 def test_the_log_names_the_connection_and_not_the_client(log: list[str]) -> None:
-    with Session() as session:
+    with Conversation() as session:
         session.do(EH, b"FOO\r\n")
         name = session.wire.session.id
         assert re.fullmatch("[0-9a-v]{16}", name)
@@ -103,7 +103,7 @@ def test_the_log_names_the_connection_and_not_the_client(log: list[str]) -> None
 @pytest.mark.parametrize("hook", ["connect", "mail", "rcpt", "data"])
 def test_the_text_of_an_exception_never_reaches_a_client(hook: str, log: list[str]) -> None:
     secret = "/etc/secret: permission denied"
-    run = one_way([EH, TX + b"BDAT 1 LAST\r\nx"], Hooks(**{hook: OSError(13, secret)}))
+    run = one_way([EH, TX + b"BDAT 1 LAST\r\nx"], Script(**{hook: OSError(13, secret)}))
     written = b"".join(run.written)
     assert b"secret" not in written
     assert b"Error: local error" in written or hook == "connect"
@@ -147,7 +147,7 @@ def test_what_the_help_says_is_the_same_for_everybody() -> None:
 @pytest.mark.parametrize("hook", ["mail", "rcpt", "data"])
 def test_a_failing_hook_is_told_once_with_its_stage(hook: str) -> None:
     told: list[Any] = []
-    session = Session(Hooks(**{hook: ValueError("it fails")}))
+    session = Conversation(Script(**{hook: ValueError("it fails")}))
     session.wire.server.on("error", told.append)
     with session:
         session.do(EH, TX + b"BDAT 1 LAST\r\nx")

@@ -37,12 +37,12 @@ from scenario import (
     EH,
     FIN,
     RST,
-    Hooks,
-    Session,
+    Conversation,
+    Script,
     codes,
+    every_cut,
     octet_by_octet,
     pause,
-    three_ways,
 )
 from tls_kit import certified
 
@@ -66,9 +66,9 @@ UNKNOWN = {
 COMMANDS = {"v1": "UNKNOWN", "v1 with addresses": "UNKNOWN", "v2 UNSPEC": "UNKNOWN"}
 
 
-def behind(hooks: Hooks | None = None, **options: Any) -> Session:
+def behind(hooks: Script | None = None, **options: Any) -> Conversation:
     """A connection of the balancer."""
-    return Session(hooks, peer=BALANCER, **{**TRUSTED, **options})
+    return Conversation(hooks, peer=BALANCER, **{**TRUSTED, **options})
 
 
 @contextmanager
@@ -86,7 +86,7 @@ def log() -> Iterator[list[str]]:
         logger.setLevel(level)
 
 
-def assert_cut_in_silence(session: Session) -> None:
+def assert_cut_in_silence(session: Conversation) -> None:
     """Closed, without an octet, a hook, or an `on_close`; and the place is given back."""
     assert session.closed
     if not session.wire.transport.closed:
@@ -106,7 +106,7 @@ def assert_cut_in_silence(session: Session) -> None:
 def test_a_trusted_balancer_says_who_its_client_is(
     header: str, cut: Callable[[bytes], list[bytes]]
 ) -> None:
-    with Session(peer=BALANCER, cut=cut, **TRUSTED) as session:
+    with Conversation(peer=BALANCER, cut=cut, **TRUSTED) as session:
         assert session.written == [b""]
         assert session.do(HEADERS[header]) == ["220"]
         facts = session.wire.session
@@ -132,7 +132,7 @@ def test_a_client_over_ipv6_is_known_by_its_canonical_address(header: bytes) -> 
 @row("PROXY-02")
 @pytest.mark.parametrize("networks", [[], ["192.0.2.0/24"], ["unix"]])
 def test_a_stranger_who_sends_a_header_is_cut(networks: list[str]) -> None:
-    with Session(peer=BALANCER, use_proxy=networks) as session:
+    with Conversation(peer=BALANCER, use_proxy=networks) as session:
         assert session.codes == ["220"]
         assert session.do(LINE + EH) == ["421 4.7.0"]
         assert session.closed
@@ -142,7 +142,7 @@ def test_a_stranger_who_sends_a_header_is_cut(networks: list[str]) -> None:
 
 @row("PROXY-12")
 def test_a_binary_header_to_a_port_without_balancers_is_four_bad_lines() -> None:
-    run = three_ways([binary()])
+    run = every_cut([binary()])
     assert run.codes == ["220", *["500 5.5.2"] * 4]
 
 
@@ -166,7 +166,7 @@ def test_a_binary_header_to_a_port_without_balancers_is_four_bad_lines() -> None
 def test_what_is_no_header_is_cut_with_one_clean_line_in_the_log(
     octets: bytes, cut: Callable[[bytes], list[bytes]]
 ) -> None:
-    with log() as lines, Session(peer=BALANCER, cut=cut, **TRUSTED) as session:
+    with log() as lines, Conversation(peer=BALANCER, cut=cut, **TRUSTED) as session:
         session.do(octets)
         assert_cut_in_silence(session)
     (line,) = [line for line in lines if "PROXY" in line]
@@ -247,7 +247,7 @@ def test_a_server_that_closes_says_nothing_to_who_has_not_said_who_it_is(run: An
 @row("PROXY-08", "PIPE-01")
 @pytest.mark.parametrize("header", [*HEADERS.values(), *UNKNOWN.values()])
 def test_what_is_behind_the_header_is_the_first_of_the_dialogue(header: bytes) -> None:
-    run = three_ways([header + EH], Hooks(), peer=BALANCER, **TRUSTED)
+    run = every_cut([header + EH], Script(), peer=BALANCER, **TRUSTED)
     assert run.codes == ["220", "250"]
 
 
@@ -263,7 +263,7 @@ def test_what_is_behind_the_header_came_early_where_there_is_a_delay() -> None:
 @row("PROXY-09")
 @pytest.mark.parametrize("header", HEADERS.values())
 def test_a_second_header_is_a_command(header: bytes) -> None:
-    run = three_ways([header + LINE + EH], Hooks(), peer=BALANCER, **TRUSTED)
+    run = every_cut([header + LINE + EH], Script(), peer=BALANCER, **TRUSTED)
     assert run.codes == ["220", "421 4.7.0"]
 
 
@@ -295,7 +295,7 @@ def test_a_client_of_whom_nothing_is_known_keeps_the_addresses_and_is_trusted_by
 ) -> None:
     everyone = ["0.0.0.0/0", "::/0", "unix"]
     lists = {"use_xclient": everyone, "use_xforward": everyone, "bare_newline_exclusions": everyone}
-    with behind(Hooks(), **lists) as session:
+    with behind(Script(), **lists) as session:
         assert session.do(UNKNOWN[name]) == ["220"]
         facts = session.wire.session
         assert (facts.remote_address, facts.remote_port) == BALANCER
@@ -385,7 +385,7 @@ def test_the_name_of_the_client_is_looked_up_and_not_that_of_the_balancer() -> N
 @row("PROXY-11")
 def test_the_hooks_see_the_client_and_the_event_too() -> None:
     seen: list[Any] = []
-    hooks = Hooks(connect=lambda _, session: seen.append(session.remote_address))
+    hooks = Script(connect=lambda _, session: seen.append(session.remote_address))
     with behind(hooks) as session:
         session.wire.server.on("connect", seen.append)
         session.do(LINE)
@@ -395,7 +395,7 @@ def test_the_hooks_see_the_client_and_the_event_too() -> None:
 
 @row("PROXY-11")
 def test_the_log_names_the_balancer_beside_the_client() -> None:
-    with log() as lines, behind(Hooks(connect=ValueError("a hook that fails"))) as session:
+    with log() as lines, behind(Script(connect=ValueError("a hook that fails"))) as session:
         assert session.do(LINE) == ["421"]
         name = session.wire.session.id
     failures = [line for line in lines if line.startswith(f"{name}: 192.0.2.1 via 10.0.0.7: on_")]
@@ -405,7 +405,7 @@ def test_the_log_names_the_balancer_beside_the_client() -> None:
 
 
 def test_a_refusal_at_connect_is_as_for_any_client() -> None:
-    with behind(Hooks(connect=SMTPError("no"))) as session:
+    with behind(Script(connect=SMTPError("no"))) as session:
         assert session.do(LINE + EH) == ["554"]
 
 

@@ -9,7 +9,7 @@ import random
 from collections.abc import Iterator
 
 import pytest
-import recording
+import shared_loop
 from fuzz.inputs import TARGETS, Input, check_of, dictionary, mutations, random_cuts, seeds_of
 
 RANDOM_INPUTS = 2000
@@ -18,7 +18,7 @@ RANDOM_INPUTS = 2000
 @pytest.fixture(scope="module", autouse=True)
 def _one_loop_for_all_runs() -> Iterator[None]:
     yield
-    recording.close_shared_loop()
+    shared_loop.close_shared_loop()
 
 
 def test_there_are_targets_for_all_that_octets_reach() -> None:

@@ -8,7 +8,7 @@ from itertools import product
 from typing import Any
 
 import pytest
-import recording
+import shared_loop
 from hypothesis import HealthCheck, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
@@ -27,9 +27,9 @@ CALLS_A_HOOK = {
 
 @pytest.fixture(scope="module", autouse=True)
 def _one_loop_for_all_runs() -> Iterator[None]:
-    with recording.quiet():
+    with shared_loop.quiet():
         yield
-    recording.close_shared_loop()
+    shared_loop.close_shared_loop()
 
 
 # --- random walks --------------------------------------------------------------------------------

@@ -4,14 +4,18 @@ reply octets. The one exception is inherent, whether a client waited where RFC 2
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator
+from collections.abc import Callable, Iterable, Iterator
 from typing import Any
 
 import pytest
-import recording
 import reference
 from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
+from scenario import COUNTERS_OFF, DEFAULTS, octet_by_octet, parse_replies, split
+from shared_loop import close_shared_loop, quiet, shared_loop, uncaught
+
+from fastsmtp.errors import MessageAborted, SMTPError
+from fastsmtp.testing import Wire
 
 DIALECTS = pytest.mark.parametrize("lmtp", [False, True], ids=["smtp", "lmtp"])
 # An example takes some milliseconds, so there are more than the profile asks for.
@@ -24,9 +28,136 @@ bounded = settings(
 
 @pytest.fixture(scope="module", autouse=True)
 def _one_loop_for_all_runs() -> Iterator[None]:
-    with recording.quiet():
+    with quiet():
         yield
-    recording.close_shared_loop()
+    close_shared_loop()
+
+
+# --- hooks that record ---------------------------------------------------------------------------
+
+# What a hook answers is a function of the addresses, so that two runs of the same octets can be
+# compared: local part `no` is refused with 550, `later` with 450, `bye` with 421, `boom` raises.
+# What `on_data` answers is said by the sender's domain, likewise; under `early` it accepts before
+# the first octet, under `list` it answers two entries.
+CODES = {"no": 550, "later": 450, "bye": 421}
+
+
+def refuse(kind: str, callback: Callable[..., object]) -> bool:
+    """Answer as `kind` says, unless it says nothing of a refusal."""
+    if kind == "boom":
+        raise RuntimeError("a hook that fails")
+    if kind in CODES:
+        callback(SMTPError("refused\r\n" if kind == "no" else "", response_code=CODES[kind]))
+        return True
+    return False
+
+
+class Recorder:
+    """The trace of one connection; `hooks()` goes into the options of the server."""
+
+    def __init__(self) -> None:
+        self.trace: list[tuple[Any, ...]] = []
+
+    def hooks(self) -> dict[str, Callable[..., object]]:
+        """The hooks of the plain dialogue."""
+        return {
+            "on_connect": self.on_connect,
+            "on_mail_from": self.on_mail_from,
+            "on_rcpt_to": self.on_rcpt_to,
+            "on_data": self.on_data,
+            "on_close": self.on_close,
+        }
+
+    def _note(self, event: str, session: Any, *more: Any) -> None:
+        greeting = session.opening_command, session.host_name_appears_as
+        kind = session.transmission_type, session.transaction, session.error
+        envelope = session.envelope
+        sender = envelope.mail_from and envelope.mail_from.raw
+        recipients = [recipient.raw for recipient in envelope.rcpt_to]
+        asked = envelope.body_type, envelope.smtp_utf8, envelope.dsn.ret, envelope.dsn.envid
+        self.trace.append((event, greeting, kind, sender, recipients, asked, *more))
+
+    def on_connect(self, session: Any, callback: Callable[..., object]) -> None:
+        self._note("connect", session)
+        callback()
+
+    def on_mail_from(self, address: Any, session: Any, callback: Callable[..., object]) -> None:
+        self._note("mail", session, address.address, address.raw, dict(address.args))
+        if not refuse(address.local_part, callback):
+            callback()
+
+    def on_rcpt_to(self, address: Any, session: Any, callback: Callable[..., object]) -> None:
+        dsn = list(address.dsn.notify), address.dsn.orcpt
+        self._note("rcpt", session, address.address, address.raw, dict(address.args), dsn)
+        if not refuse(address.local_part, callback):
+            callback()
+
+    def on_data(self, stream: Any, session: Any, callback: Callable[..., object]) -> None:
+        self._note("data", session)
+        sender = session.envelope.mail_from
+        kind = sender.domain.partition(".")[0]
+        if kind == "early":
+            callback()
+            return
+        pieces: list[bytes] = []
+
+        def on_end(error: MessageAborted | None) -> None:
+            body = b"".join(pieces)
+            assert len(body) == stream.byte_length
+            if error is not None:
+                self.trace.append(("aborted", error.reason, body))
+                callback(error)
+                return
+            flags: tuple[object, ...] = ()
+            if not stream.size_exceeded:  # else the body has an end that was not seen yet
+                flags = (stream.bare_newline, stream.has_nul, stream.has_8bit, stream.longest_line)
+            self.trace.append(("body", body, stream.size_exceeded, flags))
+            if not refuse(kind, callback):
+                answer = [SMTPError("not this one", response_code=550), "ok"]
+                callback(None, answer if kind == "list" else "queued")
+
+        stream.consume(pieces.append, on_end)
+
+    def on_close(self, session: Any) -> None:
+        self._note("close", session)
+
+
+class Recorded:
+    """A connection of its own server; `trace` and `replies` are what is compared."""
+
+    def __init__(self, **options: Any) -> None:
+        self._recorder = Recorder()
+        self.wire = Wire(loop=shared_loop(), **{**DEFAULTS, **self._recorder.hooks(), **options})
+        self.wire.server.on("error", lambda error: None)  # hooks fail on purpose
+        self.trace = self._recorder.trace
+        self.replies = b""
+        self.collect()
+
+    def collect(self, written: bytes = b"") -> bytes:
+        """What was written since the last call, also added to `replies`."""
+        written += self.wire.receive()
+        self.replies += written
+        return written
+
+    def send(self, segments: Iterable[bytes]) -> bytes:
+        """Send segment by segment; returns the replies."""
+        written = b""
+        for segment in segments:
+            if self.wire.closed:
+                break
+            written += self.collect(self.wire.send(segment))
+        return written
+
+    def finish(self) -> Recorded:
+        """The client says that it is done; the connection must end, with `on_close` last."""
+        if not self.wire.transport.closed:
+            self.collect(self.wire.eof())
+        assert self.wire.transport.closed
+        assert [event[0] for event in self.trace].count("close") == 1
+        assert self.trace[-1][0] == "close"
+        parse_replies(self.replies)
+        assert not uncaught, uncaught
+        return self
 
 
 # --- the grammar of sessions ---------------------------------------------------------------------
@@ -172,9 +303,9 @@ TX = b"EHLO c\r\nMAIL FROM:<a@x.example>\r\nRCPT TO:<b@y.example>\r\n"
 # --- the properties ------------------------------------------------------------------------------
 
 
-def run(segments: list[bytes], **given_options: Any) -> recording.Run:
+def run(segments: list[bytes], **given_options: Any) -> Recorded:
     """One session, to its end."""
-    session = recording.Run(**given_options)
+    session = Recorded(**given_options)
     session.send(segments)
     return session.finish()
 
@@ -193,15 +324,15 @@ def test_any_split_of_any_stream_gives_the_same(
     stream = for_dialect(stream, lmtp)
     given_options = {"lmtp": lmtp, "strict_pipelining": False, **given_options}
     whole = run([stream], **given_options)
-    for segments in (recording.octet_by_octet(stream), recording.split(stream, cuts)):
+    for segments in (octet_by_octet(stream), split(stream, cuts)):
         parted = run(segments, **given_options)
         assert parted.replies == whole.replies
         assert parted.trace == whole.trace
 
 
-def run_in_groups(parts: list[Part], how: Any, given_options: dict[str, Any]) -> recording.Run:
+def run_in_groups(parts: list[Part], how: Any, given_options: dict[str, Any]) -> Recorded:
     """Wait where a client has to; a body goes only behind 354. `how` cuts a group into segments."""
-    session = recording.Run(**given_options)
+    session = Recorded(**given_options)
     group = b""
     answer = b""
     for part in parts:
@@ -235,7 +366,7 @@ def test_any_split_of_a_stream_with_bare_lf_gives_the_same_where_it_is_allowed(
         "allow_bare_lf_commands": ["192.0.2.0/24"],
     }
     whole = run([octets], **given_options)
-    for segments in (recording.octet_by_octet(octets), recording.split(octets, cuts)):
+    for segments in (octet_by_octet(octets), split(octets, cuts)):
         parted = run(segments, **given_options)
         assert parted.replies == whole.replies
         assert parted.trace == whole.trace
@@ -258,8 +389,8 @@ def test_legal_groups_give_the_same_however_they_are_cut(
     assert b"554 5.5.0" not in pipelined.replies
     for how in (
         line_by_line,
-        recording.octet_by_octet,
-        lambda group: recording.split(group, cuts),
+        octet_by_octet,
+        lambda group: split(group, cuts),
     ):
         parted = run_in_groups(parts, how, given_options)
         assert parted.replies == pipelined.replies
@@ -282,9 +413,9 @@ def test_illegal_groups_are_refused_or_served_never_a_third(
     lmtp: bool, stream: bytes, cuts: list[int], given_options: dict[str, Any]
 ) -> None:
     stream = for_dialect(stream, lmtp)
-    given_options = {"lmtp": lmtp, **given_options, **recording.COUNTERS_OFF}
+    given_options = {"lmtp": lmtp, **given_options, **COUNTERS_OFF}
     served = run([stream], strict_pipelining=False, **given_options)
-    for segments in ([stream], recording.octet_by_octet(stream), recording.split(stream, cuts)):
+    for segments in ([stream], octet_by_octet(stream), split(stream, cuts)):
         strict = run(segments, **given_options)
         if strict.replies == served.replies:
             assert strict.trace == served.trace

@@ -18,11 +18,11 @@ from scenario import (
     LH,
     MAILED,
     TX,
-    Hooks,
-    Session,
+    Conversation,
+    Script,
     codes,
+    every_cut,
     one_way,
-    three_ways,
 )
 
 from fastsmtp import SMTPError, SMTPServer
@@ -74,7 +74,7 @@ def test_a_message_to_more_than_the_limit_goes_to_those_within_it() -> None:
 @pytest.mark.parametrize("limit", [1, 2, 7])
 def test_the_limits_of_recipients_hold_however_the_commands_are_cut(limit: int) -> None:
     tries = 10 * limit + 2  # EHLO was the first of the four
-    run = three_ways([EH, MAIL + RCPT * (tries + 2)], max_recipients=limit, max_junk_commands=4)
+    run = every_cut([EH, MAIL + RCPT * (tries + 2)], max_recipients=limit, max_junk_commands=4)
     deferred = tries - limit
     assert run.codes[3:] == [*["250 2.1.5"] * limit, *["452 4.5.3"] * deferred, CLOSING]
 
@@ -118,15 +118,15 @@ def test_equal_recipients_are_all_kept() -> None:
 
 @row("FLOOD-12")
 def test_harvesting_ends_at_the_twentieth_error() -> None:
-    run = three_ways([EH, MAIL + RCPT * 30], Hooks(rcpt=SMTPError("unknown")))
+    run = every_cut([EH, MAIL + RCPT * 30], Script(rcpt=SMTPError("unknown")))
     assert run.codes[3:] == [*["550 5.1.1"] * 19, CLOSING]
 
 
 @row("FLOOD-12")
 def test_harvesting_with_errors_uncounted_ends_as_junk() -> None:
-    hooks = Hooks(rcpt=SMTPError("unknown"))
+    hooks = Script(rcpt=SMTPError("unknown"))
     limits = {"max_errors": None, "max_recipients": 2, "max_junk_commands": 5}
-    run = three_ways([EH, MAIL + RCPT * 30], hooks, **limits)
+    run = every_cut([EH, MAIL + RCPT * 30], hooks, **limits)
     assert run.codes[3:] == [*["550 5.1.1"] * 23, CLOSING]  # EHLO was junk
 
 
@@ -156,7 +156,7 @@ def test_deferred_recipients_do_not_keep_the_message_from_the_good_ones(
     kinds = {"mixed": "gd" * 25, "deferred first": "d" * 25 + "g" * 25, "good first": "gd" * 25}
     kinds["good first"] = "g" * 25 + "d" * 25
     greeting = LH if lmtp else EH
-    run = one_way([greeting, MAIL, many(kinds[order]), DATA, BODY + END], Hooks(rcpt=by_name),
+    run = one_way([greeting, MAIL, many(kinds[order]), DATA, BODY + END], Script(rcpt=by_name),
                   lmtp=lmtp)  # fmt: skip
     answered = ["250 2.6.0"] * (25 if lmtp else 1)
     assert run.codes[3:] == [*(FATES[kind] for kind in kinds[order]), "354", *answered]
@@ -173,7 +173,7 @@ def test_each_of_five_hundred_recipients_is_told_its_fate_when_two_of_five_are_r
     random.Random(seed).shuffle(kinds)
     lines = many("".join(kinds))
     run = one_way([LH if lmtp else EH, MAIL, *in_segments(lines), DATA, BODY + END],
-                  Hooks(rcpt=by_name), lmtp=lmtp)  # fmt: skip
+                  Script(rcpt=by_name), lmtp=lmtp)  # fmt: skip
     answered = ["250 2.6.0"] * (300 if lmtp else 1)
     assert run.codes[3:] == [*(FATES[kind] for kind in kinds), "354", *answered]
 
@@ -181,7 +181,7 @@ def test_each_of_five_hundred_recipients_is_told_its_fate_when_two_of_five_are_r
 @row("FLOOD-12")
 def test_one_known_recipient_does_not_open_the_list_of_the_others() -> None:
     """Refused recipients count as errors as soon as there are more than four for each good one."""
-    run = one_way([EH, MAIL, many("g" + "x" * 100)], Hooks(rcpt=by_name))
+    run = one_way([EH, MAIL, many("g" + "x" * 100)], Script(rcpt=by_name))
     assert run.codes[3:] == ["250 2.1.5", *["550 5.1.1"] * (4 + 19), CLOSING]
 
 
@@ -201,10 +201,10 @@ def test_what_we_cannot_do_now_is_no_error_of_the_client() -> None:
     for answer in (SMTPError("later", 451), ValueError("a bug")):
         for stage in ("mail", "rcpt"):
             lines = MAIL if stage == "mail" else MAIL + RCPT + b"RSET\r\n"
-            hooks = Hooks(**{stage: answer})
+            hooks = Script(**{stage: answer})
             run = one_way([EH, lines * 40, b"NOOP\r\n"], hooks, max_junk_commands=None)
             assert run.codes[-1] == "250 2.0.0"
-        hooks = Hooks(data=answer)
+        hooks = Script(data=answer)
         run = one_way([EH, *[TX + DATA, BODY + END] * 40, b"NOOP\r\n"], hooks)
         assert run.codes[-1] == "250 2.0.0"
 
@@ -217,7 +217,7 @@ def test_a_hook_that_has_had_enough_ends_it() -> None:
         asked.append(address)
         return SMTPError("enough", response_code=421) if len(asked) == 3 else SMTPError("unknown")
 
-    run = one_way([EH, MAIL + RCPT * 30], Hooks(rcpt=answer))
+    run = one_way([EH, MAIL + RCPT * 30], Script(rcpt=answer))
     assert run.codes[3:] == ["550 5.1.1", "550 5.1.1", "421 4.7.0"]
     assert len(asked) == 3
 
@@ -239,17 +239,17 @@ def test_a_turn_bears_so_many_commands_and_fewer_long_ones() -> None:
 @row("FLOOD-04")
 @pytest.mark.parametrize("between", [b"", b"EHLO x\r\n", b"RSET\r\n", b"HELO x\r\n"])
 def test_the_tenth_unknown_command_is_the_last(between: bytes) -> None:
-    run = three_ways([EH, *[b"FOO\r\n", between] * 25], max_errors=None)
+    run = every_cut([EH, *[b"FOO\r\n", between] * 25], max_errors=None)
     told = [code for code in run.codes[2:] if code[:3] != "250"]
     assert told == [*["500 5.5.2"] * 9, CLOSING]
     if not between:
-        piped = three_ways([EH, b"FOO\r\n" * 25])
+        piped = every_cut([EH, b"FOO\r\n" * 25])
         assert piped.codes[2:] == told
 
 
 @row("FLOOD-04")
 def test_an_accepted_message_lets_the_count_of_unknown_commands_start_anew() -> None:
-    run = three_ways([EH, b"FOO\r\n" * 9, MESSAGE, b"FOO\r\n" * 12], max_errors=None)
+    run = every_cut([EH, b"FOO\r\n" * 9, MESSAGE, b"FOO\r\n" * 12], max_errors=None)
     assert run.codes[2:] == [
         *["500 5.5.2"] * 9,
         *[*MAILED, "250 2.6.0"],
@@ -261,9 +261,9 @@ def test_an_accepted_message_lets_the_count_of_unknown_commands_start_anew() -> 
 @row("FLOOD-04")
 @pytest.mark.parametrize("counter", ["max_unrecognized_commands", "max_errors"])
 def test_a_message_that_was_refused_lets_no_count_start_anew(counter: str) -> None:
-    hooks = Hooks(data=SMTPError("no", 554))
+    hooks = Script(data=SMTPError("no", 554))
     options = {**COUNTERS_OFF, counter: 10}
-    run = three_ways([EH, b"FOO\r\n" * 8, MESSAGE, b"FOO\r\n" * 8], hooks, **options)
+    run = every_cut([EH, b"FOO\r\n" * 8, MESSAGE, b"FOO\r\n" * 8], hooks, **options)
     errors = 9 if counter == "max_unrecognized_commands" else 8
     told = [code for code in run.codes[2:] if code[:3] != "250"]
     refused = [*["500 5.5.2"] * 8, "554 5.6.0"]
@@ -372,14 +372,14 @@ def test_chunks_into_which_nobody_cuts_a_message_are_junk(size: int) -> None:
 
 @row("FLOOD-08")
 @pytest.mark.parametrize("octets", [1, 15])
-@pytest.mark.parametrize("hooks", [Hooks(), Hooks(data=SMTPError("later", 450))])
+@pytest.mark.parametrize("hooks", [Script(), Script(data=SMTPError("later", 450))])
 def test_messages_too_short_to_be_any_are_junk_and_each_has_its_reply(
-    octets: int, hooks: Hooks
+    octets: int, hooks: Script
 ) -> None:
     message = TX + b"BDAT %d LAST\r\n" % octets + b"x" * octets
     run = one_way([EH, *[message] * 120], hooks)
     # EHLO was the first of the hundred; the MAIL after the last of them is the first to be refused.
-    told = ["250 2.1.0", "250 2.1.5", "250 2.6.0" if hooks == Hooks() else "450 4.7.1"] * 99
+    told = ["250 2.1.0", "250 2.1.5", "250 2.6.0" if hooks == Script() else "450 4.7.1"] * 99
     assert run.codes[2:] == [*told, CLOSING]
     assert len(run.messages) == 99
 
@@ -394,7 +394,7 @@ def test_short_messages_among_real_ones_are_no_junk() -> None:
 
 @row("FLOOD-08")
 def test_the_credit_of_a_body_counts_payload_only() -> None:
-    with Session() as session:
+    with Conversation() as session:
         session.do(EH, TX + b"BDAT 1\r\n")
         for _ in range(3):  # 50 s in each chunk; what else is sent buys no time
             session.wire.advance(50)
@@ -409,7 +409,7 @@ def test_the_credit_of_a_body_counts_payload_only() -> None:
 
 @row("FLOOD-09", "BDAT-09")
 def test_empty_chunks_are_junk() -> None:
-    run = three_ways([EH, TX + b"BDAT 0\r\n" * 150])
+    run = every_cut([EH, TX + b"BDAT 0\r\n" * 150])
     # EHLO was the first of the hundred.
     assert run.codes[4:] == [*["250 2.0.0"] * 98, CLOSING]
     assert run.messages[0].reason == "disconnected"
@@ -550,6 +550,6 @@ def test_a_flood_is_at_most_one_bounded_log_line(
 def test_a_flood_of_failing_hooks_is_logged_by_failure_and_bounded(
     caplog: pytest.LogCaptureFixture,
 ) -> None:
-    run = one_way([EH, MAIL + RCPT * 15], Hooks(rcpt=ValueError("x" * 100_000)))
+    run = one_way([EH, MAIL + RCPT * 15], Script(rcpt=ValueError("x" * 100_000)))
     assert run.codes[3:] == ["451 4.3.0"] * 15
     assert all(len(record.getMessage()) <= 512 for record in caplog.records)

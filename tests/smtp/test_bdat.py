@@ -16,12 +16,12 @@ from scenario import (
     RST,
     SMUG,
     TX,
-    Hooks,
-    Session,
+    Conversation,
+    Script,
     Step,
+    every_cut,
     one_way,
     pause,
-    three_ways,
 )
 
 from fastsmtp import SMTPError
@@ -30,7 +30,7 @@ OK, ACCEPTED, TOO_LARGE, SEQUENCE = "250 2.0.0", "250 2.6.0", "552 5.3.4", "503 
 NOOP, RSET = b"NOOP\r\n", b"RSET\r\n"
 SENDER, RECIPIENT = b"MAIL FROM:<a@x.example>\r\n", b"RCPT TO:<b@y.example>\r\n"
 BINARY = TX.replace(b"<a@x.example>", b"<a@x.example> BODY=BINARYMIME")
-REJECT = Hooks(data=SMTPError("", 554), read=False)
+REJECT = Script(data=SMTPError("", 554), read=False)
 
 
 def chunk(octets: bytes, last: bool = False) -> bytes:
@@ -39,20 +39,20 @@ def chunk(octets: bytes, last: bool = False) -> bytes:
 
 
 def check(
-    steps: list[Step] | bytes, expected: list[str], hooks: Hooks | None = None, **options: Any
-) -> scenario.Session:
+    steps: list[Step] | bytes, expected: list[str], hooks: Script | None = None, **options: Any
+) -> scenario.Conversation:
     """Behind EHLO, in each of the ways."""
     steps = [steps] if isinstance(steps, bytes) else steps
-    ran = three_ways([EH, *steps], hooks, **options)
+    ran = every_cut([EH, *steps], hooks, **options)
     assert ran.codes == ["220", "250", *expected]
     return ran
 
 
-def bodies(ran: scenario.Session) -> list[bytes]:
+def bodies(ran: scenario.Conversation) -> list[bytes]:
     return [message.body for message in ran.messages]
 
 
-def reasons(ran: scenario.Session) -> list[str | None]:
+def reasons(ran: scenario.Conversation) -> list[str | None]:
     return [message.reason for message in ran.messages]
 
 
@@ -144,7 +144,7 @@ REFUSED = {
 @pytest.mark.parametrize("case", REFUSED)
 def test_the_octets_of_a_refused_chunk_are_dropped_and_never_commands(case: str, run: Run) -> None:
     before, replies, refusal, options = REFUSED[case]
-    hooks = Hooks(rcpt=SMTPError("", 550)) if case == "RCPT refused" else Hooks()
+    hooks = Script(rcpt=SMTPError("", 550)) if case == "RCPT refused" else Script()
     octets = SMUG.ljust(200, b"\r")
     steps = before + chunk(octets) + chunk(octets) + NOOP
     ran = check(steps, [*replies, refusal, refusal, OK], hooks, **options)
@@ -173,10 +173,10 @@ ENDS = {
 @pytest.mark.parametrize("case", ["no RCPT", "RCPT refused", "over size", "after a failure"])
 def test_a_failed_transaction_stays_so_until_last_rset_or_a_greeting(case: str, end: str) -> None:
     before, replies, refusal, options = REFUSED[case]
-    hooks = Hooks(rcpt=lambda address, session: REFUSAL if "b@" in address.raw else None)
+    hooks = Script(rcpt=lambda address, session: REFUSAL if "b@" in address.raw else None)
     octets, answer = ENDS[end]
     if case in ("over size", "after a failure"):
-        hooks = Hooks()
+        hooks = Script()
     commands = RECIPIENT + b"DATA\r\n"
     wrong = [SEQUENCE] * 3
     steps: list[Step] = [before + chunk(b"x" * 30), commands, SENDER + NOOP + octets]
@@ -261,7 +261,7 @@ def test_a_binary_message_cannot_be_sent_by_data() -> None:
 def test_after_a_failed_last_chunk_there_is_no_transaction_for_data() -> None:
     steps: list[Step] = [TX + chunk(b"abcdef", True) + b"DATA\r\n", TX + b"DATA\r\n", b"x\r\n.\r\n"]
     check(steps, [*MAILED, TOO_LARGE, SEQUENCE, *MAILED, "354", ACCEPTED], size=5)
-    rejected = check(steps[:1], [*MAILED, "554 5.6.0", SEQUENCE], Hooks(data=SMTPError("", 554)))
+    rejected = check(steps[:1], [*MAILED, "554 5.6.0", SEQUENCE], Script(data=SMTPError("", 554)))
     assert bodies(rejected) == [b"abcdef"]
 
 
@@ -352,7 +352,7 @@ def test_a_hidden_bdat_is_not_implemented_but_its_octets_are_dropped(
         [steps, before + b"RSET\r\n"], [*refused, *NESTED[bool(before)], OK], hide_chunking=True
     )
     assert hidden.messages == []
-    after_helo = three_ways([b"HELO c\r\n", steps])
+    after_helo = every_cut([b"HELO c\r\n", steps])
     assert after_helo.codes == ["220", "250", *refused]
     check(
         [b"HELO c\r\n", steps, EH, TX + chunk(b"a", True)],
@@ -405,7 +405,7 @@ def test_a_huge_chunk_is_read_only_as_far_as_the_hook_does(size: int) -> None:
     def on_data(stream: Any, session: Any, callback: Callable[..., object]) -> None:
         streams.append((stream, callback))
 
-    with Session(on_data=on_data, size=size) as session:
+    with Conversation(on_data=on_data, size=size) as session:
         session.do(EH, TX)
         segment = b"x" * 20_000
         tracemalloc.start()

@@ -10,7 +10,7 @@ from collections.abc import Callable, Iterator
 from typing import Any
 
 import pytest
-import recording
+import shared_loop
 from hook_kit import BODY, END, MAIL, RCPT
 from resets import assert_reset
 from scenario import (
@@ -23,11 +23,11 @@ from scenario import (
     PREPARED,
     RST,
     TX,
-    Hooks,
-    Session,
+    Conversation,
+    Script,
     Step,
+    every_cut,
     pause,
-    three_ways,
 )
 from side_by_side import SideBySide
 
@@ -43,9 +43,9 @@ REFUSES = SMTPError("no", response_code=554)
 
 @pytest.fixture(scope="module", autouse=True)
 def _one_loop_for_all_comparisons() -> Iterator[None]:
-    recording.shared_loop()
+    shared_loop.shared_loop()
     yield
-    recording.close_shared_loop()
+    shared_loop.close_shared_loop()
 
 
 def by_address(**answers: Any) -> Callable[[Any, Any], Any]:
@@ -55,14 +55,14 @@ def by_address(**answers: Any) -> Callable[[Any, Any], Any]:
 
 @row("STATE-01")
 def test_a_message_refused_at_its_last_chunk_leaves_no_transaction() -> None:
-    run = three_ways([EH, TX + b"BDAT 4 LAST\r\ntext" + DATA], Hooks(data=REFUSES))
+    run = every_cut([EH, TX + b"BDAT 4 LAST\r\ntext" + DATA], Script(data=REFUSES))
     assert run.codes == [*GREETED, *MAILED, "554 5.6.0", "503 5.5.1"]
 
 
 @row("STATE-02")
 def test_a_refused_message_leaves_no_recipients_for_a_second_one() -> None:
-    run = three_ways(
-        [EH, TX + DATA, TEXT, b"RCPT TO:<c@y.example>\r\n" + DATA], Hooks(data=REFUSES)
+    run = every_cut(
+        [EH, TX + DATA, TEXT, b"RCPT TO:<c@y.example>\r\n" + DATA], Script(data=REFUSES)
     )
     assert run.codes == [*PREPARED, "554 5.6.0", "503 5.5.1", "503 5.5.1"]
     assert len(run.messages) == 1
@@ -70,7 +70,7 @@ def test_a_refused_message_leaves_no_recipients_for_a_second_one() -> None:
 
 @row("STATE-03", "STATE-04")
 def test_what_is_refused_within_a_transaction_leaves_it_as_it_was() -> None:
-    run = three_ways(
+    run = every_cut(
         [
             EH,
             MAIL + b"MAIL FROM:<\xc3\xa9@x.example>\r\n" + RCPT,
@@ -90,8 +90,8 @@ def test_what_is_refused_within_a_transaction_leaves_it_as_it_was() -> None:
 @row("STATE-05")
 @pytest.mark.parametrize("error", [REFUSES, SMTPError("later", response_code=450), ValueError()])
 def test_a_sender_who_was_refused_has_no_transaction(error: Exception) -> None:
-    hooks = Hooks(mail=by_address(a=error))
-    ended = three_ways([EH, MAIL + RCPT + b"MAIL FROM:<c@x.example>\r\n" + RCPT], hooks)
+    hooks = Script(mail=by_address(a=error))
+    ended = every_cut([EH, MAIL + RCPT + b"MAIL FROM:<c@x.example>\r\n" + RCPT], hooks)
     refusal = ended.codes[2]
     assert refusal[:3] in ("554", "450", "451")
     assert ended.codes == [*GREETED, refusal, "503 5.5.1", *MAILED]
@@ -101,7 +101,7 @@ def test_a_sender_who_was_refused_has_no_transaction(error: Exception) -> None:
 @row("STATE-06")
 def test_a_transaction_whose_recipients_were_all_refused_stays_open_until_it_is_reset() -> None:
     steps = [EH, TX + RCPT + MAIL + DATA, b"RSET\r\n" + MAIL]
-    run = three_ways(steps, Hooks(rcpt=REFUSES))
+    run = every_cut(steps, Script(rcpt=REFUSES))
     assert run.codes == [
         *[*GREETED, "250 2.1.0", "554 5.7.1", "554 5.7.1", "503 5.5.1", "503 5.5.1"],
         *["250 2.0.0", "250 2.1.0"],
@@ -142,10 +142,10 @@ def test_a_reset_leaves_nothing_in_any_state(state: str, command: str, lmtp: boo
 @row("STATE-08")
 @pytest.mark.parametrize("command", [b"EHLO\r\n", b"EHLO a b\r\n", b"HELO \xe9\r\n", b"EHLO \r\n"])
 def test_a_greeting_that_is_refused_changes_nothing(command: bytes) -> None:
-    run = three_ways([EH, TX, command, DATA, TEXT])
+    run = every_cut([EH, TX, command, DATA, TEXT])
     assert run.codes == [*GREETED, *MAILED, "501", "354", "250 2.6.0"]
     assert run.messages[0].recipients == ("<b@y.example>",)
-    chunked = three_ways([EH, TX + b"BDAT 4\r\ntext", command, b"BDAT 0 LAST\r\n"])
+    chunked = every_cut([EH, TX + b"BDAT 4\r\ntext", command, b"BDAT 0 LAST\r\n"])
     assert chunked.codes == [*GREETED, *MAILED, "250 2.0.0", "501", "250 2.6.0"]
     assert chunked.messages[0].body == b"text"
 
@@ -156,14 +156,14 @@ def test_a_greeting_that_is_refused_changes_nothing(command: bytes) -> None:
 @row("STATE-09")
 @pytest.mark.parametrize("error, code", [(SMTPError("no"), "554"), (ValueError(), "421")])
 def test_nothing_is_executed_behind_a_refusal_at_connect(error: Exception, code: str) -> None:
-    run = three_ways([EH + TX], Hooks(connect=error))
+    run = every_cut([EH + TX], Script(connect=error))
     assert run.codes == [code]
     assert run.trace == [("connect",), ("close",)]
 
 
 @row("STATE-09")
 def test_what_was_sent_while_on_connect_was_at_work_is_dropped_with_the_refusal() -> None:
-    with Session(Hooks(connect=LATE)) as session:
+    with Conversation(Script(connect=LATE)) as session:
         assert session.do(EH, TX) == []
         assert session.answer(SMTPError("no", response_code=550)) == ["550"]
         assert session.do(EH, TX) == []
@@ -173,27 +173,27 @@ def test_what_was_sent_while_on_connect_was_at_work_is_dropped_with_the_refusal(
 
 BYE = SMTPError("bye", response_code=421)
 # What ends in a 421: hooks, options, what is sent; the trace goes no further than the last reply.
-ENDINGS: dict[str, tuple[Hooks, dict[str, Any], list[Step]]] = {
-    "a hook at MAIL": (Hooks(mail=BYE), {}, [EH, TX]),
-    "a hook at RCPT": (Hooks(rcpt=BYE), {}, [EH, TX + RCPT]),
-    "a hook at DATA": (Hooks(data=BYE), {}, [EH, TX + DATA, TEXT + TX]),
-    "unknown commands": (Hooks(), {}, [EH, b"FOO\r\n" * 10 + TX]),
-    "errors": (Hooks(), {}, [EH, RCPT * 20 + TX]),
-    "junk": (Hooks(), {}, [EH, b"NOOP\r\n" * 100 + TX]),
-    "an endless line": (Hooks(), {}, [EH, b"x" * 2048 * 17 + b"\r\n" + TX]),
-    "http": (Hooks(), {}, [EH, b"GET / HTTP/1.1\r\n" + TX]),
+ENDINGS: dict[str, tuple[Script, dict[str, Any], list[Step]]] = {
+    "a hook at MAIL": (Script(mail=BYE), {}, [EH, TX]),
+    "a hook at RCPT": (Script(rcpt=BYE), {}, [EH, TX + RCPT]),
+    "a hook at DATA": (Script(data=BYE), {}, [EH, TX + DATA, TEXT + TX]),
+    "unknown commands": (Script(), {}, [EH, b"FOO\r\n" * 10 + TX]),
+    "errors": (Script(), {}, [EH, RCPT * 20 + TX]),
+    "junk": (Script(), {}, [EH, b"NOOP\r\n" * 100 + TX]),
+    "an endless line": (Script(), {}, [EH, b"x" * 2048 * 17 + b"\r\n" + TX]),
+    "http": (Script(), {}, [EH, b"GET / HTTP/1.1\r\n" + TX]),
     "recipients": (
-        Hooks(),
+        Script(),
         {"max_recipients": 1, "max_junk_commands": 3},
         [EH, TX + RCPT * 11 + TX],
     ),
     "messages": (
-        Hooks(),
+        Script(),
         {"max_messages": 1},
         [EH, TX + b"BDAT 1 LAST\r\nx" + MAIL + RCPT],
     ),
-    "a body": (Hooks(), {"size": 10}, [EH, TX + DATA, b"x" * 11_000_000 + b"\r\n.\r\n" + TX]),
-    "time": (Hooks(), {}, [EH, pause(301)]),
+    "a body": (Script(), {"size": 10}, [EH, TX + DATA, b"x" * 11_000_000 + b"\r\n.\r\n" + TX]),
+    "time": (Script(), {}, [EH, pause(301)]),
 }
 
 
@@ -201,7 +201,7 @@ ENDINGS: dict[str, tuple[Hooks, dict[str, Any], list[Step]]] = {
 @pytest.mark.parametrize("ending", ENDINGS)
 def test_there_is_nothing_behind_a_421(ending: str) -> None:
     hooks, options, steps = ENDINGS[ending]
-    with Session(hooks, **options) as session:
+    with Conversation(hooks, **options) as session:
         session.do(*steps)
         assert session.codes[-1][:3] == "421"
         told, trace = session.codes, list(session.trace)
@@ -222,7 +222,7 @@ def test_a_message_that_is_too_large_is_followed_by_one_that_is_not(where: str) 
         "sent": [TX + DATA, b"x" * 100 + b"\r\n" + END],
         "chunk": [TX + b"BDAT 101\r\n" + b"x" * 101 + b"RSET\r\n"],
     }[where]
-    run = three_ways([EH, *large, TX + DATA, TEXT], size=100)
+    run = every_cut([EH, *large, TX + DATA, TEXT], size=100)
     assert "552 5.3.4" in run.codes
     assert run.codes[-4:] == [*MAILED, "354", "250 2.6.0"]
     assert run.messages[-1].body == BODY
@@ -231,7 +231,7 @@ def test_a_message_that_is_too_large_is_followed_by_one_that_is_not(where: str) 
 @row("STATE-11", "HOOK-02")
 def test_a_hook_that_hangs_at_one_recipient_costs_that_recipient_only() -> None:
     recipients = b"".join(b"RCPT TO:<%c@y.example>\r\n" % local for local in b"abcd")
-    with Session(Hooks(rcpt=by_address(c=LATE))) as session:
+    with Conversation(Script(rcpt=by_address(c=LATE))) as session:
         session.wire.server.on("error", lambda error: None)
         assert session.do(EH, MAIL + recipients + DATA) == ["250", "250 2.1.0", *["250 2.1.5"] * 2]
         assert session.do(pause(29.9)) == []
@@ -247,24 +247,24 @@ def test_extensions_end_with_helo_and_come_back_with_ehlo() -> None:
     parameters = b"MAIL FROM:<a@x.example> BODY=8BITMIME\r\n"
     notify = b"RCPT TO:<b@y.example> NOTIFY=NEVER\r\n"
     chunk = b"BDAT 5\r\nNOOP\n"
-    run = three_ways([EH, helo, parameters + MAIL + notify + RCPT + chunk + b"RSET\r\n"])
+    run = every_cut([EH, helo, parameters + MAIL + notify + RCPT + chunk + b"RSET\r\n"])
     assert run.codes[2:] == [
         *["250", "555 5.5.4", "250 2.1.0", "555 5.5.4", "250 2.1.5", "502 5.5.1", "250 2.0.0"]
     ]
-    back = three_ways([helo, EH, parameters + notify + b"BDAT 4 LAST\r\ntext"])
+    back = every_cut([helo, EH, parameters + notify + b"BDAT 4 LAST\r\ntext"])
     assert back.codes == [*["220", "250", "250"], *MAILED, "250 2.6.0"]
 
 
 @row("STATE-13")
 @pytest.mark.parametrize("greeting, kind", [(EH, "ESMTP"), (b"HELO c.example\r\n", "SMTP")])
 def test_the_greeting_decides_the_transmission_type(greeting: bytes, kind: str) -> None:
-    with Session() as session:
+    with Conversation() as session:
         session.do(greeting)
         assert session.wire.session.transmission_type == kind
         assert session.wire.session.opening_command == greeting[:4].decode()
         session.do(EH)
         assert session.wire.session.transmission_type == "ESMTP"
-    with Session(lmtp=True) as session:
+    with Conversation(lmtp=True) as session:
         assert session.wire.session.transmission_type == "LMTP"
         session.do(LH, RST)
         assert session.wire.session.transmission_type == "LMTP"
@@ -274,5 +274,5 @@ def test_the_greeting_decides_the_transmission_type(greeting: bytes, kind: str) 
 def test_commands_without_a_transaction_are_answered_before_and_behind_the_greeting() -> None:
     harmless = b"NOOP x\r\nVRFY a\r\nHELP\r\nRSET\r\n"
     codes = ["250 2.0.0", "252 2.0.0", "214 2.0.0", "250 2.0.0"]
-    run = three_ways([harmless, EH, harmless, TX, harmless], **COUNTERS_OFF)
+    run = every_cut([harmless, EH, harmless, TX, harmless], **COUNTERS_OFF)
     assert run.codes == ["220", *codes, "250", *codes, *MAILED, *codes]

@@ -17,8 +17,8 @@ from scenario import (
     EH,
     LATE,
     TX,
-    Hooks,
-    Session,
+    Conversation,
+    Script,
     codes,
     pause,
 )
@@ -61,7 +61,7 @@ def time_of_end(wire: Wire, step: Callable[[], object], seconds: float, most: fl
 
 @row("SLOW-01")
 def test_a_silent_client_is_cut_at_five_minutes() -> None:
-    with Session() as session:
+    with Conversation() as session:
         assert session.do(pause(299.9)) == []
         assert session.do(pause(0.2)) == TIMEOUT
         assert session.closed
@@ -69,7 +69,7 @@ def test_a_silent_client_is_cut_at_five_minutes() -> None:
 
 @row("SLOW-01", "SLOW-05")
 def test_the_clock_of_a_command_runs_from_our_last_reply() -> None:
-    with Session() as session:
+    with Conversation() as session:
         session.do(pause(200), EH)
         assert session.do(pause(299.9)) == []
         session.do(TX)
@@ -90,7 +90,7 @@ def test_octets_of_a_command_buy_no_time(seconds: float) -> None:
 
 @row("SLOW-05")
 def test_half_a_command_that_comes_in_time_and_its_end_too_late() -> None:
-    with Session() as session:
+    with Conversation() as session:
         session.do(EH, pause(299), b"NOOP", pause(0.9))
         assert session.do(b"\r") == []
         assert session.do(pause(0.2)) == TIMEOUT
@@ -98,7 +98,7 @@ def test_half_a_command_that_comes_in_time_and_its_end_too_late() -> None:
 
 @row("SLOW-06")
 def test_a_client_that_only_keeps_the_line_open_is_bounded() -> None:
-    with Session() as session:
+    with Conversation() as session:
         for _ in range(99):
             assert session.do(pause(299), b"NOOP\r\n") == ["250 2.0.0"]
         assert session.do(pause(299), b"NOOP\r\n") == ["421 4.7.0"]
@@ -107,8 +107,8 @@ def test_a_client_that_only_keeps_the_line_open_is_bounded() -> None:
 @row("SLOW-05")
 @pytest.mark.parametrize("hook", ["connect", "mail", "rcpt"])
 def test_the_clock_of_a_command_stands_while_a_hook_is_at_work(hook: str) -> None:
-    hooks = Hooks(**{hook: LATE})
-    with Session(hooks, hook_timeout=1000) as session:
+    hooks = Script(**{hook: LATE})
+    with Conversation(hooks, hook_timeout=1000) as session:
         if hook != "connect":
             session.do(EH, TX)
         assert session.do(pause(900)) == []
@@ -121,7 +121,7 @@ def test_the_clock_of_a_command_stands_while_a_hook_is_at_work(hook: str) -> Non
 
 @row("SLOW-08")
 def test_between_chunks_a_command_is_waited_for() -> None:
-    with Session() as session:
+    with Conversation() as session:
         session.do(EH, TX + b"BDAT 4\r\ntext")
         assert session.do(pause(299)) == []
         assert session.do(b"BDAT 4\r\nmore") == ["250 2.0.0"]
@@ -132,7 +132,7 @@ def test_between_chunks_a_command_is_waited_for() -> None:
 
 @pytest.mark.parametrize("seconds", [1, 17.5])
 def test_the_time_for_a_command_is_an_option(seconds: float) -> None:
-    with Session(socket_timeout=seconds) as session:
+    with Conversation(socket_timeout=seconds) as session:
         assert session.do(pause(seconds - 0.1)) == []
         assert session.do(pause(0.2)) == TIMEOUT
 
@@ -214,7 +214,7 @@ def test_the_rate_and_the_credit_are_options() -> None:
 
 @row("SLOW-09")
 def test_octets_of_a_refused_chunk_have_the_same_clock() -> None:
-    with Session() as session:
+    with Conversation() as session:
         session.do(EH, b"BDAT 1000\r\n")
         assert session.do(pause(179)) == []
         assert session.do(pause(2)) == TIMEOUT
@@ -222,7 +222,7 @@ def test_octets_of_a_refused_chunk_have_the_same_clock() -> None:
 
 @row("SLOW-08")
 def test_a_new_message_has_the_whole_credit_again() -> None:
-    with Session() as session:
+    with Conversation() as session:
         session.do(EH, TX + b"DATA\r\n", pause(170), BODY + END, TX + b"DATA\r\n")
         assert session.do(pause(179)) == []
         assert session.do(BODY + END) == ["250 2.6.0"]
@@ -328,8 +328,8 @@ def test_a_client_that_was_refused_is_cut_in_the_same_way() -> None:
 @row("SLOW-14")
 @pytest.mark.parametrize("late", [False, True], ids=["at once", "later"])
 def test_a_message_before_a_half_close_is_answered(late: bool) -> None:
-    hooks = Hooks(data=LATE) if late else Hooks()
-    with Session(hooks) as session:
+    hooks = Script(data=LATE) if late else Script()
+    with Conversation(hooks) as session:
         session.do(EH, TX + b"DATA\r\n", BODY + END)
         written = session.do(lambda session: session.wire.eof())
         if late:
@@ -343,7 +343,7 @@ def test_a_message_before_a_half_close_is_answered(late: bool) -> None:
 
 @row("SLOW-14")
 def test_pipelined_commands_before_a_half_close_are_all_answered() -> None:
-    with Session(Hooks(rcpt=LATE)) as session:
+    with Conversation(Script(rcpt=LATE)) as session:
         session.do(EH, MAIL + RCPT * 3 + b"NOOP\r\nQUI", lambda session: session.wire.eof())
         for _ in range(2):
             assert session.answer() == ["250 2.1.5"]

@@ -14,7 +14,7 @@ from typing import Any
 
 import pytest
 from hook_kit import BODY, COMMANDS, END, MAIL, RCPT, STAGES, STYLES, Call, Met
-from scenario import EH, Hooks, Session, one_way, parse_replies
+from scenario import EH, Conversation, Script, one_way, parse_replies
 
 from fastsmtp import SMTPError
 
@@ -308,11 +308,11 @@ def test_whatever_text_a_hook_gives_there_is_one_clean_reply(name: str, style: s
 @pytest.mark.parametrize("text", HOSTILE.values(), ids=HOSTILE)
 def test_a_text_in_an_smtputf8_transaction_is_clean_too(text: str) -> None:
     mail = b"MAIL FROM:<a@x.example> SMTPUTF8\r\n"
-    for hooks in (Hooks(mail=SMTPError(text)), Hooks(rcpt=SMTPError(text))):
+    for hooks in (Script(mail=SMTPError(text)), Script(rcpt=SMTPError(text))):
         run = one_way([EH, mail, RCPT], hooks)
         for reply in run.replies:
             assert not UNCLEAN.search("".join(reply.lines))
-    run = one_way([EH, mail + RCPT + b"DATA\r\n", BODY + END], Hooks(data=text))
+    run = one_way([EH, mail + RCPT + b"DATA\r\n", BODY + END], Script(data=text))
     assert run.codes[-1] == ("451 4.3.0" if text == HOSTILE["continuation"] else "250 2.6.0")
     assert not UNCLEAN.search("".join(run.replies[-1].lines))
     if text == HOSTILE["unicode"]:
@@ -321,7 +321,7 @@ def test_a_text_in_an_smtputf8_transaction_is_clean_too(text: str) -> None:
 
 @row("HOOK-17")
 def test_the_error_that_a_session_remembers_is_the_reply_as_it_was_sent() -> None:
-    with Session(Hooks(rcpt=SMTPError("no\x1b[2J\r\nmore"))) as session:
+    with Conversation(Script(rcpt=SMTPError("no\x1b[2J\r\nmore"))) as session:
         session.do(EH, MAIL + RCPT)
         assert session.wire.session.error == "550-5.1.1 no?[2J 550 5.1.1 more"
 

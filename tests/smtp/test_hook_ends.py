@@ -12,7 +12,7 @@ from typing import Any
 
 import pytest
 from hook_kit import BODY, COMMANDS, END, MAIL, RCPT, STYLES, Call, Met, forever
-from scenario import DEFAULTS, EH, LATE, LH, PRE, RST, Hooks, Session, codes, one_way
+from scenario import DEFAULTS, EH, LATE, LH, PRE, RST, Conversation, Script, codes, one_way
 
 from fastsmtp import MessageAborted, SMTPError, SMTPServer
 from fastsmtp.testing import VirtualLoop, Wire
@@ -198,7 +198,7 @@ def test_on_close_comes_once_whatever_on_connect_answered(answer: str) -> None:
         "fails": ValueError("it fails"),
         "hangs": LATE,
     }
-    session = Session(Hooks(connect=answers[answer]))
+    session = Conversation(Script(connect=answers[answer]))
     session.wire.server.on("error", lambda error: None)
     with session:
         session.do(RST)
@@ -207,7 +207,7 @@ def test_on_close_comes_once_whatever_on_connect_answered(answer: str) -> None:
 
 @row("HOOK-16")
 def test_on_close_comes_without_an_on_connect_too() -> None:
-    run = one_way([EH, RST], Hooks(unset=("on_connect",)))
+    run = one_way([EH, RST], Script(unset=("on_connect",)))
     assert run.trace == [("close",)]
 
 

@@ -10,7 +10,19 @@ import pytest
 import scenario
 from conftest import Run
 from hook_kit import NoRefusal
-from scenario import DEFAULTS, FIN, LATE, LH, RST, Hooks, Recorder, Session, Step, pause, three_ways
+from scenario import (
+    DEFAULTS,
+    FIN,
+    LATE,
+    LH,
+    RST,
+    Conversation,
+    Recorder,
+    Script,
+    Step,
+    every_cut,
+    pause,
+)
 
 from fastsmtp import SMTPError, SMTPServer
 from fastsmtp.testing import running
@@ -38,10 +50,10 @@ def accepting(*names: str) -> list[str]:
 
 
 def check(
-    steps: list[Step], expected: list[str], hooks: Hooks | None = None, **options: Any
-) -> scenario.Session:
+    steps: list[Step], expected: list[str], hooks: Script | None = None, **options: Any
+) -> scenario.Conversation:
     """Behind LHLO, in each of the ways."""
-    ran = three_ways([LH, *steps], hooks or Hooks(rcpt=refuse_no), lmtp=True, **options)
+    ran = every_cut([LH, *steps], hooks or Script(rcpt=refuse_no), lmtp=True, **options)
     assert ran.codes == ["220", "250", *expected]
     return ran
 
@@ -50,9 +62,9 @@ def verdicts(
     answer: Any, body: bytes = BODY, more: dict[str, Any] | None = None, **options: Any
 ) -> list[tuple[str, tuple[str, ...]]]:
     """The final replies to a message for b, c and d, for which `on_data` answers like that."""
-    hooks = Hooks(data=answer, **(more or {}))
+    hooks = Script(data=answer, **(more or {}))
     steps = [LH, to("b", "c", "d") + b"DATA\r\n", body + NOOP]
-    ran = three_ways(steps, hooks, lmtp=True, **options)
+    ran = every_cut(steps, hooks, lmtp=True, **options)
     assert ran.codes[:7] == ["220", "250", *accepting("b", "c", "d"), "354"]
     assert ran.codes[-1] == OK
     return [(str(reply), reply.lines) for reply in ran.replies[7:-1]]
@@ -66,7 +78,7 @@ def only_codes(finals: list[tuple[str, tuple[str, ...]]]) -> list[str]:
 @pytest.mark.parametrize("verb", [b"HELO", b"EHLO"])
 def test_helo_and_ehlo_are_no_greetings_in_lmtp(verb: bytes, run: Run) -> None:
     steps = [verb + b" c\r\n", to("b"), LH, verb + b" c\r\n", to("b")]
-    ran = three_ways(steps, lmtp=True)
+    ran = every_cut(steps, lmtp=True)
     greeted = ["250", "500", *accepting("b")]
     assert ran.codes == ["220", "500", SEQUENCE, SEQUENCE, *greeted]
     run(scenario.repeat_on_the_wire(ran))
@@ -74,7 +86,7 @@ def test_helo_and_ehlo_are_no_greetings_in_lmtp(verb: bytes, run: Run) -> None:
 
 @pytest.mark.row("LMTP-01")
 def test_lhlo_is_unknown_in_smtp() -> None:
-    ran = three_ways([b"LHLO c\r\nLHLO c\r\n", to("b")], max_unrecognized_commands=2)
+    ran = every_cut([b"LHLO c\r\nLHLO c\r\n", to("b")], max_unrecognized_commands=2)
     assert [reply.code for reply in ran.replies] == [220, 500, 421]
 
 
@@ -85,7 +97,7 @@ def test_lhlo_is_unknown_in_smtp() -> None:
 def test_a_refused_recipient_has_no_final_reply(run: Run) -> None:
     names = "b", "no", "c"
     answer = [SMTPError("", 552), "for c"]
-    hooks = Hooks(rcpt=refuse_no, data=answer)
+    hooks = Script(rcpt=refuse_no, data=answer)
     expected = [*accepting(*names), "354", "552 5.2.2", ACCEPTED, OK]
     ran = check([to(*names) + b"DATA\r\n", BODY + NOOP], expected, hooks)
     assert ran.messages[0].recipients == ("<b@y.example>", "<c@y.example>")
@@ -98,7 +110,7 @@ def test_equal_recipients_are_answered_each(run: Run) -> None:
     names = "b", "B", "b", "c", "b"
     answer = ["1", "2", "3", "4", "5"]
     expected = [*accepting(*names), "354", *[ACCEPTED] * 5]
-    ran = check([to(*names) + b"DATA\r\n", BODY], expected, Hooks(data=answer))
+    ran = check([to(*names) + b"DATA\r\n", BODY], expected, Script(data=answer))
     assert ran.recorder.named("rcpt") == [f"<{name}@y.example>" for name in names]
     assert [reply.lines[0] for reply in ran.replies[-5:]] == answer
     run(scenario.repeat_on_the_wire(ran))
@@ -172,7 +184,7 @@ def test_a_421_in_a_list_closes_behind_the_last_reply() -> None:
     answer = ["b", SMTPError("", 421), "d"]
     steps: list[Step] = [to("b", "c", "d") + b"DATA\r\n", BODY + NOOP]
     expected = [*accepting("b", "c", "d"), "354", ACCEPTED, "421 4.7.0", ACCEPTED]
-    check(steps, expected, Hooks(data=answer))
+    check(steps, expected, Script(data=answer))
 
 
 @pytest.mark.row("LMTP-04", "I9")
@@ -182,12 +194,12 @@ def test_the_last_error_that_is_allowed_takes_no_acceptance_away(accepts: bool) 
     steps: list[Step] = [b"RSET x\r\n", to("b", "c") + b"DATA\r\n", BODY]
     finals = [ACCEPTED, "550 5.7.1"] if accepts else ["421 4.7.0"]
     expected = ["501 5.5.4", *accepting("b", "c"), "354", *finals]
-    check(steps, expected, Hooks(data=answer), max_errors=2)
+    check(steps, expected, Script(data=answer), max_errors=2)
 
 
 @pytest.mark.row("LMTP-04")
 def test_a_list_outside_of_lmtp_is_nonsense() -> None:
-    ran = three_ways([*scenario.PRE, BODY], Hooks(data=["one"]))
+    ran = every_cut([*scenario.PRE, BODY], Script(data=["one"]))
     assert ran.codes == [*scenario.PREPARED, FAILED]
 
 
@@ -245,7 +257,7 @@ def test_a_chunk_has_one_reply_and_the_last_one_per_recipient(run: Run) -> None:
     ran = check(
         [to("b", "no", "c") + chunks + NOOP],
         [*accepting("b", "no", "c"), OK, OK, "554 5.6.0", ACCEPTED, OK],
-        Hooks(rcpt=refuse_no, data=[SMTPError("", 554), None]),
+        Script(rcpt=refuse_no, data=[SMTPError("", 554), None]),
     )
     assert [message.body for message in ran.messages] == [b"abc"]
     run(scenario.repeat_on_the_wire(ran))
@@ -273,7 +285,7 @@ def test_a_chunk_without_an_accepted_recipient_has_one_reply_last_or_not(names: 
 def test_last_behind_a_failed_chunk_repeats_its_reply_for_each(data: Any, failure: str) -> None:
     chunks = b"BDAT 6\r\nabcdefBDAT 1\r\ngBDAT 0 LAST\r\n"
     expected = [*accepting("b", "c"), failure, failure, failure, failure, OK]
-    check([to("b", "c") + chunks + NOOP], expected, Hooks(data=data), size=5)
+    check([to("b", "c") + chunks + NOOP], expected, Script(data=data), size=5)
 
 
 # --- late answers, slow clients, options ---
@@ -281,7 +293,7 @@ def test_last_behind_a_failed_chunk_repeats_its_reply_for_each(data: Any, failur
 
 @pytest.mark.row("LMTP-09")
 def test_no_reply_is_sent_before_the_hook_has_finished() -> None:
-    with Session(Hooks(data=LATE), lmtp=True) as session:
+    with Conversation(Script(data=LATE), lmtp=True) as session:
         session.do(LH, to("b", "c") + b"DATA\r\n")
         assert session.do(BODY + NOOP, NOOP, pause(100)) == []
         answer = [None, SMTPError("", 550)]
@@ -292,7 +304,7 @@ def test_no_reply_is_sent_before_the_hook_has_finished() -> None:
 def test_a_thousand_replies_reach_a_slow_client_in_order(run: Run) -> None:
     names = [f"r{number}" for number in range(1000)]
     texts = [f"{name} " + "x" * 400 for name in names]
-    recorder = Recorder(Hooks(data=list(texts)))
+    recorder = Recorder(Script(data=list(texts)))
 
     async def deliver() -> bytes:
         loop = asyncio.get_running_loop()

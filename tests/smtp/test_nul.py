@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 import scenario
 from conftest import Run
-from scenario import EH, PRE, PREPARED, TX, Hooks, one_way, three_ways
+from scenario import EH, PRE, PREPARED, TX, Script, every_cut, one_way
 
 from fastsmtp import MessageAborted, SMTPError
 from fastsmtp.testing import Wire
@@ -27,7 +27,7 @@ BODIES = {
 
 @pytest.mark.parametrize("body", BODIES.values(), ids=BODIES)
 def test_a_message_with_nul_is_refused_and_its_hook_is_told(body: bytes, run: Run) -> None:
-    ran = three_ways([*PRE, body + b".\r\nNOOP\r\n"], reject_nul=True)
+    ran = every_cut([*PRE, body + b".\r\nNOOP\r\n"], reject_nul=True)
     assert ran.codes == [*PREPARED, REFUSED, "250 2.0.0"]
     (message,) = ran.messages
     assert message.reason == "nul"
@@ -35,8 +35,8 @@ def test_a_message_with_nul_is_refused_and_its_hook_is_told(body: bytes, run: Ru
 
 
 def test_by_default_it_is_taken_and_without_nul_all_is() -> None:
-    assert three_ways([*PRE, b"\0\r\n.\r\n"]).codes == [*PREPARED, ACCEPTED]
-    ran = three_ways([*PRE, b"plain\r\n.\r\n", *TWO_LINES], reject_nul=True)
+    assert every_cut([*PRE, b"\0\r\n.\r\n"]).codes == [*PREPARED, ACCEPTED]
+    ran = every_cut([*PRE, b"plain\r\n.\r\n", *TWO_LINES], reject_nul=True)
     assert ran.codes == [*PREPARED, ACCEPTED, *MAILED, "354", REFUSED]
 
 
@@ -45,13 +45,13 @@ TWO_LINES = [TX + b"DATA\r\n", b"a\0b\r\n.\r\n"]
 
 def test_nul_in_one_message_is_no_fault_of_the_next() -> None:
     steps = [*PRE, b"\0\r\n.\r\n", TX + b"DATA\r\n", b"plain\r\n.\r\n"]
-    ran = three_ways(steps, reject_nul=True)
+    ran = every_cut(steps, reject_nul=True)
     assert ran.codes == [*PREPARED, REFUSED, *MAILED, "354", ACCEPTED]
 
 
 def test_a_chunk_with_nul_is_judged_at_last(run: Run) -> None:
     chunks = b"BDAT 2\r\n\0aBDAT 3 LAST\r\nb\r\n"
-    ran = three_ways([EH, TX + chunks + b"NOOP\r\n"], reject_nul=True)
+    ran = every_cut([EH, TX + chunks + b"NOOP\r\n"], reject_nul=True)
     assert ran.codes == ["220", "250", *MAILED, "250 2.0.0", REFUSED, "250 2.0.0"]
     assert [message.reason for message in ran.messages] == ["nul"]
     run(scenario.repeat_on_the_wire(ran))
@@ -59,7 +59,7 @@ def test_a_chunk_with_nul_is_judged_at_last(run: Run) -> None:
 
 def test_binarymime_may_hold_nul() -> None:
     mail = TX.replace(b"<a@x.example>", b"<a@x.example> BODY=BINARYMIME")
-    ran = three_ways([EH, mail + b"BDAT 3 LAST\r\n\0\n\r"], reject_nul=True, hide_binarymime=False)
+    ran = every_cut([EH, mail + b"BDAT 3 LAST\r\n\0\n\r"], reject_nul=True, hide_binarymime=False)
     assert ran.codes == ["220", "250", *MAILED, ACCEPTED]
     assert [message.body for message in ran.messages] == [b"\0\n\r"]
 
@@ -70,7 +70,7 @@ def test_in_lmtp_each_recipient_is_told() -> None:
         TX + b"RCPT TO:<c@y.example>\r\nDATA\r\n",
         b"\0\r\n.\r\n",
     ]
-    ran = three_ways(steps, lmtp=True, reject_nul=True)
+    ran = every_cut(steps, lmtp=True, reject_nul=True)
     assert ran.codes[-2:] == [REFUSED, REFUSED]
 
 
@@ -85,17 +85,17 @@ def test_in_lmtp_each_recipient_is_told() -> None:
     ],
 )
 def test_size_and_bare_newlines_come_first(body: bytes, options: Any, code: str) -> None:
-    ran = three_ways([*PRE, body + b".\r\n"], reject_nul=True, **options)
+    ran = every_cut([*PRE, body + b".\r\n"], reject_nul=True, **options)
     assert ran.codes == [*PREPARED, code]
 
 
 def test_the_hooks_own_rejection_comes_before_ours() -> None:
-    hooks = Hooks(data=SMTPError(response_code=554), read=False)
+    hooks = Script(data=SMTPError(response_code=554), read=False)
     assert one_way([*PRE, b"\0\r\n.\r\n"], hooks, reject_nul=True).codes[-1] == "554 5.6.0"
 
 
 def test_a_hook_that_has_accepted_before_the_end_is_overruled() -> None:
-    ran = one_way([*PRE, b"\0\r\n.\r\n"], Hooks(read=False), reject_nul=True)
+    ran = one_way([*PRE, b"\0\r\n.\r\n"], Script(read=False), reject_nul=True)
     assert ran.codes[-1] == REFUSED
 
 

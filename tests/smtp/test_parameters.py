@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 import scenario
 from conftest import Run
-from scenario import EH, MAILED, Hooks, one_way, three_ways
+from scenario import EH, MAILED, Script, every_cut, one_way
 
 from fastsmtp import SMTPError
 
@@ -27,32 +27,32 @@ def row(row_id: str, *parameters: str) -> list[Any]:
     ]
 
 
-def mail(parameters: str, **options: Any) -> scenario.Session:
+def mail(parameters: str, **options: Any) -> scenario.Conversation:
     """MAIL with `parameters`, in each of the ways."""
-    return three_ways([EH, SENDER + b" " + parameters.encode() + b"\r\n"], **options)
+    return every_cut([EH, SENDER + b" " + parameters.encode() + b"\r\n"], **options)
 
 
-def rcpt(parameters: str, **options: Any) -> scenario.Session:
+def rcpt(parameters: str, **options: Any) -> scenario.Conversation:
     """RCPT with `parameters`, in each of the ways."""
     lines = SENDER + b"\r\n" + RECIPIENT + b" " + parameters.encode() + b"\r\n"
-    return three_ways([EH, lines], **options)
+    return every_cut([EH, lines], **options)
 
 
-def asked(run: scenario.Session) -> Any:
+def asked(run: scenario.Conversation) -> Any:
     """What the hook of MAIL saw: (body_type, smtp_utf8, ret, envid)."""
     assert run.codes == ["220", "250", "250 2.1.0"]
     (entry,) = [entry for entry in run.trace if entry[0] == "mail"]
     return entry[3]
 
 
-def dsn(run: scenario.Session) -> Any:
+def dsn(run: scenario.Conversation) -> Any:
     """What the hook of RCPT saw: (notify, orcpt)."""
     assert run.codes == ["220", "250", *MAILED]
     (entry,) = [entry for entry in run.trace if entry[0] == "rcpt"]
     return entry[3]
 
 
-def args(run: scenario.Session) -> Any:
+def args(run: scenario.Conversation) -> Any:
     """The parameters as the hook of MAIL saw them."""
     (entry,) = [entry for entry in run.trace if entry[0] == "mail"]
     return entry[2]
@@ -61,7 +61,7 @@ def args(run: scenario.Session) -> Any:
 def assert_mail_refused(parameters: str, code: str, **options: Any) -> None:
     """No hook is asked, and no transaction is open behind it."""
     line = SENDER + b" " + parameters.encode() + b"\r\n"
-    ran = three_ways([EH, line + RECIPIENT + b"\r\n"], **options)
+    ran = every_cut([EH, line + RECIPIENT + b"\r\n"], **options)
     assert ran.codes == ["220", "250", code, "503 5.5.1"]
     assert ran.recorder.named("mail") == []
 
@@ -69,7 +69,7 @@ def assert_mail_refused(parameters: str, code: str, **options: Any) -> None:
 def assert_rcpt_refused(parameters: str, code: str, **options: Any) -> None:
     """No hook is asked, and nobody is added."""
     lines = SENDER + b"\r\n" + RECIPIENT + b" " + parameters.encode() + b"\r\nDATA\r\n"
-    ran = three_ways([EH, lines], **options)
+    ran = every_cut([EH, lines], **options)
     assert ran.codes == ["220", "250", "250 2.1.0", code, "503 5.5.1"]
     assert ran.recorder.named("rcpt") == []
 
@@ -216,7 +216,7 @@ def test_orcpt_keeps_its_type_and_is_decoded(sent: str, stored: str) -> None:
 @pytest.mark.row("PARM-05")
 def test_utf8_stands_in_orcpt_and_envid_of_an_smtputf8_transaction_only() -> None:
     lines = "MAIL FROM:<a@x> SMTPUTF8 ENVID=\u00e9\r\nRCPT TO:<b@y> ORCPT=utf-8;\u00e9\r\n"
-    ran = three_ways([EH, lines.encode()])
+    ran = every_cut([EH, lines.encode()])
     assert dsn(ran)[1] == "utf-8;\u00e9"
     assert_rcpt_refused("ORCPT=utf-8;\u00e9", BAD)
     assert_mail_refused("ENVID=\u00e9", BAD)
@@ -319,7 +319,7 @@ def test_an_auth_parameter_outside_of_the_grammar_is_taken_for_nobody() -> None:
         assert entry[4] == ""
     assert_mail_refused("AUTH==", BAD)  # no esmtp-value: that is a matter of every parameter
     assert_mail_refused("AUTH=<>", UNKNOWN, disabled_commands=["AUTH"])
-    assert three_ways([EH, SENDER + b"\r\n"]).trace[1][4] is None
+    assert every_cut([EH, SENDER + b"\r\n"]).trace[1][4] is None
 
 
 # --- where there are none ---
@@ -341,7 +341,7 @@ def test_there_are_no_parameters_after_helo_until_ehlo(text: str, allow: bool, r
     sender = SENDER + b" " + text.encode() + b"\r\n"
     plain = SENDER + b"\r\n" + RECIPIENT
     steps = [b"HELO c\r\n", sender + plain + b" NOTIFY=NEVER\r\n", EH, sender]
-    ran = three_ways(steps, allow_unknown_params=allow)
+    ran = every_cut(steps, allow_unknown_params=allow)
     last = "250 2.1.0" if allow or text != "FOO" else UNKNOWN
     assert ran.codes == ["220", "250", UNKNOWN, "250 2.1.0", UNKNOWN, "250", last]
     run(scenario.repeat_on_the_wire(ran))
@@ -362,10 +362,10 @@ def test_a_command_has_64_parameters_at_most() -> None:
 
 @pytest.mark.row("PARM-13")
 def test_nothing_is_left_of_a_mail_that_a_hook_refused(run: Run) -> None:
-    hooks = Hooks(mail=lambda address, session: REFUSAL if address.local_part == "no" else None)
+    hooks = Script(mail=lambda address, session: REFUSAL if address.local_part == "no" else None)
     first = b"MAIL FROM:<no@x> BODY=8BITMIME SMTPUTF8 RET=FULL ENVID=e AUTH=u@x\r\n"
     second = SENDER + b"\r\nRCPT TO:<\xc3\xa9@y.example>\r\n"
-    ran = three_ways([EH, first + second], hooks)
+    ran = every_cut([EH, first + second], hooks)
     assert ran.codes == ["220", "250", "550 5.7.1", "250 2.1.0", "553 5.6.7"]
     calls = [entry for entry in ran.trace if entry[0] == "mail"]
     assert calls[0][3:] == (("8bitmime", True, "FULL", "e"), "")

@@ -21,13 +21,13 @@ from scenario import (
     MAILED,
     PREPARED,
     TX,
-    Hooks,
-    Session,
+    Conversation,
+    Script,
     codes,
+    every_cut,
     one_way,
     parse_replies,
     pause,
-    three_ways,
 )
 
 from fastsmtp import SMTPError
@@ -49,7 +49,7 @@ BROKEN = "554 5.5.0"
 @row("PIPE-01")
 @pytest.mark.parametrize("octets", [b"E", EH, b"\r\n", b"\x16\x03\x01", b"x" * 10_000, b"QUIT\r\n"])
 def test_who_talks_before_a_delayed_greeting_is_cut(octets: bytes) -> None:
-    with Session(greet_delay=5) as session:
+    with Conversation(greet_delay=5) as session:
         assert session.do(pause(4.9), octets) == ["421"]
         assert session.closed
         assert session.do(pause(10), octets) == []
@@ -58,7 +58,7 @@ def test_who_talks_before_a_delayed_greeting_is_cut(octets: bytes) -> None:
 
 @row("PIPE-01")
 def test_who_waits_for_a_delayed_greeting_is_served() -> None:
-    with Session(greet_delay=5) as session:
+    with Conversation(greet_delay=5) as session:
         assert session.do(pause(5.1)) == ["220"]
         assert session.do(EH) == ["250"]
 
@@ -66,7 +66,7 @@ def test_who_waits_for_a_delayed_greeting_is_served() -> None:
 @row("PIPE-01")
 @pytest.mark.parametrize("octets", [b"NOOP\r\nHELP\r\nQUIT\r\n", b"NOOP\r\nHE"])
 def test_without_a_delay_what_came_early_is_served_in_order(octets: bytes) -> None:
-    with Session(Hooks(connect=LATE)) as session:
+    with Conversation(Script(connect=LATE)) as session:
         assert session.do(octets) == []
         expected = ["220", "250 2.0.0", "214 2.0.0", "221 2.0.0"]
         if octets.endswith(b"QUIT\r\n"):
@@ -87,14 +87,14 @@ def test_a_body_sent_behind_data_without_waiting_is_never_commands() -> None:
     assert strict.closed
     assert strict.recorder.named("mail") == ["<a@x.example>"]
     assert not strict.messages
-    loose = three_ways([EH, TX + DATA + body + b"QUIT\r\n"], **LOOSE)
+    loose = every_cut([EH, TX + DATA + body + b"QUIT\r\n"], **LOOSE)
     assert loose.codes == [*PREPARED, "250 2.6.0", "221 2.0.0"]
     assert loose.messages[0].body == body[:-3]
 
 
 @row("PIPE-03")
 def test_a_message_may_be_followed_by_the_next_transaction() -> None:
-    run = three_ways([EH, TX + DATA, TEXT + TX + DATA, TEXT + TX + DATA, TEXT + b"QUIT\r\n"])
+    run = every_cut([EH, TX + DATA, TEXT + TX + DATA, TEXT + TX + DATA, TEXT + b"QUIT\r\n"])
     message = [*MAILED, "354", "250 2.6.0"]
     assert run.codes == [*GREETED, *message * 3, "221 2.0.0"]
     assert [message.body for message in run.messages] == [BODY] * 3
@@ -108,7 +108,7 @@ def test_a_greeting_ends_a_group(verb: bytes, behind: bytes) -> None:
     assert strict.codes == ["220", BROKEN]
     assert strict.wire.session.opening_command == ""
     if behind == TX:
-        loose = three_ways([verb + behind], **LOOSE)
+        loose = every_cut([verb + behind], **LOOSE)
         assert loose.codes == ["220", "250", *MAILED]
 
 
@@ -117,22 +117,22 @@ def test_a_greeting_ends_a_group(verb: bytes, behind: bytes) -> None:
 def test_data_ends_a_group_even_where_it_would_be_refused(verb: bytes) -> None:
     assert one_way([EH, verb + b"NOOP\r\n"]).codes == [*GREETED, BROKEN]
     assert one_way([EH, TX + verb + b"NOOP\r\n"]).codes == [*GREETED, *MAILED, BROKEN]
-    loose = three_ways([EH, MAIL + verb + b"NOOP\r\n"], **LOOSE)
+    loose = every_cut([EH, MAIL + verb + b"NOOP\r\n"], **LOOSE)
     assert loose.codes == [*GREETED, "250 2.1.0", "503 5.5.1", "250 2.0.0"]
-    waiting = three_ways([EH, TX + b"DATA x\r\n", b"NOOP\r\n"])
+    waiting = every_cut([EH, TX + b"DATA x\r\n", b"NOOP\r\n"])
     assert waiting.codes == [*GREETED, *MAILED, "501 5.5.4", "250 2.0.0"]
 
 
 @row("PIPE-04")
 def test_a_greeting_that_would_be_refused_ends_a_group_too() -> None:
     assert one_way([b"EHLO\r\nNOOP\r\n"]).codes == ["220", BROKEN]
-    assert three_ways([b"EHLO\r\nNOOP\r\n"], **LOOSE).codes == ["220", "501", "250 2.0.0"]
+    assert every_cut([b"EHLO\r\nNOOP\r\n"], **LOOSE).codes == ["220", "501", "250 2.0.0"]
 
 
 @row("PIPE-04")
 def test_what_ends_no_group_is_served_in_order() -> None:
     lines = b"NOOP\r\nVRFY a\r\nRSET\r\nHELP\r\nEXPN a\r\nFOO\r\nXCLIENT NAME=x\r\nNOOP\r\n"
-    run = three_ways([EH, TX + lines + TX + b"BDAT 4 LAST\r\ntextNOOP\r\n"])
+    run = every_cut([EH, TX + lines + TX + b"BDAT 4 LAST\r\ntextNOOP\r\n"])
     assert run.codes[2:] == [
         *MAILED,
         *["250 2.0.0", "252 2.0.0", "250 2.0.0", "214 2.0.0"],
@@ -143,26 +143,26 @@ def test_what_ends_no_group_is_served_in_order() -> None:
 
 @row("PIPE-05", "STATE-13")
 def test_commands_are_pipelined_behind_helo_as_well() -> None:
-    run = three_ways([HELO, TX + RCPT + b"NOOP\r\n" + DATA, TEXT])
+    run = every_cut([HELO, TX + RCPT + b"NOOP\r\n" + DATA, TEXT])
     assert run.codes == ["220", "250", *MAILED, "250 2.1.5", "250 2.0.0", "354", "250 2.6.0"]
 
 
 @row("PIPE-06")
 @pytest.mark.parametrize("options", [{}, LOOSE])
 def test_data_without_an_accepted_recipient_has_no_354(options: dict[str, Any]) -> None:
-    run = three_ways([EH, TX + DATA], Hooks(rcpt=SMTPError("no")), **options)
+    run = every_cut([EH, TX + DATA], Script(rcpt=SMTPError("no")), **options)
     assert run.codes == [*GREETED, "250 2.1.0", "550 5.1.1", "503 5.5.1"]
 
 
 @row("PIPE-06", "SMUG-28")
 def test_a_body_behind_a_data_that_was_refused_is_command_input() -> None:
-    run = three_ways([EH, TX + DATA + b"hello\r\n.\r\n"], Hooks(rcpt=SMTPError("no")), **LOOSE)
+    run = every_cut([EH, TX + DATA + b"hello\r\n.\r\n"], Script(rcpt=SMTPError("no")), **LOOSE)
     assert run.codes[2:] == ["250 2.1.0", "550 5.1.1", "503 5.5.1", "500 5.5.2", "500 5.5.2"]
     assert not run.messages
 
 
 def test_a_hidden_extension_changes_nothing_in_what_is_served() -> None:
-    run = three_ways([EH, TX + DATA, TEXT + TX + DATA, TEXT], hide_pipelining=True)
+    run = every_cut([EH, TX + DATA, TEXT + TX + DATA, TEXT], hide_pipelining=True)
     assert run.codes == [*PREPARED, "250 2.6.0", *MAILED, "354", "250 2.6.0"]
 
 
@@ -222,7 +222,7 @@ def test_ten_thousand_recipients_wait_for_a_slow_hook_one_by_one() -> None:
 @row("PIPE-07")
 @pytest.mark.parametrize("hook", ["mail", "rcpt", "data"])
 def test_no_further_line_is_executed_while_a_hook_is_at_work(hook: str) -> None:
-    with Session(Hooks(**{hook: LATE})) as session:
+    with Conversation(Script(**{hook: LATE})) as session:
         session.do(EH, TX + b"BDAT 4 LAST\r\ntextNOOP\r\nHELP\r\n")
         expected = [*MAILED, "250 2.6.0", "250 2.0.0", "214 2.0.0"]
         begun = ["mail", "rcpt", "data"].index(hook)
@@ -236,7 +236,7 @@ def test_no_further_line_is_executed_while_a_hook_is_at_work(hook: str) -> None:
 @row("PIPE-08")
 @pytest.mark.parametrize("behind", [MAIL, b"QUIT\r\n", b"x", b"\x00\n\r", TX + DATA + TEXT])
 def test_nothing_behind_quit_is_executed(behind: bytes) -> None:
-    run = three_ways([EH, b"QUIT\r\n" + behind])
+    run = every_cut([EH, b"QUIT\r\n" + behind])
     assert run.codes == [*GREETED, "221 2.0.0"]
     assert run.recorder.named("mail") == []
 
@@ -244,15 +244,15 @@ def test_nothing_behind_quit_is_executed(behind: bytes) -> None:
 @row("PIPE-08")
 @pytest.mark.parametrize("quit", [b"QUIT x\r\n", b"QUIT QUIT\r\n"])
 def test_a_quit_with_an_argument_is_none(quit: bytes) -> None:
-    run = three_ways([EH, quit + b"NOOP\r\nquit \r\n"])
+    run = every_cut([EH, quit + b"NOOP\r\nquit \r\n"])
     assert run.codes == [*GREETED, "501 5.5.4", "250 2.0.0", "221 2.0.0"]
 
 
 @row("PIPE-09")
 @pytest.mark.parametrize("hook", ["mail", "rcpt", "data"])
 def test_nothing_behind_a_hooks_421_is_executed(hook: str) -> None:
-    hooks = Hooks(**{hook: SMTPError("bye", response_code=421)})
-    run = three_ways([EH, TX + b"BDAT 4 LAST\r\ntext" + TX + b"NOOP\r\n"], hooks)
+    hooks = Script(**{hook: SMTPError("bye", response_code=421)})
+    run = every_cut([EH, TX + b"BDAT 4 LAST\r\ntext" + TX + b"NOOP\r\n"], hooks)
     begun = ["mail", "rcpt", "data"].index(hook)
     assert run.codes[2:] == [*MAILED[:begun], "421 4.7.0"]
     assert len(run.recorder.named("mail")) == 1
@@ -270,7 +270,7 @@ HTTP_BODY = b"Host: x\r\nContent-Length: 100\r\n\r\n" + TX + DATA
 def test_an_http_request_is_cut_and_its_body_never_executed(method: str, when: str) -> None:
     for spelled in (method, method.lower(), method.title()):
         request = f"{spelled} / HTTP/1.1\r\n".encode() + HTTP_BODY
-        run = three_ways([*([EH, MAIL] if when == "later" else []), request])
+        run = every_cut([*([EH, MAIL] if when == "later" else []), request])
         assert run.codes[-1] == "421 4.7.0"
         assert len(run.codes) == (4 if when == "later" else 2)
         assert run.recorder.named("rcpt") == []
@@ -281,7 +281,7 @@ def test_an_http_request_is_cut_and_its_body_never_executed(method: str, when: s
 @pytest.mark.parametrize("when", ["first", "later"])
 def test_a_proxy_header_of_a_stranger_is_cut(when: str) -> None:
     header = b"PROXY TCP4 192.0.2.1 198.51.100.2 56324 25\r\n"
-    run = three_ways([*([EH] if when == "later" else []), header + EH])
+    run = every_cut([*([EH] if when == "later" else []), header + EH])
     assert run.codes[-1] == "421 4.7.0"
     assert len(run.codes) == (3 if when == "later" else 2)
 
@@ -289,18 +289,18 @@ def test_a_proxy_header_of_a_stranger_is_cut(when: str) -> None:
 @row("PIPE-10")
 @pytest.mark.parametrize("line", [b"Host: x\r\n", b"SSH-2.0-OpenSSH_9\r\n", b"SSH-\r\n", b":\r\n"])
 def test_the_first_line_of_another_protocol_is_cut(line: bytes) -> None:
-    run = three_ways([line + EH + TX])
+    run = every_cut([line + EH + TX])
     assert run.codes == ["220", "421 4.7.0"]
-    later = three_ways([EH, line * 12], max_errors=None)
+    later = every_cut([EH, line * 12], max_errors=None)
     assert later.codes == [*GREETED, *["500 5.5.2"] * 9, "421 4.7.0"]  # unknown commands, counted
 
 
 @row("PIPE-10", "TLS-14")
 @pytest.mark.parametrize("octet", [b"\x00", b"\x03", b"\x16"])
 def test_the_first_octet_of_another_protocol_is_cut(octet: bytes) -> None:
-    run = three_ways([octet + b"\x03\x01\x02\x00\x01\xfc\r\n" + EH])
+    run = every_cut([octet + b"\x03\x01\x02\x00\x01\xfc\r\n" + EH])
     assert run.codes == ["220", "421 4.7.0"]
-    later = three_ways([EH, octet + b"x\r\nNOOP\r\n"])
+    later = every_cut([EH, octet + b"x\r\nNOOP\r\n"])
     assert later.codes == [*GREETED, "500 5.5.2", "250 2.0.0"]
 
 
@@ -348,7 +348,7 @@ def test_even_an_accepted_greeting_is_not_echoed() -> None:
     ids=lambda verb: repr(verb[:20]),
 )
 def test_a_verb_is_looked_up_in_a_fixed_table(verb: bytes) -> None:
-    run = three_ways([EH, verb + b"\r\n" + verb + b" x\r\nNOOP\r\n"])
+    run = every_cut([EH, verb + b"\r\n" + verb + b" x\r\nNOOP\r\n"])
     assert run.codes[2:] == ["500 5.5.2", "500 5.5.2", "250 2.0.0"]
 
 

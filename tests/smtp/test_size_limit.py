@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 import scenario
 from conftest import Run
-from scenario import EH, MAILED, PRE, PREPARED, TX, Hooks, Session, one_way, three_ways
+from scenario import EH, MAILED, PRE, PREPARED, TX, Conversation, Script, every_cut, one_way
 
 from fastsmtp import SMTPError
 
@@ -52,7 +52,7 @@ OK, ACCEPTED, TOO_LARGE, TOO_MUCH, BAD = (
 )
 def test_a_declared_size_is_digits_within_the_limit(value: str, expected: str, run: Run) -> None:
     lines = f"MAIL FROM:<a@x.example> SIZE{value}\r\nRCPT TO:<b@y.example>\r\n".encode()
-    ran = three_ways([EH, lines])
+    ran = every_cut([EH, lines])
     good = expected.startswith("250")
     assert ran.codes == ["220", "250", expected, "250 2.1.5" if good else "503 5.5.1"]
     assert len(ran.recorder.named("mail")) == good
@@ -62,7 +62,7 @@ def test_a_declared_size_is_digits_within_the_limit(value: str, expected: str, r
 @pytest.mark.row("SIZE-01")
 @pytest.mark.parametrize("options", [{"size": 0}, {"size": None}, {"size": 10, "hide_size": True}])
 def test_without_a_limit_to_show_any_declared_size_goes(options: dict[str, Any]) -> None:
-    ran = three_ways([EH, b"MAIL FROM:<a@x.example> SIZE=99999999999999999999\r\n"], **options)
+    ran = every_cut([EH, b"MAIL FROM:<a@x.example> SIZE=99999999999999999999\r\n"], **options)
     assert ran.codes == ["220", "250", "250 2.1.0"]
     assert ran.replies[1].lines[-2] == "SIZE"
 
@@ -81,14 +81,14 @@ def test_a_declared_size_is_only_a_hint() -> None:
 LINES = b"..one\r\n..two\r\nthree\r\n"  # 19 octets without the dots that are stuffed
 BODY = b".one\r\n.two\r\nthree\r\n"
 ANSWERS = {
-    "accepts": (Hooks(), TOO_LARGE),
-    "answers a text": (Hooks(data="fine"), TOO_LARGE),
-    "accepts without reading": (Hooks(read=False), TOO_LARGE),
-    "rejects": (Hooks(data=SMTPError("", 554)), "554 5.6.0"),
-    "rejects without reading": (Hooks(data=SMTPError("", 554), read=False), "554 5.6.0"),
-    "rejects by default": (Hooks(data=SMTPError("")), "450 4.7.1"),
-    "fails": (Hooks(data=RuntimeError("a hook that fails")), TOO_LARGE),
-    "answers nonsense": (Hooks(data=7), TOO_LARGE),
+    "accepts": (Script(), TOO_LARGE),
+    "answers a text": (Script(data="fine"), TOO_LARGE),
+    "accepts without reading": (Script(read=False), TOO_LARGE),
+    "rejects": (Script(data=SMTPError("", 554)), "554 5.6.0"),
+    "rejects without reading": (Script(data=SMTPError("", 554), read=False), "554 5.6.0"),
+    "rejects by default": (Script(data=SMTPError("")), "450 4.7.1"),
+    "fails": (Script(data=RuntimeError("a hook that fails")), TOO_LARGE),
+    "answers nonsense": (Script(data=7), TOO_LARGE),
 }
 
 
@@ -98,7 +98,7 @@ ANSWERS = {
 def test_one_octet_too_many_is_refused_at_the_true_end(answer: str, size: int) -> None:
     hooks, expected = ANSWERS[answer]
     lines = TX.replace(b"<a@x.example>", b"<a@x.example> SIZE=1")
-    ran = three_ways([EH, lines + b"DATA\r\n", LINES, b".\r\nNOOP\r\n"], hooks, size=size)
+    ran = every_cut([EH, lines + b"DATA\r\n", LINES, b".\r\nNOOP\r\n"], hooks, size=size)
     assert ran.codes == [*PREPARED, expected, OK]
     assert ran.written[3] == b""
     if hooks.read:
@@ -124,11 +124,11 @@ def test_the_limit_counts_octets_without_stuffing_and_without_the_end(
 ) -> None:
     wire, body = b"..x\r\n" * lines + b"y\r\n", b".x\r\n" * lines + b"y\r\n"
     options = {"size": len(body), "bare_newline": policy}
-    ran = three_ways([*PRE, wire + b".\r\nNOOP\r\n"], **options)
+    ran = every_cut([*PRE, wire + b".\r\nNOOP\r\n"], **options)
     assert ran.codes == [*PREPARED, ACCEPTED, OK]
     assert [message.body for message in ran.messages] == [body]
     for more in (b"z" + wire, wire + b"\r\n", wire[:-2] + b"z\r\n"):
-        beyond = three_ways([*PRE, more + b".\r\nNOOP\r\n"], **options)
+        beyond = every_cut([*PRE, more + b".\r\nNOOP\r\n"], **options)
         assert beyond.codes == [*PREPARED, TOO_LARGE, OK]
         assert [len(message.body) for message in beyond.messages] == [len(body)]
     run(scenario.repeat_on_the_wire(ran))
@@ -137,19 +137,19 @@ def test_the_limit_counts_octets_without_stuffing_and_without_the_end(
 @pytest.mark.row("SIZE-04")
 def test_the_limit_counts_before_line_ends_are_normalized() -> None:
     wire = b"a\nb\nc\rd\r\n"
-    ran = three_ways([*PRE, wire + b".\r\n"], bare_newline="normalize", size=len(wire))
+    ran = every_cut([*PRE, wire + b".\r\n"], bare_newline="normalize", size=len(wire))
     assert ran.codes == [*PREPARED, ACCEPTED]
     assert [message.body for message in ran.messages] == [b"a\r\nb\r\nc d\r\n"]
-    beyond = three_ways([*PRE, wire + b".\r\n"], bare_newline="normalize", size=len(wire) - 1)
+    beyond = every_cut([*PRE, wire + b".\r\n"], bare_newline="normalize", size=len(wire) - 1)
     assert beyond.codes == [*PREPARED, TOO_LARGE]
 
 
 @pytest.mark.row("SIZE-04")
 def test_a_message_at_the_limit_goes_in_chunks_too() -> None:
     chunks = b"BDAT 6\r\n.one\r\nBDAT 13 LAST\r\n.two\r\nthree\r\nNOOP\r\n"
-    ran = three_ways([EH, TX + chunks], size=19)
+    ran = every_cut([EH, TX + chunks], size=19)
     assert ran.codes == ["220", "250", *MAILED, OK, ACCEPTED, OK]
-    beyond = three_ways([EH, TX + chunks], size=18)
+    beyond = every_cut([EH, TX + chunks], size=18)
     assert beyond.codes == ["220", "250", *MAILED, OK, TOO_LARGE, OK]
     (message,) = beyond.messages
     assert message.body == BODY[:18]
@@ -159,7 +159,7 @@ def test_a_message_at_the_limit_goes_in_chunks_too() -> None:
 # --- what is dropped, and for how long ---
 
 
-def flood(session: Session, octets: int) -> bytes:
+def flood(session: Conversation, octets: int) -> bytes:
     """Send so many octets of body."""
     segment = b"x" * 100_000
     answers = [session.wire.send(segment) for _ in range(octets // len(segment))]
@@ -171,7 +171,7 @@ def flood(session: Session, octets: int) -> bytes:
 @pytest.mark.parametrize("data", [None, SMTPError("", 554)], ids=["accepts", "rejects"])
 def test_octets_beyond_the_bound_close_the_connection(read: bool, data: Any) -> None:
     size = 1000
-    with Session(Hooks(data=data, read=read), size=size) as session:
+    with Conversation(Script(data=data, read=read), size=size) as session:
         session.do(*PRE)
         assert flood(session, size + DROPPED - 2) == b""
         assert session.do(b"\r\n.\r\n") == ["554 5.6.0" if data else TOO_LARGE]
@@ -193,7 +193,7 @@ def test_without_a_limit_nothing_is_too_much() -> None:
 
         stream.consume(lambda piece: None, on_end)
 
-    with Session(on_data=on_data, size=0) as session:
+    with Conversation(on_data=on_data, size=0) as session:
         session.do(*PRE)
         assert flood(session, 60 * MIB) == b""
         assert session.do(b"\r\n.\r\n") == [ACCEPTED]
@@ -203,7 +203,7 @@ def test_without_a_limit_nothing_is_too_much() -> None:
 @pytest.mark.row("SIZE-05")
 @pytest.mark.nightly
 def test_a_hundred_gigabytes_are_dropped_and_the_connection_at_twice_the_size() -> None:
-    with Session(Hooks(read=False), size=50 * 1024 * MIB) as session:
+    with Conversation(Script(read=False), size=50 * 1024 * MIB) as session:
         session.do(*PRE)
         segment = b"x" * 256_000
         for _ in range(100 * 1024 * MIB // len(segment)):
@@ -216,7 +216,7 @@ def test_octets_of_refused_chunks_are_counted_since_mail() -> None:
     size, chunk = 1000, 5_000_000
     octets = b"x" * chunk
     command = b"BDAT %d\r\n" % chunk
-    with Session(Hooks(rcpt=SMTPError("", 550)), size=size) as session:
+    with Conversation(Script(rcpt=SMTPError("", 550)), size=size) as session:
         session.do(EH)
         for _ in range(2):  # RSET does not take back what was sent, the next MAIL does
             assert session.do(TX) == ["250 2.1.0", "550 5.1.1"]
@@ -233,6 +233,6 @@ def test_octets_of_refused_chunks_are_counted_since_mail() -> None:
 
 @pytest.mark.row("SIZE-06")
 def test_a_sender_refused_for_lack_of_space_leaves_no_transaction(run: Run) -> None:
-    ran = three_ways([EH, TX + b"DATA\r\n"], Hooks(mail=SMTPError("no room", 452)))
+    ran = every_cut([EH, TX + b"DATA\r\n"], Script(mail=SMTPError("no room", 452)))
     assert ran.codes == ["220", "250", "452 4.3.1", "503 5.5.1", "503 5.5.1"]
     run(scenario.repeat_on_the_wire(ran))

@@ -24,7 +24,7 @@ from typing import Any
 import pytest
 import scenario
 from conftest import Run
-from scenario import FIN, Hooks, Session, pause
+from scenario import FIN, Conversation, Script, pause
 
 from fastsmtp import SMTPError
 
@@ -98,17 +98,17 @@ class Transcript:
         self.steps.append(step)
         self.expected.append(b"")
 
-    def run(self, cut: Callable[[bytes], list[bytes]]) -> Session:
+    def run(self, cut: Callable[[bytes], list[bytes]]) -> Conversation:
         """Hold the dialogue, with groups cut that way, and compare what the server writes."""
         refused = self.options.get("on_connect") == "refuse"
-        hooks = Hooks(
+        hooks = Script(
             connect=SMTPError("") if refused else None,
             mail=answer_to_path,
             rcpt=answer_to_path,
             data=answer_to_message,
         )
         options = {name: value for name, value in self.options.items() if name != "on_connect"}
-        with Session(hooks, cut, **options) as session:
+        with Conversation(hooks, cut, **options) as session:
             for step in [None, *self.steps]:
                 if step is not None:
                     session.do(step)

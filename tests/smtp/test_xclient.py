@@ -20,11 +20,11 @@ from scenario import (
     MAILED,
     PREPARED,
     TX,
-    Hooks,
-    Session,
+    Conversation,
+    Script,
+    every_cut,
     parse_replies,
     pause,
-    three_ways,
 )
 
 from fastsmtp import SMTPError, SMTPServer
@@ -43,16 +43,16 @@ ADDR = b"XCLIENT ADDR=192.0.2.1 NAME=h.example\r\n"
 MAIL = b"MAIL FROM:<a@x.example>\r\n"
 
 
-def relay(hooks: Hooks | None = None, **options: Any) -> Session:
+def relay(hooks: Script | None = None, **options: Any) -> Conversation:
     """A connection from a network that is trusted."""
-    return Session(hooks, peer=RELAY, **{**TRUSTED, **options})
+    return Conversation(hooks, peer=RELAY, **{**TRUSTED, **options})
 
 
 def accepting(auth: Any, session: Any, callback: Callable[..., object]) -> None:
     callback(None, {"user": auth.username})
 
 
-def facts(session: Session) -> dict[str, Any]:
+def facts(session: Conversation) -> dict[str, Any]:
     """All fields of the session but its id, and what the engine decides by."""
     told, dialogue = session.wire.session, session.wire.connection.protocol
     names = [name for name in type(told).__slots__ if not name.startswith("_")]
@@ -69,7 +69,7 @@ def facts(session: Session) -> dict[str, Any]:
 @row("XCL-01")
 @pytest.mark.parametrize("command", [b"XCLIENT ADDR=192.0.2.1\r\n", b"XFORWARD ADDR=192.0.2.1\r\n"])
 def test_a_stranger_is_refused_and_not_offered_it(command: bytes) -> None:
-    with Session(**TRUSTED) as session:
+    with Conversation(**TRUSTED) as session:
         assert session.do(EH) == ["250"]
         assert b"XCLIENT" not in session.written[-1]
         assert b"XFORWARD" not in session.written[-1]
@@ -77,7 +77,7 @@ def test_a_stranger_is_refused_and_not_offered_it(command: bytes) -> None:
         assert session.do(command, command.partition(b" ")[0] + b"\r\n") == [NO, NO]
         assert facts(session) == before
         assert session.do(TX, command) == [*MAILED, NO]  # trust is looked at before the state
-    run = three_ways([EH, command * 20], **TRUSTED)
+    run = every_cut([EH, command * 20], **TRUSTED)
     assert run.codes == ["220", "250", *[NO] * 19, "421 4.7.0"]
 
 
@@ -124,7 +124,7 @@ def test_what_is_disabled_is_neither_offered_nor_known() -> None:
 @row("XCL-02")
 def test_the_client_is_another_one_and_has_said_nothing_yet() -> None:
     seen: list[str] = []
-    hooks = Hooks(connect=lambda _, session: seen.append(session.remote_address))
+    hooks = Script(connect=lambda _, session: seen.append(session.remote_address))
     line = (
         b"XCLIENT ADDR=192.0.2.1 NAME=H.example PORT=99 DESTADDR=IPV6:2001:DB8::1 DESTPORT=587\r\n"
     )
@@ -182,7 +182,7 @@ def test_a_client_that_on_connect_refuses_is_refused_in_the_greetings_place(
     def connect(_: Any, session: Any) -> Any:
         return error if session.remote_address == "192.0.2.1" else None
 
-    with relay(Hooks(connect=connect)) as session:
+    with relay(Script(connect=connect)) as session:
         session.wire.server.on("error", lambda error: None)
         assert session.do(EH, ADDR + EH) == ["250", code]
         assert session.closed
@@ -194,11 +194,11 @@ def test_a_late_on_connect_is_waited_for() -> None:
     def connect(_: Any, session: Any) -> Any:
         return LATE if session.xclient else None
 
-    with relay(Hooks(connect=connect), greet_delay=1) as session:
+    with relay(Script(connect=connect), greet_delay=1) as session:
         session.do(pause(1.1), EH, ADDR, EH)
         assert session.codes == ["220", "250"]
         assert session.answer() == [BACK, "250"]
-    with relay(Hooks(connect=connect)) as session:
+    with relay(Script(connect=connect)) as session:
         session.wire.server.on("error", lambda error: None)
         assert session.do(ADDR) == []
         session.recorder._running = ""
@@ -207,10 +207,10 @@ def test_a_late_on_connect_is_waited_for() -> None:
 
 @row("XCL-03")
 def test_trust_is_judged_anew_by_the_new_address() -> None:
-    run = three_ways([ADDR + ADDR, EH], peer=RELAY, **TRUSTED)
+    run = every_cut([ADDR + ADDR, EH], peer=RELAY, **TRUSTED)
     assert run.codes == ["220", BACK, NO, "250"]
     other = b"XCLIENT ADDR=10.9.9.9\r\nXCLIENT ADDR=192.0.2.7\r\nXFORWARD NAME=x\r\n"
-    run = three_ways([other], peer=RELAY, **TRUSTED)
+    run = every_cut([other], peer=RELAY, **TRUSTED)
     assert run.codes == ["220", BACK, BACK, NO]
 
 
@@ -229,9 +229,9 @@ def test_an_unknown_address_is_trusted_by_nobody() -> None:
 @pytest.mark.parametrize("command", [b"XCLIENT NAME=x\r\n", b"XFORWARD NAME=x\r\n", b"XCLIENT\r\n"])
 def test_it_has_no_place_in_a_transaction(command: bytes) -> None:
     before = [EH, TX + command + b"DATA\r\n", BODY + END]
-    run = three_ways(before, peer=RELAY, **TRUSTED)
+    run = every_cut(before, peer=RELAY, **TRUSTED)
     assert run.codes == ["220", "250", *MAILED, "503 5.5.1", "354", "250 2.6.0"]
-    run = three_ways([EH, TX + b"BDAT 1\r\nx" + command], peer=RELAY, **TRUSTED)
+    run = every_cut([EH, TX + b"BDAT 1\r\nx" + command], peer=RELAY, **TRUSTED)
     assert run.codes[-1] == "503 5.5.1"
 
 
@@ -519,7 +519,7 @@ def test_what_belongs_to_the_connection_outlives_a_reset_of_the_greeting() -> No
 @row("XCL-09")
 def test_commands_behind_it_are_answered_in_order() -> None:
     steps = [ADDR + EH, TX + b"DATA\r\n", BODY + END]
-    run = three_ways(steps, peer=RELAY, **TRUSTED)
+    run = every_cut(steps, peer=RELAY, **TRUSTED)
     assert run.codes == ["220", BACK, *PREPARED[1:], "250 2.6.0"]
     assert run.trace[:2] == [("connect",), ("connect",)]
 
@@ -541,14 +541,14 @@ def test_commands_behind_a_login_wait_for_the_hook() -> None:
 
 def test_xclient_is_no_junk_and_xforward_is() -> None:
     options = {**COUNTERS_OFF, "max_junk_commands": 3}
-    run = three_ways([b"XCLIENT PORT=1\r\n" * 9], peer=RELAY, **{**TRUSTED, **options})
+    run = every_cut([b"XCLIENT PORT=1\r\n" * 9], peer=RELAY, **{**TRUSTED, **options})
     assert run.codes == [*["220"] * 10]
-    run = three_ways([b"XFORWARD PORT=1\r\n" * 9], peer=RELAY, **{**TRUSTED, **options})
+    run = every_cut([b"XFORWARD PORT=1\r\n" * 9], peer=RELAY, **{**TRUSTED, **options})
     assert run.codes == ["220", "250 2.0.0", "250 2.0.0", "421 4.7.0"]
 
 
 def test_counters_outlive_it() -> None:
-    run = three_ways([b"FOO\r\n" * 9 + b"XCLIENT PORT=1\r\nFOO\r\n"], peer=RELAY, **TRUSTED)
+    run = every_cut([b"FOO\r\n" * 9 + b"XCLIENT PORT=1\r\nFOO\r\n"], peer=RELAY, **TRUSTED)
     assert run.codes == ["220", *["500 5.5.2"] * 9, BACK, "421 4.7.0"]
 
 
@@ -629,7 +629,7 @@ def test_on_data_sees_where_the_message_came_from() -> None:
     def data(stream: Any, session: Any) -> None:
         seen.append(session.xforward.get("NAME"))
 
-    with relay(Hooks(data=data)) as session:
+    with relay(Script(data=data)) as session:
         session.do(EH, ORIGIN + TX + b"DATA\r\n", BODY + END, TX + b"DATA\r\n", BODY + END)
     assert seen == ["h.example", None]
 
@@ -701,7 +701,7 @@ def test_a_refusal_by_on_connect_emits_no_event() -> None:
         return SMTPError("no") if session.xclient else None
 
     events: list[Any] = []
-    with relay(Hooks(connect=connect)) as session:
+    with relay(Script(connect=connect)) as session:
         session.wire.server.on("connect", events.append)
         assert session.do(ADDR) == ["554"]
     assert events == []

@@ -10,7 +10,7 @@ and late: not yet; what it says then is given to `answer`.
 
 from __future__ import annotations
 
-from model_tables import BODIES, HOOK_ENHANCED, LINES, REPLIES, SIZE, TABLE, Reply, State
+from model_tables import BODIES, HOOK_ENHANCED, LINES, REPLIES, SIZE, TABLE, ModelReply, State
 
 
 class Model:
@@ -43,23 +43,23 @@ class Model:
         self.recipients = 0
         self.octets = 0
         self.bare = False
-        self.failure = Reply(0)
+        self.failure = ModelReply(0)
         self.data_outcome = ""  # "" while on_data was not called
 
     # --- what the test does ---
 
-    def start(self, outcome: str = "accept") -> list[Reply]:
+    def start(self, outcome: str = "accept") -> list[ModelReply]:
         """Connect."""
         self.pending = "connect"
         return [] if outcome == "late" else self.answer(outcome)
 
-    def command(self, name: str, outcome: str = "accept", body: str = "plain") -> list[Reply]:
+    def command(self, name: str, outcome: str = "accept", body: str = "plain") -> list[ModelReply]:
         """A line of `LINES`, with its chunk or, behind 354, its body and the dot line."""
         assert not self.closed
         assert not self.pending
         return self._told(self._dispatch(name, outcome, body))
 
-    def open_data(self, outcome: str = "accept") -> list[Reply]:
+    def open_data(self, outcome: str = "accept") -> list[ModelReply]:
         """DATA in state RCPT, and a body that is not finished yet."""
         assert self.state is State.RCPT
         assert self.line.body_type != "binarymime"
@@ -67,26 +67,26 @@ class Model:
         self.data_outcome = outcome
         return [REPLIES["R60"]]
 
-    def end_data(self, body: str) -> list[Reply]:
+    def end_data(self, body: str) -> list[ModelReply]:
         """What was missing, and the dot line."""
         assert self.pending == "body"
         self.pending = ""
         return self._told(self._message(body))
 
-    def answer(self, outcome: str) -> list[Reply]:
+    def answer(self, outcome: str) -> list[ModelReply]:
         """The hook that was `late` answers."""
         stage, self.pending = self.pending, ""
         if stage == "connect":
             self.closed = outcome != "accept"
             if outcome == "raise":
                 return [REPLIES["R05"]]
-            return [REPLIES["R00"] if outcome == "accept" else Reply(int(outcome))]
+            return [REPLIES["R00"] if outcome == "accept" else ModelReply(int(outcome))]
         if stage in ("_mail", "_rcpt"):
             return self._told(self._decided(stage, outcome))
         self.data_outcome = outcome
         return self._told(self._final() if stage == "message" else self._chunk_failed())
 
-    def clock(self) -> list[Reply]:
+    def clock(self) -> list[ModelReply]:
         """The clock that runs comes due."""
         if self.pending in ("", "body"):
             self.closed = True
@@ -97,14 +97,14 @@ class Model:
         """The connection is reset: nothing is answered any more."""
         self.closed = True
 
-    def half_close(self) -> list[Reply]:
+    def half_close(self) -> list[ModelReply]:
         """The client has sent FIN: what is complete is answered, what is not is dropped."""
         assert not self.closing
         self.half_closed = True
         self.closed = self.pending == "body"
         return self._told([])
 
-    def shutdown(self) -> list[Reply]:
+    def shutdown(self) -> list[ModelReply]:
         """The server closes; what is open goes on to its reply."""
         self.closing = True
         if self.pending == "connect":
@@ -112,7 +112,7 @@ class Model:
             return [REPLIES["R06"]]
         return self._told([])
 
-    def _told(self, replies: list[Reply]) -> list[Reply]:
+    def _told(self, replies: list[ModelReply]) -> list[ModelReply]:
         if self.closing and not (self.closed or self.pending or self.state is State.BDAT):
             self.closed = True
             replies = [*replies, REPLIES["R47"]]
@@ -125,7 +125,7 @@ class Model:
 
     # --- one command ---
 
-    def _dispatch(self, name: str, outcome: str, body: str) -> list[Reply]:
+    def _dispatch(self, name: str, outcome: str, body: str) -> list[ModelReply]:
         line = LINES[name]
         entry = TABLE[line.verb][self.state]
         if line.verb in ("HELO", "EHLO") and self.lmtp:
@@ -166,7 +166,7 @@ class Model:
             return self._bdat(entry, last, outcome, body)
         return self._simple(entry, line.verb)
 
-    def _simple(self, entry: str, verb: str) -> list[Reply]:
+    def _simple(self, entry: str, verb: str) -> list[ModelReply]:
         if entry == "_quit":
             self.closed = True
             return [REPLIES["R29"]]
@@ -180,7 +180,7 @@ class Model:
         self.state = min(self.state, State.GREETED)
         return [REPLIES["R26"]]
 
-    def _decided(self, stage: str, outcome: str) -> list[Reply]:
+    def _decided(self, stage: str, outcome: str) -> list[ModelReply]:
         if outcome == "accept":
             if stage == "_mail":
                 self.state = State.MAIL
@@ -192,12 +192,12 @@ class Model:
             self._fresh()
         return [self._rejection(stage, outcome)]
 
-    def _rejection(self, stage: str, outcome: str) -> Reply:
+    def _rejection(self, stage: str, outcome: str) -> ModelReply:
         if outcome == "raise":
             return REPLIES["R65"]
         code = int(outcome)
         self.closed = code == 421
-        return Reply(code, HOOK_ENHANCED[stage][code])
+        return ModelReply(code, HOOK_ENHANCED[stage][code])
 
     # --- messages ---
 
@@ -205,11 +205,11 @@ class Model:
         self.octets += len(BODIES[body].octets)
         self.bare = self.bare or BODIES[body].bare
 
-    def _message(self, body: str) -> list[Reply]:
+    def _message(self, body: str) -> list[ModelReply]:
         self._take(body)
         return self._final()
 
-    def _bdat(self, entry: str, last: bool, outcome: str, body: str) -> list[Reply]:
+    def _bdat(self, entry: str, last: bool, outcome: str, body: str) -> list[ModelReply]:
         if entry == "_chunk":
             self.data_outcome = self.data_outcome or outcome
             self._take(body)
@@ -229,7 +229,7 @@ class Model:
             self.state = State.GREETED
         return replies
 
-    def _chunk_failed(self) -> list[Reply]:
+    def _chunk_failed(self) -> list[ModelReply]:
         if self.data_outcome == "late":
             self.pending = "chunk"
             return []
@@ -241,7 +241,7 @@ class Model:
         self.state = State.FAILED
         return [self.failure]
 
-    def _final(self) -> list[Reply]:
+    def _final(self) -> list[ModelReply]:
         if self.data_outcome == "late":
             self.pending = "message"
             return []
@@ -252,7 +252,7 @@ class Model:
         self.state = State.GREETED
         return replies
 
-    def _verdicts(self) -> list[Reply]:
+    def _verdicts(self) -> list[ModelReply]:
         """The first that applies, for each recipient."""
         outcome = self.data_outcome
         stage = "message, LMTP" if self.lmtp else "message"
@@ -264,7 +264,7 @@ class Model:
         elif self.bare and self.policy == "reject" and self.line.body_type != "binarymime":
             overruled = REPLIES["R64"]
         if outcome == "list" and self.lmtp:
-            answered = [Reply(550, "5.7.1"), overruled or REPLIES["R61"]]
+            answered = [ModelReply(550, "5.7.1"), overruled or REPLIES["R61"]]
             missing = [overruled or REPLIES["R65"]] * self.recipients
             return (answered + missing)[: self.recipients]
         failed = outcome in ("raise", "list")

@@ -20,7 +20,7 @@ class State(IntEnum):
     FAILED = 5  # a chunk was refused, the last is still to come
 
 
-class Reply(NamedTuple):
+class ModelReply(NamedTuple):
     """A reply code and an enhanced code ("" for none)."""
 
     code: int
@@ -28,45 +28,45 @@ class Reply(NamedTuple):
 
 
 REPLIES = {
-    "R00": Reply(220),
-    "R05": Reply(421),
-    "R06": Reply(421),
-    "R13": Reply(500, "5.5.2"),
-    "R16": Reply(500),
-    "R17": Reply(501),
-    "R18": Reply(501),
-    "R20": Reply(500, "5.5.2"),
-    "R21": Reply(502, "5.5.1"),
-    "R23": Reply(250),
-    "R25": Reply(250, "2.0.0"),
-    "R26": Reply(250, "2.0.0"),
-    "R27": Reply(214, "2.0.0"),
-    "R28": Reply(252, "2.0.0"),
-    "R29": Reply(221, "2.0.0"),
-    "R31": Reply(503, "5.5.1"),
-    "R34": Reply(503, "5.5.1"),
-    "R35": Reply(503, "5.5.1"),
-    "R36": Reply(503, "5.5.1"),
-    "R37": Reply(503, "5.5.1"),
-    "R38": Reply(503, "5.5.1"),
-    "R46": Reply(421, "4.4.2"),
-    "R47": Reply(421, "4.3.2"),
-    "R50": Reply(250, "2.1.0"),
-    "R51": Reply(250, "2.1.5"),
-    "R52": Reply(501, "5.1.7"),
-    "R53": Reply(501, "5.1.3"),
-    "R54": Reply(553, "5.6.7"),
-    "R55": Reply(552, "5.3.4"),
-    "R56": Reply(452, "4.5.3"),
-    "R57": Reply(421, "4.7.0"),
-    "R60": Reply(354),
-    "R61": Reply(250, "2.6.0"),
-    "R64": Reply(550, "5.5.2"),
-    "R65": Reply(451, "4.3.0"),
-    "R82": Reply(550, "5.7.0"),
-    "B04": Reply(250, "2.0.0"),
-    "P01": Reply(501, "5.5.4"),  # any argument that is wrong
-    "P02": Reply(555, "5.5.4"),
+    "R00": ModelReply(220),
+    "R05": ModelReply(421),
+    "R06": ModelReply(421),
+    "R13": ModelReply(500, "5.5.2"),
+    "R16": ModelReply(500),
+    "R17": ModelReply(501),
+    "R18": ModelReply(501),
+    "R20": ModelReply(500, "5.5.2"),
+    "R21": ModelReply(502, "5.5.1"),
+    "R23": ModelReply(250),
+    "R25": ModelReply(250, "2.0.0"),
+    "R26": ModelReply(250, "2.0.0"),
+    "R27": ModelReply(214, "2.0.0"),
+    "R28": ModelReply(252, "2.0.0"),
+    "R29": ModelReply(221, "2.0.0"),
+    "R31": ModelReply(503, "5.5.1"),
+    "R34": ModelReply(503, "5.5.1"),
+    "R35": ModelReply(503, "5.5.1"),
+    "R36": ModelReply(503, "5.5.1"),
+    "R37": ModelReply(503, "5.5.1"),
+    "R38": ModelReply(503, "5.5.1"),
+    "R46": ModelReply(421, "4.4.2"),
+    "R47": ModelReply(421, "4.3.2"),
+    "R50": ModelReply(250, "2.1.0"),
+    "R51": ModelReply(250, "2.1.5"),
+    "R52": ModelReply(501, "5.1.7"),
+    "R53": ModelReply(501, "5.1.3"),
+    "R54": ModelReply(553, "5.6.7"),
+    "R55": ModelReply(552, "5.3.4"),
+    "R56": ModelReply(452, "4.5.3"),
+    "R57": ModelReply(421, "4.7.0"),
+    "R60": ModelReply(354),
+    "R61": ModelReply(250, "2.6.0"),
+    "R64": ModelReply(550, "5.5.2"),
+    "R65": ModelReply(451, "4.3.0"),
+    "R82": ModelReply(550, "5.7.0"),
+    "B04": ModelReply(250, "2.0.0"),
+    "P01": ModelReply(501, "5.5.4"),  # any argument that is wrong
+    "P02": ModelReply(555, "5.5.4"),
 }
 
 # Which command in which state: a reply, which changes nothing, or what the model does (a method).

@@ -8,7 +8,7 @@ import hmac
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
-from scenario import EH, LATE, WAYS, Session, Step
+from scenario import EH, LATE, WAYS, Conversation, Step
 
 from fastsmtp import SMTPError, scram_keys
 
@@ -121,7 +121,7 @@ class Exchange(NamedTuple):
     codes: list[str]
     asked: list[Any]
     user: Any
-    session: Session
+    session: Conversation
 
 
 def exchange(*steps: Step, auth: Any = ANN, scram: Any = KEYS, **options: Any) -> Exchange:
@@ -132,7 +132,7 @@ def exchange(*steps: Step, auth: Any = ANN, scram: Any = KEYS, **options: Any) -
     runs = []
     for cut in WAYS.values():
         hooks = AuthHooks(auth, scram)
-        with Session(cut=cut, **{**OPEN, **hooks.options(), **options}) as session:
+        with Conversation(cut=cut, **{**OPEN, **hooks.options(), **options}) as session:
             session.do(EH)
             found = session.do(*steps)
             if not session.closed:
@@ -146,7 +146,7 @@ def exchange(*steps: Step, auth: Any = ANN, scram: Any = KEYS, **options: Any) -
     return runs[0]
 
 
-def last_challenge(session: Session) -> bytes:
+def last_challenge(session: Conversation) -> bytes:
     """What the last 334 says, decoded."""
     line = session.written[-1]
     assert line.startswith(b"334 ")
@@ -157,7 +157,7 @@ def last_challenge(session: Session) -> bytes:
 def reply_with(respond: Callable[[bytes], bytes]) -> Step:
     """A step: answer the last challenge with what `respond` makes of it."""
 
-    def step(session: Session) -> bytes:
+    def step(session: Conversation) -> bytes:
         line = b64(respond(last_challenge(session))) + b"\r\n"
         return session.wire.send(*session.cut(line))
 

@@ -1,13 +1,13 @@
-"""What the row tests share: constants of the catalogue, hooks that record, sessions cut three ways.
+"""What the row tests share: constants of the catalogue, hooks that record, sessions cut four ways.
 
 A session is a list of steps. Octets are one group of commands, sent without waiting; the replies to
 it are awaited before the next step, as a client must at EHLO, AUTH, STARTTLS and DATA. Anything
-else is called with the session: `FIN`, `RST`, `pause(seconds)`, or what a test needs. `three_ways`
-runs the steps with each group whole, octet by octet, and cut at random places, demands one and the
-same trace of the hooks and the same replies, and returns the first run.
+else is called with the conversation: `FIN`, `RST`, `pause(seconds)`, or what a test needs.
+`every_cut` runs the steps with each group whole, octet by octet, and twice cut at random places,
+demands one and the same trace of the hooks and the same replies, and returns the first run.
 
-    hooks = Hooks(data=SMTPError(response_code=554))
-    run = three_ways([*PRE, b"text\\r\\n.\\r\\n"], hooks)
+    hooks = Script(data=SMTPError(response_code=554))
+    run = every_cut([*PRE, b"text\\r\\n.\\r\\n"], hooks)
     assert run.codes == [*PREPARED, "554 5.6.0"]
     assert [message.body for message in run.messages] == [b"text\\r\\n"]
 """
@@ -21,7 +21,7 @@ import re
 import socket
 import struct
 import zlib
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
@@ -36,7 +36,7 @@ SMUG = b"MAIL FROM:<evil@x.example>\r\nRCPT TO:<victim@y.example>\r\nDATA\r\nsmu
 PRE = (EH, TX + b"DATA\r\n")  # two groups, behind which the body begins
 LPRE = (LH, TX + b"DATA\r\n")
 
-# What those are answered with, in the form of `Session.codes`.
+# What those are answered with, in the form of `Conversation.codes`.
 GREETED = ["220", "250"]
 MAILED = ["250 2.1.0", "250 2.1.5"]
 PREPARED = [*GREETED, *MAILED, "354"]
@@ -57,7 +57,7 @@ _ENHANCED = re.compile(r"([245]\.(?:0|[1-9][0-9]{0,2})\.(?:0|[1-9][0-9]{0,2})) "
 _CONTROLS = re.compile("[\x00-\x1f\x7f-\x9f\u2028\u2029\u202a-\u202e\u2066-\u2069\ud800-\udfff]")
 
 
-class Reply(NamedTuple):
+class ParsedReply(NamedTuple):
     """One reply; `lines` are its texts without code and enhanced code."""
 
     code: int
@@ -68,12 +68,12 @@ class Reply(NamedTuple):
         return f"{self.code} {self.enhanced}" if self.enhanced else str(self.code)
 
 
-def parse_replies(octets: bytes, *, with_enhanced: bool = True) -> list[Reply]:
+def parse_replies(octets: bytes, *, with_enhanced: bool = True) -> list[ParsedReply]:
     """Cut `octets` into whole replies; fails for anything else (RFC 5321 §4.2, RFC 2034 §4).
 
     with_enhanced: False where no enhanced codes are sent, and a text may begin like one.
     """
-    replies: list[Reply] = []
+    replies: list[ParsedReply] = []
     lines = octets.split(b"\r\n")
     assert lines.pop() == b"", f"a reply is cut off: {octets[-200:]!r}"
     texts: list[str] = []
@@ -90,7 +90,7 @@ def parse_replies(octets: bytes, *, with_enhanced: bool = True) -> list[Reply]:
         first = facts
         texts.append(text[enhanced.end() :] if enhanced else text)
         if found[2] == b" ":
-            replies.append(Reply(int(facts[0]), facts[1], tuple(texts)))
+            replies.append(ParsedReply(int(facts[0]), facts[1], tuple(texts)))
             texts, first = [], None
     assert first is None, f"a reply is cut off: {octets[-200:]!r}"
     return replies
@@ -104,7 +104,7 @@ def codes(octets: bytes) -> list[str]:
 # --- hooks that record ---
 
 
-class Message(NamedTuple):
+class ReceivedMessage(NamedTuple):
     """What a consumer was told of one message. `reason`: None at the end, else why it was aborted.
 
     The flags are those at the end. An aborted body and one that passed `size` may go on, so theirs
@@ -122,17 +122,17 @@ class Message(NamedTuple):
     recipients: tuple[str, ...] = ()
 
 
-LATE = object()  # an answer that the test gives itself, by `Session.answer`
+LATE = object()  # an answer that the test gives itself, by `Conversation.answer`
 
 
 @dataclass(frozen=True)
-class Hooks:
+class Script:
     """What the hooks answer: None accepts, an SMTPError rejects, another exception is raised.
 
-    For `LATE` the test answers, by `Session.answer`. A callable is asked with (address or stream,
-    session). `data` may also be a text or a list; it is answered at the end of the body, or, with
-    `read=False`, at once. An aborted body is answered with its MessageAborted, with `stubborn` like
-    any other. A hook that is named in `unset` is not given to the server.
+    For `LATE` the test answers, by `Conversation.answer`. A callable is asked with (address or
+    stream, session). `data` may also be a text or a list; it is answered at the end of the body,
+    or, with `read=False`, at once. An aborted body is answered with its MessageAborted, with
+    `stubborn` like any other. A hook that is named in `unset` is not given to the server.
     """
 
     connect: Any = None
@@ -147,10 +147,10 @@ class Hooks:
 class Recorder:
     """The hooks of one connection. Asserts what holds of every call."""
 
-    def __init__(self, hooks: Hooks) -> None:
+    def __init__(self, hooks: Script) -> None:
         self.hooks = hooks
         self.trace: list[tuple[Any, ...]] = []
-        self.messages: list[Message] = []
+        self.messages: list[ReceivedMessage] = []
         self.late: list[Callable[..., object]] = []
         self.closes = 0
         self._connected = False
@@ -252,7 +252,7 @@ class Recorder:
             if error is None and not stream.size_exceeded:
                 flags = stream.bare_newline, stream.has_nul, stream.has_8bit, stream.longest_line
             reason = None if error is None else error.reason
-            told = Message(body, reason, stream.size_exceeded, *flags, sender, recipients)
+            told = ReceivedMessage(body, reason, stream.size_exceeded, *flags, sender, recipients)
             self.messages.append(told)
             self.trace.append(("message", *told))
             self._running = ""
@@ -282,6 +282,12 @@ def octet_by_octet(octets: bytes) -> list[bytes]:
     return [octets[at : at + 1] for at in range(len(octets))]
 
 
+def split(octets: bytes, cuts: Iterable[int]) -> list[bytes]:
+    """Cut at `cuts`, each taken modulo the length; two that are equal give an empty segment."""
+    places = sorted(cut % (len(octets) + 1) for cut in cuts)
+    return [octets[a:b] for a, b in zip([0, *places], [*places, len(octets)], strict=True)]
+
+
 def random_cuts(octets: bytes, seed: int = 0) -> list[bytes]:
     """A few cuts, the same at each run; most stand at line ends and dots, where it matters."""
     source = random.Random(zlib.crc32(octets) + seed)
@@ -293,7 +299,7 @@ def random_cuts(octets: bytes, seed: int = 0) -> list[bytes]:
     return [octets[a:b] for a, b in itertools.pairwise(ends)]
 
 
-Step = bytes | Callable[["Session"], object]
+Step = bytes | Callable[["Conversation"], object]
 WAYS: dict[str, Callable[[bytes], list[bytes]]] = {
     "whole": whole,
     "octets": octet_by_octet,
@@ -302,7 +308,7 @@ WAYS: dict[str, Callable[[bytes], list[bytes]]] = {
 }
 
 
-class Session:
+class Conversation:
     """One connection over the in-memory wire.
 
     written: the octets that answered each step, the greeting first.
@@ -310,20 +316,20 @@ class Session:
 
     def __init__(
         self,
-        hooks: Hooks | None = None,
+        hooks: Script | None = None,
         cut: Callable[[bytes], list[bytes]] = whole,
         *,
         peer: Any = ("127.0.0.1", 40000),
         **options: Any,
     ) -> None:
-        self.recorder = Recorder(hooks or Hooks())
+        self.recorder = Recorder(hooks or Script())
         self.options = options
         self.cut = cut
         self.steps: list[Step] = []
         self.wire = Wire(peer=peer, **{**DEFAULTS, **self.recorder.options(), **options})
         self.written = [self.wire.receive()]
 
-    def __enter__(self) -> Session:
+    def __enter__(self) -> Conversation:
         return self
 
     def __exit__(self, kind: type[BaseException] | None, *exc_info: object) -> None:
@@ -338,12 +344,12 @@ class Session:
         return self.recorder.trace
 
     @property
-    def messages(self) -> list[Message]:
+    def messages(self) -> list[ReceivedMessage]:
         """What the consumers of mail data were told."""
         return self.recorder.messages
 
     @property
-    def replies(self) -> list[Reply]:
+    def replies(self) -> list[ParsedReply]:
         """All replies so far, the greeting first."""
         return parse_replies(b"".join(self.written))
 
@@ -375,7 +381,7 @@ class Session:
         callback = self.recorder.late.pop(0)
         return self.do(lambda session: session.wire.loop.step(lambda: callback(*answer)))
 
-    def finish(self) -> Session:
+    def finish(self) -> Conversation:
         """The client sends FIN, unless it is closed; the connection must end, `on_close` last."""
         try:
             if not self.closed:
@@ -393,34 +399,34 @@ class Session:
         return self
 
 
-def FIN(session: Session) -> bytes:  # noqa: N802 - the name of the segment
+def FIN(session: Conversation) -> bytes:  # noqa: N802 - the name of the segment
     """The client sends FIN, and still reads."""
     return session.wire.eof()
 
 
-def RST(session: Session) -> None:  # noqa: N802
+def RST(session: Conversation) -> None:  # noqa: N802
     """The client sends RST."""
     session.wire.reset()
 
 
-def pause(seconds: float) -> Callable[[Session], object]:
+def pause(seconds: float) -> Callable[[Conversation], object]:
     """Let time pass."""
     return lambda session: session.wire.advance(seconds)
 
 
 def one_way(
     steps: Sequence[Step],
-    hooks: Hooks | None = None,
+    hooks: Script | None = None,
     cut: Callable[[bytes], list[bytes]] = whole,
     **options: Any,
-) -> Session:
+) -> Conversation:
     """Run one session to its end."""
-    with Session(hooks, cut, **options) as session:
+    with Conversation(hooks, cut, **options) as session:
         session.do(*steps)
     return session
 
 
-def three_ways(steps: Sequence[Step], hooks: Hooks | None = None, **options: Any) -> Session:
+def every_cut(steps: Sequence[Step], hooks: Script | None = None, **options: Any) -> Conversation:
     """Run the steps in each of the ways; all must give the same. Returns the first session."""
     first = one_way(steps, hooks, **options)
     for name, cut in WAYS.items():
@@ -431,7 +437,7 @@ def three_ways(steps: Sequence[Step], hooks: Hooks | None = None, **options: Any
     return first
 
 
-async def repeat_on_the_wire(run: Session) -> None:
+async def repeat_on_the_wire(run: Conversation) -> None:
     """Do over a socket what `run` did in memory; replies and trace must be the same.
 
     Its steps are octets, `FIN` and `RST`. How many octets answer one is known from `run`, so that

@@ -7,13 +7,13 @@ the end of a body, "raise" raises, "late" keeps the callback for `answer`.
 from __future__ import annotations
 
 import asyncio
-import re
 from collections.abc import Callable
 from typing import Any
 
 from model import Model
-from model_tables import BODIES, LINES, SIZE, Reply, State
-from recording import COUNTERS_OFF, DEFAULTS, parse_replies, shared_loop, uncaught
+from model_tables import BODIES, LINES, SIZE, ModelReply, State
+from scenario import COUNTERS_OFF, DEFAULTS, parse_replies
+from shared_loop import shared_loop, uncaught
 
 from fastsmtp.errors import MessageAborted, SMTPError
 from fastsmtp.testing import Wire
@@ -31,16 +31,12 @@ CLOCKS = {
     "chunk": 241,
 }
 
-_ENHANCED = re.compile(rb"[2-5][0-9]{2}[ -](?:([245]\.[0-9]{1,3}\.[0-9]{1,3}) )?")
 _BODY_BEGINS = b"Begin: 1\r\n"
 
 
-def as_reply(octets: bytes) -> Reply:
-    """Code and enhanced code of one reply; each of its lines must have the same."""
-    found = {line[:3] + (_ENHANCED.match(line)[1] or b"") for line in octets.split(b"\n")}  # type: ignore[index]
-    assert len(found) == 1, octets
-    whole = found.pop().decode()
-    return Reply(int(whole[:3]), whole[3:])
+def replies_in(octets: bytes) -> list[ModelReply]:
+    """Code and enhanced code of each reply."""
+    return [ModelReply(reply.code, reply.enhanced or "") for reply in parse_replies(octets)]
 
 
 class SideBySide:
@@ -150,8 +146,8 @@ class SideBySide:
             written = self.wire.send(b"BDAT %d%s\r\n%s" % (len(octets), last, octets))
         else:
             written = self.wire.send(line.octets + b"\r\n")
-            if expected[:1] == [Reply(354)]:
-                assert as_reply(written.removesuffix(b"\r\n")) == Reply(354)
+            if expected[:1] == [ModelReply(354)]:
+                assert replies_in(written) == [ModelReply(354)]
                 written += self.wire.send(octets + b".\r\n")
         self._compare(expected, written)
         if is_open and (line.verb != "BDAT" or line.fault):
@@ -261,9 +257,9 @@ class SideBySide:
             reason = "answered"
         assert self.ends == self.reads * [reason], f"{reason}, {self.ends}: {self.log}"
 
-    def _compare(self, expected: list[Reply], written: bytes) -> None:
+    def _compare(self, expected: list[ModelReply], written: bytes) -> None:
         model, wire = self.model, self.wire
-        got = [as_reply(reply) for reply in parse_replies(written)]
+        got = replies_in(written)
         self.log.append(tuple(tuple(reply) for reply in got))
         assert got == expected, f"expected {expected}: {self.log}"
         assert wire.closed == model.closed, f"closed is not {model.closed}: {self.log}"

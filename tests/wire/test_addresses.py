@@ -10,7 +10,7 @@ import pytest
 import scenario
 from conftest import Run
 from hypothesis import strategies as st
-from scenario import EH, LH, MAILED, TX, Hooks, Session, one_way, three_ways
+from scenario import EH, LH, MAILED, TX, Conversation, Script, every_cut, one_way
 
 from fastsmtp import Address
 
@@ -35,7 +35,7 @@ def taken(path: str, **options: object) -> Address:
     def look(address: Address, session: object) -> None:
         seen.append(address)
 
-    ran = three_ways([EH, lines], Hooks(mail=look, rcpt=look), **options)
+    ran = every_cut([EH, lines], Script(mail=look, rcpt=look), **options)
     assert ran.codes == ["220", "250", *MAILED]
     sender, recipient = seen[:2]
     assert sender == recipient
@@ -49,7 +49,7 @@ def assert_refused(path: str, **options: object) -> None:
     """Neither MAIL nor RCPT takes `path`, no hook sees it, and the next command is in sync."""
     octets = path.encode()
     lines = b"MAIL FROM:" + octets + b"\r\n" + SENDER + b"RCPT TO:" + octets + b"\r\nNOOP\r\n"
-    ran = three_ways([EH, lines], **options)
+    ran = every_cut([EH, lines], **options)
     assert ran.codes == ["220", "250", BAD_SENDER, "250 2.1.0", BAD_RECIPIENT, "250 2.0.0"]
     assert ran.recorder.named("mail") == ["<a@x.example>"]
     assert ran.recorder.named("rcpt") == []
@@ -65,7 +65,7 @@ def test_the_null_path_is_a_sender_and_no_recipient(run: Run) -> None:
     def look(address: Address, session: object) -> None:
         seen.append(address)
 
-    ran = three_ways([EH, b"MAIL FROM:<>\r\nRCPT TO:<>\r\n"], Hooks(mail=look))
+    ran = every_cut([EH, b"MAIL FROM:<>\r\nRCPT TO:<>\r\n"], Script(mail=look))
     assert ran.codes == ["220", "250", "250 2.1.0", BAD_RECIPIENT]
     assert (seen[0].address, seen[0].local_part, seen[0].domain) == ("", "", "")
     assert seen[0].raw == "<>"
@@ -82,10 +82,10 @@ def test_postmaster_needs_no_domain_as_a_recipient(name: str) -> None:
     def look(address: Address, session: object) -> None:
         seen.append(address)
 
-    ran = three_ways([EH, SENDER + b"RCPT TO:<%s>\r\n" % name.encode()], Hooks(rcpt=look))
+    ran = every_cut([EH, SENDER + b"RCPT TO:<%s>\r\n" % name.encode()], Script(rcpt=look))
     assert ran.codes == ["220", "250", *MAILED]
     assert (seen[0].address, seen[0].local_part, seen[0].domain) == (name, name, "")
-    refused = three_ways([EH, b"MAIL FROM:<%s>\r\n" % name.encode()])
+    refused = every_cut([EH, b"MAIL FROM:<%s>\r\n" % name.encode()])
     assert refused.codes == ["220", "250", BAD_SENDER]
 
 
@@ -225,7 +225,7 @@ def test_an_illegal_path_is_refused(path: str) -> None:
 
 @pytest.mark.row("ADDR-11")
 def test_a_cr_in_a_quoted_local_part_is_a_dirty_line() -> None:
-    ran = three_ways([EH, b'MAIL FROM:<"a\rb"@x>\r\nNOOP\r\n'])
+    ran = every_cut([EH, b'MAIL FROM:<"a\rb"@x>\r\nNOOP\r\n'])
     assert ran.codes == ["220", "250", "500 5.5.2", "250 2.0.0"]
     assert ran.recorder.named("mail") == []
 
@@ -253,7 +253,7 @@ def test_the_words_before_the_path(form: str, good: bool, case: type[str]) -> No
     mail = case("mail " + form % "from" if form else "mail").replace("<A@X>", "<a@x>")
     rcpt = case("rcpt " + form % "to" if form else "rcpt").replace("<A@X>", "<a@x>")
     lines = f"{mail}\r\nRSET\r\n".encode() + SENDER + f"{rcpt}\r\n".encode()
-    ran = three_ways([EH, lines])
+    ran = every_cut([EH, lines])
     answers = MAILED if good else [BAD_SENDER, BAD_RECIPIENT]
     assert ran.codes == ["220", "250", answers[0], "250 2.0.0", "250 2.1.0", answers[1]]
 
@@ -304,7 +304,7 @@ def test_a_session_of_an_old_device_is_a_session_where_that_is_allowed(level: ob
         b"MAIL FROM: ups_1@plant_7 SIZE=12\r\n" + recipients + b"DATA\r\n",
         b"on battery\r\n.\r\n",
     ]
-    ran = three_ways(steps, lenient_address_parsing=level)
+    ran = every_cut(steps, lenient_address_parsing=level)
     assert ran.codes == ["220", "250", *MAILED, "250 2.1.5", "354", "250 2.6.0"]
     assert ran.messages[0].sender == "<ups_1@plant_7>"
     assert ran.messages[0].recipients == ("<postmaster>", "<root@x.>")
@@ -313,7 +313,7 @@ def test_a_session_of_an_old_device_is_a_session_where_that_is_allowed(level: ob
 @LEVELS
 @pytest.mark.parametrize("argument", ["FROM:", "FROM: ", "FROM: SIZE=1"])
 def test_nothing_at_all_is_never_the_null_path(argument: str, level: object) -> None:
-    ran = three_ways(
+    ran = every_cut(
         [EH, f"MAIL {argument}\r\nMAIL FROM:<>\r\n".encode()], lenient_address_parsing=level
     )
     assert ran.codes == ["220", "250", BAD_SENDER, "250 2.1.0"]
@@ -324,12 +324,12 @@ def test_a_parameter_behind_a_path_without_brackets_is_checked_like_any_other(
     level: object,
 ) -> None:
     lines = "MAIL FROM:a@x <b@y>\r\nMAIL FROM:a@x b\r\nMAIL FROM:é@x\r\nMAIL FROM:é@x SMTPUTF8\r\n"
-    ran = three_ways([EH, lines.encode()], lenient_address_parsing=level)
+    ran = every_cut([EH, lines.encode()], lenient_address_parsing=level)
     assert ran.codes == ["220", "250", BAD_SENDER, "555 5.5.4", "553 5.6.7", "250 2.1.0"]
 
 
 def test_a_refused_path_is_told_what_was_expected() -> None:
-    with Session() as session:
+    with Conversation() as session:
         session.do(EH, b"MAIL FROM:a@x\r\n", TX, b"RCPT TO:b@y\r\n")
         wanted = [reply.lines[0] for reply in session.replies if reply.code == 501]
     assert wanted == [
@@ -357,7 +357,7 @@ NAMES = [
 @pytest.mark.parametrize("name", NAMES)
 @pytest.mark.parametrize("verb", ["EHLO", "HELO", "LHLO"])
 def test_any_one_word_is_a_greeting(verb: str, name: str) -> None:
-    with Session(lmtp=verb == "LHLO") as session:
+    with Conversation(lmtp=verb == "LHLO") as session:
         assert session.do(f"{verb} {name}\r\n".encode()) == ["250"]
         assert session.wire.session.host_name_appears_as == name.lower()
         assert session.wire.session.opening_command == verb
@@ -373,9 +373,7 @@ def test_a_greeting_without_exactly_one_word_is_refused_and_changes_nothing(
 ) -> None:
     lmtp = verb == b"LHLO"
     greeting = LH if lmtp else EH
-    ran = three_ways(
-        [verb + name + b"\r\n", TX, greeting, TX, verb + name + b"\r\n", TX], lmtp=lmtp
-    )
+    ran = every_cut([verb + name + b"\r\n", TX, greeting, TX, verb + name + b"\r\n", TX], lmtp=lmtp)
     nested = ["503 5.5.1", "250 2.1.5"]
     assert ran.codes == ["220", "501", "503 5.5.1", "503 5.5.1", "250", *MAILED, "501", *nested]
 

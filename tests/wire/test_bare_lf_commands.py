@@ -26,11 +26,11 @@ from scenario import (
     MAILED,
     PREPARED,
     TX,
-    Hooks,
-    Session,
+    Conversation,
+    Script,
     codes,
+    every_cut,
     one_way,
-    three_ways,
 )
 from tls_kit import MemoryClient, certified
 
@@ -55,12 +55,12 @@ def with_lf(octets: bytes) -> bytes:
 def test_a_listed_client_may_end_its_commands_with_lf(run: Run) -> None:
     steps = [EH, TX + b"DATA\r\n", b"text\r\n.\r\n", b"NOOP\r\nVRFY a\r\n", b"QUIT\r\n"]
     expected = one_way(steps)
-    ran = three_ways(
+    ran = every_cut(
         [with_lf(EH), with_lf(steps[1]), *steps[2:3], *map(with_lf, steps[3:])], **ALLOWED
     )
     assert ran.written == expected.written
     assert ran.trace == expected.trace
-    mixed = three_ways([with_lf(EH), steps[1], steps[2], b"NOOP\nVRFY a\r\n", b"QUIT\n"], **ALLOWED)
+    mixed = every_cut([with_lf(EH), steps[1], steps[2], b"NOOP\nVRFY a\r\n", b"QUIT\n"], **ALLOWED)
     assert mixed.written == expected.written
     run(scenario.repeat_on_the_wire(ran))
 
@@ -69,7 +69,7 @@ def test_a_listed_client_may_end_its_commands_with_lf(run: Run) -> None:
 @pytest.mark.parametrize("networks", [[], ["192.0.2.0/24", "::/0", "unix"]], ids=["none", "others"])
 def test_a_bare_lf_of_any_other_client_closes_and_nothing_is_executed(networks: list[str]) -> None:
     steps = [EH, b"NOOP\nMAIL FROM:<evil@x.example>\r\n"]
-    ran = three_ways(steps, allow_bare_lf_commands=networks)
+    ran = every_cut(steps, allow_bare_lf_commands=networks)
     assert ran.codes == [*GREETED, BARE]
     assert ran.recorder.named("mail") == []
 
@@ -78,7 +78,7 @@ def test_a_bare_lf_of_any_other_client_closes_and_nothing_is_executed(networks: 
 @pytest.mark.parametrize("policy", ["reject", "accept", "normalize"])
 def test_the_policy_for_messages_allows_nothing_in_commands(policy: str) -> None:
     options = {"bare_newline": policy, "bare_newline_exclusions": ["127.0.0.0/8"]}
-    assert three_ways([EH, b"NOOP\n"], **options).codes == [*GREETED, BARE]
+    assert every_cut([EH, b"NOOP\n"], **options).codes == [*GREETED, BARE]
 
 
 @row("AUTH-01")
@@ -90,7 +90,7 @@ def test_the_answers_of_an_authentication_may_end_with_lf_too() -> None:
     name, password = (base64.b64encode(text) + b"\n" for text in (b"anne", b"pass"))
     options = {**ALLOWED, "on_auth": on_auth, "allow_insecure_auth": True}
     steps = [with_lf(EH), b"AUTH LOGIN\n", name, password, b"NOOP\n"]
-    ran = three_ways(steps, **options)
+    ran = every_cut(steps, **options)
     assert ran.codes == [*GREETED, "334", "334", "235 2.7.0", OK]
 
 
@@ -110,14 +110,14 @@ def test_the_answers_of_an_authentication_may_end_with_lf_too() -> None:
 def test_a_line_that_ends_with_lf_is_judged_like_one_that_ends_with_crlf(
     octets: bytes, replies: list[str]
 ) -> None:
-    assert three_ways([EH, octets], **ALLOWED).codes == [*GREETED, *replies]
+    assert every_cut([EH, octets], **ALLOWED).codes == [*GREETED, *replies]
 
 
 def test_the_limit_of_a_line_counts_its_lf() -> None:
     for octets, reply in ((512, OK), (513, BARE)):
         line = b"NOOP " + b"x" * (octets - 6) + b"\n"
         assert len(line) == octets
-        ran = three_ways([EH, line + b"NOOP\n"], **ALLOWED, max_command_length=512)
+        ran = every_cut([EH, line + b"NOOP\n"], **ALLOWED, max_command_length=512)
         assert ran.codes == [*GREETED, reply, OK]
 
 
@@ -126,13 +126,13 @@ def test_the_limit_of_a_line_counts_its_lf() -> None:
 
 def test_after_xclient_the_named_client_is_looked_up() -> None:
     xclient = {"use_xclient": ["127.0.0.1"], "allow_bare_lf_commands": ["192.0.2.0/24"]}
-    with Session(**xclient) as session:
+    with Conversation(**xclient) as session:
         session.do(EH, b"XCLIENT ADDR=192.0.2.7\r\n")
         assert session.do(b"NOOP\n") == [OK]
-    with Session(**xclient) as session:
+    with Conversation(**xclient) as session:
         assert session.do(EH, b"NOOP\n")[-1] == BARE
     listed = {"use_xclient": ["127.0.0.1"], **ALLOWED}
-    with Session(**listed) as session:
+    with Conversation(**listed) as session:
         # In one segment: the line after XCLIENT is one of the other client.
         assert session.do(EH, b"NOOP\nXCLIENT ADDR=192.0.2.7\nNOOP\n")[1:] == [OK, "220", BARE]
         assert session.closed
@@ -142,15 +142,15 @@ def test_the_client_that_a_balancer_names_is_looked_up() -> None:
     options = {"use_proxy": ["127.0.0.1"], "allow_bare_lf_commands": ["192.0.2.0/24"]}
     header = b"PROXY TCP4 %s 192.0.2.254 4000 25\r\n"
     for address, reply in ((b"192.0.2.7", OK), (b"198.51.100.7", BARE)):
-        with Session(**options) as session:
+        with Conversation(**options) as session:
             assert session.do(header % address, EH, b"NOOP\n") == ["220", "250", reply]
-    with Session(**{**options, **ALLOWED}) as session:
+    with Conversation(**{**options, **ALLOWED}) as session:
         assert session.do(b"PROXY UNKNOWN\r\n", EH, b"NOOP\n") == ["220", "250", BARE]
 
 
 def test_the_header_of_a_listed_balancer_ends_with_crlf_only() -> None:
     options = {"use_proxy": ["127.0.0.1"], "allow_bare_lf_commands": ["127.0.0.1", "192.0.2.7"]}
-    with Session(**options) as session:
+    with Conversation(**options) as session:
         assert session.do(b"PROXY TCP4 192.0.2.7 192.0.2.254 4000 25\nEHLO c\n")[:1] != ["220"]
         assert session.closed
 
@@ -204,7 +204,7 @@ def test_octets_after_starttls_end_the_connection(behind: bytes) -> None:
 
 
 def test_commands_inside_tls_may_end_with_lf_too() -> None:
-    hooks = scenario.Recorder(Hooks()).options()
+    hooks = scenario.Recorder(Script()).options()
     with Wire(**certified(allow_bare_lf_commands=["192.0.2.0/24"], **hooks)) as wire:
         client = MemoryClient(wire)
         assert codes(wire.send(with_lf(EH), b"STARTTLS\n"))[-1] == "220 2.0.0"
@@ -216,7 +216,7 @@ def test_commands_inside_tls_may_end_with_lf_too() -> None:
 
 
 def test_a_body_right_after_data_is_a_body_where_nobody_has_to_wait() -> None:
-    ran = three_ways(
+    ran = every_cut(
         [with_lf(EH), with_lf(TX) + b"DATA\n.\r\nNOOP\n", with_lf(TX) + b"DATA\n\n.\nx\r\n.\r\n"],
         **ALLOWED,
         strict_pipelining=False,
@@ -228,17 +228,17 @@ def test_a_body_right_after_data_is_a_body_where_nobody_has_to_wait() -> None:
 
 def test_the_octets_of_a_chunk_are_counted_from_the_one_after_the_lf() -> None:
     chunks = b"BDAT 3\n\n\r\nBDAT 4\r\nNOOPBDAT 2 LAST\n.\n"
-    ran = three_ways(
+    ran = every_cut(
         [with_lf(EH), with_lf(TX) + chunks + b"NOOP\n"], **ALLOWED, bare_newline="accept"
     )
     assert ran.codes == [*GREETED, *MAILED, OK, OK, ACCEPTED, OK]
     assert ran.messages[0].body == b"\n\r\nNOOP.\n"
-    refused = three_ways([with_lf(EH), b"BDAT 6\nNOOP\nxNOOP\n"], **ALLOWED)
+    refused = every_cut([with_lf(EH), b"BDAT 6\nNOOP\nxNOOP\n"], **ALLOWED)
     assert refused.codes == [*GREETED, "503 5.5.1", OK]
 
 
 def test_a_body_that_did_not_wait_for_a_refused_data_is_not_taken_for_commands() -> None:
-    hooks = Hooks(rcpt=SMTPError("", 550))
+    hooks = Script(rcpt=SMTPError("", 550))
     ran = one_way([EH, with_lf(TX) + b"DATA\nMAIL FROM:<evil@x>\n"], hooks, **ALLOWED)
     assert ran.codes[-1] == BROKEN
     assert ran.recorder.named("mail") == ["<a@x.example>"]

@@ -20,10 +20,10 @@ from scenario import (
     PRE,
     PREPARED,
     TX,
-    Hooks,
-    Session,
+    Conversation,
+    Script,
+    every_cut,
     one_way,
-    three_ways,
 )
 
 from fastsmtp import SMTPError
@@ -46,7 +46,7 @@ def noop(octets: int, verb: bytes = b"NOOP ") -> bytes:
     [(511, OK), (512, OK), (513, OK), (2047, OK), (2048, OK), (2049, TOO_LONG), (9999, TOO_LONG)],
 )
 def test_a_command_line_may_have_2048_octets(octets: int, expected: str, run: Run) -> None:
-    ran = three_ways([EH, noop(octets) + b"NOOP\r\n"])
+    ran = every_cut([EH, noop(octets) + b"NOOP\r\n"])
     assert ran.codes == ["220", "250", expected, OK]
     run(scenario.repeat_on_the_wire(ran))
 
@@ -55,7 +55,7 @@ def test_a_command_line_may_have_2048_octets(octets: int, expected: str, run: Ru
 @pytest.mark.parametrize("limit", [512, 4096])
 def test_the_limit_of_command_lines_is_an_option(limit: int) -> None:
     lines = noop(limit) + noop(limit + 1) + b"NOOP\r\n"
-    ran = three_ways([EH, lines], max_command_length=limit)
+    ran = every_cut([EH, lines], max_command_length=limit)
     assert ran.codes == ["220", "250", OK, TOO_LONG, OK]
 
 
@@ -64,7 +64,7 @@ def test_the_limit_of_command_lines_is_an_option(limit: int) -> None:
 def test_the_limit_does_not_depend_on_where_the_line_is_cut(octets: int) -> None:
     line = noop(octets)
     expected = [OK if octets <= LIMIT else TOO_LONG, OK]
-    with Session(**COUNTERS_OFF) as session:
+    with Conversation(**COUNTERS_OFF) as session:
         session.do(EH)
         for cut in range(2030, octets):
             assert session.do(line[:cut], line[cut:] + b"NOOP\r\n") == expected
@@ -77,7 +77,7 @@ def test_the_limit_does_not_depend_on_where_the_line_is_cut(octets: int) -> None
 @pytest.mark.row("LINE-03")
 def test_a_line_without_end_is_dropped_and_then_the_connection() -> None:
     piece = b"x" * 100
-    with Session() as session:
+    with Conversation() as session:
         session.do(EH, piece)
         tracemalloc.start()
         try:
@@ -97,7 +97,7 @@ def test_a_line_without_end_is_dropped_and_then_the_connection() -> None:
 
 @pytest.mark.row("LINE-03")
 def test_a_refused_connection_holds_nothing_of_what_comes() -> None:
-    with Session(Hooks(connect=SMTPError(response_code=554))) as session:
+    with Conversation(Script(connect=SMTPError(response_code=554))) as session:
         assert session.codes == ["554"]
         assert session.closed
         piece = b"x" * MIB
@@ -114,7 +114,7 @@ def test_a_refused_connection_holds_nothing_of_what_comes() -> None:
 @pytest.mark.row("LINE-04")
 def test_ten_thousand_long_lines_are_all_answered_and_nothing_is_kept() -> None:
     stream = noop(2047) * 125
-    with Session(max_junk_commands=None) as session:
+    with Conversation(max_junk_commands=None) as session:
         session.do(EH)
         tracemalloc.start()
         try:
@@ -143,7 +143,7 @@ def test_mail_with_all_its_parameters_at_their_longest_is_accepted() -> None:
         + padded(b"AUTH", 500, tail=b"@x.example")
         + b" SMTPUTF8 REQUIRETLS\r\n"
     )
-    ran = three_ways([EH, line], secured=True)
+    ran = every_cut([EH, line], secured=True)
     assert ran.codes == ["220", "250", "250 2.1.0"]
     ((_, path, args, asked, auth),) = [entry for entry in ran.trace if entry[0] == "mail"]
     assert path == "<a@x.example>"
@@ -161,7 +161,7 @@ def test_rcpt_with_the_longest_orcpt_and_all_of_notify_is_accepted() -> None:
         + padded(b"ORCPT", 500, head=b"rfc822;")
         + b" NOTIFY=SUCCESS,FAILURE,DELAY\r\n"
     )
-    ran = three_ways([EH, TX + line])
+    ran = every_cut([EH, TX + line])
     assert ran.codes == ["220", "250", *MAILED, "250 2.1.5"]
     notify, orcpt = ran.trace[-2][3]
     assert ran.trace[-2][0] == "rcpt"
@@ -172,14 +172,14 @@ def test_rcpt_with_the_longest_orcpt_and_all_of_notify_is_accepted() -> None:
 @pytest.mark.row("LINE-08")
 def test_a_long_line_that_only_begins_like_auth_has_the_limit_of_commands() -> None:
     lines = noop(LIMIT, b"AUTHX ") + noop(LIMIT + 1, b"AUTHX ") + b"NOOP\r\n"
-    ran = three_ways([EH, lines])
+    ran = every_cut([EH, lines])
     assert ran.codes == ["220", "250", "500 5.5.2", TOO_LONG, OK]
 
 
 @pytest.mark.row("LINE-11")
 @pytest.mark.parametrize("line", [b"\r\n", b"   \r\n", b"\t\r\n", b" NOOP\r\n"])
 def test_an_empty_line_is_an_unknown_command_and_counts_as_one(line: bytes, run: Run) -> None:
-    ran = three_ways([EH, line * 3 + b"NOOP\r\n"], max_unrecognized_commands=3)
+    ran = every_cut([EH, line * 3 + b"NOOP\r\n"], max_unrecognized_commands=3)
     assert ran.codes == ["220", "250", "500 5.5.2", "500 5.5.2", "421 4.7.0"]
     run(scenario.repeat_on_the_wire(ran))
 
@@ -193,7 +193,7 @@ def test_a_flood_of_empty_lines_is_cut_at_the_tenth() -> None:
 @pytest.mark.row("LINE-13")
 @pytest.mark.parametrize("line", [b"MAIL", b"MAIL FROM:<c@x.example>", b"QUI", b"QUIT\r"])
 def test_an_unfinished_line_at_fin_is_dropped(line: bytes, run: Run) -> None:
-    ran = three_ways([EH, b"NOOP\r\n" + line, FIN])
+    ran = every_cut([EH, b"NOOP\r\n" + line, FIN])
     assert ran.codes == ["220", "250", OK]
     assert ran.trace == [("connect",), ("close",)]
     run(scenario.repeat_on_the_wire(ran))
@@ -204,7 +204,7 @@ def test_an_unfinished_line_at_fin_is_dropped(line: bytes, run: Run) -> None:
     "line", [b"DATA", b"DATA\r", b"RCPT TO:<b@y.example>", b"RSET", b"BDAT 0 LAST\r"]
 )
 def test_an_unfinished_line_of_a_transaction_at_fin_is_dropped(line: bytes, run: Run) -> None:
-    ran = three_ways([EH, TX + line, FIN])
+    ran = every_cut([EH, TX + line, FIN])
     assert ran.codes == ["220", "250", *MAILED]
     assert ran.recorder.named("rcpt") == ["<b@y.example>"]
     assert ran.recorder.named("data") == []
@@ -228,7 +228,7 @@ def test_a_data_line_of_any_length_is_streamed_in_constant_memory(octets: int) -
 
         stream.consume(lambda piece: None, on_end)
 
-    with Session(on_data=on_data, size=0) as session:
+    with Conversation(on_data=on_data, size=0) as session:
         session.do(*PRE)
         segment = b"y" * min(octets, 256_000)
         whole, rest = divmod(octets, len(segment))
@@ -249,7 +249,7 @@ def test_a_data_line_of_any_length_is_streamed_in_constant_memory(octets: int) -
 @pytest.mark.parametrize("octets", [998, 999, 5000])
 def test_a_long_data_line_is_delivered_unchanged_and_reported(octets: int, run: Run) -> None:
     body = b"short\r\n" + b"y" * octets + b"\r\nz\r\n"
-    ran = three_ways([*PRE, body + b".\r\n"])
+    ran = every_cut([*PRE, body + b".\r\n"])
     assert ran.codes == [*PREPARED, "250 2.6.0"]
     (message,) = ran.messages
     assert message.body == body
@@ -263,7 +263,7 @@ def test_the_engine_reads_no_header() -> None:
     names = [b"__proto__: 1\r\n", b"__class__: 1\r\n", b"Received: x\r\n" * 1000]
     folded = b"Subject: x\r\n" + b" folded\r\n" * 20_000
     body = b"".join([*lines, *names, folded, b"\r\nbody\r\n"])
-    ran = one_way([*PRE, body + b".\r\n"], scenario.Hooks(), scenario.random_cuts)
+    ran = one_way([*PRE, body + b".\r\n"], scenario.Script(), scenario.random_cuts)
     assert ran.codes == [*PREPARED, "250 2.6.0"]
     assert [message.body for message in ran.messages] == [body]
 
@@ -277,12 +277,12 @@ STAGES = {
 }
 
 
-def rejected(stage: str, text: str, utf8: bool = False) -> scenario.Reply:
+def rejected(stage: str, text: str, utf8: bool = False) -> scenario.ParsedReply:
     """The reply to a rejection with `text`; none of its lines is too long."""
     steps, code = STAGES[stage]
     if utf8:
         steps = [step.replace(b"x.example>", b"x.example> SMTPUTF8") for step in steps]
-    ran = one_way(steps, Hooks(**{stage: SMTPError(text, response_code=550)}))
+    ran = one_way(steps, Script(**{stage: SMTPError(text, response_code=550)}))
     reply = ran.replies[-1]
     assert str(reply) == code
     return reply
@@ -315,7 +315,7 @@ def test_the_text_of_a_hook_is_one_reply_of_clean_lines(
 @each_stage
 def test_an_enhanced_code_in_a_text_is_not_doubled(stage: str) -> None:
     steps, _ = STAGES[stage]
-    ran = one_way(steps, Hooks(**{stage: SMTPError("5.7.27 no\r\nnever", response_code=550)}))
+    ran = one_way(steps, Script(**{stage: SMTPError("5.7.27 no\r\nnever", response_code=550)}))
     assert str(ran.replies[-1]) == "550 5.7.27"
     assert ran.replies[-1].lines == ("no", "never")
 
@@ -343,6 +343,6 @@ def test_a_text_of_10_kb_is_cut_and_wrapped(stage: str, utf8: bool) -> None:
 @pytest.mark.row("LINE-14")
 @pytest.mark.parametrize("text", ["queued\r\nas\0 \xe9", "2.0.0 queued\r\nas\0 \xe9"])
 def test_the_text_of_an_acceptance_is_cleaned_likewise(text: str) -> None:
-    ran = one_way([*PRE, b"text\r\n.\r\n"], Hooks(data=text))
+    ran = one_way([*PRE, b"text\r\n.\r\n"], Script(data=text))
     assert str(ran.replies[-1]) == ("250 2.0.0" if text[0] == "2" else "250 2.6.0")
     assert ran.replies[-1].lines == ("queued", "as? ?")

@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 import scenario
 from conftest import Run
-from scenario import COUNTERS_OFF, EH, MAILED, PRE, PREPARED, TX, Hooks, Session, three_ways
+from scenario import COUNTERS_OFF, EH, MAILED, PRE, PREPARED, TX, Conversation, Script, every_cut
 
 from fastsmtp import SMTPError
 
@@ -49,7 +49,7 @@ def test_a_control_octet_in_a_command_reaches_no_hook(place: str, run: Run) -> N
     steps: list[scenario.Step] = [EH]
     for line in lines:
         steps += [line, b"NOOP\r\n"]
-    ran = three_ways(steps, **COUNTERS_OFF)
+    ran = every_cut(steps, **COUNTERS_OFF)
     expected = [DIRTY, OK] * len(lines)
     if place == "end":  # CR CR LF: the first is bare
         assert b"NOOP\r\r\n" in lines
@@ -62,7 +62,7 @@ def test_a_control_octet_in_a_command_reaches_no_hook(place: str, run: Run) -> N
 @pytest.mark.parametrize("place", PLACES)
 def test_a_tab_in_a_command_is_a_space_between_words(place: str) -> None:
     before, behind = PLACES[place]
-    ran = three_ways([EH, before + b"\t" + behind + b"\r\n"])
+    ran = every_cut([EH, before + b"\t" + behind + b"\r\n"])
     assert ran.codes == ["220", "250", TABS[place]]
     assert ran.trace == [("connect",), ("close",)]
 
@@ -71,7 +71,7 @@ def test_a_tab_in_a_command_is_a_space_between_words(place: str) -> None:
 def test_tabs_separate_words_like_spaces() -> None:
     lines = b"MAIL\tFROM:<a@x.example>\tRET=FULL\t\r\nRCPT\tTO:<b@y.example>\tNOTIFY=NEVER \t\r\n"
     chunk = b"BDAT\t1\tLAST\r\nx"
-    ran = three_ways([b"EHLO\tc.example\t\r\n", lines + chunk])
+    ran = every_cut([b"EHLO\tc.example\t\r\n", lines + chunk])
     assert ran.codes == ["220", "250", *MAILED, "250 2.6.0"]
 
 
@@ -79,7 +79,7 @@ def test_tabs_separate_words_like_spaces() -> None:
 @pytest.mark.parametrize("place", PLACES)
 def test_a_lf_in_a_command_closes(place: str) -> None:
     before, behind = PLACES[place]
-    ran = three_ways([EH, before + b"\n" + behind + b"\r\nNOOP\r\n"])
+    ran = every_cut([EH, before + b"\n" + behind + b"\r\nNOOP\r\n"])
     assert ran.codes == ["220", "250", DIRTY]
     assert ran.trace == [("connect",), ("close",)]
 
@@ -89,7 +89,7 @@ def test_a_lf_in_a_command_closes(place: str) -> None:
     "line", [b"MAIL FROM:<a@x\x00@evil>\r\n", b"MAIL FROM:<a@x>\x00 SIZE=1\r\n", b"MAIL\x00\r\n"]
 )
 def test_nothing_ends_at_a_nul(line: bytes) -> None:
-    ran = three_ways([EH, line + b"RCPT TO:<b@y.example>\r\n"])
+    ran = every_cut([EH, line + b"RCPT TO:<b@y.example>\r\n"])
     assert ran.codes == ["220", "250", DIRTY, "503 5.5.1"]
     assert ran.recorder.named("mail") == []
 
@@ -105,7 +105,7 @@ def utf8_mail(path: bytes, parameters: bytes = b" SMTPUTF8") -> bytes:
 @pytest.mark.parametrize("path", [b"<\xc3\xa9@x.example>", b"<a@\xc3\xa9.example>"])
 def test_a_refused_utf8_sender_leaves_nothing_behind(path: bytes, run: Run) -> None:
     rest = b"RCPT TO:<b@y.example>\r\nDATA\r\n"
-    ran = three_ways([EH, utf8_mail(path, b"") + rest])
+    ran = every_cut([EH, utf8_mail(path, b"") + rest])
     assert ran.codes == ["220", "250", "553 5.6.7", "503 5.5.1", "503 5.5.1"]
     assert ran.trace == [("connect",), ("close",)]
     run(scenario.repeat_on_the_wire(ran))
@@ -152,7 +152,7 @@ WHERE = pytest.mark.parametrize(
 @WHERE
 def test_utf8_is_kept_as_sent(form: bytes, name: str) -> None:
     path = form % VALID[name].encode()
-    ran = three_ways([EH, utf8_mail(path) + b"RCPT TO:" + path + b"\r\n"])
+    ran = every_cut([EH, utf8_mail(path) + b"RCPT TO:" + path + b"\r\n"])
     assert ran.codes == ["220", "250", *MAILED]
     assert ran.recorder.named("mail") == ran.recorder.named("rcpt") == [path.decode()]
 
@@ -163,7 +163,7 @@ def test_utf8_is_kept_as_sent(form: bytes, name: str) -> None:
 def test_what_is_no_utf8_or_deceives_the_eye_is_refused(form: bytes, name: str) -> None:
     path = form % INVALID[name]
     rcpt = utf8_mail(b"<a@x.example>") + b"RCPT TO:" + path + b"\r\n"
-    ran = three_ways([EH, utf8_mail(path) + rcpt])
+    ran = every_cut([EH, utf8_mail(path) + rcpt])
     assert ran.codes == ["220", "250", "501 5.1.7", "250 2.1.0", "501 5.1.3"]
     assert ran.recorder.named("rcpt") == []
 
@@ -181,7 +181,7 @@ def test_what_is_no_utf8_or_deceives_the_eye_is_refused(form: bytes, name: str) 
 )
 @pytest.mark.row("BYTE-05")
 def test_smtputf8_is_a_flag(parameters: bytes, options: dict[str, Any], expected: str) -> None:
-    ran = three_ways([EH, utf8_mail(b"<a@x.example>", parameters)], **options)
+    ran = every_cut([EH, utf8_mail(b"<a@x.example>", parameters)], **options)
     assert ran.codes == ["220", "250", expected]
 
 
@@ -189,7 +189,7 @@ def test_smtputf8_is_a_flag(parameters: bytes, options: dict[str, Any], expected
 def test_a_utf8_recipient_needs_a_sender_with_smtputf8(run: Run) -> None:
     rcpt = "RCPT TO:<\u00e9@y.example>\r\n".encode()
     steps = [EH, utf8_mail(b"<a@x.example>") + rcpt + b"RSET\r\n" + TX + rcpt]
-    ran = three_ways(steps)
+    ran = every_cut(steps)
     assert ran.codes == ["220", "250", *MAILED, OK, *MAILED, "553 5.6.7"]
     assert ran.recorder.named("rcpt") == ["<\u00e9@y.example>", "<b@y.example>"]
     run(scenario.repeat_on_the_wire(ran))
@@ -209,7 +209,7 @@ def test_a_utf8_recipient_needs_a_sender_with_smtputf8(run: Run) -> None:
     ],
 )
 def test_no_name_is_converted_and_fullwidth_signs_are_letters(path: str) -> None:
-    ran = three_ways([EH, utf8_mail(path.encode())])
+    ran = every_cut([EH, utf8_mail(path.encode())])
     assert ran.codes == ["220", "250", "250 2.1.0"]
     assert ran.recorder.named("mail") == [path]
 
@@ -217,7 +217,7 @@ def test_no_name_is_converted_and_fullwidth_signs_are_letters(path: str) -> None
 @pytest.mark.row("BYTE-07")
 @pytest.mark.parametrize("path", ["<a\uff20x>", "\uff1ca@x\uff1e", "<a@\uff3b192.0.2.1\uff3d>x"])
 def test_fullwidth_signs_separate_nothing(path: str) -> None:
-    ran = three_ways([EH, utf8_mail(path.encode())])
+    ran = every_cut([EH, utf8_mail(path.encode())])
     assert ran.codes == ["220", "250", "501 5.1.7"]
 
 
@@ -238,12 +238,12 @@ def test_fullwidth_signs_separate_nothing(path: str) -> None:
 def test_eight_bits_and_nul_are_delivered_verbatim_and_reported(
     body: bytes, has_nul: bool, has_8bit: bool, run: Run
 ) -> None:
-    ran = three_ways([*PRE, body + b".\r\n"])
+    ran = every_cut([*PRE, body + b".\r\n"])
     assert ran.codes == [*PREPARED, "250 2.6.0"]
     (message,) = ran.messages
     assert (message.body, message.has_nul, message.has_8bit) == (body, has_nul, has_8bit)
     chunk = b"BDAT %d LAST\r\n" % len(body)
-    assert three_ways([EH, TX + chunk + body]).messages == ran.messages
+    assert every_cut([EH, TX + chunk + body]).messages == ran.messages
     run(scenario.repeat_on_the_wire(ran))
 
 
@@ -273,7 +273,7 @@ def test_every_text_that_a_hook_sees_is_strict_utf8_and_clean() -> None:
         seen.extend(strings(address, set()) + strings(session, set()))
         return SMTPError("caf\u00e9 closed\0") if address.local_part == "no" else None
 
-    with Session(Hooks(mail=look, rcpt=look)) as session:
+    with Conversation(Script(mail=look, rcpt=look)) as session:
         session.do(b"EHLO \xff\r\n", b"EHLO <c>%s\r\n", b"\xff\xfe\r\n", b"VRFY \xed\xa0\x80\r\n")
         session.do("MAIL FROM:<\u00e9@\u00fc.example> SMTPUTF8 ENVID=\u00e9+2B\r\n".encode())
         session.do(b"RCPT TO:<no@y.example>\r\n")

@@ -33,7 +33,7 @@ from proxy_kit import (
     tlv,
     with_checksum,
 )
-from recording import octet_by_octet, split
+from scenario import octet_by_octet, split
 
 from fastsmtp._wire.proxy_header import ProxyFault, ProxyHeader, ProxyReader
 

@@ -13,7 +13,7 @@ import reference
 import scenario
 from clients import stuffed
 from conftest import Run
-from scenario import EH, MAILED, PRE, PREPARED, SMUG, TX, Hooks, one_way, three_ways
+from scenario import EH, MAILED, PRE, PREPARED, SMUG, TX, Script, every_cut, one_way
 
 from fastsmtp import SMTPError
 
@@ -85,7 +85,7 @@ def is_bare(body: bytes) -> bool:
 
 
 def assert_one_message(
-    message: scenario.Message, body: bytes, policy: str, attempt: Attempt
+    message: scenario.ReceivedMessage, body: bytes, policy: str, attempt: Attempt
 ) -> None:
     """The consumer saw `body` as the policy shows it, whole unless the policy refuses it."""
     assert message.body == delivered(body, policy)
@@ -104,7 +104,7 @@ def test_what_only_looks_like_an_end_is_text_with_all_that_stands_behind_it(
     attempt: Attempt, policy: str
 ) -> None:
     wire = b"a" + attempt.octets + SMUG
-    ran = three_ways([*PRE, wire], bare_newline=policy)
+    ran = every_cut([*PRE, wire], bare_newline=policy)
     assert ran.codes == [*PREPARED, attempt.verdict if policy == "reject" else ACCEPTED]
     assert ran.recorder.named("mail") == ["<a@x.example>"]
     assert ran.recorder.named("rcpt") == ["<b@y.example>"]
@@ -121,7 +121,7 @@ def test_what_only_looks_like_an_end_is_text_with_all_that_stands_behind_it(
 def test_an_end_is_one_wherever_the_segments_are_cut(attempt: Attempt, policy: str) -> None:
     verdict = attempt.verdict if policy == "reject" else ACCEPTED
     steps = [*PRE, b"a" + attempt.octets + SMUG]
-    ran = three_ways(steps, bare_newline=policy, strict_pipelining=False)
+    ran = every_cut(steps, bare_newline=policy, strict_pipelining=False)
     assert ran.codes == [*PREPARED, verdict, *MAILED, "354", ACCEPTED]
     assert ran.recorder.named("mail") == ["<a@x.example>", "<evil@x.example>"]
     first, second = ran.messages
@@ -162,7 +162,7 @@ def test_one_leading_dot_goes_and_no_more_at_every_cut(wire: bytes, body: bytes)
         ran = one_way([*PRE, wire[:cut], wire[cut:] + b"NOOP\r\n"], bare_newline="accept")
         assert ran.codes == [*PREPARED, ACCEPTED, "250 2.0.0"]
         assert [message.body for message in ran.messages] == [body]
-    ran = three_ways([*PRE, wire], bare_newline="accept")
+    ran = every_cut([*PRE, wire], bare_newline="accept")
     assert [message.body for message in ran.messages] == [body]
 
 
@@ -171,7 +171,7 @@ def test_one_leading_dot_goes_and_no_more_at_every_cut(wire: bytes, body: bytes)
 def test_a_body_beyond_size_ends_no_sooner_and_is_refused_once(name: str) -> None:
     text = b"0123456789" * 10
     wire = text + FALSE_ENDS[name].octets + SMUG
-    ran = three_ways([*PRE, wire + b"NOOP\r\n"], size=50)
+    ran = every_cut([*PRE, wire + b"NOOP\r\n"], size=50)
     assert ran.codes == [*PREPARED, "552 5.3.4", "250 2.0.0"]
     assert ran.recorder.named("mail") == ["<a@x.example>"]
     (message,) = ran.messages
@@ -183,15 +183,15 @@ def test_a_body_beyond_size_ends_no_sooner_and_is_refused_once(name: str) -> Non
 @pytest.mark.row("SMUG-27")
 @pytest.mark.parametrize("name", FALSE_ENDS)
 def test_a_hook_that_rejected_before_it_had_read_is_quoted_once_at_the_true_end(name: str) -> None:
-    hooks = Hooks(data=SMTPError(response_code=554), read=False)
+    hooks = Script(data=SMTPError(response_code=554), read=False)
     wire = b"a" + FALSE_ENDS[name].octets + SMUG
-    ran = three_ways([*PRE, wire[:-3], b".\r\nNOOP\r\n"], hooks)
+    ran = every_cut([*PRE, wire[:-3], b".\r\nNOOP\r\n"], hooks)
     assert ran.written[3] == b""
     assert ran.codes == [*PREPARED, "554 5.6.0", "250 2.0.0"]
     assert ran.recorder.named("mail") == ["<a@x.example>"]
 
 
-REFUSED = Hooks(rcpt=SMTPError(response_code=550))
+REFUSED = Script(rcpt=SMTPError(response_code=550))
 TEXT = b"NOOP\r\nhello\r\n.\r\n"
 
 
@@ -214,7 +214,7 @@ def test_a_body_right_behind_a_data_without_recipients_is_no_commands(run: Run) 
 def test_a_body_behind_a_refused_data_is_commands_each_with_its_reply(
     steps: list[scenario.Step], options: dict[str, Any]
 ) -> None:
-    ran = three_ways(steps, REFUSED, **options)
+    ran = every_cut(steps, REFUSED, **options)
     refused = ["250 2.1.0", "550 5.1.1", "503 5.5.1"]
     assert ran.codes == ["220", "250", *refused, "250 2.0.0", "500 5.5.2", "500 5.5.2"]
 
@@ -226,7 +226,7 @@ def test_a_bare_lf_in_a_command_closes_and_nothing_is_executed(
     policy: str, excluded: list[str], run: Run
 ) -> None:
     options = {"bare_newline": policy, "bare_newline_exclusions": excluded}
-    ran = three_ways([EH, b"NOOP\nMAIL FROM:<evil@x.example>\r\n"], **options)
+    ran = every_cut([EH, b"NOOP\nMAIL FROM:<evil@x.example>\r\n"], **options)
     assert ran.codes == ["220", "250", "500 5.5.2"]
     assert ran.recorder.named("mail") == []
     run(scenario.repeat_on_the_wire(ran))
@@ -242,7 +242,7 @@ def test_what_only_looks_like_an_end_is_text_of_a_client_whose_commands_end_with
     attempt: Attempt, policy: str
 ) -> None:
     wire = b"a" + attempt.octets + SMUG
-    ran = three_ways([*WITH_LF, wire], **LISTED, bare_newline=policy)
+    ran = every_cut([*WITH_LF, wire], **LISTED, bare_newline=policy)
     assert ran.codes == [*PREPARED, attempt.verdict if policy == "reject" else ACCEPTED]
     assert ran.recorder.named("mail") == ["<a@x.example>"]
     (message,) = ran.messages
@@ -252,7 +252,7 @@ def test_what_only_looks_like_an_end_is_text_of_a_client_whose_commands_end_with
 @rows_of(TRUE_ENDS)
 def test_an_end_is_the_same_for_a_client_whose_commands_end_with_lf(attempt: Attempt) -> None:
     wire = b"a" + attempt.octets + b"NOOP\nRSET\n"
-    ran = three_ways([*WITH_LF, wire], **LISTED, bare_newline="accept")
+    ran = every_cut([*WITH_LF, wire], **LISTED, bare_newline="accept")
     assert ran.codes == [*PREPARED, ACCEPTED, "250 2.0.0", "250 2.0.0"]
     assert ran.messages[0].body == attempt.body
 
@@ -263,7 +263,7 @@ def test_a_bare_cr_in_a_command_is_refused_and_the_session_stays_in_sync(
     policy: str, run: Run
 ) -> None:
     line = b"RCPT TO:<b@y.example>\rRCPT TO:<c@y.example>\r\n"
-    ran = three_ways([EH, TX + line + b"NOOP\r\n"], bare_newline=policy)
+    ran = every_cut([EH, TX + line + b"NOOP\r\n"], bare_newline=policy)
     assert ran.codes == ["220", "250", *MAILED, "500 5.5.2", "250 2.0.0"]
     assert ran.recorder.named("rcpt") == ["<b@y.example>"]
     run(scenario.repeat_on_the_wire(ran))
@@ -276,7 +276,7 @@ CHUNKED = b"a\nb\rc\n.\n"
 @POLICIES
 def test_bare_newlines_in_chunks_of_text_are_judged_at_last(policy: str, run: Run) -> None:
     chunks = b"BDAT 4\r\na\nb\rBDAT 4 LAST\r\nc\n.\n"
-    ran = three_ways([EH, TX + chunks], bare_newline=policy)
+    ran = every_cut([EH, TX + chunks], bare_newline=policy)
     verdict = BARE if policy == "reject" else ACCEPTED
     assert ran.codes == ["220", "250", *MAILED, "250 2.0.0", verdict]
     (message,) = ran.messages
@@ -290,7 +290,7 @@ def test_bare_newlines_in_chunks_of_text_are_judged_at_last(policy: str, run: Ru
 def test_binarymime_is_verbatim_under_every_policy(policy: str) -> None:
     mail = TX.replace(b"<a@x.example>", b"<a@x.example> BODY=BINARYMIME")
     chunks = b"BDAT 4\r\na\nb\rBDAT 4 LAST\r\nc\n.\n"
-    ran = three_ways([EH, mail + chunks], bare_newline=policy, hide_binarymime=False)
+    ran = every_cut([EH, mail + chunks], bare_newline=policy, hide_binarymime=False)
     assert ran.codes == ["220", "250", *MAILED, "250 2.0.0", ACCEPTED]
     (message,) = ran.messages
     assert message.body == CHUNKED
@@ -300,7 +300,7 @@ def test_binarymime_is_verbatim_under_every_policy(policy: str) -> None:
 @pytest.mark.row("SMUG-32")
 def test_a_chunk_that_holds_an_end_of_data_is_data(run: Run) -> None:
     octets = b"..a\r\n.b\r\n.\r\n" + SMUG
-    ran = three_ways([EH, TX + b"BDAT %d LAST\r\n" % len(octets) + octets + b"NOOP\r\n"])
+    ran = every_cut([EH, TX + b"BDAT %d LAST\r\n" % len(octets) + octets + b"NOOP\r\n"])
     assert ran.codes == ["220", "250", *MAILED, ACCEPTED, "250 2.0.0"]
     assert ran.recorder.named("mail") == ["<a@x.example>"]
     assert [message.body for message in ran.messages] == [octets]
@@ -322,7 +322,7 @@ def test_what_our_client_sends_as_data_is_read_back_as_it_was(body: bytes) -> No
     sent = stuffed(body)
     assert not re.search(rb"(?<!\r)\n|\r(?!\n)", sent)
     assert b"\r\n.\r\n" not in b"\r\n" + sent
-    ran = three_ways([*PRE, sent + b".\r\n"])
+    ran = every_cut([*PRE, sent + b".\r\n"])
     assert ran.codes == [*PREPARED, ACCEPTED]
     assert [message.body for message in ran.messages] == [body]
 
