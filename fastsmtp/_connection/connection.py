@@ -232,7 +232,7 @@ class Connection(Receiver):
             self._after(now)
 
     def say_closing(self) -> None:
-        if self.protocol.closing:
+        if self.protocol.is_closing():
             return
         now = self.timer.now()
         self.protocol.shut_down(now, spares_hook=self in self.server.registry.callers)

@@ -153,7 +153,7 @@ class SecureTalking(Talking):
                 pump.keep(data[start:])
                 return
             self._answer(client, data[start : start + PIECE])
-            if self._protocol.closing or pump.ended:
+            if self._protocol.is_closing() or pump.ended:
                 return  # what follows is dropped, as that of later reads is
 
     def eof(self, client: Client) -> None:
@@ -163,7 +163,7 @@ class SecureTalking(Talking):
 
     def holds_input(self) -> bool:
         """Whether some of what was read is still to be decrypted."""
-        return self._pump.more and not self._pump.ended and not self._protocol.closing
+        return self._pump.more and not self._pump.ended and not self._protocol.is_closing()
 
     def wait_for_turn(self, client: Client) -> None:
         """The pump has left octets of a read to a later turn; till then nothing more is read."""
@@ -201,9 +201,9 @@ class SecureTalking(Talking):
 
     def pass_on(self, client: Client, plaintext: bytes) -> None:
         """Give plaintext to the dialogue, then see whether there is more to come."""
-        if plaintext and not self._protocol.closing:
+        if plaintext and not self._protocol.is_closing():
             client.receive(plaintext)
-        if self._protocol.closing:
+        if self._protocol.is_closing():
             return
         if self._pump.error is not None:
             _fail(client, self._protocol, self._pump)

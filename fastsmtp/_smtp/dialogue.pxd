@@ -52,7 +52,7 @@ cdef class Dialogue(Asker):
     # transaction
     cdef public Transaction transaction
 
-    cdef bint is_closing(self)
+    cpdef bint is_closing(self)
     cpdef reply(self, Reply reply)
     cdef _queue(self, Reply reply)
     cpdef refuse(self, Reply reply, bint is_strike)

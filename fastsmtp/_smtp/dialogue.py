@@ -109,13 +109,8 @@ class Dialogue(Asker):
         # transaction
         self.transaction = Transaction()
 
-    @property
-    def closing(self) -> bool:
-        """Nothing more is read or executed; what is to be written ends the connection."""
-        return self.is_closing()
-
     def is_closing(self) -> bool:
-        """`closing`, as C asks for it."""
+        """Nothing more is read or executed; what is to be written ends the connection."""
         return self.state == _CLOSING
 
     # The door: every reply leaves here.
@@ -289,7 +284,7 @@ class Dialogue(Asker):
             and self.waiting is None
             and not self.clock.receiving
             and self.mail_data.message is None
-            and not self.closing
+            and not self.is_closing()
             and not self.securing
         ):
             self.reply(_SHUTTING_DOWN)

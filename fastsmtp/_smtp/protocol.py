@@ -246,7 +246,7 @@ class SMTPProtocol(Dialogue):
         """The client has taken our replies: its time for the next command begins."""
         self.clock.now = now
         self.blocked = False
-        if self.securing or self.closing:
+        if self.securing or self.is_closing():
             return
         if self.waiting is None and not self.clock.lagging:
             self.clock.stand()
@@ -294,7 +294,7 @@ class SMTPProtocol(Dialogue):
         """A reset inside a transaction is an event. After our last reply it is nothing at all: most
         clients leave after QUIT without having read the 221.
         """
-        if self.closing:
+        if self.is_closing():
             return
         if self.transaction.envelope is not None:
             self.report(error, "socket")
@@ -405,12 +405,12 @@ class SMTPProtocol(Dialogue):
     def _take_late(self, answer: Answer) -> None:
         if answer is self.waiting:
             self.waiting = None
-            self.halted = self.closing
-        if not self.closing:
+            self.halted = self.is_closing()
+        if not self.is_closing():
             answer.then(self, answer)
             self.stop_if_asked()
         message = self._mail_data.message
-        if self.closing or message is None or message.answer is not answer:
+        if self.is_closing() or message is None or message.answer is not answer:
             answer.forget()
 
     def _give_up_waiting(self, cancels: bool = True) -> None:
@@ -433,7 +433,7 @@ class SMTPProtocol(Dialogue):
                 mail_data.abort("timeout")
                 self.reply(replies.TIMEOUT)
             return
-        self.halted = self.closing
+        self.halted = self.is_closing()
         if mail_data.message is not None and mail_data.message.answer is answer:
             mail_data.hook_timed_out()
             return

@@ -156,7 +156,7 @@ class Client:
         assert self.dialogue.authenticated == (user is not None)
         if user is not None:
             assert self.named or self.proven
-        if not self.dialogue.closing:
+        if not self.dialogue.is_closing():
             waits = self.written.rsplit(b"\r\n", 2)[-2].startswith(b"334 ")
             assert waits == (self.dialogue.attempt is not None)
             timeout = self.dialogue.options.auth_timeout if waits else 300
