@@ -218,7 +218,7 @@ def test_one_mechanism_and_at_most_one_response(command: bytes, code: str) -> No
         ("AUTH SCRAM-SHA-256 a b", "Error: syntax: AUTH SCRAM-SHA-256 token"),
     ],
 )
-def test_what_is_wrong_is_said(command: str, text: str) -> None:
+def test_a_malformed_auth_command_is_answered_with_its_syntax(command: str, text: str) -> None:
     session = one_way([EH, command.encode() + b"\r\n"], **OPEN, **AuthHooks().options())
     assert session.replies[-1].lines == (text,)
 
@@ -656,7 +656,9 @@ def test_a_refused_token_is_counted_when_it_is_refused_and_once() -> None:
         [b"AUTH PLAIN\r\n", b"\x01\r\n"],
     ],
 )
-def test_none_of_these_is_a_failure(steps: list[bytes]) -> None:
+def test_a_cancelled_or_unreadable_exchange_is_no_failure(
+    steps: list[bytes],
+) -> None:
     run = exchange(*steps * 3, PLAIN, max_auth_failures=1)
     assert run.codes[-1] == DONE
 

@@ -305,7 +305,7 @@ def test_a_record_with_which_nothing_can_be_done_is_seen(change: dict[str, objec
 
 
 @pytest.mark.parametrize("keys", [None, "keys", (b"s" * 16, 4096, b"x" * 32, b"x" * 32)])
-def test_what_is_no_record_is_seen(keys: object) -> None:
+def test_a_value_that_is_not_scram_keys_is_not_usable(keys: object) -> None:
     assert not are_usable_keys(keys)
 
 

@@ -165,6 +165,6 @@ def test_the_page_names_a_file_that_has_tests_of_the_row_or_says_what_it_waits_f
         ('pytest.mark.row("line_01"); {"LINE-99": 1}', {"line_01", "LINE-99"}),
     ],
 )
-def test_what_names_a_row(source: str, rows: set[str]) -> None:
+def test_marks_ids_keys_and_names_of_tests_name_rows(source: str, rows: set[str]) -> None:
     found = {place.row for place in places_in(source)}
     assert found == rows

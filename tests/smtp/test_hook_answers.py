@@ -48,7 +48,7 @@ def gives(error: Any = None, result: Any = None) -> Callable[[Call], Any]:
 @row("HOOK-06")
 @each_hook
 @each_style
-def test_none_accepts(name: str, style: str) -> None:
+def test_a_hook_that_answers_none_accepts(name: str, style: str) -> None:
     with Met(name, style, gives(None, None)) as met:
         assert met.reply == met.stage.accepted
         met.go_on()

@@ -227,7 +227,7 @@ def test_an_unknown_address_is_trusted_by_nobody() -> None:
 
 @row("XCL-04")
 @pytest.mark.parametrize("command", [b"XCLIENT NAME=x\r\n", b"XFORWARD NAME=x\r\n", b"XCLIENT\r\n"])
-def test_it_has_no_place_in_a_transaction(command: bytes) -> None:
+def test_xclient_and_xforward_in_a_transaction_are_out_of_sequence(command: bytes) -> None:
     before = [EH, TX + command + b"DATA\r\n", BODY + END]
     run = every_cut(before, peer=RELAY, **TRUSTED)
     assert run.codes == ["220", "250", *MAILED, "503 5.5.1", "354", "250 2.6.0"]
@@ -347,7 +347,7 @@ def test_addresses_are_kept_in_canonical_form(given: bytes, address: str) -> Non
 
 
 @row("XCL-05")
-def test_what_is_unavailable_is_none() -> None:
+def test_an_unavailable_attribute_reads_as_none() -> None:
     line = b"XCLIENT PORT=[UNAVAILABLE] PROTO=[tempunavail] DESTADDR=[UNAVAILABLE] DESTPORT="
     with relay() as session:
         assert session.do(line + b"[UNAVAILABLE] HELO=[UNAVAILABLE]\r\n") == [BACK]
@@ -722,7 +722,7 @@ def test_behind_a_balancer_trust_goes_by_the_client_that_it_names() -> None:
 
 
 @row("XCL-02", "XCL-07")
-def test_it_works_over_sockets(run: Any) -> None:
+def test_xclient_and_xforward_change_addresses_over_sockets_too(run: Any) -> None:
     async def scenario() -> None:
         sink = Sink()
         seen: list[Any] = []

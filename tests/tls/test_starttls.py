@@ -142,7 +142,7 @@ def test_without_a_certificate_it_is_not_implemented_and_not_offered() -> None:
         assert codes(wire.send(STARTTLS)) == ["502 5.5.1"]
 
 
-def test_it_can_be_hidden_and_disabled() -> None:
+def test_hidden_starttls_still_works_and_disabled_starttls_is_unknown() -> None:
     with served(hide_starttls=True) as client:
         assert b"STARTTLS" not in client.wire.send(EH)
         assert client.starttls() == "220 2.0.0"
