@@ -7,12 +7,17 @@ import subprocess
 from pathlib import Path
 
 import pytest
+from memory import SANITIZED
 
 __all__ = ["build_library"]
 
 
 def build_library(name: str, directory: Path) -> Path:
-    """Compile `name`.c into `directory`; the test is skipped only where there is no compiler."""
+    """Compile `name`.c into `directory`; the test is skipped only where there is no compiler, and
+    under AddressSanitizer, whose library has to be the first.
+    """
+    if SANITIZED:
+        pytest.skip("AddressSanitizer's library has to be the first")
     compiler = shutil.which("cc") or shutil.which("gcc") or shutil.which("clang")
     if compiler is None:
         pytest.skip("no C compiler")
