@@ -2,7 +2,7 @@ cimport cython
 from fastsmtp._connection.arrival cimport arrive, let_in, prepare, shake_hands
 from fastsmtp._connection.deadline_timer cimport DeadlineTimer
 from fastsmtp._connection.output cimport Output
-from fastsmtp._connection.stages cimport Stage, Talking
+from fastsmtp._connection.stages cimport Stage, Talking, held
 from fastsmtp._hooks.coroutine_driver cimport drive
 from fastsmtp._native cimport forks
 from fastsmtp._net.turns cimport Flow, Receiver, Turns

@@ -18,7 +18,7 @@ from fastsmtp._connection.arrival import arrive, let_in, prepare, shake_hands
 from fastsmtp._connection.deadline_timer import DeadlineTimer
 from fastsmtp._connection.output import Output
 from fastsmtp._connection.server_state import ServerState
-from fastsmtp._connection.stages import GONE, LINGERING, LOST, TALKING, Stage, Talking
+from fastsmtp._connection.stages import GONE, LINGERING, LOST, TALKING, Stage, Talking, held
 from fastsmtp._failures import Place
 from fastsmtp._hooks.callback import Answer
 from fastsmtp._hooks.coroutine_driver import drive
@@ -36,8 +36,7 @@ from fastsmtp.stream import DataStream
 
 __all__ = ["Connection"]
 
-# What `Turns.enter` returns: `leave` is due; a visit is under way.
-_ENTERED, _INSIDE = 1, 2
+_ENTERED, _INSIDE = 1, 2  # of `Turns.enter`: `leave` is due; a visit is under way
 _STALL: float = STALL
 _TALKING: Stage = TALKING
 _GONE: Stage = GONE
@@ -103,13 +102,13 @@ class Connection(Receiver):
         if self._stage is _TALKING:
             self.receive(data)
         else:
-            self._stage.octets(self, data)
+            held(self._stage).octets(self, data)
 
     def eof_received(self) -> bool:
         """The client sends no more; it may still be reading (RFC 5321 §3.8)."""
         self.reads += 1
         self.output.at_eof = True
-        self._stage.eof(self)
+        held(self._stage).eof(self)
         return True
 
     def connection_lost(self, exc: Exception | None) -> None:
@@ -150,7 +149,8 @@ class Connection(Receiver):
             return
         if self.protocol.wants_turn() or self._woken:
             self._advance()
-        self.talking.go_on(self)
+        talking = self.talking  # held, as `held` does
+        talking.go_on(self)
         if self.timer.overdue:
             self.timer.go_on()
 
@@ -186,7 +186,7 @@ class Connection(Receiver):
         return self.talking.holds_input() or self.protocol.holds_input()
 
     def input_ended(self) -> None:
-        self._stage.eof(self)
+        held(self._stage).eof(self)
 
     def set_reading(self, reading: bool) -> None:
         if reading and self.talking.holds_input():
@@ -322,7 +322,7 @@ class Connection(Receiver):
     # The server's calls; `registry.Registered` says what each is for.
 
     def shut_down(self) -> None:
-        self._stage.server_closing(self)
+        held(self._stage).server_closing(self)
 
     def runs(self, task: asyncio.Task[Any]) -> bool:
         return self._tasks is not None and task in self._tasks
@@ -381,7 +381,7 @@ class Connection(Receiver):
             return False
         self.timer.end_grace()
         try:
-            self._stage.expired(self, now)
+            held(self._stage).expired(self, now)
         finally:
             self.timer.renew()
             if entered == _ENTERED:

@@ -58,7 +58,8 @@ class GreetingWait(Talking):
 
     def octets(self, client: Client, data: bytes) -> None:
         """The client speaks before our greeting."""
-        self._talking.octets(client, data)
+        talking = self._talking  # held while it works
+        talking.octets(client, data)
 
     def eof(self, client: Client) -> None:
         """A client that has said nothing will hear nothing."""

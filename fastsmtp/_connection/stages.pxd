@@ -10,6 +10,9 @@ cdef class Stage:
     cpdef leave(self)
 
 
+cpdef Stage held(Stage stage)
+
+
 cdef class Lost(Stage):
     cpdef expired(self, client, double now)
 

@@ -12,7 +12,7 @@ from __future__ import annotations
 from contextvars import Context
 from typing import Final, Protocol
 
-__all__ = ["GONE", "LINGERING", "LOST", "TALKING", "Client", "Stage", "Talking"]
+__all__ = ["GONE", "LINGERING", "LOST", "TALKING", "Client", "Stage", "Talking", "held"]
 
 
 class Client(Protocol):
@@ -85,6 +85,15 @@ class Stage:
 
     def leave(self) -> None:
         """Another stage begins, or the connection is lost: let go of what this one waits for."""
+
+
+def held(stage: Stage) -> Stage:
+    """Return `stage` with a reference of the caller's own.
+
+    A connection may enter another stage, and so give up this one, while a method of it runs. C
+    calls that method without taking a reference.
+    """
+    return stage
 
 
 class Lost(Stage):
