@@ -10,13 +10,14 @@ import gc
 import logging
 import random
 from collections import Counter
-from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
-from contextlib import asynccontextmanager, contextmanager
+from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import asynccontextmanager
 from typing import Any
 
 import pytest
 from clients import CLOSING, Client, Sink, refused, until
 from conftest import open_files
+from memory import collector_off
 from scenario import EH, TX
 
 from fastsmtp import MessageAborted, SMTPError, SMTPServer
@@ -44,16 +45,6 @@ def living() -> Counter[str]:
         elif kind.__name__ in FOREIGN or (kind.__name__ == "TimerHandle" and not thing.cancelled()):
             kinds[kind.__name__] += 1
     return kinds
-
-
-@contextmanager
-def collector_off() -> Iterator[None]:
-    gc.collect()
-    gc.disable()
-    try:
-        yield
-    finally:
-        gc.enable()
 
 
 # --- hooks of both styles -------------------------------------------------------------------------

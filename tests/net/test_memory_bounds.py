@@ -10,15 +10,14 @@ import gc
 import subprocess
 import sys
 import threading
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from typing import Any
 
 import pytest
 import reference
 from consumers import Consumer
 from hook_kit import BODY, END, MAIL, RCPT, STYLES, in_style
-from memory import engine_objects, growth
+from memory import collector_off, engine_objects, growth
 from scenario import COUNTERS_OFF, DEFAULTS, EH, LH, TX, codes
 
 from fastsmtp import SMTPError, SMTPServer, replies
@@ -285,16 +284,6 @@ def server_in_style(style: str, **options: Any) -> SMTPServer:
     return SMTPServer(**{**DEFAULTS, **hooks, **options})
 
 
-@contextmanager
-def no_collector() -> Iterator[None]:
-    gc.collect()
-    gc.disable()
-    try:
-        yield
-    finally:
-        gc.enable()
-
-
 @row("MEM-09")
 @pytest.mark.parametrize("style", STYLES)
 @pytest.mark.parametrize("end", ENDS, ids=lambda each: each.__name__)
@@ -303,7 +292,7 @@ def test_a_connection_that_ended_is_gone_without_the_collector(
 ) -> None:
     server = server_in_style(style)
     counts = []
-    with no_collector():
+    with collector_off():
         others = engine_objects()["Connection"]
         for number in range(12):
             wire = Wire(server, loop=loop)

@@ -8,7 +8,8 @@ import os
 import sys
 import tracemalloc
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
@@ -24,6 +25,17 @@ needs_malloc = pytest.mark.skipif(
     SANITIZED or sys.platform != "linux" or not hasattr(ctypes.CDLL(None), "mallinfo2"),
     reason="asks the allocator of the GNU C library",
 )
+
+
+@contextmanager
+def collector_off() -> Iterator[None]:
+    """What is freed in here is freed without the garbage collector."""
+    gc.collect()
+    gc.disable()
+    try:
+        yield
+    finally:
+        gc.enable()
 
 
 def engine_objects() -> Counter[str]:
