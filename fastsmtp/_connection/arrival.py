@@ -109,4 +109,4 @@ def prepare(connection: Arriving) -> None:
         return
     wait = GreetingWait(connection, connection.talking)
     connection.enter(wait)
-    wait.begin(connection.loop, server.lookup, address, delay)
+    wait.begin(connection.loop, None if known else server.lookup, address, name, delay)

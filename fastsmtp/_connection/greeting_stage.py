@@ -39,14 +39,13 @@ class GreetingWait(Talking):
         loop: asyncio.AbstractEventLoop,
         lookup: ReverseLookup | None,
         address: str,
+        name: str | None,
         greet_delay: float,
     ) -> None:
-        """Begin both; where there is nothing to wait for, all is done before this returns.
-        greet_delay: seconds.
-        """
+        """Begin both. lookup: None where `name` is all that can be known. greet_delay: seconds."""
         self._left = 1
-        known, self._name = is_known(loop, lookup, address)
-        if not known and lookup is not None:
+        self._name = name
+        if lookup is not None:
             self._left += 1
             self._lookup = lookup
             self._address = address
