@@ -1,0 +1,44 @@
+"""What becomes of an accepted message: sinks, what their 250 promises, and a hook for them."""
+
+from fastsmtp.delivery.batcher import Batcher
+from fastsmtp.delivery.errors import (
+    DeliveryError,
+    Full,
+    Refused,
+    TooLarge,
+    Unavailable,
+    Unclear,
+    delivery_error,
+)
+from fastsmtp.delivery.promise import Promise
+from fastsmtp.delivery.record import (
+    Client,
+    Recipient,
+    Record,
+    StoredBody,
+    encode_record,
+    parse_record,
+)
+from fastsmtp.delivery.sink import BodyWriter, Fate, Receipt, Sink
+
+__all__ = [
+    "Batcher",
+    "BodyWriter",
+    "Client",
+    "DeliveryError",
+    "Fate",
+    "Full",
+    "Promise",
+    "Receipt",
+    "Recipient",
+    "Record",
+    "Refused",
+    "Sink",
+    "StoredBody",
+    "TooLarge",
+    "Unavailable",
+    "Unclear",
+    "delivery_error",
+    "encode_record",
+    "parse_record",
+]

@@ -1,0 +1,212 @@
+"""Commits together what waits together: one sync for many messages.
+
+In: items, from the event loop. Out: a future for each. A thread takes all that waits, up to
+MAX_ITEMS or MAX_OCTETS, and calls `commit` with it; meanwhile the next batch gathers. There is no
+timer: an item that comes alone is committed alone and at once. The loop wakes the threads once for
+all items of one of its turns, and is woken once for all answers of a batch.
+
+What waits is bounded by those who add: a client has one message at a time, and `deliver` counts the
+octets of all of them.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import threading
+from collections import deque
+from collections.abc import Callable, Sequence
+from typing import Final, Generic, TypeVar
+
+from fastsmtp.delivery.errors import DeliveryError, Unavailable, Unclear, delivery_error
+from fastsmtp.delivery.log import logger
+
+__all__ = ["Batcher"]
+
+MAX_ITEMS: Final = 256  # more would answer the first of them later, and save no sync worth naming
+MAX_OCTETS: Final = 4 * 1024 * 1024
+CLOSING: Final = "the sink is closing"
+
+T = TypeVar("T")
+R = TypeVar("R")
+
+
+class _Entry(Generic[T, R]):
+    __slots__ = ("future", "item", "octets")
+
+    def __init__(self, item: T, octets: int, future: asyncio.Future[R]) -> None:
+        self.item = item
+        self.octets = octets
+        self.future = future
+
+
+class Batcher(Generic[T, R]):
+    """A queue with threads that commit what waits in it.
+
+    commit: called in a thread with at most `max_items` items of at most `max_octets` together, or
+    one that is larger; returns one result or exception for each. Where it raises it has to leave
+    nothing behind: the items are tried again one by one. threads: how many batches at a time; their
+    order is not kept then.
+    """
+
+    def __init__(
+        self,
+        commit: Callable[[list[T]], Sequence[R | BaseException]],
+        *,
+        name: str,
+        threads: int = 1,
+        max_items: int = MAX_ITEMS,
+        max_octets: int = MAX_OCTETS,
+    ) -> None:
+        self._commit = commit
+        self._name = name
+        self._max_items = max_items
+        self._max_octets = max_octets
+        self._count = threads
+        self._threads: list[threading.Thread] = []
+        self._loop: asyncio.AbstractEventLoop | None = None
+        self._process = 0
+        self._turn: list[_Entry[T, R]] = []  # of this turn of the loop, not shown to the threads
+        # Of both sides, under the condition.
+        self._condition = threading.Condition(threading.Lock())
+        self._waiting: deque[_Entry[T, R]] = deque()
+        self._begun: set[_Entry[T, R]] = set()
+        self._closing = False
+        self._ended: asyncio.Future[None] | None = None
+
+    def start(self) -> None:
+        """Begin, on the running loop. Raises RuntimeError when it was begun before, or when the
+        system has no threads.
+        """
+        if self._loop is not None:
+            raise RuntimeError(f"{self._name} was started before")
+        self._loop = asyncio.get_running_loop()
+        self._process = os.getpid()
+        for number in range(self._count):
+            # A daemon: a disk that hangs must not keep the process. What it had is unanswered.
+            thread = threading.Thread(target=self._run, name=f"{self._name}-{number}", daemon=True)
+            thread.start()
+            self._threads.append(thread)
+
+    def add(self, item: T, octets: int) -> asyncio.Future[R]:
+        """Return a future for what `commit` makes of `item`; it raises `DeliveryError`.
+
+        Raises RuntimeError before `start`, in a forked child, and on another loop. An item whose
+        future is cancelled before its batch begins is left out.
+        """
+        loop = self._loop
+        if loop is None:
+            raise RuntimeError(f"{self._name} was not started: `await sink.start()` comes first")
+        if os.getpid() != self._process:
+            raise RuntimeError(f"{self._name} was started in the parent of this process")
+        if asyncio.get_running_loop() is not loop:
+            raise RuntimeError(f"{self._name} was started on another event loop")
+        future: asyncio.Future[R] = loop.create_future()
+        if self._closing:
+            future.set_exception(Unavailable(CLOSING))
+            return future
+        if not self._turn:
+            loop.call_soon(self._show)
+        self._turn.append(_Entry(item, octets, future))
+        return future
+
+    async def close(self, patience: float) -> None:
+        """Commit what waits, for at most `patience` seconds; answer the rest."""
+        loop = self._loop
+        if loop is None or self._closing:
+            self._closing = True
+            return
+        self._show()
+        self._ended = loop.create_future()
+        with self._condition:
+            self._closing = True
+            is_idle = not self._waiting and not self._begun
+            self._condition.notify_all()
+        if not is_idle:
+            await asyncio.wait([self._ended], timeout=patience)
+        with self._condition:
+            left = [*self._waiting]
+            self._waiting.clear()
+            begun = [*self._begun]
+        for entries, error in ((left, Unavailable), (begun, Unclear)):
+            for entry in entries:
+                _fail(entry.future, error(CLOSING))
+
+    # On the loop.
+
+    def _show(self) -> None:
+        """Show the threads what this turn has brought."""
+        turn, self._turn = self._turn, []
+        if turn:
+            with self._condition:
+                self._waiting.extend(turn)
+                self._condition.notify()
+
+    def _answer(self, batch: list[_Entry[T, R]], results: Sequence[R | BaseException]) -> None:
+        for entry, result in zip(batch, results, strict=True):
+            if isinstance(result, BaseException):
+                _fail(entry.future, delivery_error(result))
+            elif not entry.future.done():
+                entry.future.set_result(result)
+        with self._condition:
+            self._begun.difference_update(batch)
+            is_idle = not self._begun and not self._waiting
+        if is_idle and self._ended is not None and not self._ended.done():
+            self._ended.set_result(None)
+
+    # In the threads.
+
+    def _run(self) -> None:
+        while batch := self._take():
+            results = self._results(batch)
+            assert self._loop is not None
+            try:
+                self._loop.call_soon_threadsafe(self._answer, batch, results)
+            except RuntimeError:  # the loop is closed: nobody waits any more
+                return
+
+    def _take(self) -> list[_Entry[T, R]]:
+        """Wait for items and return those of the next batch; none: it is the end."""
+        with self._condition:
+            while not self._waiting:
+                if self._closing:
+                    return []
+                self._condition.wait()
+            batch = [self._waiting.popleft()]
+            room = self._max_octets - batch[0].octets
+            while self._waiting and len(batch) < self._max_items:
+                room -= self._waiting[0].octets
+                if room < 0:
+                    break
+                batch.append(self._waiting.popleft())
+            self._begun.update(batch)
+            if self._waiting:
+                self._condition.notify()
+        return batch
+
+    def _results(self, batch: list[_Entry[T, R]]) -> Sequence[R | BaseException]:
+        """Return a result or an exception for each, whatever `commit` does."""
+        is_wanted = [not entry.future.cancelled() for entry in batch]
+        items = [entry.item for entry, wanted in zip(batch, is_wanted, strict=True) if wanted]
+        found = iter(self._committed(items) if items else ())
+        return [next(found) if wanted else Unavailable("cancelled") for wanted in is_wanted]
+
+    def _committed(self, items: list[T]) -> Sequence[R | BaseException]:
+        try:
+            results = self._commit(items)
+            if len(results) == len(items):
+                return results
+            raise RuntimeError(f"commit of {len(items)} items returned {len(results)} results")
+        except BaseException as error:  # a thread must not end without having answered
+            if not isinstance(error, (OSError, DeliveryError)):
+                logger.error("%s: a commit has failed", self._name, exc_info=error)
+            if len(items) == 1:
+                return [error]
+        return [result for item in items for result in self._committed([item])]
+
+
+def _fail(future: asyncio.Future[R], error: BaseException) -> None:
+    if not future.done():
+        future.set_exception(error)
+        # Asked for here, so that asyncio does not log what nobody waits for any more.
+        future.exception()

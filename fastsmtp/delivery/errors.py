@@ -1,0 +1,95 @@
+"""Why a message was not delivered: what its client gets, and what the log gets.
+
+The two are apart on purpose: the reply never holds what a system or another program said.
+"""
+
+from __future__ import annotations
+
+import errno
+import os
+from typing import ClassVar, Final
+
+from fastsmtp.errors import SMTPError
+
+__all__ = [
+    "DeliveryError",
+    "Full",
+    "Refused",
+    "TooLarge",
+    "Unavailable",
+    "Unclear",
+    "delivery_error",
+]
+
+_NO_ROOM: Final = frozenset({errno.ENOSPC, errno.EDQUOT, errno.EFBIG})
+
+
+class DeliveryError(Exception):
+    """A sink has not taken a message. `str(error)` is the reason, for the log.
+
+    Raise one of the subclasses.
+    """
+
+    text: ClassVar[str] = "Message could not be stored, try again later"
+    code: ClassVar[int] = 451
+    enhanced_code: ClassVar[str] = "4.3.0"
+
+    @property
+    def reply(self) -> SMTPError:
+        """The refusal that the client gets."""
+        return SMTPError(self.text, self.code, self.enhanced_code)
+
+
+class Unavailable(DeliveryError):
+    """Certainly nothing was stored: 451 4.3.0."""
+
+
+class Unclear(DeliveryError):
+    """Nobody knows whether the message was stored: 451 4.3.0, so that it may be there twice and is
+    not lost.
+    """
+
+
+class Full(DeliveryError):
+    """There is no room now, and nothing was stored: 452 4.3.1."""
+
+    text = "Insufficient system storage, try again later"
+    code = 452
+    enhanced_code = "4.3.1"
+
+
+class TooLarge(DeliveryError):
+    """The sink never takes a message of this size: 552 5.3.4."""
+
+    text = "Message is too large for its destination"
+    code = 552
+    enhanced_code = "5.3.4"
+
+
+class Refused(DeliveryError):
+    """Another server has refused the message; its reply is passed on as it is.
+
+    reply: code, enhanced code and text of that server. reason: for the log, "": the text.
+    """
+
+    def __init__(self, reply: SMTPError, reason: str = "") -> None:
+        super().__init__(reason or reply.message)
+        self._reply = reply
+
+    @property
+    def reply(self) -> SMTPError:
+        """The other server's refusal."""
+        return self._reply
+
+
+def delivery_error(error: BaseException) -> DeliveryError:
+    """Return what a failure of a sink's own means: `Full` where the system has no room for a file,
+    `Unavailable` for other errors of the system, `Unclear` for all else.
+    """
+    if isinstance(error, DeliveryError):
+        return error
+    if isinstance(error, OSError) and error.errno is not None:
+        name = errno.errorcode.get(error.errno, error.errno)
+        kind = Full if error.errno in _NO_ROOM else Unavailable
+        return kind(f"{name}:{os.strerror(error.errno)}")
+    return Unclear(f"{type(error).__name__}: {error}")

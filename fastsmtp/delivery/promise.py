@@ -1,0 +1,39 @@
+"""What a 250 after a message is worth."""
+
+from __future__ import annotations
+
+import enum
+from typing import Final
+
+__all__ = ["Promise"]
+
+
+class Promise(enum.Enum):
+    """What has happened to a message before its client gets 250. The value is the word for users.
+
+    MEMORY: it is in the memory of one process. QUORUM: in the memory of several machines. DISK: on
+    one disk, synced. QUORUM_DISK: on several disks, synced. NEXT_HOP: another mail server has
+    answered 2xx, and with it has taken responsibility (RFC 5321 §6.1). REMOTE: an HTTP endpoint has
+    answered 2xx, which says nothing about what it keeps.
+    """
+
+    MEMORY = "memory"
+    QUORUM = "quorum"
+    DISK = "disk"
+    QUORUM_DISK = "quorum_disk"
+    NEXT_HOP = "next_hop"
+    REMOTE = "remote"
+
+    def covers(self, required: Promise) -> bool:
+        """Whether this promise is at least what `required` asks for."""
+        return required is self or required in _ALSO[self]
+
+
+_ALSO: Final = {
+    Promise.MEMORY: frozenset[Promise](),
+    Promise.QUORUM: frozenset({Promise.MEMORY}),
+    Promise.DISK: frozenset({Promise.MEMORY}),
+    Promise.QUORUM_DISK: frozenset({Promise.MEMORY, Promise.QUORUM, Promise.DISK}),
+    Promise.NEXT_HOP: frozenset({Promise.MEMORY, Promise.DISK}),
+    Promise.REMOTE: frozenset({Promise.MEMORY}),
+}

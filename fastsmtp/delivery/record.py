@@ -1,0 +1,243 @@
+r"""`Record`: one accepted message with its envelope; and the form in which stores keep it.
+
+The encoded form is a line, the envelope as JSON, and the message as it is:
+
+    fastsmtp-record 1 <octets of envelope> <octets of message> <CRC-32 of both, 8 hex digits>\n
+
+The envelope ends with LF. The message is our trace headers followed by the octets that the client
+sent, unless the envelope names the file that has the body: then it is the headers alone. A reader
+ignores members of the envelope that it does not know; what an old reader would misunderstand gets a
+new number in the first line.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+from binascii import crc32
+from collections.abc import Callable
+from hashlib import sha256
+from typing import Any, BinaryIO, Final, NamedTuple, Protocol
+
+__all__ = ["Client", "Recipient", "Record", "StoredBody", "encode_record", "parse_record"]
+
+_HEAD: Final = re.compile(rb"fastsmtp-record (\d{1,9}) (\d{1,15}) (\d{1,15}) ([0-9a-f]{8})\n")
+_VERSION: Final = 1
+_encode: Final = json.JSONEncoder(separators=(",", ":")).encode  # ASCII, whatever a client sent
+
+
+class StoredBody(Protocol):
+    """A body that lies outside of its record, for it is larger than a sink's `max_record`.
+
+    path: where; its last part names it in the sink that has made it. size: octets. sha256: of these
+    octets, in hexadecimal digits.
+    """
+
+    @property
+    def path(self) -> str: ...
+    @property
+    def size(self) -> int: ...
+    @property
+    def sha256(self) -> str: ...
+
+    def open(self) -> BinaryIO:
+        """Return the octets, as received, as a file to read. Blocks; raises OSError."""
+
+
+class Recipient(NamedTuple):
+    """An accepted recipient. notify, orcpt: RFC 3461 §4.1, §4.2; () and None: not given."""
+
+    address: str
+    notify: tuple[str, ...] = ()
+    orcpt: str | None = None
+
+
+class Client(NamedTuple):
+    """Who has sent a message.
+
+    address: IP address, "" on a UNIX socket. name: host name that was looked up, "" for none. helo:
+    what it said of itself. protocol: the `with` of a Received header (RFC 3848). tls: version and
+    cipher suite, such as "TLSv1.3 TLS_AES_256_GCM_SHA384", "" in plaintext. user: who has logged
+    in, "" for nobody.
+    """
+
+    address: str = ""
+    name: str = ""
+    helo: str = ""
+    protocol: str = "SMTP"
+    tls: str = ""
+    user: str = ""
+
+
+class Record:
+    """One message on its way into a sink.
+
+    id: of the session, "-", number of the transaction. headers: our own trace headers, with CRLF,
+    to stand before the body. body: the octets that the client sent (RFC 5322, CRLF), or where a
+    sink keeps them. size: their number. mail_from: "" for the null path. ret, envid: RFC 3461 §4.3,
+    §4.4. body_type: "7bit", "8bitmime" or "binarymime". lmtp: whether each recipient gets an answer
+    of its own. received: Unix time in seconds. node: name of this server.
+    """
+
+    __slots__ = (
+        "_sha256",
+        "body",
+        "body_type",
+        "client",
+        "envid",
+        "headers",
+        "id",
+        "lmtp",
+        "mail_from",
+        "node",
+        "rcpt_to",
+        "received",
+        "ret",
+        "size",
+        "smtp_utf8",
+    )
+
+    def __init__(
+        self,
+        id: str,
+        mail_from: str,
+        rcpt_to: tuple[Recipient, ...],
+        body: bytes | StoredBody = b"",
+        *,
+        headers: bytes = b"",
+        client: Client = Client(),  # noqa: B008 - it cannot be changed
+        smtp_utf8: bool = False,
+        body_type: str = "7bit",
+        ret: str | None = None,
+        envid: str | None = None,
+        lmtp: bool = False,
+        received: float = 0.0,
+        node: str = "",
+    ) -> None:
+        self.id = id
+        self.mail_from = mail_from
+        self.rcpt_to = rcpt_to
+        self.headers = headers
+        self.client = client
+        self.smtp_utf8 = smtp_utf8
+        self.body_type = body_type
+        self.ret = ret
+        self.envid = envid
+        self.lmtp = lmtp
+        self.received = received
+        self.node = node
+        self.set_body(body)
+
+    def set_body(self, body: bytes | StoredBody) -> None:
+        """Give the record its body, and the size of it."""
+        self.body = body
+        self.size = len(body) if isinstance(body, bytes) else body.size
+        self._sha256 = "" if isinstance(body, bytes) else body.sha256
+
+    @property
+    def sha256(self) -> str:
+        """SHA-256 of the body in hexadecimal digits; made at the first look."""
+        if not self._sha256:
+            assert isinstance(self.body, bytes)
+            self._sha256 = sha256(self.body).hexdigest()
+        return self._sha256
+
+    @property
+    def fingerprint(self) -> str:
+        """The same for a message that its sender has sent twice: SHA-256, in hexadecimal digits, of
+        sender, recipients and `sha256`, each in UTF-8 and followed by LF.
+        """
+        words = (self.mail_from, *(each.address for each in self.rcpt_to), self.sha256, "")
+        return sha256("\n".join(words).encode("utf-8", "surrogatepass")).hexdigest()
+
+    def __repr__(self) -> str:
+        return f"<Record {self.id}, {self.size} octets for {len(self.rcpt_to)} recipients>"
+
+
+def encode_record(record: Record) -> bytes:
+    """Return the form that stores keep; a body in a file stays there, and is named."""
+    body = record.body
+    members: dict[str, Any] = {
+        "id": record.id,
+        "fingerprint": record.fingerprint,
+        "node": record.node,
+        "received": record.received,
+        "client": record.client._asdict(),
+        "mail_from": record.mail_from,
+        "ret": record.ret,
+        "envid": record.envid,
+        "rcpt_to": [each._asdict() for each in record.rcpt_to],
+        "smtp_utf8": record.smtp_utf8,
+        "body_type": record.body_type,
+        "lmtp": record.lmtp,
+        "headers": len(record.headers),
+        "size": record.size,
+        "sha256": record.sha256,
+    }
+    if not isinstance(body, bytes):
+        members["body"] = body.path.rpartition("/")[2]
+    envelope = (_encode(members) + "\n").encode("ascii")
+    message = record.headers + body if isinstance(body, bytes) else record.headers
+    sum_ = crc32(message, crc32(envelope))
+    head = f"fastsmtp-record {_VERSION} {len(envelope)} {len(message)} {sum_:08x}\n"
+    return b"".join((head.encode("ascii"), envelope, message))
+
+
+def parse_record(
+    octets: bytes, stored: Callable[[str, int, str], StoredBody] | None = None
+) -> Record:
+    """Return the record that `encode_record` has encoded.
+
+    stored: called as `stored(name, size, sha256)` for a body that lies in a file. Raises ValueError
+    for octets that are damaged, cut, of a newer version, or name a file without `stored`.
+    """
+    envelope, message = _split(octets)
+    try:
+        return _record(json.loads(envelope), message, stored)
+    except (KeyError, TypeError, AttributeError) as error:
+        raise ValueError(f"the envelope of a record lacks {error}") from error
+
+
+def _split(octets: bytes) -> tuple[bytes, bytes]:
+    head = _HEAD.match(octets)
+    if head is None:
+        raise ValueError("no record begins here")
+    version, envelope, message = map(int, head.groups()[:3])
+    if version > _VERSION:
+        raise ValueError(f"a record of version {version}; this program knows {_VERSION}")
+    start = head.end()
+    if len(octets) != start + envelope + message:
+        raise ValueError(f"a record of {start + envelope + message} octets has {len(octets)}")
+    if crc32(memoryview(octets)[start:]) != int(head[4], 16):
+        raise ValueError("the check sum of a record is wrong")
+    return octets[start : start + envelope], octets[start + envelope :]
+
+
+def _record(
+    members: dict[str, Any],
+    message: bytes,
+    stored: Callable[[str, int, str], StoredBody] | None,
+) -> Record:
+    body: bytes | StoredBody = message[members["headers"] :]
+    if "body" in members:
+        if stored is None:
+            raise ValueError("the body of a record lies in a file")
+        body = stored(members["body"], members["size"], members["sha256"])
+    recipients = (
+        Recipient(each["address"], tuple(each["notify"]), each["orcpt"])
+        for each in members["rcpt_to"]
+    )
+    client = members["client"]
+    return Record(
+        members["id"],
+        members["mail_from"],
+        tuple(recipients),
+        body,
+        headers=message[: members["headers"]],
+        client=Client(**{name: client[name] for name in Client._fields}),
+        node=members["node"],
+        **{name: members[name] for name in _PLAIN},
+    )
+
+
+_PLAIN: Final = ("smtp_utf8", "body_type", "ret", "envid", "lmtp", "received")
