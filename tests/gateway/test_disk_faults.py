@@ -18,26 +18,15 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from c_library import build_library
 from disk_faults import Faults
 from serving import PATIENCE, Gateway, bodies, leftovers, messages
+
+pytest_plugins = ["gateway_fixtures"]
 
 MESSAGE = b"Subject: x\r\n\r\nhello\r\n"
 LARGE = b"Subject: large\r\n\r\n" + (b"x" * 78 + b"\r\n") * 3000
 
 pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="tmpfs, /proc and LD_PRELOAD")
-
-
-@pytest.fixture(scope="module")
-def library(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return build_library("disk_faults", tmp_path_factory.mktemp("disk_faults"))
-
-
-@pytest.fixture
-def faults(library: Path, tmp_path: Path) -> Iterator[Faults]:
-    faults = Faults(library, tmp_path)
-    yield faults
-    faults.close()
 
 
 def code_of(gateway: Gateway, message: bytes) -> tuple[int, str]:

@@ -14,32 +14,21 @@ import re
 import smtplib
 import sys
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from hashlib import sha256
 from pathlib import Path
 
 import pytest
-from c_library import build_library
 from disk_faults import Faults
 from serving import PATIENCE, Gateway, body_of, leftovers, messages
+
+pytest_plugins = ["gateway_fixtures"]
 
 CALLS = ("open", "write", "fsync", "link", "fsync_directory", "unlink", "reply")
 # None lost in N cycles means at most 3/N at 95 %: the thousand of a night is 0.3 %.
 NIGHTLY_CYCLES = int(os.environ.get("FASTSMTP_KILL_CYCLES", "1000"))
 
 pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="/proc and LD_PRELOAD")
-
-
-@pytest.fixture(scope="module")
-def library(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return build_library("disk_faults", tmp_path_factory.mktemp("disk_faults"))
-
-
-@pytest.fixture
-def faults(library: Path, tmp_path: Path) -> Iterator[Faults]:
-    faults = Faults(library, tmp_path)
-    yield faults
-    faults.close()
 
 
 class Ledger:

@@ -9,7 +9,6 @@ import smtplib
 import socket
 import subprocess
 import threading
-from collections.abc import Iterator
 from email.message import EmailMessage
 from pathlib import Path
 
@@ -25,27 +24,14 @@ from serving import (
     messages,
 )
 
+pytest_plugins = ["gateway_fixtures"]
+
 MESSAGE = b"Subject: x\r\n\r\nhello\r\n"
 
 ADDR_10_LEGAL = [
     *["`id`@x", "|cmd@x", "a/b@x", "a'--@x", "{{7*7}}@x", "%s%n@x", '"../../etc/passwd"@x'],
 ]
 ADDR_10_ILLEGAL = [";id;@x", "$(id)@x", "../../etc/passwd@x"]
-
-
-@pytest.fixture
-def maildir(tmp_path: Path) -> Path:
-    return tmp_path / "mail"
-
-
-@pytest.fixture
-def gateway(maildir: Path) -> Iterator[Gateway]:
-    """A gateway with no options, which is ended and must have said nothing bad."""
-    with Gateway(maildir) as gateway:
-        yield gateway
-        assert gateway.stop() == 0
-        assert gateway.err.all == []
-        assert leftovers(maildir) == []
 
 
 # What it says.

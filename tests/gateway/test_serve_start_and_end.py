@@ -10,7 +10,6 @@ import signal
 import smtplib
 import socket
 import subprocess
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -25,22 +24,9 @@ from serving import (
     run_to_end,
 )
 
+pytest_plugins = ["gateway_fixtures"]
+
 MESSAGE = b"Subject: x\r\n\r\nhello\r\n"
-
-
-@pytest.fixture
-def maildir(tmp_path: Path) -> Path:
-    return tmp_path / "mail"
-
-
-@pytest.fixture
-def gateway(maildir: Path) -> Iterator[Gateway]:
-    """A gateway with no options, which is ended and must have said nothing bad."""
-    with Gateway(maildir) as gateway:
-        yield gateway
-        assert gateway.stop() == 0
-        assert gateway.err.all == []
-        assert leftovers(maildir) == []
 
 
 # The end: OPS-02.

@@ -20,6 +20,8 @@ from tls_kit import authority, ca_pem, client_context, issue, pair
 
 from fastsmtp.gateway.turns import MAX_PER_HOST
 
+pytest_plugins = ["gateway_fixtures"]
+
 row = pytest.mark.row
 MESSAGE = b"Subject: x\r\n\r\nhello\r\n"
 PASSWORD = "canary-pencil"
@@ -28,11 +30,6 @@ SALT = bytes(range(16))  # the hashes are in the names of tests, which every pro
 HASH = CHEAP.hash(PASSWORD, salt=SALT)
 LISTEN = ("127.0.0.1:0", "smtps://127.0.0.1:0", "submission://127.0.0.1:0")
 PLAIN, SMTPS, SUBMISSION = 0, 1, 2
-
-
-@pytest.fixture
-def maildir(tmp_path: Path) -> Path:
-    return tmp_path / "mail"
 
 
 class Files:
