@@ -148,7 +148,7 @@ class _Records(logging.Handler):
 
 
 def open_files() -> dict[int, str]:
-    """Return what stands behind each descriptor of this process; empty where nobody tells."""
+    """Return what each descriptor of this process refers to; empty on systems without /proc."""
     opened = {}
     if sys.platform == "linux":
         for entry in Path("/proc/self/fd").iterdir():
@@ -159,9 +159,11 @@ def open_files() -> dict[int, str]:
     return opened
 
 
-def _left_open(before: dict[int, str]) -> dict[int, str]:
-    """What is open now and was not before. c-ares closes its descriptors from a thread of its own,
-    which tells nobody when.
+def opened_since(before: dict[int, str]) -> dict[int, str]:
+    """Return the descriptors that are open and were not in `before`, a result of `open_files()`.
+
+    Descriptors that were closed meanwhile do not count. c-ares closes its own from a thread, some
+    time after its last query has ended: a test must not count those of an earlier one.
     """
     deadline = time.monotonic() + (10 if "pycares" in sys.modules else 0)
     while True:
@@ -202,7 +204,7 @@ def no_leaks() -> Iterator[None]:
         unclosed = _collect()
     finally:
         logger.removeHandler(records)
-    left = _left_open(before)
+    left = opened_since(before)
     assert not records.texts, "asyncio reported:\n" + "\n".join(records.texts)
     assert not unclosed, "never closed:\n" + "\n".join(unclosed)
     assert not left, f"descriptors still open: {left}"

@@ -9,6 +9,7 @@ import asyncio
 import gc
 import logging
 import random
+import sys
 from collections import Counter
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
@@ -16,14 +17,22 @@ from typing import Any
 
 import pytest
 from clients import CLOSING, Client, Sink, refused, until
-from conftest import open_files
-from memory import collector_off
-from scenario import EH, TX
+from conftest import open_files, opened_since
+from consumers import server_in_style
+from hook_kit import BODY, END, MAIL, STYLES
+from memory import collector_off, engine_objects, growth
+from scenario import COUNTERS_OFF, DEFAULTS, EH, LH, TX, codes
+from tls_kit import TLSClient, certified, client_context
 
-from fastsmtp import MessageAborted, SMTPError, SMTPServer
+from fastsmtp import MessageAborted, SMTPError, SMTPServer, replies
+from fastsmtp._parser import END_OF_CHUNK, END_OF_DATA
 from fastsmtp.server import state_of
-from fastsmtp.testing import running
+from fastsmtp.testing import VirtualLoop, Wire, running
 
+pytestmark = pytest.mark.usefixtures("no_leaks")
+row = pytest.mark.row
+
+KIB = 1024
 SESSIONS = 1000
 AT_ONCE = 20
 
@@ -85,13 +94,13 @@ def coroutine_hooks() -> dict[str, Any]:
     }
 
 
-STYLES = {"plain": plain_hooks, "coroutine": coroutine_hooks}
+HOOKS = {"plain": plain_hooks, "coroutine": coroutine_hooks}
 
 
 @asynccontextmanager
 async def serving(style: str, **options: Any) -> AsyncIterator[tuple[SMTPServer, type_address]]:
     """A server that has been warmed up: what is made once is there."""
-    server = Sink().server(**STYLES[style](), **options)
+    server = Sink().server(**HOOKS[style](), **options)
     async with running(server) as address:
         yield server, address
 
@@ -220,8 +229,8 @@ def grown(before: Counter[str], after: Counter[str]) -> dict[str, int]:
     }
 
 
-@pytest.mark.row("MEM-08", "MEM-09")
-@pytest.mark.parametrize("style", STYLES)
+@row("MEM-08", "MEM-09")
+@pytest.mark.parametrize("style", HOOKS)
 def test_a_thousand_sessions_leave_nothing_without_the_collector(run: Any, style: str) -> None:
     logging.getLogger("fastsmtp").setLevel(logging.CRITICAL)
 
@@ -234,7 +243,7 @@ def test_a_thousand_sessions_leave_nothing_without_the_collector(run: Any, style
                 await sessions(KINDS, address, SESSIONS)
                 await all_gone(server)
                 assert asyncio.all_tasks() == tasks
-                assert open_files().keys() == files.keys()
+                assert opened_since(files) == {}
                 assert grown(before, living()) == {}
 
     try:
@@ -243,8 +252,8 @@ def test_a_thousand_sessions_leave_nothing_without_the_collector(run: Any, style
         logging.getLogger("fastsmtp").setLevel(logging.NOTSET)
 
 
-@pytest.mark.row("MEM-09")
-@pytest.mark.parametrize("style", STYLES)
+@row("MEM-09")
+@pytest.mark.parametrize("style", HOOKS)
 @pytest.mark.parametrize("kind", KINDS, ids=lambda kind: kind.__name__)
 def test_a_session_leaves_no_object_of_ours(run: Any, kind: Any, style: str) -> None:
     """The same one by one, so that a failure says which kind it is."""
@@ -265,7 +274,7 @@ def test_a_session_leaves_no_object_of_ours(run: Any, kind: Any, style: str) -> 
     run(scenario())
 
 
-@pytest.mark.row("MEM-09")
+@row("MEM-09")
 def test_clients_that_are_refused_leave_nothing(run: Any) -> None:
     async def refused_client(address: type_address) -> None:
         async with await Client.connect(address) as client:
@@ -281,14 +290,14 @@ def test_clients_that_are_refused_leave_nothing(run: Any) -> None:
                 await sessions([refused_client], address, 200)
                 await until(lambda: not state_of(server).registry.refused)
                 await asyncio.sleep(0)
-                assert open_files().keys() == files.keys()
+                assert opened_since(files) == {}
                 assert grown(before, living()) == {}
             await first.close()
 
     run(scenario())
 
 
-@pytest.mark.row("MEM-09", "OPS-14")
+@row("MEM-09", "OPS-14")
 def test_lookups_and_delays_leave_nothing(run: Any) -> None:
     async def resolver(address: str) -> list[str]:
         await asyncio.sleep(0.001)
@@ -314,8 +323,8 @@ def test_lookups_and_delays_leave_nothing(run: Any) -> None:
     run(scenario())
 
 
-@pytest.mark.row("MEM-09")
-@pytest.mark.parametrize("style", STYLES)
+@row("MEM-09")
+@pytest.mark.parametrize("style", HOOKS)
 def test_servers_that_were_closed_leave_nothing(run: Any, style: str) -> None:
     async def one_server() -> None:
         async with serving(style) as (server, address):
@@ -337,7 +346,7 @@ def test_servers_that_were_closed_leave_nothing(run: Any, style: str) -> None:
         for _ in range(20):
             await one_server()
         gc.collect()
-        assert open_files().keys() == files.keys()
+        assert opened_since(files) == {}
         assert {k: n for k, n in (living() - before).items() if k.startswith("fastsmtp")} == {}
 
     run(scenario())
@@ -368,3 +377,190 @@ def test_a_stream_that_is_kept_keeps_no_connection(run: Any) -> None:
         assert "fastsmtp.stream.DataStream" in left
 
     run(scenario())
+
+
+# --- without sockets: objects and octets ---
+
+
+def message(wire: Wire) -> None:
+    wire.send(LH if wire.server.options.lmtp else EH)
+    wire.send(TX + b"DATA\r\n")
+    wire.send(BODY + END)
+    wire.send(TX + b"BDAT 4 LAST\r\ntextQUIT\r\n")
+    wire.eof()
+
+
+def broken_message(wire: Wire) -> None:
+    wire.send(EH)
+    wire.send(TX + b"DATA\r\n")
+    wire.send(BODY)
+    wire.reset()
+
+
+def refusals(wire: Wire) -> None:
+    wire.send(EH)
+    wire.send(
+        b"FOO\r\nMAIL FROM:<>x\r\n" + MAIL + b"RCPT TO:<no@y.example>\r\n" + b"NOOP\r\n" * 100
+    )
+    wire.eof()
+
+
+def silence(wire: Wire) -> None:
+    wire.send(EH)
+    wire.advance(301)
+    wire.eof()
+
+
+ENDS = [message, broken_message, refusals, silence]
+
+
+@row("MEM-09")
+@pytest.mark.parametrize("style", STYLES)
+@pytest.mark.parametrize("end", ENDS, ids=lambda each: each.__name__)
+def test_a_connection_that_ended_is_gone_without_the_collector(
+    style: str, end: Callable[[Wire], None], loop: VirtualLoop
+) -> None:
+    server = server_in_style(style)
+    counts = []
+    with collector_off():
+        others = engine_objects()["Connection"]
+        for number in range(12):
+            wire = Wire(server, loop=loop)
+            end(wire)
+            wire.close()
+            wire.transport._protocol = None  # type: ignore[assignment]  # as asyncio's own do
+            del wire
+            if number in (1, 11):
+                counts.append(engine_objects())
+    assert counts[0] == counts[1]
+    assert counts[0]["Connection"] - others <= 1  # the consumer of the test keeps its last stream
+    assert not asyncio.all_tasks(loop)
+
+
+SINGLETONS = [
+    *[END_OF_DATA, END_OF_CHUNK, replies.OK, replies.MAIL_ACCEPTED, replies.RCPT_ACCEPTED],
+    *[replies.LOCAL_ERROR, replies.BYE, replies.UNRECOGNIZED, replies.START_MAIL_INPUT],
+]
+
+
+def sessions_without_growth(count: int, style: str, loop: VirtualLoop) -> None:
+    server = server_in_style(style, max_errors=None)
+
+    def work(rounds: int) -> None:
+        for number in range(rounds):
+            wire = Wire(server, loop=loop)
+            ENDS[number % len(ENDS)](wire)
+            wire.close()
+
+    def references() -> list[int]:
+        return [sys.getrefcount(each) for each in SINGLETONS]
+
+    before: list[int] = []
+
+    def warm_up() -> None:
+        work(40)
+        gc.collect()
+        before.extend(references())
+
+    assert growth(lambda: work(count), warm_up) < 32 * KIB
+    assert references() == before
+    assert not server.connections
+
+
+@row("MEM-08")
+@pytest.mark.parametrize("style", STYLES)
+def test_many_sessions_leave_nothing(style: str, loop: VirtualLoop) -> None:
+    sessions_without_growth(400, style, loop)
+
+
+@row("MEM-08")
+@pytest.mark.nightly
+@pytest.mark.parametrize("style", STYLES)
+def test_very_many_sessions_leave_nothing(style: str, loop: VirtualLoop) -> None:
+    sessions_without_growth(20_000, style, loop)
+
+
+# --- floods ---
+
+
+def transactions_without_growth(count: int) -> None:
+    with Wire(**DEFAULTS, **COUNTERS_OFF) as wire:
+        wire.send(EH)
+
+        def work(rounds: int) -> None:
+            for _ in range(rounds):
+                assert len(codes(wire.send((TX + b"RSET\r\n") * 50))) == 150
+            wire.transport.writes.clear()
+            wire.receive()
+
+        assert growth(lambda: work(count // 50), lambda: work(4)) < 16_384
+
+
+@row("FLOOD-07")
+def test_many_transactions_that_come_to_nothing_leave_nothing() -> None:
+    transactions_without_growth(2000)
+
+
+@row("FLOOD-07")
+@pytest.mark.nightly
+def test_a_hundred_thousand_transactions_that_come_to_nothing_leave_nothing() -> None:
+    transactions_without_growth(100_000)
+
+
+@row("FLOOD-13", "SIZE-05")
+def test_messages_aborted_just_below_the_limit_leave_nothing() -> None:
+    ends: list[str] = []
+    loop = VirtualLoop()
+
+    def on_data(stream: Any, session: Any, callback: Any) -> None:
+        kept: list[bytes] = []
+        stream.consume(kept.append, lambda error: (ends.append(error.reason), callback(error)))
+
+    server = SMTPServer(**DEFAULTS, size=100_000, on_data=on_data)
+
+    def abort_one() -> None:
+        with Wire(server, loop=loop) as wire:
+            wire.send(EH)
+            wire.send(TX + b"DATA\r\n")
+            wire.send(b"x" * 99_999)
+
+    def work(rounds: int) -> None:
+        for _ in range(rounds):
+            abort_one()
+
+    assert growth(lambda: work(50), lambda: work(5)) < 32_768
+    assert ends == ["disconnected"] * 55
+    assert not server.connections
+    loop.close()
+
+
+# --- TLS ---
+
+
+@row("TLS-25")
+def test_many_handshakes_and_disconnects_leave_nothing(run: Any) -> None:
+    async def main() -> None:
+        server = SMTPServer(**certified())
+        async with running(server) as address:
+            context = client_context()
+
+            async def visit() -> None:
+                client = await TLSClient.greeted(address)
+                assert await client.ask(b"STARTTLS\r\n") == "220 2.0.0"
+                await client.upgrade(context)
+                await client.close()
+
+            async def visits(count: int) -> int:
+                for _ in range(count):
+                    await asyncio.gather(*[visit() for _ in range(10)])
+                await until(lambda: not server.connections)
+                gc.collect()
+                kinds = (type(found).__name__ for found in gc.get_objects())
+                return sum(kind in ("Pump", "SSLObject", "Connection") for kind in kinds)
+
+            before = await visits(2)
+            files = open_files()
+            assert await visits(20) <= before
+            assert opened_since(files) == {}
+
+    run(main())

@@ -1,12 +1,10 @@
-"""What a connection may hold, and that nothing of it stays: bounds, leaks, threads.
+"""What a connection may hold at most, and loops in threads that share nothing.
 
 Octets are counted by tracemalloc, those of the test's own transport included.
 """
 
 from __future__ import annotations
 
-import asyncio
-import gc
 import subprocess
 import sys
 import threading
@@ -15,13 +13,12 @@ from typing import Any
 
 import pytest
 import reference
-from consumers import Consumer
-from hook_kit import BODY, END, MAIL, RCPT, STYLES, in_style
-from memory import collector_off, engine_objects, growth
-from scenario import COUNTERS_OFF, DEFAULTS, EH, LH, TX, codes
+from consumers import Consumer, server_in_style
+from hook_kit import BODY, END, MAIL, RCPT, STYLES
+from memory import growth
+from scenario import COUNTERS_OFF, DEFAULTS, EH, TX, codes
 
-from fastsmtp import SMTPError, SMTPServer, replies
-from fastsmtp._parser import END_OF_CHUNK, END_OF_DATA
+from fastsmtp import SMTPServer
 from fastsmtp._smtp.policy import RECIPIENT_OCTETS
 from fastsmtp.testing import VirtualLoop, Wire
 
@@ -224,130 +221,6 @@ def test_nothing_is_kept_by_what_clients_say(loop: VirtualLoop) -> None:
 
     assert growth(lambda: work(3000), lambda: work(100)) < 32 * KIB
     wire.close()
-
-
-# --- MEM-08, -09: nothing stays ---
-
-
-def message(wire: Wire) -> None:
-    wire.send(LH if wire.server.options.lmtp else EH)
-    wire.send(TX + b"DATA\r\n")
-    wire.send(BODY + END)
-    wire.send(TX + b"BDAT 4 LAST\r\ntextQUIT\r\n")
-    wire.eof()
-
-
-def broken_message(wire: Wire) -> None:
-    wire.send(EH)
-    wire.send(TX + b"DATA\r\n")
-    wire.send(BODY)
-    wire.reset()
-
-
-def refusals(wire: Wire) -> None:
-    wire.send(EH)
-    wire.send(
-        b"FOO\r\nMAIL FROM:<>x\r\n" + MAIL + b"RCPT TO:<no@y.example>\r\n" + b"NOOP\r\n" * 100
-    )
-    wire.eof()
-
-
-def silence(wire: Wire) -> None:
-    wire.send(EH)
-    wire.advance(301)
-    wire.eof()
-
-
-ENDS = [message, broken_message, refusals, silence]
-
-
-class Forgetful(list[Any]):
-    """A list that keeps nothing: what is told to it must not count as held by the engine."""
-
-    def append(self, item: Any) -> None:
-        """Let it go."""
-
-
-def server_in_style(style: str, **options: Any) -> SMTPServer:
-    def act(call: Any) -> None:
-        if getattr(call.subject, "local_part", "") == "no":
-            raise SMTPError("no")
-        if call.callback is not None:
-            call.callback()
-
-    hooks = {
-        name: in_style(name, style, act) for name in ("on_connect", "on_mail_from", "on_rcpt_to")
-    }
-    consumer = Consumer("consume" if style == "callback" else "read")
-    consumer.pieces, consumer.ends = Forgetful(), Forgetful()
-    hooks["on_data"] = consumer.hook()
-    return SMTPServer(**{**DEFAULTS, **hooks, **options})
-
-
-@row("MEM-09")
-@pytest.mark.parametrize("style", STYLES)
-@pytest.mark.parametrize("end", ENDS, ids=lambda each: each.__name__)
-def test_a_connection_that_ended_is_gone_without_the_collector(
-    style: str, end: Callable[[Wire], None], loop: VirtualLoop
-) -> None:
-    server = server_in_style(style)
-    counts = []
-    with collector_off():
-        others = engine_objects()["Connection"]
-        for number in range(12):
-            wire = Wire(server, loop=loop)
-            end(wire)
-            wire.close()
-            wire.transport._protocol = None  # type: ignore[assignment]  # as asyncio's own do
-            del wire
-            if number in (1, 11):
-                counts.append(engine_objects())
-    assert counts[0] == counts[1]
-    assert counts[0]["Connection"] - others <= 1  # the consumer of the test keeps its last stream
-    assert not asyncio.all_tasks(loop)
-
-
-SINGLETONS = [
-    *[END_OF_DATA, END_OF_CHUNK, replies.OK, replies.MAIL_ACCEPTED, replies.RCPT_ACCEPTED],
-    *[replies.LOCAL_ERROR, replies.BYE, replies.UNRECOGNIZED, replies.START_MAIL_INPUT],
-]
-
-
-def sessions(count: int, style: str, loop: VirtualLoop) -> None:
-    server = server_in_style(style, max_errors=None)
-
-    def work(rounds: int) -> None:
-        for number in range(rounds):
-            wire = Wire(server, loop=loop)
-            ENDS[number % len(ENDS)](wire)
-            wire.close()
-
-    def references() -> list[int]:
-        return [sys.getrefcount(each) for each in SINGLETONS]
-
-    before: list[int] = []
-
-    def warm_up() -> None:
-        work(40)
-        gc.collect()
-        before.extend(references())
-
-    assert growth(lambda: work(count), warm_up) < 32 * KIB
-    assert references() == before
-    assert not server.connections
-
-
-@row("MEM-08")
-@pytest.mark.parametrize("style", STYLES)
-def test_many_sessions_leave_nothing(style: str, loop: VirtualLoop) -> None:
-    sessions(400, style, loop)
-
-
-@row("MEM-08")
-@pytest.mark.nightly
-@pytest.mark.parametrize("style", STYLES)
-def test_very_many_sessions_leave_nothing(style: str, loop: VirtualLoop) -> None:
-    sessions(20_000, style, loop)
 
 
 # --- MEM-10: threads and interpreters ---

@@ -9,7 +9,6 @@ from typing import Any
 
 import pytest
 from hook_kit import BODY, END, MAIL, RCPT
-from memory import growth
 from scenario import (
     COUNTERS_OFF,
     DEFAULTS,
@@ -324,30 +323,6 @@ def test_each_kind_of_junk_counts_and_nothing_else_does() -> None:
     assert len(run.codes) - 1 == 1 + 1 + 150 + 99  # EHLO is one of the hundred
 
 
-@row("FLOOD-07")
-def test_many_transactions_that_come_to_nothing_leave_nothing() -> None:
-    transactions_without_growth(2000)
-
-
-@row("FLOOD-07")
-@pytest.mark.nightly
-def test_a_hundred_thousand_transactions_that_come_to_nothing_leave_nothing() -> None:
-    transactions_without_growth(100_000)
-
-
-def transactions_without_growth(count: int) -> None:
-    with Wire(**DEFAULTS, **COUNTERS_OFF) as wire:
-        wire.send(EH)
-
-        def work(rounds: int) -> None:
-            for _ in range(rounds):
-                assert len(codes(wire.send((TX + b"RSET\r\n") * 50))) == 150
-            wire.transport.writes.clear()
-            wire.receive()
-
-        assert growth(lambda: work(count // 50), lambda: work(4)) < 16_384
-
-
 # --- chunks ---
 
 
@@ -488,33 +463,6 @@ def test_a_place_that_falls_free_serves_the_next() -> None:
     assert not server.connections
     for wire in (*wires, refused, late):
         wire.close()
-    loop.close()
-
-
-@row("FLOOD-13", "SIZE-05")
-def test_messages_aborted_just_below_the_limit_leave_nothing() -> None:
-    ends: list[str] = []
-    loop = VirtualLoop()
-
-    def on_data(stream: Any, session: Any, callback: Any) -> None:
-        kept: list[bytes] = []
-        stream.consume(kept.append, lambda error: (ends.append(error.reason), callback(error)))
-
-    server = SMTPServer(**DEFAULTS, size=100_000, on_data=on_data)
-
-    def abort_one() -> None:
-        with Wire(server, loop=loop) as wire:
-            wire.send(EH)
-            wire.send(TX + DATA)
-            wire.send(b"x" * 99_999)
-
-    def work(rounds: int) -> None:
-        for _ in range(rounds):
-            abort_one()
-
-    assert growth(lambda: work(50), lambda: work(5)) < 32_768
-    assert ends == ["disconnected"] * 55
-    assert not server.connections
     loop.close()
 
 

@@ -9,7 +9,7 @@ import pytest
 from hook_kit import MAIL, RCPT, Call, in_style
 from scenario import COUNTERS_OFF, DEFAULTS, EH, PRE, codes
 
-from fastsmtp import MessageAborted, MessageTooLarge
+from fastsmtp import MessageAborted, MessageTooLarge, SMTPError, SMTPServer
 from fastsmtp.testing import Wire
 
 LINE = b"x" * 62 + b"\r\n"
@@ -91,3 +91,28 @@ def chunked(hook: Callable[..., Any], **options: Any) -> Wire:
     wire.send(EH)
     assert codes(wire.send(MAIL + RCPT + b"BDAT 5\r\nbegun"))[2:] == ["250 2.0.0"]
     return wire
+
+
+class Forgetful(list[Any]):
+    """A list that stays empty, so that nothing it was given counts as held by the engine."""
+
+    def append(self, item: Any) -> None:
+        """Keep nothing."""
+
+
+def server_in_style(style: str, **options: Any) -> SMTPServer:
+    """A server whose hooks, all of one style, refuse the recipient "no" and keep nothing."""
+
+    def act(call: Any) -> None:
+        if getattr(call.subject, "local_part", "") == "no":
+            raise SMTPError("no")
+        if call.callback is not None:
+            call.callback()
+
+    hooks = {
+        name: in_style(name, style, act) for name in ("on_connect", "on_mail_from", "on_rcpt_to")
+    }
+    consumer = Consumer("consume" if style == "callback" else "read")
+    consumer.pieces, consumer.ends = Forgetful(), Forgetful()
+    hooks["on_data"] = consumer.hook()
+    return SMTPServer(**{**DEFAULTS, **hooks, **options})

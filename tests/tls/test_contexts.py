@@ -2,13 +2,11 @@
 
 from __future__ import annotations
 
-import gc
 import hashlib
 import logging
 import os
 import ssl
 import sys
-from collections import Counter
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
@@ -18,11 +16,10 @@ from conftest import Run
 from cryptography import x509
 from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec, ed25519
-from scenario import DEFAULTS, EH, codes
+from scenario import DEFAULTS, EH
 from serving import terminal
 from tls_kit import (
     TLS12,
-    WATCHED,
     MemoryClient,
     Pair,
     TLSClient,
@@ -615,24 +612,6 @@ def test_a_bad_set_changes_nothing(tmp_path: Path) -> None:
 def test_without_tls_there_is_nothing_to_swap() -> None:
     with pytest.raises(ValueError, match="not configured"):
         SMTPServer(**DEFAULTS).update_secure_context(**pair()._asdict())
-
-
-@row("OPS-01")
-def test_many_reloads_leave_nothing() -> None:
-    server = SMTPServer(**certified(sni_options={"a.test": pair("a.test")._asdict()}))
-
-    def count() -> Counter[str]:
-        gc.collect()
-        kinds = (type(found) for found in gc.get_objects())
-        return Counter(kind.__name__ for kind in kinds if kind.__name__ in WATCHED)
-
-    server.update_secure_context()
-    before, files = count(), len(list(Path("/proc/self/fd").iterdir()))
-    for _ in range(200):
-        server.update_secure_context()
-    assert count() == before
-    assert len(list(Path("/proc/self/fd").iterdir())) == files
-    assert codes(b"250 OK\r\n") == ["250"]
 
 
 def test_a_reload_that_the_system_has_no_room_for_changes_nothing(

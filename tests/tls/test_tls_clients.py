@@ -19,7 +19,7 @@ from typing import Any
 
 import pytest
 from clients import Client, Sink, digest, stuffed, until
-from conftest import Run, open_files
+from conftest import Run
 from memory import needs_own_memory, private_octets
 from scenario import DEFAULTS, EH, TX
 from serving import Lines, environment
@@ -312,35 +312,6 @@ def test_a_flood_of_handshakes_is_worked_off_in_turns(run: Run) -> None:
         for one in flood:
             await one.result().close()
         await server.close()
-
-    run(main())
-
-
-@row("TLS-25")
-def test_many_handshakes_and_disconnects_leave_nothing(run: Run) -> None:
-    async def main() -> None:
-        server = SMTPServer(**certified())
-        async with running(server) as address:
-            context = client_context()
-
-            async def visit() -> None:
-                client = await TLSClient.greeted(address)
-                assert await client.ask(b"STARTTLS\r\n") == "220 2.0.0"
-                await client.upgrade(context)
-                await client.close()
-
-            async def visits(count: int) -> int:
-                for _ in range(count):
-                    await asyncio.gather(*[visit() for _ in range(10)])
-                await until(lambda: not server.connections)
-                gc.collect()
-                kinds = (type(found).__name__ for found in gc.get_objects())
-                return sum(kind in ("Pump", "SSLObject", "Connection") for kind in kinds)
-
-            before = await visits(2)
-            files = len(open_files())
-            assert await visits(20) <= before
-            assert len(open_files()) <= files
 
     run(main())
 
