@@ -77,40 +77,6 @@ def test_a_client_that_only_half_closed_still_hears_the_answer(name: str, style:
         assert met.wire.transport.closed
 
 
-@row("HOOK-18")
-@each_style
-@pytest.mark.parametrize("leaves", ["reset", "eof"])
-def test_the_stream_tells_the_hook_that_the_client_left_before_the_end(
-    style: str, leaves: str
-) -> None:
-    reasons: list[str] = []
-
-    def consumes(call: Call) -> None:
-        def on_end(error: MessageAborted | None) -> None:
-            reasons.append(str(error and error.reason))
-            call.callback(error)
-
-        call.subject.consume(lambda piece: None, on_end)
-
-    async def reads(call: Call) -> None:
-        try:
-            async for _ in call.subject:
-                pass
-        except MessageAborted as error:
-            reasons.append(error.reason)
-            raise
-
-    with Met("on_data", style, consumes if style == "callback" else reads, bring=False) as met:
-        met.stage = met.stage._replace(trigger=(b"DATA\r\n", BODY))
-        met.bring()
-        assert met.told(met.wire.eof() if leaves == "eof" else b"") == []
-        met.wire.reset()
-        assert met.wait(0) == []
-        assert reasons == ["disconnected"]
-        assert met.closes == 1
-        assert not met.errors
-
-
 @row("HOOK-18", "NET-03")
 @each_style
 def test_a_hook_with_a_whole_message_is_let_finish_when_the_client_left(style: str) -> None:

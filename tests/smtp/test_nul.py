@@ -9,8 +9,7 @@ import scenario
 from conftest import Run
 from scenario import EH, PRE, PREPARED, TX, Script, every_cut, one_way
 
-from fastsmtp import MessageAborted, SMTPError
-from fastsmtp.testing import Wire
+from fastsmtp import SMTPError
 
 REFUSED = "550 5.6.0"
 ACCEPTED = "250 2.6.0"
@@ -97,19 +96,3 @@ def test_the_hooks_own_rejection_comes_before_ours() -> None:
 def test_a_hook_that_has_accepted_before_the_end_is_overruled() -> None:
     ran = one_way([*PRE, b"\0\r\n.\r\n"], Script(read=False), reject_nul=True)
     assert ran.codes[-1] == REFUSED
-
-
-def test_what_reads_the_whole_body_is_told_too() -> None:
-    reasons = []
-
-    async def on_data(stream: Any, session: Any) -> None:
-        try:
-            await stream.read()
-        except MessageAborted as aborted:
-            reasons.append(aborted.reason)
-            raise
-
-    with Wire(auth_optional=True, on_data=on_data, reject_nul=True) as wire:
-        wire.send(EH, TX + b"DATA\r\n")
-        assert wire.send(b"a\0b\r\n.\r\n").startswith(b"550 5.6.0 Error: message contains NUL")
-    assert reasons == ["nul"]

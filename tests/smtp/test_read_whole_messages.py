@@ -12,11 +12,11 @@ from typing import Any
 
 import pytest
 from clients import Client, Sink, happened, stuffed
-from consumers import LINE, READ, begun, chunked
+from consumers import LINE, READ, begun
 from hook_kit import BODY, END, MAIL, RCPT
 from scenario import COUNTERS_OFF, DEFAULTS, EH, codes
 
-from fastsmtp import MessageAborted, MessageTooLarge
+from fastsmtp import MessageTooLarge
 from fastsmtp.testing import Wire, running
 
 pytestmark = pytest.mark.usefixtures("no_leaks")
@@ -294,16 +294,6 @@ def test_a_discarded_body_cannot_be_read_whole(when: str) -> None:
     with begun(on_data) as wire:
         wire.send(BODY)
         assert codes(wire.send(END)) == ["250 2.6.0"]
-
-
-@row("HOOK-12", "I8")
-def test_a_read_of_a_body_that_is_cut_off_gives_nothing() -> None:
-    reader = Reader()
-    with chunked(reader.on_data) as wire:
-        wire.send(b"BDAT 3\r\nabc")
-        wire.send(b"RSET\r\n")
-        assert [type(error) for error in reader.errors] == [MessageAborted]
-    assert not reader.bodies
 
 
 # --- memory ---

@@ -1,4 +1,4 @@
-"""How a body can end, and who may read it: reasons of `MessageAborted`, two consumers, reading on.
+"""How a body ends for its consumer: reasons of `MessageAborted`, size, late and failing consumers.
 
 A truncated body never looks complete; `on_end` comes exactly once (RFC 5321 §4.1.1.4).
 """
@@ -7,16 +7,19 @@ from __future__ import annotations
 
 import asyncio
 import gc
+from asyncio import CancelledError
 from collections.abc import Callable
 from typing import Any
 
 import pytest
+from clients import Client, Sink
 from consumers import READ, Consumer, begun, chunked, each_way
-from hook_kit import BODY, END, MAIL, RCPT, Call, in_style
+from hook_kit import BODY, END, MAIL, RCPT, Call, Odd, in_style
 from scenario import DEFAULTS, EH, codes
 
 from fastsmtp import MessageAborted, SMTPError
-from fastsmtp.testing import Wire
+from fastsmtp.stream import HIGH_WATER
+from fastsmtp.testing import Wire, running
 
 pytestmark = pytest.mark.usefixtures("no_leaks")
 row = pytest.mark.row
@@ -24,12 +27,13 @@ row = pytest.mark.row
 
 # --- why a body is aborted ---
 
-# Reason -> what the client does behind the beginning of a body, and what it hears.
+# Reason -> what happens after the beginning of a body, and what the client is answered.
 DATA_ENDS: dict[str, tuple[Callable[[Wire], object], list[str]]] = {
     "disconnected": (lambda wire: wire.reset(), []),
     "timeout": (lambda wire: wire.advance(200), ["421 4.4.2"]),
     "shutdown": (lambda wire: shut_down(wire), []),
     "bare_newline": (lambda wire: wire.send(b"a\nb\r\n" + END), ["550 5.5.2"]),
+    "nul": (lambda wire: wire.send(b"a\0b\r\n" + END), ["550 5.6.0"]),
     "too_much_data": (lambda wire: [wire.send(READ) for _ in range(200)], ["421 4.7.0"]),
 }
 CHUNK_ENDS: dict[str, tuple[Callable[[Wire], object], list[str]]] = {
@@ -57,10 +61,10 @@ def shut_down(wire: Wire) -> None:
 @row("HOOK-12", "I8")
 @each_way
 @pytest.mark.parametrize("reason", DATA_ENDS)
-def test_a_body_that_is_not_to_be_used_ends_by_its_reason_once(way: str, reason: str) -> None:
+def test_a_body_that_is_aborted_ends_once_with_its_reason(way: str, reason: str) -> None:
     consumer = Consumer(way)
     act, expected = DATA_ENDS[reason]
-    options = {"size": 1024} if reason == "too_much_data" else {}
+    options = {"too_much_data": {"size": 1024}, "nul": {"reject_nul": True}}.get(reason, {})
     with begun(consumer.hook(), **options) as wire:
         wire.send(b"begun\r\n")
         written = len(wire.transport.writes)
@@ -75,7 +79,9 @@ def test_a_body_that_is_not_to_be_used_ends_by_its_reason_once(way: str, reason:
 @row("HOOK-12", "I8")
 @each_way
 @pytest.mark.parametrize("reason", CHUNK_ENDS)
-def test_a_message_in_chunks_ends_by_the_same_reasons(way: str, reason: str) -> None:
+def test_a_message_in_chunks_that_is_aborted_ends_once_with_its_reason(
+    way: str, reason: str
+) -> None:
     consumer = Consumer(way)
     act, expected = CHUNK_ENDS[reason]
     with chunked(consumer.hook()) as wire:
@@ -95,6 +101,7 @@ def test_a_reset_between_chunks_aborts_the_body_and_is_answered_at_once(
     with chunked(consumer.hook()) as wire:
         assert codes(wire.send(command))[0][:3] == "250"
         assert consumer.ends == ["reset"]
+        assert consumer.body == (b"" if way == "read" else b"begun")
         assert wire.receive() == b""
         assert codes(wire.send(EH)) == ["250"]
         assert codes(wire.send(MAIL)) == ["250 2.1.0"]
@@ -107,6 +114,27 @@ def test_quit_between_chunks_aborts_the_body(way: str) -> None:
     with chunked(consumer.hook()) as wire:
         assert codes(wire.send(b"QUIT\r\n")) == ["221 2.0.0"]
         assert consumer.ends == ["disconnected"]
+
+
+@row("HOOK-18")
+@each_way
+@pytest.mark.parametrize("leaves", ["reset", "eof"])
+def test_a_client_that_leaves_within_a_body_aborts_it_without_an_error(
+    way: str, leaves: str
+) -> None:
+    consumer = Consumer(way)
+    closes: list[Any] = []
+    errors: list[Any] = []
+    with begun(consumer.hook(), on_close=closes.append) as wire:
+        wire.server.on("error", lambda error: error.stage == "socket" or errors.append(error))
+        wire.send(BODY)
+        if leaves == "eof":
+            assert wire.eof() == b""
+        wire.reset()
+        assert wire.receive() == b""
+        assert consumer.ends == ["disconnected"]
+        assert len(closes) == 1
+        assert not errors
 
 
 @row("HOOK-12")
@@ -279,8 +307,11 @@ def test_the_rest_is_drained_when_a_hook_leaves_early(how: str, discards: bool) 
         assert codes(wire.send(END)) == ["250 2.6.0" if discards else "451 4.3.0"]
 
 
+# --- `consume()` later than in the call of the hook: what came before it waits ---
+
+
 @row("HOOK-12")
-def test_consume_can_begin_late_and_behind_the_end() -> None:
+def test_consume_may_begin_after_the_end_of_the_body() -> None:
     streams: list[Any] = []
     answers: list[Any] = []
     pieces: list[bytes] = []
@@ -300,9 +331,125 @@ def test_consume_can_begin_late_and_behind_the_end() -> None:
         assert ends == [None]
 
 
+LONG_LINE = b"A" * 998 + b"\r\n"
+LONG = LONG_LINE * (3 * HIGH_WATER // len(LONG_LINE))
+
+
+class Late:
+    """An `on_data` that calls `consume` `delay` seconds after it was called."""
+
+    def __init__(
+        self, on_chunk: Callable[[bytes], object] = lambda piece: None, delay: float = 1
+    ) -> None:
+        self._delay = delay
+        self.pieces: list[bytes] = []
+        self.ends: list[str | None] = []
+        self._on_chunk = on_chunk
+
+    def on_data(self, stream: Any, session: Any, callback: Callable[..., object]) -> None:
+        def on_chunk(piece: bytes) -> None:
+            assert not self.ends
+            self.pieces.append(piece)
+            self._on_chunk(piece)
+
+        def on_end(error: MessageAborted | None) -> None:
+            self.ends.append(None if error is None else error.reason)
+            callback(error)
+
+        loop = asyncio.get_running_loop()
+        loop.call_later(self._delay, stream.consume, on_chunk, on_end)
+
+    def wire(self, **options: Any) -> Wire:
+        """A connection with an open transaction."""
+        wire = Wire(**{**DEFAULTS, "on_data": self.on_data, **options})
+        wire.server.on("error", lambda error: None)
+        wire.send(EH)
+        wire.send(MAIL + RCPT)
+        return wire
+
+
+@row("I8", "I9")
+@pytest.mark.parametrize("octets", [b"", b"one\r\n", LONG])
+def test_a_late_consumer_gets_the_end_after_all_that_waited(octets: bytes) -> None:
+    late = Late()
+    with late.wire() as wire:
+        wire.send(b"DATA\r\n")
+        wire.send(octets + b".\r\n")
+        assert codes(wire.advance(2)) == ["250 2.6.0"]
+    assert b"".join(late.pieces) == octets
+    assert late.ends == [None]
+
+
+@row("I8", "I9")
+def test_a_late_consumer_gets_chunks_in_their_order() -> None:
+    late = Late()
+    sizes = (HIGH_WATER + 1, HIGH_WATER + 2, HIGH_WATER + 3)
+    octets = b"".join(
+        b"BDAT %d\r\n" % size + b"abc"[at : at + 1] * size for at, size in enumerate(sizes)
+    )
+    with late.wire() as wire:
+        sent = codes(wire.send(octets + b"BDAT 0 LAST\r\n")) + codes(wire.advance(2))
+        assert sent == ["250 2.0.0"] * 3 + ["250 2.6.0"]
+    assert b"".join(late.pieces) == b"".join(
+        letter * size for letter, size in zip((b"a", b"b", b"c"), sizes, strict=True)
+    )
+
+
+@row("I8")
+def test_a_late_consumer_of_a_body_whose_client_has_left_gets_no_true_end() -> None:
+    late = Late()
+    with late.wire() as wire:
+        wire.send(b"DATA\r\n")
+        wire.send(b"one\r\n")
+        wire.reset()
+        wire.advance(2)
+    assert late.ends in ([], ["disconnected"])
+
+
+@row("HOOK-01")
+@pytest.mark.parametrize(
+    "error", [OSError("disk full"), CancelledError(), GeneratorExit(), Odd()], ids=repr
+)
+@pytest.mark.parametrize("complete", [True, False])
+def test_a_late_consumer_that_raises_in_on_chunk_fails_the_hook(
+    error: BaseException, complete: bool
+) -> None:
+    def on_chunk(piece: bytes) -> None:
+        raise error
+
+    late = Late(on_chunk)
+    with late.wire() as wire:
+        wire.send(b"DATA\r\n")
+        wire.send(b"one\r\n")
+        if complete:
+            wire.send(b".\r\n")
+            assert codes(wire.advance(2)) == ["451 4.3.0"]
+        else:
+            assert wire.advance(2) == b""
+            assert codes(wire.send(b"two\r\n.\r\n")) == ["451 4.3.0"]
+        assert late.pieces == [b"one\r\n"]
+        assert late.ends == ["hook_failed"]
+        assert codes(wire.send(MAIL)) == ["250 2.1.0"]
+
+
+def test_a_late_consumer_gets_a_long_body_whole_over_a_real_connection(run: Any) -> None:
+    async def scenario() -> None:
+        late = Late(delay=0.05)  # stands for a look-up; the client goes on meanwhile
+        server = Sink().server(on_data=late.on_data)
+        async with running(server) as address, await Client.in_data(address) as client:
+            assert await client.ask(LONG + b".\r\n") == "250 2.6.0"
+        assert b"".join(late.pieces) == LONG
+        assert late.ends == [None]
+
+    run(scenario())
+
+
+# --- consumers that raise, or answer too early ---
+
+
 @row("HOOK-12")
 @pytest.mark.parametrize("where", ["on_chunk", "on_end"])
-def test_what_the_consumer_raises_is_a_failure_of_the_hook(where: str) -> None:
+def test_a_consumer_that_raises_fails_the_hook(where: str) -> None:
     ends: list[object] = []
     errors: list[BaseException] = []
 
@@ -327,9 +474,53 @@ def test_what_the_consumer_raises_is_a_failure_of_the_hook(where: str) -> None:
         assert codes(wire.send(MAIL)) == ["250 2.1.0"]
 
 
+@row("HOOK-01")
+@pytest.mark.parametrize("where", ["on_chunk", "on_end"])
+@pytest.mark.parametrize(
+    "error", [CancelledError(), ValueError(), GeneratorExit(), Odd()], ids=repr
+)
+def test_an_exception_of_a_consumer_never_leaves_the_engine(
+    where: str, error: BaseException
+) -> None:
+    def fails(*given: object) -> None:
+        raise error
+
+    def on_data(stream: Any, session: Any, callback: Callable[..., object]) -> None:
+        callables = {"on_chunk": lambda piece: None, "on_end": lambda end: None, where: fails}
+        stream.consume(**callables)
+
+    with Wire(**{**DEFAULTS, "on_data": on_data}) as wire:
+        wire.server.on("error", lambda error: None)
+        wire.send(EH)
+        wire.send(MAIL + RCPT)
+        wire.send(b"DATA\r\n")
+        assert codes(wire.send(b"one\r\n.\r\n")) == ["451 4.3.0"]
+
+
+@row("HOOK-01")
+@pytest.mark.parametrize("error", [KeyboardInterrupt, SystemExit])
+def test_an_exception_that_ends_the_process_passes_through_a_consumer(
+    error: type[BaseException],
+) -> None:
+    def fails(piece: bytes) -> None:
+        raise error
+
+    def on_data(stream: Any, session: Any, callback: Callable[..., object]) -> None:
+        stream.consume(fails, lambda end: None)
+
+    with Wire(**{**DEFAULTS, "on_data": on_data}) as wire:
+        wire.send(EH)
+        wire.send(MAIL + RCPT)
+        wire.send(b"DATA\r\n")
+        with pytest.raises(error):
+            wire.send(b"one\r\n")
+        wire.loop.advance()
+        assert wire.closed
+
+
 @row("HOOK-12")
 @pytest.mark.parametrize("discards", [True, False])
-def test_on_end_comes_once_even_if_the_consumer_answered_before(discards: bool) -> None:
+def test_on_end_comes_once_although_the_consumer_has_answered_before(discards: bool) -> None:
     ends: list[MessageAborted | None] = []
 
     def on_data(stream: Any, session: Any, callback: Any) -> None:
