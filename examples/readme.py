@@ -1,15 +1,15 @@
 from fastsmtp import SMTPError, SMTPServer
 
 
-def on_rcpt_to(address, session, callback):  # a plain function answers by calling back
-    known = address.address.lower() == "bob@example.org"
-    callback(None if known else SMTPError("No such user here", 550))
+async def on_rcpt_to(address, session):
+    if address.address.lower() != "bob@example.org":
+        raise SMTPError("No such user here", 550)
 
 
-async def on_data(stream, session):  # a coroutine answers by returning, or raises SMTPError
-    body = await stream.read()  # all of it, or an exception
+async def on_data(stream, session):
+    body = await stream.read()  # the whole message, or an exception
     print(f"{len(body)} octets from {session.envelope.mail_from}", flush=True)
-    return f"OK: stored as {session.id}"
+    return f"OK: {len(body)} octets"  # the client gets its 250 now: store the message before
 
 
 server = SMTPServer(auth_optional=True, on_rcpt_to=on_rcpt_to, on_data=on_data)

@@ -1,11 +1,12 @@
-"""The picture of a comparison, and what README says beside it, both made from its JSON.
+"""The picture of a comparison, and the figures in README, both made from its JSON.
 
     python bench chart --json bench/results/peers.json --svg bench/results/peers.svg
     python bench chart --publish
 
-With --publish the JSON and its picture become docs/speed.json and docs/speed.svg, and the part of
-README between its two marks is written anew. The picture has no background, and colours that can be
-read on a white and on a nearly black page. It needs the extra `bench`.
+With --publish the JSON and its picture become docs/speed.json and docs/speed.svg, and the marked
+parts of README are rewritten: the sentence at its head, and the table with the picture. The picture
+has no background, and colours that can be read on a white and on a nearly black page. It needs the
+extra `bench`.
 """
 
 from __future__ import annotations
@@ -17,6 +18,8 @@ import re
 import shutil
 import sys
 import textwrap
+import tomllib
+from collections.abc import Callable
 from datetime import datetime
 from pathlib import Path
 from typing import Any
@@ -28,7 +31,7 @@ ROOT = BENCH.parent
 PUBLISHED = ROOT / "docs" / "speed.json"
 PICTURE = ROOT / "docs" / "speed.svg"
 README = ROOT / "README.md"
-MARKS = ("<!-- bench-peers -->", "<!-- /bench-peers -->")
+MARKS = ("<!-- bench-peers: {} -->", "<!-- /bench-peers: {} -->")
 
 PANELS = ("keep", "conn", "mid", "big", "pipe", "tls-keep")
 COLUMNS = 2
@@ -36,6 +39,14 @@ COLUMNS = 2
 INK, OWN, OTHER = "#77777d", "#2f81d6", "#77777d"
 OURS = {"fastsmtp", "coroutine"}
 YARDSTICKS = ("floor", "uvloop")  # drawn first and hollow: no servers
+TABLE_ROWS = ("keep", "conn", "big", "tls-keep")
+TABLE_COLUMNS = {
+    "fastsmtp": "fastsmtp, callbacks",
+    "coroutine": "fastsmtp, coroutines",
+    "smtp-sink": "smtp-sink (Postfix)",
+    "smtp-server": "smtp-server (Node.js)",
+    "aiosmtpd": "aiosmtpd",
+}
 LABELS = {"floor": "floor in C", "uvloop": "floor on uvloop", "coroutine": "with coroutines"}
 STYLE: dict[Any, Any] = {
     "axes.facecolor": "none",
@@ -143,25 +154,75 @@ def no_date(path: Path) -> dict[str, Any] | None:
     return {"Date": None, "Creator": None} if path.suffix == ".svg" else None
 
 
-def paragraph(report: dict[str, Any]) -> str:
-    """What stands in README between the marks, the picture first."""
-    picture = f"![CPU time for one message, by server]({PICTURE.relative_to(ROOT).as_posix()})"
-    return f"{picture}\n\n{textwrap.fill(caption(report), 118)}"
+def sentence(report: dict[str, Any]) -> str:
+    """What the engine is, and what a message costs beside others."""
+    servers = report["profiles"]["keep"]["servers"]
+    cost = {name: f"{figure(row['median'])} µs" for name, row in servers.items()}
+    return textwrap.fill(
+        "An SMTP and LMTP server engine for Python: it receives a message of 1 KiB in "
+        f"**{cost['fastsmtp']} of CPU time** ({cost['coroutine']} with hooks that are coroutines), "
+        f"where smtp-server on Node.js takes {cost['smtp-server']} and aiosmtpd "
+        f"{cost['aiosmtpd']}. Hooks are written in Python; framing, parsing and dot-unstuffing are "
+        "compiled Cython, on top of uvloop.",
+        118,
+    )
 
 
-def with_paragraph(readme: str, text: str) -> str:
-    """README with that text between its marks. Raises ValueError when it has none."""
-    before, after = MARKS
-    pattern = re.compile(f"{re.escape(before)}.*?{re.escape(after)}", re.DOTALL)
-    if not pattern.search(readme):
-        raise ValueError(f"README has no {before}")
-    return pattern.sub(lambda _: f"{before}\n{text}\n{after}", readme)
+def repository() -> str:
+    """The address of the repository: `[project.urls]` of pyproject.toml is its only place."""
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
+    return str(project["urls"]["Source"])
+
+
+def rows(report: dict[str, Any]) -> str:
+    """A table of four profiles."""
+    lines = [
+        " | ".join(["| CPU time per message, µs", *TABLE_COLUMNS.values()]) + " |",
+        "|---" + "|---:" * len(TABLE_COLUMNS) + "|",
+    ]
+    for name in TABLE_ROWS:
+        profile = report["profiles"][name]
+        found = [profile["servers"].get(server) for server in TABLE_COLUMNS]
+        cells = [figure(row["median"]) if row else "–" for row in found]
+        lines.append(" | ".join([f"| {profile['what']}", *cells]) + " |")
+    return "\n".join(lines)
+
+
+def picture(report: dict[str, Any]) -> str:
+    """The picture and its caption."""
+    # The file itself, not the page about it: a package index shows the picture from there.
+    host = repository().replace("//github.com/", "//raw.githubusercontent.com/")
+    address = f"{host}/main/{PICTURE.relative_to(ROOT).as_posix()}"
+    return (
+        f"![CPU time for one message, by server]({address})\n\n"
+        f"{textwrap.fill(caption(report), 118)}"
+    )
+
+
+PARTS: dict[str, Callable[[dict[str, Any]], str]] = {
+    "sentence": sentence,
+    "rows": rows,
+    "chart": picture,
+}
+
+
+def with_parts(readme: str, report: dict[str, Any]) -> str:
+    """README with each part between its marks. Raises ValueError where marks are missing."""
+    for name, part in PARTS.items():
+        before, after = (mark.format(name) for mark in MARKS)
+        pattern = re.compile(f"{re.escape(before)}.*?{re.escape(after)}", re.DOTALL)
+        found = pattern.search(readme)
+        if found is None:
+            raise ValueError(f"README has no {before}")
+        text = f"{before}\n{part(report)}\n{after}"
+        readme = readme[: found.start()] + text + readme[found.end() :]
+    return readme
 
 
 def publish(report: dict[str, Any], source: Path) -> None:
     """Make what is checked in."""
     readme = README.read_text(encoding="utf-8")
-    README.write_text(with_paragraph(readme, paragraph(report)), encoding="utf-8")
+    README.write_text(with_parts(readme, report), encoding="utf-8")
     draw(report, PICTURE)
     shutil.copyfile(source, PUBLISHED)
 
@@ -172,7 +233,7 @@ def parse(arguments: list[str] | None) -> argparse.Namespace:
     add("--json", type=Path, default=RESULTS / "peers.json", help="what was measured")
     add("--svg", type=Path, default=RESULTS / "peers.svg", help="the picture; .png works too")
     add("--background", default="none", help="a colour, for looking at the picture")
-    add("--publish", action="store_true", help="make docs/speed.* and README's part anew")
+    add("--publish", action="store_true", help="rewrite docs/speed.* and README's parts")
     return parser.parse_args(arguments)
 
 

@@ -36,13 +36,25 @@ def test_its_colours_can_be_read_on_light_and_dark_pages(colour: str, page: str)
 
 def test_what_readme_says_was_made_of_the_published_measurement(report: dict[str, Any]) -> None:
     readme = chart.README.read_text(encoding="utf-8")
-    assert chart.with_paragraph(readme, chart.paragraph(report)) == readme
-    assert chart.day_of(report) in chart.paragraph(report)
+    assert chart.with_parts(readme, report) == readme
+    assert chart.day_of(report) in chart.picture(report)
 
 
 def test_a_readme_without_marks_is_an_error(report: dict[str, Any]) -> None:
-    with pytest.raises(ValueError, match="no <!-- bench-peers -->"):
-        chart.with_paragraph("# fastsmtp\n", chart.paragraph(report))
+    with pytest.raises(ValueError, match="no <!-- bench-peers: sentence -->"):
+        chart.with_parts("# fastsmtp\n", report)
+
+
+def test_the_table_in_readme_has_the_medians_of_four_profiles(report: dict[str, Any]) -> None:
+    lines = [line for line in chart.rows(report).splitlines() if line.startswith("| ")]
+    table = [[cell.strip() for cell in line.split("|")[1:-1]] for line in lines[1:]]
+    assert len(table) == 4
+    for name, (what, *cells) in zip(chart.TABLE_ROWS, table, strict=True):
+        profile = report["profiles"][name]
+        assert what == profile["what"]
+        for server, cell in zip(chart.TABLE_COLUMNS, cells, strict=True):
+            row = profile["servers"].get(server)
+            assert cell == (chart.figure(row["median"]) if row else "–")
 
 
 def test_the_published_summary_follows_from_its_samples(report: dict[str, Any]) -> None:

@@ -13,6 +13,7 @@ import asyncio
 import contextlib
 import importlib
 import re
+import tomllib
 from collections.abc import Coroutine, Iterator
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -292,17 +293,53 @@ def anchors(page: Path) -> set[str]:
     return {re.sub(r"[^\w\- ]", "", title.lower()).replace(" ", "-") for title in titles}
 
 
+PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
+SOURCE = PROJECT["urls"]["Source"]
+OWN = re.compile(
+    f"{re.escape(SOURCE)}/(?:blob|tree)/main/"
+    f"|{re.escape(SOURCE.replace('//github.com/', '//raw.githubusercontent.com/'))}/main/"
+)
+
+
+def is_dead(target: str, page: Path) -> bool:
+    """Whether a link leads to a file or a heading of this repository that is not there."""
+    folder = page.parent
+    if (own := OWN.match(target)) is not None:
+        folder, target = ROOT, target[own.end() :]
+    elif re.match(r"[a-z]+:", target):
+        return target.startswith(SOURCE) and target not in PROJECT["urls"].values()
+    name, _, anchor = target.partition("#")
+    there = (folder / name).resolve() if name else page
+    return not there.exists() or bool(anchor and anchor not in anchors(there))
+
+
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
 def test_links_lead_somewhere(page: Path) -> None:
-    dead = []
-    for target in re.findall(r"\]\(([^)\s]+)\)", prose(page.read_text(encoding="utf-8"))):
-        if re.match(r"[a-z]+:", target):
-            continue
-        name, _, anchor = target.partition("#")
-        there = (page.parent / name).resolve() if name else page
-        if not there.exists() or (anchor and anchor not in anchors(there)):
-            dead.append(target)
-    assert not dead
+    text = prose(page.read_text(encoding="utf-8"))
+    targets = re.findall(r"\]\(([^)\s]+)\)|src(?:set)?=\"([^\"]+)\"", text)
+    assert not [link or image for link, image in targets if is_dead(link or image, page)]
+
+
+def test_the_addresses_of_the_project_lead_into_the_repository() -> None:
+    named = [url for url in PROJECT["urls"].values() if OWN.match(url)]
+    assert named
+    assert not [url for url in named if is_dead(url, ROOT / "README.md")]
+
+
+@pytest.mark.parametrize(
+    "target, dead",
+    [
+        ("docs/hooks.md#on_auth", False),
+        ("docs/hooks.md#no-such-heading", True),
+        (f"{SOURCE}/blob/main/docs/hooks.md#on_auth", False),
+        (f"{SOURCE}/blob/main/docs/no_such_page.md", True),
+        (f"{SOURCE}/wiki", True),
+        (f"{SOURCE}/issues", False),
+        ("https://www.rfc-editor.org/rfc/rfc5321", False),
+    ],
+)
+def test_dead_links_are_found(target: str, dead: bool) -> None:
+    assert is_dead(target, ROOT / "README.md") == dead
 
 
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)

@@ -16,6 +16,8 @@ import pytest
 ROOT = Path(__file__).parents[2]
 README = (ROOT / "README.md").read_text(encoding="utf-8")
 EXAMPLE = ROOT / "examples" / "readme.py"
+# A line of README's dialogue: what the client sends, and the reply.
+TRANSCRIPT = re.compile(r"^    C: (.+?) {2,}S: (.+)$", re.MULTILINE)
 PATIENCE = 60.0  # seconds; only what hangs ever waits so long
 
 # The program as it stands, but for the port: there may be somebody on it.
@@ -59,7 +61,7 @@ def test_readme_shows_the_example_to_the_letter() -> None:
 
 
 @pytest.mark.skipif(sys.platform == "win32", reason="SIGTERM ends a process there at once")
-def test_the_example_takes_mail_for_bob_and_for_nobody_else(
+def test_the_example_takes_mail_for_bob_only_and_replies_as_readme_shows(
     program: subprocess.Popen[str],
 ) -> None:
     assert program.stdout is not None
@@ -73,13 +75,30 @@ def test_the_example_takes_mail_for_bob_and_for_nobody_else(
             client.sendmail("a@x.example", ["carol@example.org"], body)
         client.mail("<>")
         client.rcpt("<bob@example.org>")
-        code, text = client.data(body)
-        assert code == 250
-        assert re.fullmatch(rb"2\.6\.0 OK: stored as [0-9a-v]{16}", text)
+        assert client.data(body) == (250, b"2.6.0 OK: %d octets" % len(body))
+        assert client.docmd("MAIL FROM:<a@x.example>")[0] == 250
+        played = 0
+        for sent, received in TRANSCRIPT.findall(README):
+            if sent.startswith("Subject"):
+                assert client.docmd("DATA")[0] == 354
+            for line in re.split(r"\s*<CRLF>\s*", sent):
+                client.send(line.encode() + b"\r\n")
+            code, text = client.getreply()
+            assert f"{code} {text.decode()}" == received
+            played += 1
+        assert played == 3
     program.send_signal(signal.SIGTERM)
     printed, errors = program.communicate(timeout=PATIENCE)
     assert printed.splitlines() == [
         f"{len(body)} octets from a@x.example",
         f"{len(body)} octets from ",
+        "25 octets from a@x.example",
     ]
     assert (program.returncode, errors) == (0, "")
+
+
+def test_every_link_and_picture_of_readme_is_absolute() -> None:
+    """A package index shows the page without the files beside it."""
+    targets = re.findall(r"\]\(([^)\s]+)\)", README)
+    assert len(targets) > 20
+    assert not [name for name in targets if not name.startswith(("https://", "#"))]
