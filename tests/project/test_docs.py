@@ -326,6 +326,14 @@ def test_the_addresses_of_the_project_lead_into_the_repository() -> None:
     assert not [url for url in named if is_dead(url, ROOT / "README.md")]
 
 
+def test_readme_knows_one_address_of_the_repository() -> None:
+    readme = (ROOT / "README.md").read_text(encoding="utf-8")
+    hosts = r"\]\((https://(?:raw\.)?github(?:usercontent)?\.com/[^)\s]+)\)"
+    named = re.findall(hosts, readme)
+    assert named
+    assert not [url for url in named if not OWN.match(url)]
+
+
 @pytest.mark.parametrize(
     "target, dead",
     [
