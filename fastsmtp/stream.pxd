@@ -1,6 +1,7 @@
 cimport cython
 
 cdef int _UNTOUCHED, _HALF_READ, _DONE
+cdef int _HANDING_OVER, _PAUSED
 cdef Py_ssize_t _HIGH_WATER, _LOW_WATER, _SMALL, _NOT_READING, _NO_LIMIT
 
 cdef Py_ssize_t _octets(object limit) except? -1
@@ -11,11 +12,14 @@ cdef class DataStream:
     cdef public bint size_exceeded, bare_newline, has_nul, has_8bit
     cdef public object _pieces, _on_chunk, _on_end, _on_room, _on_failure, _aborted
     cdef public object _waiter, _driver
-    cdef public bint _ended, _has_consumer, _delivering, _discarded
-    cdef public int _progress
+    cdef public bint _ended, _has_consumer, _discarded
+    cdef public int _progress, _held
     cdef public Py_ssize_t _bound
 
+    cpdef resume(self)
     cpdef discard(self)
+    cdef _hand_over(self)
+    cdef _deliver(self)
     cdef _tell_end(self)
     cdef _wake(self)
     cdef _begin(self)

@@ -36,6 +36,9 @@ _HIGH_WATER: int = HIGH_WATER
 _LOW_WATER: int = LOW_WATER
 _SMALL: int = SMALL
 _NOT_READING: int = -1
+# Why pieces wait although there is a consumer by callables.
+_HANDING_OVER: int = 1  # what has waited goes first
+_PAUSED: int = 2
 _NO_LIMIT: int = sys.maxsize
 
 type_on_chunk = Callable[[bytes], object]
@@ -73,11 +76,11 @@ class DataStream:
         "_aborted",
         "_bound",
         "_buffered",
-        "_delivering",
         "_discarded",
         "_driver",
         "_ended",
         "_has_consumer",
+        "_held",
         "_on_chunk",
         "_on_end",
         "_on_failure",
@@ -109,7 +112,7 @@ class DataStream:
         self._on_chunk: type_on_chunk | None = None
         self._on_end: type_on_end | None = None
         self._has_consumer = False
-        self._delivering = False  # `consume` hands over what came before it was called
+        self._held = 0  # _HANDING_OVER, _PAUSED or both
         self._discarded = False
         self._progress = _UNTOUCHED
         self._bound = _NOT_READING  # of the `read` that is under way, in octets
@@ -135,30 +138,58 @@ class DataStream:
         self._has_consumer = True
         self._on_chunk = None if self._discarded else on_chunk
         self._on_end = on_end
+        self._hand_over()
+
+    def pause(self) -> None:
+        """Have the pieces of `consume` wait, until `resume`; may be called inside of `on_chunk`.
+
+        More than HIGH_WATER octets that wait stop the reading from the client, as with an iterator.
+        The true end waits too. That the body will never be complete does not: `on_end` gets it at
+        once. Does nothing after the end; raises RuntimeError without a consumer by `consume`.
+        """
+        if not self._has_consumer:
+            raise RuntimeError("only a consumer by consume() can pause")
+        if self._on_end is not None:
+            self._held |= _PAUSED
+
+    def resume(self) -> None:
+        """Hand over what has waited, and go on; may be called at any time, twice too.
+
+        `on_chunk` and `on_end` are called inside of this call.
+        """
+        if self._held & _PAUSED:
+            self._held ^= _PAUSED
+            if not self._held:
+                self._hand_over()
+
+    def _hand_over(self) -> None:
+        """Give the consumer what waits, and the end if that has come."""
         on_failure = self._on_failure  # the first failure may end the engine's interest
-        self._delivering = True
+        self._held = _HANDING_OVER
         try:
-            self._deliver(on_chunk)
+            self._deliver()
         except BaseException as error:  # foreign code
             self._aborted = "hook_failed"
+            self._held = _HANDING_OVER
             on_failure(self, error)
         finally:
-            self._delivering = False
+            self._held &= ~_HANDING_OVER
         if is_finished(self):
             try:
                 self._tell_end()
             except BaseException as error:
                 on_failure(self, error)
 
-    def _deliver(self, on_chunk: type_on_chunk) -> None:
+    def _deliver(self) -> None:
         """Hand over what waits. Room lets the engine go on at once: what it brings then, pieces
         and the end too, has to wait for its turn behind them.
         """
-        while self._pieces:
+        on_chunk = self._on_chunk
+        while self._pieces and self._held == _HANDING_OVER:
             piece = self._pieces.popleft()
             before = self._buffered
             self._buffered = before - len(piece)
-            on_chunk(piece)
+            on_chunk(piece)  # type: ignore[misc]  # there is one as long as there are pieces
             if self._buffered <= _LOW_WATER < before:
                 self._on_room()
 
@@ -219,6 +250,7 @@ class DataStream:
         self._forget()
         if before > _LOW_WATER:
             self._on_room()
+        self.resume()
 
     def __repr__(self) -> str:
         state = "aborted" if self._aborted else "ended" if self._ended else "open"
@@ -261,7 +293,7 @@ class DataStream:
         return body
 
     def _tell_end(self) -> None:
-        if self._delivering:
+        if self._held:
             return  # it comes behind the last piece
         on_end, self._on_end, self._on_chunk = self._on_end, None, None
         if on_end is not None:
@@ -287,7 +319,7 @@ class DataStream:
 def feed_stream(stream: DataStream, piece: bytes) -> None:
     """Hand in one piece; raises what the consumer's `on_chunk` raises."""
     stream.byte_length += len(piece)
-    if stream._on_chunk is not None and not stream._delivering:
+    if stream._on_chunk is not None and not stream._held:
         stream._on_chunk(piece)
         return
     if stream._discarded:
@@ -313,6 +345,11 @@ def end_stream(stream: DataStream) -> None:
 
 def abort_stream(stream: DataStream, reason: str) -> None:
     """The body will never be complete, or must not be used."""
+    if stream._held & _PAUSED:
+        # Its consumer has not heard of the end, if there was one.
+        stream._held ^= _PAUSED
+        stream._ended = False
+        stream._forget()
     if not is_finished(stream):
         stream._aborted = reason
         stream._tell_end()
@@ -323,8 +360,9 @@ def drop_stream(stream: DataStream) -> None:
     not look like the end of a whole message.
     """
     stream._forget()
-    if stream._progress != _DONE and stream._aborted is None and stream._ended:
-        stream._aborted = "answered"
+    if stream._held & _PAUSED == 0:
+        if stream._progress != _DONE and stream._aborted is None and stream._ended:
+            stream._aborted = "answered"
     abort_stream(stream, "answered")
     release_stream(stream)
 

@@ -21,7 +21,7 @@ SERVER = {
 
 
 STREAM = {
-    *("read", "consume", "discard", "byte_length", "size_exceeded"),
+    *("read", "consume", "pause", "resume", "discard", "byte_length", "size_exceeded"),
     *("bare_newline", "has_nul", "has_8bit", "longest_line"),
 }
 

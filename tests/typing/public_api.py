@@ -113,6 +113,8 @@ def consume(stream: DataStream) -> None:
             assert_type(error.reason, str)
 
     stream.consume(pieces.append, on_end)
+    assert_type(stream.pause(), None)
+    assert_type(stream.resume(), None)
 
 
 async def serve() -> None:
