@@ -96,9 +96,9 @@ class Asker:
 class Answer:
     """The `callback` of one call of one hook: `callback()` accepts, `callback(error)` rejects.
 
-    The first answer counts; a second call raises RuntimeError, and so does a call from another
-    thread. A call that comes after the hook's clock has run out or the client has left does
-    nothing.
+    The first answer counts, and the call returns True; a second call raises RuntimeError, and so
+    does a call from another thread. A call that comes when nobody waits any more, for the hook's
+    clock has run out, does nothing and returns False.
 
     owner: the dialogue that asked. hook: the name of the hook. then: what the owner does with the
     answer, called as `then(owner, answer)`.
@@ -130,13 +130,13 @@ class Answer:
     begins_later: bool  # the hook is a coroutine whose first step is in the next turn
     driver: Any  # of its coroutine, while that waits for nothing but its message
 
-    def __call__(self, error: BaseException | None = None, result: Any = None) -> None:
+    def __call__(self, error: BaseException | None = None, result: Any = None) -> bool:
         if thread_ident() != self.thread:
             raise RuntimeError("callback was called from another thread than its event loop's")
         if self.state != _WAITING:
             if self.state == _ANSWERED:
                 raise RuntimeError("callback was called a second time")
-            return
+            return False
         self.state = _ANSWERED
         self.error = error
         self.result = result
@@ -150,6 +150,7 @@ class Answer:
             )
         if not self.owner.busy:
             self.owner.wake(self)
+        return True
 
     def fail(self, error: BaseException) -> None:
         """The hook raised: SMTPError rejects, a MessageAborted passes through, the rest is a

@@ -10,6 +10,8 @@ from fastsmtp.delivery.errors import (
     Unclear,
     delivery_error,
 )
+from fastsmtp.delivery.hook import Delivery, deliver
+from fastsmtp.delivery.log import Entry
 from fastsmtp.delivery.promise import Promise
 from fastsmtp.delivery.record import (
     Client,
@@ -25,7 +27,9 @@ __all__ = [
     "Batcher",
     "BodyWriter",
     "Client",
+    "Delivery",
     "DeliveryError",
+    "Entry",
     "Fate",
     "Full",
     "Promise",
@@ -38,6 +42,7 @@ __all__ = [
     "TooLarge",
     "Unavailable",
     "Unclear",
+    "deliver",
     "delivery_error",
     "encode_record",
     "parse_record",

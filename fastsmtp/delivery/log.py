@@ -1,9 +1,63 @@
-"""The logger of this package."""
+"""What a log gets of a delivery: one entry for each message, formatted when it is written.
+
+An entry is made for every message on the event loop, so it only keeps what it is given; the text is
+made by whoever writes it, in a thread of his if he has one.
+"""
 
 from __future__ import annotations
 
 import logging
+from typing import NamedTuple
 
-__all__ = ["logger"]
+from fastsmtp.delivery.record import Client, Record
+from fastsmtp.log_text import clean, client_word
+
+__all__ = ["Entry", "entry_of", "log_entry", "logger"]
 
 logger = logging.getLogger("fastsmtp.delivery")
+
+
+class Entry(NamedTuple):
+    """What has become of one message; `str(entry)` is its line.
+
+    what: "delivered", "queued", "refused" or "aborted". recipient: the first of `recipients`. size:
+    octets of the body that came. key, value: the last field of the line, such as "file" or
+    "reason".
+    """
+
+    what: str
+    id: str
+    mail_from: str
+    recipient: str
+    recipients: int
+    client: Client
+    size: int
+    key: str
+    value: str
+
+    def __str__(self) -> str:
+        # Every word of the client's is cleaned; the others are ours.
+        client = self.client
+        tls = f" tls={clean(client.tls.replace(' ', '/'))}" if client.tls else ""
+        user = f" user={clean(client.user)}" if client.user else ""
+        return (
+            f"{self.what} id={self.id} from=<{clean(self.mail_from)}> to=<{clean(self.recipient)}> "
+            f"recipients={self.recipients} client={client_word(client.name, client.address)} "
+            f"helo={clean(client.helo)} with={client.protocol}{tls}{user} "
+            f"size={self.size} {self.key}={clean(self.value)}"
+        )
+
+
+def entry_of(what: str, record: Record, size: int, key: str, value: str) -> Entry:
+    """Return the entry of a message; it does not hold its body."""
+    recipients = record.rcpt_to
+    first = recipients[0].address if recipients else ""
+    return Entry(
+        *(what, record.id, record.mail_from, first, len(recipients), record.client),
+        *(size, key, value),
+    )
+
+
+def log_entry(entry: Entry) -> None:
+    """Log to the logger `fastsmtp.delivery`, at INFO."""
+    logger.info("%s", entry)

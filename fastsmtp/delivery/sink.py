@@ -50,11 +50,15 @@ class Sink(abc.ABC):
     """A destination. `async with sink:` starts it, and closes it at the end.
 
     max_record: octets of a body up to which `put` takes it inside of the record; a larger one goes
-    through `begin`. promise: what `start` has returned, None before it and after `close`.
+    through `begin`. promise: what `start` has returned, None before it and after `close`. done:
+    what replies and the log say of a message that was put. receipt_key: what the log calls its
+    receipt.
     """
 
     max_record: int = 1024 * 1024
     promise: Promise | None = None
+    done: str = "delivered"
+    receipt_key: str = "receipt"
 
     @abc.abstractmethod
     async def start(self) -> Promise:
@@ -67,7 +71,8 @@ class Sink(abc.ABC):
     @abc.abstractmethod
     def put(self, record: Record) -> asyncio.Future[Receipt]:
         """Take one message. The future is done when the promise holds, and raises `DeliveryError`
-        when it does not. Raises RuntimeError when the sink was not started.
+        when it does not; then nothing of the message is left, its stored body neither, unless the
+        error is `Unclear`. Raises RuntimeError when the sink was not started.
         """
 
     @abc.abstractmethod

@@ -12,18 +12,19 @@ from __future__ import annotations
 import asyncio
 import errno
 import os
+import time
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
-from datetime import datetime
 from typing import Any, Final, ParamSpec, TypeVar
 
 from fastsmtp import Address
 from fastsmtp.blocking import call_in_thread
+from fastsmtp.delivery.arrival import record_of
+from fastsmtp.delivery.trace import trace_headers
 from fastsmtp.errors import MessageAborted, SMTPError
 from fastsmtp.gateway.config import domain_key
 from fastsmtp.gateway.delivery.maildir import Delivery, Maildir, UnixLines
 from fastsmtp.gateway.log import logger
-from fastsmtp.gateway.trace import trace_headers
 from fastsmtp.log_text import clean, client_word
 from fastsmtp.session import Session
 from fastsmtp.stream import DataStream
@@ -115,7 +116,7 @@ class Receiver:
         facts = _facts(session)
         identity = f"{session.id}-{session.transaction}"
         recipients = len(session.envelope.rcpt_to)
-        headers = trace_headers(session, self._name, datetime.now().astimezone())
+        headers = trace_headers(record_of(session, self._name, time.time()), b"")
         delivery = self._maildir.deliver()
         try:
             name = await self._store(stream, delivery, headers)
@@ -165,7 +166,7 @@ def _separator(first: bytes) -> bytes:
     One that begins with a space would go on with our last header field, as if we had written it; it
     has no header of its own (RFC 5322 §2.2.3), so an empty line makes it what it is, a body.
     """
-    return b"\n" if first[:1] in (b" ", b"\t") else b""
+    return b"\r\n" if first[:1] in (b" ", b"\t") else b""
 
 
 def _facts(session: Session) -> str:

@@ -10,7 +10,7 @@ import subprocess
 import sys
 from datetime import UTC, datetime, timedelta, timezone
 from email.message import Message
-from email.utils import parsedate_to_datetime
+from email.utils import format_datetime, parsedate_to_datetime
 from types import SimpleNamespace
 
 import pytest
@@ -18,7 +18,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from fastsmtp._wire.grammar import Address, parse_forward_path, parse_reverse_path
-from fastsmtp.gateway.trace import trace_headers
+from fastsmtp.delivery.arrival import record_of
+from fastsmtp.delivery.trace import trace_headers
 from fastsmtp.session import Session
 
 WHEN = datetime(2026, 3, 1, 9, 5, 7, tzinfo=timezone(timedelta(hours=1)))
@@ -77,14 +78,20 @@ def session_of(
     return session
 
 
+def made(session: Session, name: str, when: datetime = WHEN, first: bytes = b"") -> bytes:
+    """The headers in front of a body that begins with `first`, with LF."""
+    octets = trace_headers(record_of(session, name, when.timestamp()), first)
+    assert octets.count(b"\n") == octets.count(b"\r\n") == octets.count(b"\r")
+    return octets.replace(b"\r\n", b"\n")
+
+
 def headers_of(session: Session, name: str = "mx.example") -> str:
-    return trace_headers(session, name, WHEN).decode()
+    return made(session, name).decode()
 
 
 def parsed(session: Session, name: str = "mx.example") -> Message:
     """The headers as a reader finds them in front of a message that begins at once."""
-    text = trace_headers(session, name, WHEN) + b"Subject: s\n\nbody\n"
-    message = email.message_from_bytes(text)
+    message = email.message_from_bytes(made(session, name) + b"Subject: s\n\nbody\n")
     assert not message.defects
     assert message.get_payload() == "body\n"
     assert message["Subject"] == "s"
@@ -95,6 +102,11 @@ def unfolded(message: Message) -> str:
     return re.sub(r"\n[ \t]+", " ", message["Received"])
 
 
+def date_of(when: datetime) -> str:
+    """As the clock of this machine has it."""
+    return format_datetime(when.astimezone())
+
+
 def test_the_headers_stand_in_the_order_of_rfc_5321() -> None:
     session = session_of()
     assert headers_of(session) == (
@@ -102,7 +114,7 @@ def test_the_headers_stand_in_the_order_of_rfc_5321() -> None:
         "Delivered-To: b@y.example\n"
         "Received: from c.example (client.example [192.0.2.7])\n"
         f"\tby mx.example with ESMTP id {session.id}-1\n"
-        "\tfor <b@y.example>; Sun, 01 Mar 2026 09:05:07 +0100\n"
+        f"\tfor <b@y.example>; {date_of(WHEN)}\n"
     )
 
 
@@ -248,7 +260,7 @@ def test_log_06_any_name_is_harmless(greeted_as: str, host_name: str) -> None:
 )
 def test_log_06_an_address_that_the_grammar_should_have_refused_is_harmless(text: str) -> None:
     session = session_of()
-    strange = SimpleNamespace(address=text, local_part=text, domain="x")
+    strange = SimpleNamespace(address=text, args={})
     session.envelope.mail_from = strange  # type: ignore[assignment] # what no grammar would give
     session.envelope.rcpt_to = [strange]  # type: ignore[list-item] # the same
     check_one_clean_header(session)
@@ -262,32 +274,41 @@ def test_the_longest_names_and_addresses_stay_within_a_line() -> None:
     check_one_clean_header(session, "m" * 255)
 
 
-@pytest.mark.parametrize("offset", [-12, 0, 5.75, 14])
-def test_the_date_has_the_offset_of_the_clock_it_was_read_from(offset: float) -> None:
-    when = WHEN.astimezone(timezone(timedelta(hours=offset)))
-    text = trace_headers(session_of(), "mx.example", when).decode()
-    assert parsedate_to_datetime(text.rpartition("; ")[2].strip()) == WHEN
-
-
-@pytest.mark.parametrize("month", range(1, 13))
-def test_ops_09_dates_are_english_in_every_locale(month: int) -> None:
+def printed_by_another_process(when: datetime, **variables: str) -> str:
+    """The headers of a process with an environment of its own."""
     script = (
         "import locale, sys\n"
-        "from datetime import UTC, datetime\n"
-        "from fastsmtp.gateway.trace import received\n"
+        "from fastsmtp.delivery import Record\n"
+        "from fastsmtp.delivery.trace import trace_headers\n"
         "try:\n"
         "    locale.setlocale(locale.LC_ALL, '')\n"
         "except locale.Error:\n"
         "    pass\n"  # not installed here: the variables alone must not matter either
-        f"when = datetime(2026, {month}, 3, tzinfo=UTC)\n"
-        "print(received(client='c', by='b', protocol='SMTP', identity='i', recipient='',"
-        " when=when))\n"
+        f"record = Record('i', '', (), received={when.timestamp()})\n"
+        "print(trace_headers(record, b'').decode())\n"
     )
-    german = os.environ | {"LC_ALL": "de_DE.UTF-8", "LANG": "de_DE.UTF-8", "LANGUAGE": "de"}
     done = subprocess.run(
-        [sys.executable, "-c", script], env=german, capture_output=True, text=True, check=True
+        [sys.executable, "-c", script],
+        env=os.environ | variables,
+        capture_output=True,
+        text=True,
+        check=True,
     )
-    day, name = re.search(r"; ([A-Z][a-z]{2}), 03 ([A-Z][a-z]{2}) 2026 ", done.stdout).groups()  # type: ignore[union-attr] # no match fails the test
+    return done.stdout
+
+
+@pytest.mark.parametrize("zone, offset", [("XYZ12", -12), ("UTC0", 0), ("NPT-5:45", 5.75)])
+def test_the_date_has_the_offset_of_the_clock_of_the_machine(zone: str, offset: float) -> None:
+    text = printed_by_another_process(WHEN, TZ=zone).rpartition("; ")[2].strip()
+    assert parsedate_to_datetime(text) == WHEN
+    assert parsedate_to_datetime(text).utcoffset() == timedelta(hours=offset)
+
+
+@pytest.mark.parametrize("month", range(1, 13))
+def test_ops_09_dates_are_english_in_every_locale(month: int) -> None:
+    german = {"LC_ALL": "de_DE.UTF-8", "LANG": "de_DE.UTF-8", "LANGUAGE": "de"}
+    text = printed_by_another_process(datetime(2026, month, 3, 12, tzinfo=UTC), **german)
+    day, name = re.search(r"; ([A-Z][a-z]{2}), 03 ([A-Z][a-z]{2}) 2026 ", text).groups()  # type: ignore[union-attr] # no match fails the test
     months = "Jan Feb Mar Apr May Jun Jul Aug Sep Oct Nov Dec"
     assert name == months[4 * month - 4 : 4 * month - 1]
     assert day in ("Mon", "Tue", "Wed", "Thu", "Fri", "Sat", "Sun")
@@ -296,8 +317,25 @@ def test_ops_09_dates_are_english_in_every_locale(month: int) -> None:
 @pytest.mark.parametrize("days", [-1, 1, -15_000, 15_000])
 def test_ops_09_a_clock_that_jumps_gives_the_date_that_it_shows(days: int) -> None:
     when = datetime.now(UTC).replace(microsecond=0) + timedelta(days=days)
-    text = trace_headers(session_of(), "mx.example", when).decode()
+    text = made(session_of(), "mx.example", when).decode()
     assert parsedate_to_datetime(text.rpartition("; ")[2].strip()) == when
+
+
+@pytest.mark.parametrize("first", [b" ", b"\tx", b" by evil with ESMTP; x"])
+def test_smug_34_a_body_that_begins_with_a_space_gets_an_empty_line_before_it(first: bytes) -> None:
+    assert made(session_of(), "mx.example", first=first).endswith(b"\n\n")
+    assert not made(session_of(), "mx.example", first=b"X" + first).endswith(b"\n\n")
+
+
+def test_what_is_kept_of_one_client_is_not_said_of_another() -> None:
+    one, other = (
+        session_of(),
+        session_of(host_name_appears_as="d.example", rcpt_to=("c@y.example",)),
+    )
+    assert "from c.example " in headers_of(one)
+    assert "from d.example " in headers_of(other)
+    assert "for <c@y.example>" in headers_of(other)
+    assert headers_of(one) == headers_of(one)
 
 
 @pytest.mark.parametrize(

@@ -1,0 +1,304 @@
+"""One message on its way from the stream into the sink, by callables alone: no Task.
+
+A body of at most `max_record` octets is gathered and put. A larger one, or one that comes when
+too much is in flight, goes through the sink's `begin` while it comes, and its client waits as long
+as a write is under way.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable
+from typing import Any, Final
+
+from fastsmtp.delivery.errors import (
+    DeliveryError,
+    Full,
+    TooLarge,
+    Unclear,
+    delivery_error,
+)
+from fastsmtp.delivery.log import Entry, entry_of, logger
+from fastsmtp.delivery.record import Client, Recipient, Record
+from fastsmtp.delivery.sink import BodyWriter, Fate, Receipt, Sink
+from fastsmtp.delivery.trace import trace_headers
+from fastsmtp.errors import MessageAborted
+from fastsmtp.session import Session
+from fastsmtp.stream import DataStream
+
+__all__ = ["Arrival", "Traffic", "record_of"]
+
+OVERHEAD: Final = 4096  # octets that a message takes beside its body, in objects of Python's
+OVER_SIZE: Final = "larger than size"
+TOO_LATE: Final = "the answer came too late"
+
+type_callback = Callable[..., Any]
+
+
+class Traffic:
+    """What all messages of one hook share: the sink, the log, the octets in flight, the counts.
+
+    in_flight: octets of bodies that are in memory, gathered or waiting for the sink. delivered,
+    refused, aborted: messages so far; late: those of `aborted` whose client got no 250 although
+    the sink has taken them.
+    """
+
+    def __init__(
+        self,
+        sink: Sink,
+        max_in_flight: int,
+        log: Callable[[Entry], object],
+        *,
+        headers: bool,
+    ) -> None:
+        self.sink = sink
+        self.log = log
+        self.headers = headers
+        self.max_in_flight = max_in_flight
+        self.in_flight = 0
+        self.delivered = self.refused = self.aborted = self.late = 0
+
+
+def record_of(session: Session, node: str, received: float) -> Record:
+    """Return the record of the present transaction, without headers and body."""
+    envelope = session.envelope
+    sender = envelope.mail_from
+    protocol = session.transmission_type
+    tls = session.tls_options if session.secure else None
+    user = session.user
+    dsn = envelope.dsn if sender is not None and sender.args else None
+    return Record(
+        f"{session.id}-{session.transaction}",
+        "" if sender is None else sender.address,
+        tuple(
+            [
+                Recipient(each.address, tuple(each.dsn.notify), each.dsn.orcpt)
+                if each.args
+                else Recipient(each.address)
+                for each in envelope.rcpt_to
+            ]
+        ),
+        client=Client(
+            session.remote_address,
+            "" if session.client_hostname.startswith("[") else session.client_hostname,
+            session.host_name_appears_as,
+            protocol,
+            f"{tls['version']} {tls['standard_name']}" if tls else "",
+            "" if user is None else str(user),
+        ),
+        smtp_utf8=envelope.smtp_utf8,
+        body_type=envelope.body_type,
+        ret=None if dsn is None else dsn.ret,
+        envid=None if dsn is None else dsn.envid,
+        lmtp="LMTP" in protocol,
+        received=received,
+        node=node,
+    )
+
+
+class Arrival:
+    """One message. `begin` once; all else is called back."""
+
+    __slots__ = (
+        "_callback",
+        "_held",
+        "_is_over",
+        "_pieces",
+        "_record",
+        "_stream",
+        "_traffic",
+        "_writer",
+    )
+
+    def __init__(
+        self, traffic: Traffic, stream: DataStream, record: Record, callback: type_callback
+    ) -> None:
+        self._traffic = traffic
+        self._stream = stream
+        self._record = record
+        self._callback = callback
+        self._pieces: list[bytes] = []
+        self._held = OVERHEAD  # of this message in `in_flight`
+        self._writer: BodyWriter | None = None
+        self._is_over = False  # the callback was called
+        traffic.in_flight += OVERHEAD
+
+    def begin(self) -> None:
+        """Take the message from the stream."""
+        self._stream.consume(self._on_chunk, self._on_end)
+
+    def fail(self, error: BaseException) -> None:
+        """The message is refused; nothing of it is left."""
+        if not isinstance(error, (DeliveryError, OSError)):
+            logger.error("id=%s: the sink has failed", self._record.id, exc_info=error)
+        reason = delivery_error(error)
+        self._end()
+        self._traffic.refused += 1
+        self._log("refused", "reason", str(reason))
+        self._callback(reason.reply)
+
+    # From the stream.
+
+    def _on_chunk(self, piece: bytes) -> None:
+        if self._writer is not None:
+            self._write(piece)
+            return
+        traffic, size = self._traffic, len(piece)
+        self._pieces.append(piece)
+        self._held += size
+        traffic.in_flight += size
+        is_large = self._stream.byte_length > traffic.sink.max_record
+        if is_large or traffic.in_flight > traffic.max_in_flight:
+            self._begin_body()
+
+    def _on_end(self, error: MessageAborted | None) -> None:
+        if self._is_over:
+            return
+        if error is not None:
+            self._end()
+            self._traffic.aborted += 1
+            self._log("aborted", "reason", error.reason)
+            self._callback(error)
+        elif self._stream.size_exceeded:
+            self._end()
+            self._traffic.refused += 1
+            self._log("refused", "reason", OVER_SIZE)
+            self._callback()  # the engine answers 552 5.3.4
+        elif self._writer is None:
+            pieces = self._pieces
+            body = pieces[0] if len(pieces) == 1 else b"".join(pieces)
+            self._pieces = []
+            self._add_headers(body)
+            self._record.set_body(body)
+            self._put()
+        else:
+            self._writer.finish().add_done_callback(self._finished)
+
+    # Into the sink.
+
+    def _add_headers(self, first: bytes) -> None:
+        if self._traffic.headers:
+            self._record.headers = trace_headers(self._record, first)
+
+    def _begin_body(self) -> None:
+        """The body goes through the sink's writer from here on, and not through memory."""
+        traffic = self._traffic
+        self._add_headers(self._pieces[0])
+        try:
+            self._writer = traffic.sink.begin(self._record)
+        except NotImplementedError:
+            is_large = self._stream.byte_length > traffic.sink.max_record
+            kind = TooLarge if is_large else Full
+            self.fail(kind("the sink takes no body beyond its record"))
+            return
+        except Exception as error:  # foreign code
+            self.fail(error)
+            return
+        octets = b"".join(self._pieces)
+        self._pieces = []
+        traffic.in_flight -= self._held - OVERHEAD
+        self._held = OVERHEAD
+        self._write(octets)
+
+    def _write(self, octets: bytes) -> None:
+        assert self._writer is not None
+        try:
+            waiting = self._writer.write(octets)
+        except Exception as error:
+            self.fail(error)
+            return
+        if waiting is not None:
+            self._stream.pause()
+            waiting.add_done_callback(self._written)
+
+    def _written(self, future: asyncio.Future[None]) -> None:
+        error = _failure_of(future)
+        if self._is_over:
+            return
+        if error is not None:
+            self.fail(error)
+        else:
+            self._stream.resume()
+
+    def _finished(self, future: asyncio.Future[Any]) -> None:
+        error = _failure_of(future)
+        if error is not None:
+            self.fail(error)
+            return
+        self._record.set_body(future.result())
+        self._put()
+
+    def _put(self) -> None:
+        try:
+            future = self._traffic.sink.put(self._record)
+        except Exception as error:
+            self.fail(error)
+            return
+        self._writer = None  # the body is the sink's
+        future.add_done_callback(self._stored)
+
+    def _stored(self, future: asyncio.Future[Receipt]) -> None:
+        error = _failure_of(future)
+        if error is None:
+            receipt = future.result()
+            if isinstance(receipt, str):
+                self._answer(receipt, [receipt] * len(self._record.rcpt_to))
+                return
+            fates = list(receipt)
+            if self._record.lmtp:
+                self._answer(receipt, fates)
+                return
+            # There is one reply: a recipient that got nothing must not be answered by a 250.
+            error = next((fate for fate in fates if isinstance(fate, DeliveryError)), None)
+            if error is None:
+                self._answer(receipt, fates)
+                return
+        self.fail(error)
+
+    def _answer(self, receipt: Receipt, fates: list[Fate]) -> None:
+        traffic, record = self._traffic, self._record
+        text = f"OK: message {traffic.sink.done}, id {record.id}"
+        answer: Any = text
+        if record.lmtp:
+            answer = [fate.reply if isinstance(fate, DeliveryError) else text for fate in fates]
+        self._end()
+        if not self._callback(None, answer):
+            # `hook_timeout`, or the end of the server: the client was told 451, or nothing.
+            traffic.aborted += 1
+            traffic.late += 1
+            self._log("aborted", "reason", TOO_LATE)
+            traffic.sink.undo(record, receipt)
+            return
+        self._log_fates(fates)
+
+    def _log_fates(self, fates: list[Fate]) -> None:
+        traffic = self._traffic
+        kept = [fate for fate in fates if isinstance(fate, str)]
+        if kept:
+            traffic.delivered += 1
+            self._log(traffic.sink.done, traffic.sink.receipt_key, kept[0])
+        if len(kept) < len(fates):
+            for recipient, fate in zip(self._record.rcpt_to, fates, strict=False):
+                if isinstance(fate, DeliveryError):
+                    self._log("refused", "reason", f"{recipient.address}: {fate}")
+
+    def _end(self) -> None:
+        """The message is answered, or will be in a moment: hold nothing of it."""
+        self._is_over = True
+        self._traffic.in_flight -= self._held
+        self._held = 0
+        self._pieces = []
+        writer, self._writer = self._writer, None
+        if writer is not None:
+            writer.discard()
+
+    def _log(self, what: str, key: str, value: str) -> None:
+        entry = entry_of(what, self._record, self._stream.byte_length, key, value)
+        self._traffic.log(entry)
+
+
+def _failure_of(future: asyncio.Future[Any]) -> BaseException | None:
+    """Return why a future has no result, None if it has one."""
+    if future.cancelled():
+        return Unclear("cancelled")
+    return future.exception()

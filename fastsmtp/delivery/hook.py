@@ -1,0 +1,118 @@
+"""`deliver(sink)`: the hook `on_data` that puts messages into a sink."""
+
+from __future__ import annotations
+
+import asyncio
+import socket
+import time
+from collections.abc import Callable
+from typing import Any, Final
+
+from fastsmtp import Address
+from fastsmtp.delivery.arrival import Arrival, Traffic, record_of
+from fastsmtp.delivery.errors import Full, Refused, Unavailable
+from fastsmtp.delivery.log import Entry, log_entry, logger
+from fastsmtp.delivery.promise import Promise
+from fastsmtp.delivery.sink import Sink
+from fastsmtp.errors import SMTPError
+from fastsmtp.session import Session
+from fastsmtp.stream import DataStream
+
+__all__ = ["Delivery", "deliver"]
+
+# Octets of messages in memory, gathered or waiting for the sink.
+MAX_IN_FLIGHT: Final = 64 * 1024 * 1024
+
+type_callback = Callable[..., Any]
+
+
+def deliver(
+    sink: Sink,
+    *,
+    name: str | None = None,
+    headers: bool = True,
+    max_in_flight: int = MAX_IN_FLIGHT,
+    log: Callable[[Entry], object] = log_entry,
+) -> Delivery:
+    """Return the hook `on_data` that puts each message into `sink`.
+
+    name: of this server, in Received; None: that of the host. headers: put Return-Path,
+    Delivered-To and Received on top (RFC 5321 §4.4). max_in_flight: octets of bodies in memory;
+    beyond it bodies go through the sink's files, and `on_mail_from` refuses. log: called for each
+    message; must not block.
+
+    A sink that was not started is started by the first message. Start it yourself (`async with
+    sink:`) to hear of what is wrong with it before mail comes.
+    """
+    return Delivery(sink, name or socket.gethostname(), headers, max_in_flight, log)
+
+
+class Delivery:
+    """The hooks of one sink: the object itself is `on_data`. For one event loop.
+
+    `on_mail_from` and `on_connect` refuse early what could not be delivered. in_flight, delivered,
+    refused, aborted, late: see `traffic`.
+    """
+
+    def __init__(
+        self,
+        sink: Sink,
+        name: str,
+        headers: bool,
+        max_in_flight: int,
+        log: Callable[[Entry], object],
+    ) -> None:
+        self.sink = sink
+        self.traffic = Traffic(sink, max_in_flight, log, headers=headers)
+        self._name = name
+        self._early: list[Arrival] = []  # they wait for the start of the sink
+        self._starting: asyncio.Future[Promise] | None = None
+
+    def __call__(self, stream: DataStream, session: Session, callback: type_callback) -> None:
+        """Take one message: `on_data`."""
+        record = record_of(session, self._name, time.time())
+        arrival = Arrival(self.traffic, stream, record, callback)
+        if self.sink.promise is None:
+            self._start(arrival)
+            return
+        refusal = self.sink.refusal()
+        if refusal is not None:
+            arrival.fail(Refused(refusal))
+        else:
+            arrival.begin()
+
+    def refusal(self) -> SMTPError | None:
+        """Return why no message can be taken now, None if one can. No I/O."""
+        if self.traffic.in_flight > self.traffic.max_in_flight:
+            return Full().reply
+        return self.sink.refusal()
+
+    def on_mail_from(self, address: Address, session: Session, callback: type_callback) -> None:
+        """Refuse a transaction whose message could not be delivered now."""
+        callback(self.refusal())
+
+    def on_connect(self, session: Session, callback: type_callback) -> None:
+        """Refuse a client, 421, while the sink takes nothing."""
+        if self.sink.refusal() is None:
+            callback(None)
+        else:
+            callback(SMTPError("Service not available, try again later", 421, "4.3.2"))
+
+    def _start(self, arrival: Arrival) -> None:
+        """Start the sink, which nobody has started; messages wait in their streams."""
+        self._early.append(arrival)
+        if self._starting is None:
+            self._starting = asyncio.ensure_future(self.sink.start())
+            self._starting.add_done_callback(self._started)
+
+    def _started(self, starting: asyncio.Future[Promise]) -> None:
+        self._starting = None
+        early, self._early = self._early, []
+        error = asyncio.CancelledError() if starting.cancelled() else starting.exception()
+        if error is not None:
+            logger.error("the sink cannot be started: %s", error or type(error).__name__)
+        for arrival in early:
+            if error is not None:
+                arrival.fail(Unavailable(f"the sink cannot be started: {error}"))
+            else:
+                arrival.begin()
