@@ -106,8 +106,10 @@ format:
 	$(RUFF) check --fix .
 	$(RUFF) format .
 
+# Both read tests/typing, where what is wrong must be an error to each.
 types:
 	$(MYPY)
+	$(PYTHON) -m pyright
 
 stubs:
 	$(PYTHON) -m mypy.stubtest --allowlist tests/typing/stubtest_allowlist.txt --ignore-unused-allowlist \
@@ -146,6 +148,7 @@ bench-publish:
 # Pages that are made from the source, then the site once there is one, then the examples.
 docs:
 	$(PYTHON) docs/make_options.py
+	$(PYTHON) docs/make_server_options.py
 	[ ! -e docs/conf.py ] || $(PYTHON) -m sphinx -W -q -b html docs build/site
 	[ ! -e tests/project/test_examples.py ] || $(PYTEST) -q tests/project/test_examples.py
 

@@ -27,6 +27,8 @@ Durations are in seconds, sizes in octets. A deadline is more than 0: none can b
 off. The names are those of the JavaScript libraries smtp-server and bun-smtp in snake_case; where
 those count in milliseconds, fastsmtp counts in seconds.
 
+Type checkers and editors know every option with its type; a dict of options is annotated as
+`fastsmtp.server_options.ServerOptions`, see [programs](programs.md#types-of-hooks-and-options).
 
 <!-- Made by docs/make_options.py from fastsmtp/options.py: change it there. -->
 """

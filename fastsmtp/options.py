@@ -8,13 +8,13 @@ Hooks are not options: the server takes them out first.
 
 from __future__ import annotations
 
-import re
 import reprlib
 import ssl
 from collections.abc import Mapping
 from types import MappingProxyType
 from typing import Any, Final, final
 
+from fastsmtp._options.hooks import HOOKS
 from fastsmtp._options.kinds import (
     COMMAND_LENGTH,
     COUNT,
@@ -45,27 +45,15 @@ from fastsmtp._options.kinds import (
     Resolver,
     WrongType,
     choice,
-    nearest,
     networks,
     optional,
     row,
 )
+from fastsmtp._options.names import looks_like_hook, nearest_option
 from fastsmtp.descriptors import default_max_clients
 from fastsmtp.networks import Networks
 
 __all__ = ["HOOKS", "OPTIONS", "Networks", "Option", "Options", "parse_options", "tls_options"]
-
-# Hook -> names of its arguments; all but on_close take the trailing callback.
-HOOKS: Final[dict[str, tuple[str, ...]]] = {
-    "on_connect": ("session", "callback"),
-    "on_secure": ("socket", "session", "callback"),
-    "on_auth": ("auth", "session", "callback"),
-    "on_scram": ("username", "session", "callback"),
-    "on_mail_from": ("address", "session", "callback"),
-    "on_rcpt_to": ("address", "session", "callback"),
-    "on_data": ("stream", "session", "callback"),
-    "on_close": ("session",),
-}
 
 
 # A table: one row per option, in the order of the docs.
@@ -426,15 +414,11 @@ def _check_together(options: Options) -> None:
 def _unknown_option(name: object) -> str:
     if name in HOOKS:
         return f"{name!r} is a hook, not an option"
-    # "maxClients" and "hideSTARTTLS" of the JavaScript libraries are only spelled differently.
-    known = {_squashed(one): one for one in (*OPTIONS, *HOOKS)}
-    near = nearest(_squashed(str(name)[:80]), known)
+    near = nearest_option(str(name), OPTIONS)
     unknown = f"unknown option {_short.repr(name)}"
-    return f"{unknown}, did you mean {known[near]!r}?" if near else unknown
-
-
-def _squashed(name: str) -> str:
-    return re.sub(r"[-_ ]", "", name).lower()
+    if near:
+        return f"{unknown}, did you mean {near!r}?"
+    return f"{unknown}, hooks are {', '.join(HOOKS)}" if looks_like_hook(str(name)) else unknown
 
 
 _short: Final = reprlib.Repr()

@@ -14,7 +14,7 @@ import time
 from collections.abc import Callable
 from contextlib import suppress
 from functools import partial
-from typing import Any
+from typing import TYPE_CHECKING, Any, Literal, Self, TypeAlias
 
 from fastsmtp._connection.closing import Closing
 from fastsmtp._connection.connection import Connection
@@ -29,12 +29,20 @@ from fastsmtp._smtp.start import warn_of_impossible_demands
 from fastsmtp.options import HOOKS, Options, parse_options
 from fastsmtp.running import begin_unless_stopped, loop_factory
 
+if TYPE_CHECKING:
+    from typing import Unpack
+
+    from fastsmtp.server_options import HookAttributes, ServerOptions, TLSOptions
+else:  # an import would take longer than all of this module
+    HookAttributes = object
+
 __all__ = ["SMTPServer"]
 
 type_address = tuple[str, int] | str
+Event: TypeAlias = Literal["listening", "connect", "error", "close"]
 
 
-class SMTPServer:
+class SMTPServer(HookAttributes):
     """An SMTP or LMTP server.
 
     Options and hooks are keyword arguments; a hook can also be assigned (`server.on_rcpt_to = f`)
@@ -42,10 +50,11 @@ class SMTPServer:
     that hook, and a method `on_…` that is not one; ValueError for a bad value.
     """
 
-    def __init__(self, **options: Any) -> None:
+    def __init__(self, **options: Unpack[ServerOptions]) -> None:
         check_hook_names_of(type(self), SMTPServer)
-        hooks = {name: options.pop(name) for name in HOOKS if name in options}
-        self._options: Options = parse_options(options)
+        given: dict[str, Any] = {**options}
+        hooks = {name: given.pop(name) for name in HOOKS if name in given}
+        self._options: Options = parse_options(given)
         self._hooks = Hooks()
         for name in HOOKS:
             method = hooks.get(name, getattr(self, name, None))
@@ -56,12 +65,14 @@ class SMTPServer:
         self._closing = Closing(self._server_state.registry, self._options.close_timeout)
         self._ending: asyncio.Task[None] | None = None  # begun by the first `close`
 
-    def __setattr__(self, name: str, value: Any) -> None:
-        if name in HOOKS:
-            self._hooks.set(name, value)
-        elif callable(value) and not hasattr(getattr(type(self), name, None), "__set__"):
-            check_hook_name(name)
-        super().__setattr__(name, value)
+    if not TYPE_CHECKING:  # to a type checker, this would say that every name may be assigned to
+
+        def __setattr__(self, name: str, value: Any) -> None:
+            if name in HOOKS:
+                self._hooks.set(name, value)
+            elif callable(value) and not hasattr(getattr(type(self), name, None), "__set__"):
+                check_hook_name(name)
+            super().__setattr__(name, value)
 
     def __delattr__(self, name: str) -> None:
         super().__delattr__(name)
@@ -134,17 +145,17 @@ class SMTPServer:
 
     # Events.
 
-    def on(self, event: str, listener: Callable[..., Any]) -> SMTPServer:
+    def on(self, event: Event, listener: Callable[..., object]) -> Self:
         """Have `listener` called at each `event`: "listening", "connect", "error" or "close"."""
         self._server_state.events.add(event, listener, once=False)
         return self
 
-    def once(self, event: str, listener: Callable[..., Any]) -> SMTPServer:
+    def once(self, event: Event, listener: Callable[..., object]) -> Self:
         """Have `listener` called at the next `event` only."""
         self._server_state.events.add(event, listener, once=True)
         return self
 
-    def off(self, event: str, listener: Callable[..., Any]) -> SMTPServer:
+    def off(self, event: Event, listener: Callable[..., object]) -> Self:
         """Take `listener` away from `event`."""
         self._server_state.events.remove(event, listener)
         return self
@@ -193,7 +204,7 @@ class SMTPServer:
             await self._server_state.end()
         self._server_state.events.emit("close")
 
-    def update_secure_context(self, **options: Any) -> None:
+    def update_secure_context(self, **options: Unpack[TLSOptions]) -> None:
         """Read key and certificates anew, and use them for every handshake from now on.
 
         options: of TLS (`key`, `cert`, `sni_options` …) in place of those that were given before.

@@ -12,12 +12,17 @@ import asyncio
 import selectors
 from collections.abc import AsyncIterator, Callable, Coroutine
 from contextlib import asynccontextmanager
-from typing import Any, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from fastsmtp._connection.connection import Connection
 from fastsmtp._net.turns import Turns
 from fastsmtp.server import SMTPServer, state_of
 from fastsmtp.session import Session
+
+if TYPE_CHECKING:
+    from typing import Unpack
+
+    from fastsmtp.server_options import ServerOptions
 
 __all__ = ["MemoryTransport", "VirtualLoop", "Wire", "running"]
 
@@ -175,15 +180,14 @@ class Wire:
         *,
         peer: Any = ("192.0.2.1", 40000),
         loop: VirtualLoop | None = None,
-        **options: Any,
+        **options: Unpack[ServerOptions],
     ) -> None:
         if server is not None and options:
             raise TypeError("Wire takes a server, or the options of one, not both")
         self._owns_loop = loop is None
         self.loop = loop or VirtualLoop()
-        self.server = server or SMTPServer(
-            **{"disable_reverse_lookup": True, "name": "srv.test", **options}
-        )
+        defaults: ServerOptions = {"disable_reverse_lookup": True, "name": "srv.test"}
+        self.server = server or SMTPServer(**(defaults | options))
         self._state = state_of(self.server)
         if self._state.turns is None or self._state.turns.loop is not self.loop:
             self._state.turns = Turns(self.loop, self.loop.time)

@@ -9,13 +9,12 @@ from __future__ import annotations
 
 import functools
 import inspect
-import re
 from collections.abc import Callable
 from typing import Any, Final
 
 from fastsmtp._hooks.callback import Answer
-from fastsmtp._options.kinds import nearest
-from fastsmtp.options import HOOKS
+from fastsmtp._options.hooks import HOOKS
+from fastsmtp._options.names import looks_like_hook, nearest_hook
 
 __all__ = ["Hooks", "check_hook_name", "check_hook_names_of"]
 
@@ -114,13 +113,10 @@ def check_hook_name(name: str) -> None:
 
     "onRcptTo" looks like one too: so they are called in JavaScript.
     """
-    if name in HOOKS or not re.match("on[_A-Z]", name):
+    if name in HOOKS or not looks_like_hook(name):
         return
-    known = {hook.replace("_", ""): hook for hook in HOOKS}
-    near = nearest(name[:80].replace("_", "").lower(), known)
-    meant = (
-        f"did you mean {known[near]!r}?" if near else f"it is one of {', '.join(known.values())}"
-    )
+    near = nearest_hook(name)
+    meant = f"did you mean {near!r}?" if near else f"it is one of {', '.join(HOOKS)}"
     raise TypeError(f"{name!r} is not a hook, {meant}")
 
 

@@ -11,18 +11,19 @@ import math
 import os
 import socket
 import ssl
-from collections.abc import Callable, Iterable, Mapping, MutableSequence
+from collections.abc import Callable, Mapping, MutableSequence
 from enum import Enum
 from functools import cache
 from typing import Any, Final, Generic, TypeAlias, TypeVar, cast
 
+from fastsmtp._options.names import nearest
 from fastsmtp.networks import Networks
 
 __all__ = [
     "COMMAND_LENGTH", "COUNT", "DEADLINE", "FLAG", "HOLD", "HOST_NAME", "ITERATIONS", "LENIENCY",
     "LINE", "LIST_COUNT", "MECHANISMS", "PASSWORD", "PEM", "RATE", "RESOLVER", "SECONDS", "SECRET",
     "SIZE", "SNI", "SSL_CONTEXT", "TEXT", "TLS_VERSION", "VERBS", "Group", "Kind",
-    "Option", "Refused", "Resolver", "WrongType", "choice", "nearest", "networks",
+    "Option", "Refused", "Resolver", "WrongType", "choice", "networks",
     "optional", "row",
 ]  # fmt: skip
 
@@ -57,12 +58,15 @@ class WrongType(Refused):
 
 
 class Kind(Generic[T]):
-    """takes: what to give, in words. normalize: checks a value, returns it as the engine has it."""
+    """takes: what to give, in words. given: its type, as an annotation in fastsmtp.server_options.
+    normalize: checks a value, returns it as the engine has it.
+    """
 
-    __slots__ = ("normalize", "takes")
+    __slots__ = ("given", "normalize", "takes")
 
-    def __init__(self, takes: str, normalize: Callable[[object], T]) -> None:
+    def __init__(self, takes: str, given: str, normalize: Callable[[object], T]) -> None:
         self.takes = takes
+        self.given = given
         self.normalize = normalize
 
 
@@ -207,25 +211,25 @@ def _rate(value: object) -> float:
     return number
 
 
-FLAG: Final = Kind("True or False", _flag)
-COUNT: Final = Kind("an int, 0 or None for no limit", _limit(MAX_COUNT))
+FLAG: Final = Kind("True or False", "bool", _flag)
+COUNT: Final = Kind("an int, 0 or None for no limit", "int | None", _limit(MAX_COUNT))
 LIST_COUNT: Final = Kind(
-    f"an int up to {MAX_LIST_COUNT}, 0 or None for no limit", _limit(MAX_LIST_COUNT)
+    f"an int up to {MAX_LIST_COUNT}, 0 or None for no limit", "int | None", _limit(MAX_LIST_COUNT)
 )
-SIZE: Final = Kind("an int of octets, 0 or None for no limit", _limit(MAX_SIZE))
+SIZE: Final = Kind("an int of octets, 0 or None for no limit", "int | None", _limit(MAX_SIZE))
 COMMAND_LENGTH: Final = Kind(
-    "an int of octets from 512 to 65536", lambda value: _integer(value, 512, 65_536)
+    "an int of octets from 512 to 65536", "int", lambda value: _integer(value, 512, 65_536)
 )
 ITERATIONS: Final = Kind(
-    "an int from 4096 to 1000000", lambda value: _integer(value, 4096, 1_000_000)
+    "an int from 4096 to 1000000", "int", lambda value: _integer(value, 4096, 1_000_000)
 )
 HOLD: Final = Kind(
-    "an int of seconds from 1 to 999999999", lambda value: _integer(value, 1, 999_999_999)
+    "an int of seconds from 1 to 999999999", "int", lambda value: _integer(value, 1, 999_999_999)
 )
-SECONDS: Final = Kind("seconds as an int or float, 0 or more", _seconds)
+SECONDS: Final = Kind("seconds as an int or float, 0 or more", "float", _seconds)
 # A deadline of 0 would have passed at once, and one that is switched off would be a way to hold us.
-DEADLINE: Final = Kind("seconds as an int or float, more than 0", _deadline)
-RATE: Final = Kind("octets per second as an int or float, more than 0", _rate)
+DEADLINE: Final = Kind("seconds as an int or float, more than 0", "float", _deadline)
+RATE: Final = Kind("octets per second as an int or float, more than 0", "float", _rate)
 
 
 # --- text ---
@@ -256,13 +260,15 @@ def _is_token(text: str) -> bool:
 
 
 # No more than this may stand in a reply, RFC 5321 §4.2 (textstring, but for its tabs).
-LINE: Final = Kind("a str of printable ASCII", _line)
+LINE: Final = Kind("a str of printable ASCII", "str", _line)
 TEXT: Final = Kind(
     "a str of printable ASCII, empty or None for none",
+    "str | None",
     lambda value: "" if value is None else _line(value),
 )
 HOST_NAME: Final = Kind(
     "a str of printable ASCII without spaces, 1 to 255 characters, None for the machine's name",
+    "str | None",
     _host_name,
 )
 
@@ -280,7 +286,8 @@ def choice(*words: str) -> Kind[str]:
             raise Refused
         return value
 
-    return Kind(f"{', '.join(map(repr, words[:-1]))} or {words[-1]!r}", check)
+    given = ", ".join(f'"{word}"' for word in words)
+    return Kind(f"{', '.join(map(repr, words[:-1]))} or {words[-1]!r}", f"Literal[{given}]", check)
 
 
 def _leniency(value: object) -> bool | str:
@@ -294,7 +301,9 @@ def _leniency(value: object) -> bool | str:
 def optional(kind: Kind[T]) -> Kind[T | None]:
     """Return the kind that takes None besides what `kind` takes."""
     return Kind(
-        f"{kind.takes}, or None", lambda value: None if value is None else kind.normalize(value)
+        f"{kind.takes}, or None",
+        f"{kind.given} | None",
+        lambda value: None if value is None else kind.normalize(value),
     )
 
 
@@ -306,19 +315,12 @@ def _words(value: object, known: tuple[str, ...], types: tuple[type, ...]) -> li
         if not isinstance(word, str):
             raise WrongType(f"{word!r:.80} is not a str")
         if not word.isascii() or word.upper() not in known:  # "ſ" would become "S"
-            near = nearest(word.upper()[:80], known)
+            near = nearest(word.upper(), known)
             raise Refused(
                 f"{word!r:.80} is not known" + (f", did you mean {near!r}?" if near else "")
             )
         words[word.upper()] = None
     return list(words)
-
-
-def nearest(word: str, known: Iterable[str]) -> str:
-    """Return the one of `known` that `word` may have been meant to be, "" for none."""
-    import difflib  # for an error at start: half a millisecond of every import
-
-    return next(iter(difflib.get_close_matches(word, list(known), 1)), "")
 
 
 def networks(why_not_true: str) -> Kind[Networks]:
@@ -340,18 +342,21 @@ def networks(why_not_true: str) -> Kind[Networks]:
 
     return Kind(
         "a list of networks (CIDR or address as str, 'unix' for UNIX sockets), None or False",
+        "NetworkList | Literal[False] | None",
         check,
     )
 
 
-LENIENCY: Final = Kind("False, 'common' or True", _leniency)
+LENIENCY: Final = Kind("False, 'common' or True", 'bool | Literal["common"]', _leniency)
 TLS_VERSION: Final = choice("TLSv1", "TLSv1.1", "TLSv1.2", "TLSv1.3")
 VERBS: Final = Kind(
     f"a list, tuple or set of commands as str, in any case: {', '.join(KNOWN_VERBS)}",
+    "list[str] | tuple[str, ...] | set[str] | frozenset[str]",
     lambda value: frozenset(_words(value, KNOWN_VERBS, (list, tuple, set, frozenset))),
 )
 MECHANISMS: Final = Kind(
     f"a list or tuple of mechanisms as str, in any case: {', '.join(KNOWN_MECHANISMS)}",
+    "list[str] | tuple[str, ...]",
     lambda value: tuple(_words(value, KNOWN_MECHANISMS, (list, tuple))),
 )
 
@@ -419,10 +424,17 @@ def _ssl_context(value: object) -> ssl.SSLContext | None:
 RESOLVER: Final = Kind(
     "a function of an address (str) that returns or awaits a list of names, an object with such a"
     " method `reverse`, 'aiodns', 'system', or None for the first of these two that is there",
+    'Resolve | HasReverse | Literal["aiodns", "system"] | None',
     _resolver,
 )
-PEM: Final = Kind("a path (str or os.PathLike), PEM text as str or bytes, or None", _pem)
-PASSWORD: Final = Kind("a str or bytes, or None", _password)
-SECRET: Final = Kind("bytes, 16 or more; None for random ones", _secret)
-SNI: Final = Kind("a mapping of host names (str) to TLS options, or None", _sni)
-SSL_CONTEXT: Final = Kind("an ssl.SSLContext, or None", _ssl_context)
+PEM: Final = Kind(
+    "a path (str or os.PathLike), PEM text as str or bytes, or None", "PemSource | None", _pem
+)
+PASSWORD: Final = Kind("a str or bytes, or None", "str | bytes | None", _password)
+SECRET: Final = Kind("bytes, 16 or more; None for random ones", "bytes | None", _secret)
+SNI: Final = Kind(
+    "a mapping of host names (str) to TLS options, or None",
+    "Mapping[str, TLSOptions | ssl.SSLContext] | None",
+    _sni,
+)
+SSL_CONTEXT: Final = Kind("an ssl.SSLContext, or None", "ssl.SSLContext | None", _ssl_context)

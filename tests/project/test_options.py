@@ -8,12 +8,16 @@ import ssl
 from fractions import Fraction
 from pathlib import Path
 from types import ModuleType
-from typing import Any
+from typing import Any, get_type_hints
 
 import pytest
 
 from fastsmtp import descriptors
+from fastsmtp._options import names
+from fastsmtp._options.kinds import Group
+from fastsmtp.hook_types import OnRcptTo
 from fastsmtp.options import HOOKS, OPTIONS, Networks, Options, parse_options
+from fastsmtp.server_options import ServerOptions, TLSOptions
 
 ROOT = Path(__file__).parents[2]
 
@@ -608,30 +612,95 @@ def test_binarymime_without_what_it_needs_is_only_not_offered() -> None:
 # --- names ---
 
 
-@pytest.mark.parametrize(
-    ("wrong", "right"),
-    [
-        ("max_client", "max_clients"),
-        ("maxClients", "max_clients"),
-        ("hideSTARTTLS", "hide_starttls"),
-        ("hide_8bit_mime", "hide_8bitmime"),
-        ("useXClient", "use_xclient"),
-        ("socketTimeout", "socket_timeout"),
-        ("onMailFrom", "on_mail_from"),
-        ("on_rcpt", "on_rcpt_to"),
-        ("Size", "size"),
-        ("heloresponse", "helo_response"),
-        ("max-recipients", "max_recipients"),
-    ],
-)
-def test_an_unknown_option_is_told_the_nearest_name(wrong: str, right: str) -> None:
+# What a program might give -> what its author meant.
+MEANT = {
+    # misspelt
+    "auth_optinal": "auth_optional",
+    "max_client": "max_clients",
+    "max_junk_command": "max_junk_commands",
+    "mx_errors": "max_errors",
+    "hide_8bit_mime": "hide_8bitmime",
+    "Size": "size",
+    "szie": "size",
+    "nmae": "name",
+    "heloresponse": "helo_response",
+    "max-recipients": "max_recipients",
+    "on_rcpt": "on_rcpt_to",
+    "on_rctp_to": "on_rcpt_to",
+    "on_closed": "on_close",
+    # as the JavaScript libraries spell it
+    "authOptional": "auth_optional",
+    "disableReverseLookup": "disable_reverse_lookup",
+    "hide8BITMIME": "hide_8bitmime",
+    "hideENHANCEDSTATUSCODES": "hide_enhancedstatuscodes",
+    "hideSTARTTLS": "hide_starttls",
+    "maxAllowedUnauthenticatedCommands": "max_allowed_unauthenticated_commands",
+    "maxClients": "max_clients",
+    "minVersion": "min_version",
+    "sniOptions": "sni_options",
+    "socketTimeout": "socket_timeout",
+    "useXClient": "use_xclient",
+    "onMailFrom": "on_mail_from",
+    "onRcptTo": "on_rcpt_to",
+    "onSecure": "on_secure",
+    # as other libraries call it
+    "passphrase": "key_password",
+    "secureContext": "ssl_context",
+    "tls_context": "ssl_context",
+    "data_size_limit": "size",
+    "hostname": "name",
+    "timeout": "socket_timeout",
+    "require_starttls": "needs_upgrade",
+    "certfile": "cert",
+    "on_connection": "on_connect",
+    "on_disconnect": "on_close",
+    "on_message": "on_data",
+    "on_recipient": "on_rcpt_to",
+    "on_sender": "on_mail_from",
+    "on_starttls": "on_secure",
+}
+# Names that are near to none: what looks like a hook gets the list of them.
+NEAR_NONE = ("zzzzzzzzzz", "command", "port", "logger", "loop", "greeting", "")
+HOOKS_NEAR_NONE = ("on_ehlo", "on_helo", "on_command", "on_error", "on_vrfy", "on_", "onIdle")
+
+
+@pytest.mark.parametrize(("wrong", "right"), MEANT.items())
+def test_an_unknown_option_gets_the_name_that_was_meant(wrong: str, right: str) -> None:
     message = refusal(wrong, 1)
     assert message == f"TypeError: unknown option {wrong!r}, did you mean {right!r}?"
 
 
-def test_a_name_without_a_near_one_is_just_unknown() -> None:
-    assert refusal("zzzzzzzzzz", 1) == "TypeError: unknown option 'zzzzzzzzzz'"
+@pytest.mark.parametrize("name", NEAR_NONE)
+def test_a_name_without_a_near_one_is_just_unknown(name: str) -> None:
+    assert refusal(name, 1) == f"TypeError: unknown option {name!r}"
+
+
+@pytest.mark.parametrize("name", HOOKS_NEAR_NONE)
+def test_a_hook_that_does_not_exist_and_is_near_none_gets_the_list_of_hooks(name: str) -> None:
+    message = f"TypeError: unknown option {name!r}, hooks are on_connect, on_secure, "
+    assert refusal(name, None).startswith(message)
+    assert refusal(name, None).endswith(", on_data, on_close")
+
+
+@pytest.mark.parametrize("name", [name for name in (*OPTIONS, *HOOKS) if len(name) > 3])
+def test_one_letter_too_few_or_in_the_wrong_place_leads_to_the_right_name(name: str) -> None:
+    dropped = {name[:at] + name[at + 1 :] for at in range(len(name))}
+    swapped = {name[:at] + name[at + 1] + name[at] + name[at + 2 :] for at in range(len(name) - 1)}
+    for wrong in (
+        (dropped | swapped) - OPTIONS.keys() - HOOKS.keys() - {"securde"}
+    ):  # secured, or secure
+        assert refusal(wrong, 1).endswith(f"did you mean {name!r}?"), wrong
+
+
+def test_the_names_of_other_libraries_lead_to_names_that_exist() -> None:
+    assert set(names.OTHER_NAMES.values()) <= OPTIONS.keys()
+    assert set(names.OTHER_HOOKS.values()) <= HOOKS.keys()
+    assert not {name.replace("_", "") for name in OPTIONS} & names.OTHER_NAMES.keys()
+
+
+def test_a_long_name_is_cut_in_the_message() -> None:
     assert len(refusal("x" * 10_000, 1)) < 200
+    assert len(refusal("on_" + "x" * 10_000, 1)) < 300
 
 
 def test_an_unknown_name_is_told_before_a_bad_value() -> None:
@@ -653,9 +722,9 @@ def test_a_long_value_is_cut_in_the_message() -> None:
 # --- the reference ---
 
 
-def make_options() -> ModuleType:
-    path = ROOT / "docs" / "make_options.py"
-    spec = importlib.util.spec_from_file_location("make_options", path)
+def script(name: str) -> ModuleType:
+    """A script in docs/ that makes a file from the table."""
+    spec = importlib.util.spec_from_file_location(name, ROOT / "docs" / f"{name}.py")
     assert spec is not None
     assert spec.loader is not None
     module = importlib.util.module_from_spec(spec)
@@ -665,14 +734,31 @@ def make_options() -> ModuleType:
 
 def test_the_reference_is_current() -> None:
     page = (ROOT / "docs" / "options.md").read_text(encoding="utf-8")
-    assert page == make_options().render(), "run: python docs/make_options.py"
+    assert page == script("make_options").render(), "run: make docs"
+
+
+def test_the_types_of_the_options_are_current() -> None:
+    module = (ROOT / "fastsmtp" / "server_options.py").read_text(encoding="utf-8")
+    assert module == script("make_server_options").render(), "run: make docs"
+
+
+def test_the_types_can_be_read_while_a_program_runs() -> None:
+    types = get_type_hints(ServerOptions)
+    assert types.keys() == OPTIONS.keys() | HOOKS.keys()
+    assert types["size"] == int | None
+    assert types["on_rcpt_to"] == OnRcptTo | None
+    tls = {name for name, option in OPTIONS.items() if option.group is Group.TLS}
+    assert get_type_hints(TLSOptions).keys() == tls
+    assert ServerOptions.__required_keys__ == frozenset()
 
 
 @pytest.mark.parametrize("name", OPTIONS)
 def test_the_reference_has_a_row_of_six_cells_for_each_option(name: str) -> None:
     option = OPTIONS[name]
     rows = [
-        line for line in make_options().render().splitlines() if line.startswith(f"| `{name}` |")
+        line
+        for line in script("make_options").render().splitlines()
+        if line.startswith(f"| `{name}` |")
     ]
     assert len(rows) == 1
     assert rows[0].replace("\\|", "").count("|") == 7

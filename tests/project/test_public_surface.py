@@ -25,7 +25,10 @@ STREAM = {
     *("bare_newline", "has_nul", "has_8bit", "longest_line"),
 }
 
-MODULES = ("log_text", "blocking", "running", "descriptors", "networks", "certificates")
+MODULES = (
+    *("log_text", "blocking", "running", "descriptors", "networks", "certificates"),
+    *("hook_types", "server_options"),
+)
 
 
 def read(page: Path) -> str:

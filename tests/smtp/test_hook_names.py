@@ -25,8 +25,17 @@ TYPOS = {
     "onData": "on_data",
     "onMailFrom": "on_mail_from",
     "on_scramm": "on_scram",
+    "on_disconnect": "on_close",
 }
-UNKNOWN = ("on_vrfy", "on_message_id_of_queue", "on_startup", "on_", "onIdle")
+UNKNOWN = (
+    "on_ehlo",
+    "on_command",
+    "on_vrfy",
+    "on_message_id_of_queue",
+    "on_startup",
+    "on_",
+    "onIdle",
+)
 
 
 def method(self: Any, *given: Any) -> None:
@@ -47,7 +56,7 @@ def test_a_method_that_looks_like_a_hook_and_is_near_none_is_an_error_with_their
     name: str,
 ) -> None:
     kind = type("Mine", (SMTPServer,), {name: method})
-    with pytest.raises(TypeError, match=f"'{name}' is not a hook, .*on_"):
+    with pytest.raises(TypeError, match=f"'{name}' is not a hook, it is one of on_connect, on_"):
         kind()
 
 

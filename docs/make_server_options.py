@@ -1,0 +1,119 @@
+"""Writes fastsmtp/server_options.py, the types of all options and hooks, from the tables in
+`fastsmtp.options`.
+
+    python docs/make_server_options.py
+
+The module is checked in; a test compares it with what this would write.
+"""
+
+from __future__ import annotations
+
+import textwrap
+from collections.abc import Iterable
+from pathlib import Path
+
+from fastsmtp._options.hooks import HOOK_TEXTS
+from fastsmtp._options.kinds import Group
+from fastsmtp.options import OPTIONS, Option
+
+MODULE = Path(__file__).parents[1] / "fastsmtp" / "server_options.py"
+
+HEAD = '''\
+"""The keyword arguments of `SMTPServer`, for annotations in programs and for editors.
+
+    from fastsmtp.server_options import ServerOptions
+
+The engine itself does not import this. Made by docs/make_server_options.py from fastsmtp/options.py
+and fastsmtp/_options/: change it there.
+"""
+
+from __future__ import annotations
+
+import ssl
+from collections.abc import Mapping
+from typing import Literal, TypedDict
+
+from fastsmtp._options.given import HasReverse, NetworkList, PemSource, Resolve
+from fastsmtp.hook_types import (
+{imports}
+)
+
+__all__ = ["ServerOptions", "TLSOptions"]
+'''
+
+CLASS = '''
+
+class {name}({bases}):
+    """{text}"""
+'''
+
+
+def render() -> str:
+    """Return the whole module."""
+    tls = [one for one in OPTIONS.values() if one.group is Group.TLS]
+    others = [one for one in OPTIONS.values() if one.group is not Group.TLS]
+    styles = {name: _type_of(name) for name in HOOK_TEXTS}
+    methods = {name: style.removeprefix("On") + "Method" for name, style in styles.items()}
+    imported = sorted((*styles.values(), *methods.values()))
+    head = HEAD.replace("{imports}", "\n".join(f"    {name}," for name in imported))
+    return head + "".join(
+        (
+            _class(
+                "TLSOptions",
+                "TypedDict, total=False",
+                "Options of TLS: of a server, of one name in `sni_options`, of a new certificate.",
+                map(_option, tls),
+            ),
+            _class(
+                "ServerOptions",
+                "TLSOptions, total=False",
+                "Options and hooks of a server. All have a default.",
+                [*map(_option, others), *(_hook(name, of) for name, of in styles.items())],
+            ),
+            _class(
+                "HookAttributes",
+                "",
+                "The hooks of a server as attributes, to be assigned or overridden by methods.",
+                [_hook(name, f"{of} | {methods[name]}") for name, of in styles.items()],
+            ).replace("()", ""),
+        )
+    )
+
+
+def _class(name: str, bases: str, text: str, fields: Iterable[str]) -> str:
+    return CLASS.format(name=name, bases=bases, text=text) + "".join(fields)
+
+
+def _option(option: Option) -> str:
+    given = option.kind.given
+    is_clear = given == "bool" or given.startswith("Literal")
+    takes = "Default" if is_clear else f"Takes {option.takes}; default"
+    section = f" {option.section}." if option.section else ""
+    return _field(option.name, given, f"{option.does} {takes}: {option.default_text}.{section}")
+
+
+def _type_of(hook: str) -> str:
+    """The name of its type in fastsmtp.hook_types."""
+    return "".join(map(str.capitalize, hook.split("_")))
+
+
+def _hook(name: str, given: str) -> str:
+    return _field(name, f"{given} | None", HOOK_TEXTS[name])
+
+
+def _field(name: str, given: str, text: str) -> str:
+    """One field with its documentation, as `ruff format` has it."""
+    lines = textwrap.wrap(
+        text,
+        width=100,
+        initial_indent='    """',
+        subsequent_indent="    ",
+        break_long_words=False,
+        break_on_hyphens=False,
+    )
+    end = '"""\n' if len(lines) == 1 and len(lines[0]) <= 97 else '\n    """\n'
+    return f"\n    {name}: {given}\n" + "\n".join(lines) + end
+
+
+if __name__ == "__main__":
+    MODULE.write_text(render(), encoding="utf-8", newline="\n")

@@ -1,0 +1,94 @@
+"""Suggestions for names that do not exist.
+
+A suggestion is made only where it is likely to be right: a wrong one costs more time than none.
+Hooks are compared with hooks alone and without their common `on_`, and names that other servers
+have for the same thing lead to ours.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable
+from typing import Final
+
+from fastsmtp._options.hooks import HOOKS
+
+__all__ = ["looks_like_hook", "nearest", "nearest_hook", "nearest_option"]
+
+# The share of common letters that makes two names alike: one letter wrong in four, and a
+# transposition in a name of four, are still found. Hooks have shorter names.
+ALIKE: Final = 0.75
+ALIKE_HOOKS: Final = 0.7
+
+# Names of other libraries (smtp-server, aiosmtpd, ssl), written without `_` -> ours.
+OTHER_NAMES: Final = {
+    "authexcludemechanism": "auth_methods",
+    "authrequired": "auth_optional",
+    "authrequiretls": "allow_insecure_auth",
+    "cafile": "ca",
+    "certfile": "cert",
+    "certificate": "cert",
+    "datasizelimit": "size",
+    "enablesmtputf8": "hide_smtputf8",
+    "hostname": "name",
+    "ident": "banner",
+    "keyfile": "key",
+    "maxconnections": "max_clients",
+    "maxmessagesize": "size",
+    "maxsize": "size",
+    "messagesizelimit": "size",
+    "passphrase": "key_password",
+    "privatekey": "key",
+    "proxyprotocoltimeout": "proxy_timeout",
+    "readtimeout": "socket_timeout",
+    "requirestarttls": "needs_upgrade",
+    "requiretls": "needs_upgrade",
+    "securecontext": "ssl_context",
+    "timeout": "socket_timeout",
+    "tlscontext": "ssl_context",
+}
+OTHER_HOOKS: Final = {
+    "authenticate": "on_auth",
+    "disconnect": "on_close",
+    "login": "on_auth",
+    "mail": "on_mail_from",
+    "message": "on_data",
+    "recipient": "on_rcpt_to",
+    "sender": "on_mail_from",
+    "starttls": "on_secure",
+    "tls": "on_secure",
+}
+MAX_LENGTH: Final = 80  # characters of a name that are compared
+
+
+def looks_like_hook(name: str) -> bool:
+    """Whether `name` is written like that of a hook: `on_rcpt`, or `onRcptTo` as in JavaScript."""
+    return re.match("on[_A-Z]", name) is not None
+
+
+def nearest(word: str, known: Iterable[str], alike: float = ALIKE) -> str:
+    """Return the one of `known` that `word` may have been meant to be, "" for none."""
+    import difflib  # for an error at start: half a millisecond of every import
+
+    return next(iter(difflib.get_close_matches(word[:MAX_LENGTH], list(known), 1, alike)), "")
+
+
+def nearest_hook(name: str) -> str:
+    """Return the hook that `name`, which looks like one, may have been meant to be, "" for none."""
+    known = {_squashed(hook)[2:]: hook for hook in HOOKS}
+    word = _squashed(name)[2:]
+    return OTHER_HOOKS.get(word) or known.get(nearest(word, known, ALIKE_HOOKS), "")
+
+
+def nearest_option(name: str, options: Iterable[str]) -> str:
+    """Return the option or hook that `name` may have been meant to be, "" for none."""
+    if looks_like_hook(name):
+        return nearest_hook(name)
+    known = {_squashed(one): one for one in (*options, *HOOKS)}
+    word = _squashed(name)
+    return OTHER_NAMES.get(word) or known.get(nearest(word, known), "")
+
+
+def _squashed(name: str) -> str:
+    """The letters that count: "maxClients" and "max-clients" are `max_clients`, spelt otherwise."""
+    return re.sub(r"[-_ ]", "", name[:MAX_LENGTH]).lower()

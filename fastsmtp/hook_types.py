@@ -1,0 +1,149 @@
+"""The types of hooks, for annotations in programs.
+
+    from fastsmtp.hook_types import Callback, OnRcptTo
+
+Each `On…` is the type of one hook in all its styles: a function that takes `callback` and may be a
+coroutine function, or a coroutine function without it. The engine itself does not import this.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Coroutine, Mapping
+from typing import Any, Never, ParamSpec, Protocol, TypeAlias, TypeVar, overload
+
+from fastsmtp._options.given import ListOf
+from fastsmtp._sasl.exchange import Auth, AuthResponse
+from fastsmtp._sasl.scram import ScramKeys
+from fastsmtp._tls.facts import TLSSocket
+from fastsmtp._wire.grammar import Address
+from fastsmtp.session import Session
+from fastsmtp.stream import DataStream
+
+__all__ = [
+    "AuthAnswer", "AuthCallback", "Callback", "DataAnswer", "DataCallback", "LMTPAnswer", "OnAuth",
+    "OnClose", "OnConnect", "OnData", "OnMailFrom", "OnRcptTo", "OnScram", "OnSecure",
+    "ScramCallback",
+]  # fmt: skip
+
+# --- answers ---
+
+# What `on_auth` answers; a mapping has the fields of an AuthResponse as keys.
+AuthAnswer: TypeAlias = AuthResponse | Mapping[str, Any] | None
+# For one recipient, in LMTP: a text or None accepts, an exception rejects.
+LMTPAnswer: TypeAlias = str | Exception | None
+# What `on_data` answers: the text of the reply, or in LMTP one answer for each recipient. Besides
+# `ListOf`, `list` tells a checker of what type a list is that is written out.
+DataAnswer: TypeAlias = str | list[LMTPAnswer] | ListOf[LMTPAnswer] | None
+
+
+# --- callbacks ---
+
+
+class Callback(Protocol):
+    """The argument `callback` of hooks whose answer is yes or no."""
+
+    def __call__(self, error: Exception | None = None, /) -> None:
+        """Accept, or reject with `error`.
+
+        Raises RuntimeError for a second call, and for one from another thread than the loop's.
+        """
+
+
+class AuthCallback(Protocol):
+    """The argument `callback` of `on_auth`."""
+
+    def __call__(self, error: Exception | None = None, answer: AuthAnswer = None, /) -> None:
+        """Reject with `error`, or answer; raises as `Callback` does."""
+
+
+class ScramCallback(Protocol):
+    """The argument `callback` of `on_scram`."""
+
+    def __call__(self, error: Exception | None = None, keys: ScramKeys | None = None, /) -> None:
+        """Reject with `error`, or answer with the user's keys, None for an unknown user; raises as
+        `Callback` does.
+        """
+
+
+class DataCallback(Protocol):
+    """The argument `callback` of `on_data`."""
+
+    def __call__(self, error: Exception | None = None, answer: DataAnswer = None, /) -> None:
+        """Reject with `error`, or accept with `answer` as the text; raises as `Callback` does."""
+
+
+# --- hooks ---
+
+# What a function with `callback` returns: nothing, or, as a coroutine function, what is awaited.
+Done: TypeAlias = Coroutine[Any, Any, None] | None
+
+OnConnect: TypeAlias = (
+    Callable[[Session, Callback], Done] | Callable[[Session], Coroutine[Any, Any, None]]
+)
+OnSecure: TypeAlias = (
+    Callable[[TLSSocket, Session, Callback], Done]
+    | Callable[[TLSSocket, Session], Coroutine[Any, Any, None]]
+)
+OnAuth: TypeAlias = (
+    Callable[[Auth, Session, AuthCallback], Done]
+    | Callable[[Auth, Session], Coroutine[Any, Any, AuthAnswer]]
+)
+OnScram: TypeAlias = (
+    Callable[[str, Session, ScramCallback], Done]
+    | Callable[[str, Session], Coroutine[Any, Any, ScramKeys | None]]
+)
+OnMailFrom: TypeAlias = (
+    Callable[[Address, Session, Callback], Done]
+    | Callable[[Address, Session], Coroutine[Any, Any, None]]
+)
+OnRcptTo: TypeAlias = OnMailFrom
+OnData: TypeAlias = (
+    Callable[[DataStream, Session, DataCallback], Done]
+    | Callable[[DataStream, Session], Coroutine[Any, Any, DataAnswer]]
+)
+OnClose: TypeAlias = Callable[[Session], object]
+
+# --- hooks as methods of a subclass ---
+
+P = ParamSpec("P")
+R_co = TypeVar("R_co", covariant=True)
+
+
+class Method(Protocol[P, R_co]):
+    """A method that overrides a hook of `HookAttributes`.
+
+    pyright compares it as it stands in the class, with a `self`, of which Never is any type; mypy
+    without. The second overload keeps pyright from taking the parameters of a lambda from here.
+    """
+
+    @overload
+    def __call__(self, me: Never, /, *args: P.args, **kwargs: P.kwargs) -> R_co: ...
+    @overload
+    def __call__(self, *args: Any, **kwargs: Any) -> Any: ...
+
+
+ConnectMethod: TypeAlias = (
+    Method[[Session, Callback], Done] | Method[[Session], Coroutine[Any, Any, None]]
+)
+SecureMethod: TypeAlias = (
+    Method[[TLSSocket, Session, Callback], Done]
+    | Method[[TLSSocket, Session], Coroutine[Any, Any, None]]
+)
+AuthMethod: TypeAlias = (
+    Method[[Auth, Session, AuthCallback], Done]
+    | Method[[Auth, Session], Coroutine[Any, Any, AuthAnswer]]
+)
+ScramMethod: TypeAlias = (
+    Method[[str, Session, ScramCallback], Done]
+    | Method[[str, Session], Coroutine[Any, Any, ScramKeys | None]]
+)
+MailFromMethod: TypeAlias = (
+    Method[[Address, Session, Callback], Done]
+    | Method[[Address, Session], Coroutine[Any, Any, None]]
+)
+RcptToMethod: TypeAlias = MailFromMethod
+DataMethod: TypeAlias = (
+    Method[[DataStream, Session, DataCallback], Done]
+    | Method[[DataStream, Session], Coroutine[Any, Any, DataAnswer]]
+)
+CloseMethod: TypeAlias = Method[[Session], object]

@@ -1,0 +1,289 @@
+"""Servers and hooks in every style, as they are right. Type checkers read this file; nothing runs
+it, and each of them finds nothing.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import functools
+import os
+import ssl
+from collections.abc import Mapping
+from ipaddress import IPv4Network
+from pathlib import Path
+from typing import Unpack
+
+from fastsmtp import (
+    Address,
+    Auth,
+    AuthResponse,
+    DataStream,
+    ScramKeys,
+    Session,
+    SMTPError,
+    SMTPServer,
+)
+from fastsmtp.certificates import TLSSocket
+from fastsmtp.hook_types import (
+    AuthCallback,
+    Callback,
+    DataAnswer,
+    DataCallback,
+    LMTPAnswer,
+    OnData,
+    OnRcptTo,
+    ScramCallback,
+)
+from fastsmtp.networks import Networks
+from fastsmtp.server_options import ServerOptions, TLSOptions
+from fastsmtp.testing import Wire
+
+# --- a plain function that takes callback ---
+
+
+def connect(session: Session, callback: Callback) -> None:
+    asyncio.get_running_loop().call_later(0.01, callback)
+
+
+def secure(socket: TLSSocket, session: Session, callback: Callback) -> None:
+    callback(None if socket.verified else SMTPError("no certificate", 550))
+
+
+def auth(auth: Auth, session: Session, callback: AuthCallback) -> None:
+    if auth.validate_password("secret"):
+        callback(None, AuthResponse(user=auth.username))
+    elif auth.username:
+        callback(None, {"message": "no", "response_code": 535})
+    else:
+        callback(SMTPError("no", 535))
+
+
+def scram(username: str, session: Session, callback: ScramCallback) -> None:
+    callback(None, None)
+
+
+def mail_or_rcpt(address: Address, session: Session, callback: Callback) -> None:
+    callback(ValueError("no such user")) if address.is_null else callback()
+
+
+def data(stream: DataStream, session: Session, callback: DataCallback) -> None:
+    stream.consume(lambda piece: None, lambda error: callback(error, "OK: stored"))
+
+
+def close(session: Session) -> None:
+    print(session.id)
+
+
+# --- a coroutine function ---
+
+
+async def connect_later(session: Session) -> None:
+    await asyncio.sleep(0)
+
+
+async def secure_later(socket: TLSSocket, session: Session) -> None:
+    if not socket.verified:
+        raise SMTPError("no certificate")
+
+
+async def auth_later(auth: Auth, session: Session) -> AuthResponse:
+    return AuthResponse(user=auth.username)
+
+
+async def auth_as_mapping(auth: Auth, session: Session) -> Mapping[str, str]:
+    return {"user": auth.username}
+
+
+async def auth_refused(auth: Auth, session: Session) -> None:
+    return None
+
+
+async def scram_later(username: str, session: Session) -> ScramKeys | None:
+    return None
+
+
+async def mail_or_rcpt_later(address: Address, session: Session) -> None:
+    raise SMTPError("no such user", 550, "5.1.1")
+
+
+async def data_later(stream: DataStream, session: Session) -> str:
+    return f"OK: {len(await stream.read())} octets"
+
+
+async def data_without_text(stream: DataStream, session: Session) -> None:
+    stream.discard()
+
+
+async def close_later(session: Session) -> None:
+    await asyncio.sleep(0)
+
+
+# --- both ---
+
+
+async def mail_or_rcpt_both(address: Address, session: Session, callback: Callback) -> None:
+    callback(SMTPError("no", 550))
+
+
+async def data_both(stream: DataStream, session: Session, callback: DataCallback) -> None:
+    callback(None, f"OK: {len(await stream.read())} octets")
+
+
+# --- LMTP: one answer for each recipient ---
+
+
+async def lmtp(stream: DataStream, session: Session) -> DataAnswer:
+    stream.discard()
+    return ["OK: stored", None, SMTPError("full", 452)]
+
+
+async def lmtp_by_loop(stream: DataStream, session: Session) -> list[LMTPAnswer]:
+    return [None if rcpt.domain else SMTPError("full") for rcpt in session.envelope.rcpt_to]
+
+
+async def lmtp_of_texts(stream: DataStream, session: Session) -> list[str]:
+    return [f"OK: for {rcpt.local_part}" for rcpt in session.envelope.rcpt_to]
+
+
+async def lmtp_with_errors(stream: DataStream, session: Session) -> list[str | SMTPError]:
+    return ["OK", SMTPError("full", 452)]
+
+
+def lmtp_by_callback(stream: DataStream, session: Session, callback: DataCallback) -> None:
+    stream.discard()
+    callback(None, ["OK", SMTPError("full", 452)])
+
+
+# --- hooks by keyword ---
+
+SMTPServer(on_connect=connect, on_secure=secure, on_auth=auth, on_scram=scram)
+SMTPServer(on_mail_from=mail_or_rcpt, on_rcpt_to=mail_or_rcpt, on_data=data, on_close=close)
+SMTPServer(on_connect=connect_later, on_secure=secure_later, on_auth=auth_later)
+SMTPServer(on_auth=auth_as_mapping, on_scram=scram_later, on_close=close_later)
+SMTPServer(on_auth=auth_refused, on_mail_from=mail_or_rcpt_later, on_rcpt_to=mail_or_rcpt_later)
+SMTPServer(on_data=data_later)
+SMTPServer(on_data=data_without_text)
+SMTPServer(on_mail_from=mail_or_rcpt_both, on_rcpt_to=mail_or_rcpt_both, on_data=data_both)
+SMTPServer(lmtp=True, on_data=lmtp)
+SMTPServer(lmtp=True, on_data=lmtp_by_loop)
+SMTPServer(lmtp=True, on_data=lmtp_of_texts)
+SMTPServer(lmtp=True, on_data=lmtp_with_errors)
+SMTPServer(lmtp=True, on_data=lmtp_by_callback)
+SMTPServer(on_rcpt_to=lambda address, session, callback: callback(), on_data=None)
+
+
+def tagged(tag: str, address: Address, session: Session, callback: Callback) -> None:
+    callback(SMTPError(tag))
+
+
+SMTPServer(on_rcpt_to=functools.partial(tagged, "no"))
+
+
+# --- hooks by assignment, events ---
+
+server = SMTPServer()
+server.on_data = data
+server.on_data = data_later
+server.on_data = None
+server.on_rcpt_to = lambda address, session, callback: callback()
+server.on_close = close
+del server.on_close
+server.on("listening", print).once("error", print).off("listening", print)
+
+stored: OnData = data_later
+known: OnRcptTo = mail_or_rcpt
+SMTPServer(on_data=stored, on_rcpt_to=known)
+
+
+# --- hooks as methods ---
+
+
+class Callbacks(SMTPServer):
+    def on_connect(self, session: Session, callback: Callback) -> None:
+        callback()
+
+    def on_rcpt_to(self, address: Address, session: Session, callback: Callback) -> None:
+        callback(None if address.domain else SMTPError("no"))
+
+    def on_data(self, stream: DataStream, session: Session, callback: DataCallback) -> None:
+        stream.discard()
+        callback(None, "OK")
+
+    def on_close(self, session: Session) -> None: ...
+
+
+class Coroutines(SMTPServer):
+    def __init__(self, folder: Path, **options: Unpack[ServerOptions]) -> None:
+        super().__init__(**options)
+        self.folder = folder
+
+    async def on_auth(self, auth: Auth, session: Session) -> AuthResponse:
+        return AuthResponse(user=auth.username)
+
+    async def on_scram(self, username: str, session: Session) -> ScramKeys | None:
+        return None
+
+    async def on_mail_from(self, address: Address, session: Session) -> None: ...
+
+    async def on_data(self, stream: DataStream, session: Session) -> str:
+        return f"OK: {len(await stream.read())} octets in {self.folder}"
+
+    @staticmethod
+    async def on_secure(socket: TLSSocket, session: Session) -> None: ...
+
+
+Coroutines(Path("mail"), size=1024, on_rcpt_to=mail_or_rcpt)
+
+
+# --- options ---
+
+SMTPServer(
+    name="mx.example",
+    banner=None,
+    greet_delay=6,
+    auth_methods=["PLAIN", "SCRAM-SHA-256"],
+    auth_optional=True,
+    scram_secret=os.urandom(32),
+    lenient_address_parsing="common",
+    disabled_commands={"VRFY", "HELP"},
+    size=None,
+    max_clients=0,
+    socket_timeout=60.5,
+    bare_newline="normalize",
+    bare_newline_exclusions=["192.0.2.0/24", "unix"],
+    allow_bare_lf_commands=[IPv4Network("192.0.2.0/24"), "unix"],
+    use_proxy=False,
+    use_xclient=("10.0.0.1",),
+    use_xforward=Networks(["10.0.0.0/8"]),
+    resolver="system",
+    key=Path("key.pem"),
+    cert=b"-----BEGIN CERTIFICATE-----",
+    min_version="TLSv1.3",
+    sni_options={
+        "mx.example": {"key": "key.pem", "cert": "cert.pem"},
+        "*.example": ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER),
+    },
+)
+
+
+async def reverse(address: str) -> list[str]:
+    return [address]
+
+
+class Resolver:
+    def reverse(self, address: str) -> list[str]:
+        return [address]
+
+
+SMTPServer(resolver=reverse)
+SMTPServer(resolver=Resolver())
+SMTPServer(resolver=lambda address: None)
+
+tls: TLSOptions = {"key": "key.pem", "cert": "cert.pem"}
+common: ServerOptions = {"auth_optional": True, "on_data": data_later}
+SMTPServer(**common)
+SMTPServer(auth_optional=True, on_data=data, **tls)
+server.update_secure_context(**tls)
+server.update_secure_context(key="key.pem", cert="cert.pem")
+Wire(auth_optional=True, on_data=data_later)
+Wire(server)
