@@ -132,7 +132,7 @@ def test_swaks_logs_in(run: Run, method: str) -> None:
 
 
 @row("AUTH-12")
-def test_many_that_guess_do_not_keep_others_out(run: Run) -> None:
+def test_many_clients_that_guess_do_not_keep_others_out(run: Run) -> None:
     """Limits on guessing over many connections are the author's; each connection has its own."""
 
     async def guess(address: tuple[str, int]) -> list[str]:
@@ -152,7 +152,7 @@ def test_many_that_guess_do_not_keep_others_out(run: Run) -> None:
 
 
 @row("AUTH-12")
-def test_max_clients_per_host_bounds_those_that_guess(run: Run) -> None:
+def test_max_clients_per_host_bounds_clients_that_guess(run: Run) -> None:
     async def talk() -> None:
         async with running(Checks("x").server(max_clients_per_host=2)) as address:
             one, two = await Client.greeted(address), await Client.greeted(address)
@@ -165,7 +165,7 @@ def test_max_clients_per_host_bounds_those_that_guess(run: Run) -> None:
 
 @row("AUTH-05")
 @pytest.mark.parametrize("leave", ["finish", "reset"])
-def test_a_client_that_leaves_inside_an_exchange_is_gone(run: Run, leave: str) -> None:
+def test_a_client_that_leaves_within_an_exchange_is_forgotten(run: Run, leave: str) -> None:
     async def talk() -> None:
         closed = asyncio.Event()
         server = Checks("x").server(on_close=lambda session: closed.set())
@@ -194,7 +194,7 @@ def test_a_client_that_leaves_inside_an_exchange_is_gone(run: Run, leave: str) -
         ({"disabled_commands": ["AUTH"]}, False),
     ],
 )
-def test_a_demand_that_nobody_can_satisfy_is_worth_a_warning(
+def test_a_demand_for_auth_that_no_client_can_satisfy_is_logged_as_a_warning(
     run: Run, options: dict[str, Any], warns: bool, caplog: pytest.LogCaptureFixture
 ) -> None:
     async def listen() -> None:

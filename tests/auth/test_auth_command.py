@@ -90,7 +90,7 @@ def offered(session: Conversation | Wire, greeting: bytes = EH) -> list[str]:
 # --- what is offered ---
 
 
-def test_what_is_offered_stands_behind_chunking_in_the_order_of_the_option() -> None:
+def test_ehlo_offers_auth_after_chunking_with_mechanisms_in_the_order_of_the_option() -> None:
     with Wire(**DEFAULTS, **AuthHooks().options(), allow_insecure_auth=True) as wire:
         wire.receive()
         assert wire.send(EH) == (
@@ -115,26 +115,28 @@ def test_what_is_offered_stands_behind_chunking_in_the_order_of_the_option() -> 
         ({"allow_insecure_auth": False, "secured": True}, [*OPEN["auth_methods"]][:6]),
     ],
 )
-def test_only_what_could_succeed_is_offered(options: dict[str, Any], expected: list[str]) -> None:
+def test_ehlo_offers_only_mechanisms_that_can_succeed(
+    options: dict[str, Any], expected: list[str]
+) -> None:
     with Conversation(**{**OPEN, **AuthHooks().options(), **options}) as session:
         assert offered(session) == expected
 
 
 @pytest.mark.parametrize("verified", [False, True])
-def test_tls_that_ends_here_allows_more(verified: bool) -> None:
+def test_tls_that_ends_here_allows_more_mechanisms(verified: bool) -> None:
     with inside_tls(verified) as session:
         assert offered(session) == [*OPEN["auth_methods"]][: 8 if verified else 7]
 
 
 @row("AUTH-10")
-def test_nothing_is_offered_to_a_client_that_is_authenticated() -> None:
+def test_ehlo_offers_no_auth_to_a_client_that_is_authenticated() -> None:
     with Conversation(**OPEN, **AuthHooks().options()) as session:
         assert offered(session)
         assert session.do(PLAIN) == [DONE]
         assert offered(session) == []
 
 
-def test_lmtp_offers_it_too() -> None:
+def test_lmtp_offers_auth_too() -> None:
     with Conversation(lmtp=True, **OPEN, **AuthHooks().options()) as session:
         assert offered(session, LH)
         assert session.do(PLAIN) == [DONE]
@@ -146,7 +148,7 @@ def test_lmtp_offers_it_too() -> None:
 
 @row("TLS-10")
 @pytest.mark.parametrize("argument", [b"", b" PLAIN", b" PLAIN AHUAcA==", b" FOO", b" PLAIN !!!!"])
-def test_without_tls_nothing_is_looked_at(argument: bytes) -> None:
+def test_auth_without_tls_is_refused_whatever_its_argument_is(argument: bytes) -> None:
     run = exchange(b"AUTH" + argument + b"\r\n", allow_insecure_auth=False)
     assert run.codes == ["538 5.7.11"]
     assert run.asked == []
@@ -155,14 +157,14 @@ def test_without_tls_nothing_is_looked_at(argument: bytes) -> None:
 
 
 @row("AUTH-10")
-def test_a_client_cannot_become_another() -> None:
+def test_a_second_login_is_refused() -> None:
     run = exchange(PLAIN, PLAIN, b"AUTH\r\n")
     assert run.codes == [DONE, "503 5.5.1", "503 5.5.1"]
     assert len(run.asked) == 1
 
 
 @row("AUTH-10")
-def test_not_before_a_greeting_and_not_in_a_transaction() -> None:
+def test_auth_is_refused_before_a_greeting_and_in_a_transaction() -> None:
     with Conversation(**OPEN, **AuthHooks().options()) as session:
         assert session.do(PLAIN) == ["503 5.5.1"]
     mail, chunk = b"MAIL FROM:<a@x.example>\r\n", b"BDAT 1\r\nx"
@@ -174,7 +176,7 @@ def test_not_before_a_greeting_and_not_in_a_transaction() -> None:
 
 
 @row("AUTH-10")
-def test_helo_is_greeting_enough() -> None:
+def test_auth_is_taken_after_helo() -> None:
     with Conversation(**OPEN, **AuthHooks().options()) as session:
         assert session.do(b"HELO c.example\r\n", PLAIN) == ["250", DONE]
 
@@ -202,7 +204,7 @@ def test_helo_is_greeting_enough() -> None:
         (b"AUTH\tPlain\tAHUAcA==", DONE),
     ],
 )
-def test_one_mechanism_and_at_most_one_response(command: bytes, code: str) -> None:
+def test_auth_takes_one_mechanism_and_at_most_one_response(command: bytes, code: str) -> None:
     run = exchange(command + b"\r\n")
     assert run.codes == [code]
     assert len(run.asked) == (code == DONE)
@@ -225,7 +227,7 @@ def test_a_malformed_auth_command_is_answered_with_its_syntax(command: str, text
 
 @row("AUTH-14")
 @pytest.mark.parametrize("method", ["PLAIN", "LOGIN", "CRAM-MD5", "XOAUTH2", "OAUTHBEARER"])
-def test_without_its_hook_a_mechanism_is_refused(method: str) -> None:
+def test_a_mechanism_without_its_hook_is_refused(method: str) -> None:
     run = exchange(f"AUTH {method}\r\n".encode(), auth=UNSET)
     assert run.codes == [WRONG]
     assert run.session.replies[-2].lines == ("Authentication not implemented",)
@@ -234,7 +236,7 @@ def test_without_its_hook_a_mechanism_is_refused(method: str) -> None:
         assert session.do(b"AUTH EXTERNAL\r\n", b"AUTH SCRAM-SHA-256-PLUS\r\n") == [WRONG, WRONG]
 
 
-def test_disabled_it_is_unknown() -> None:
+def test_a_disabled_auth_is_an_unknown_command() -> None:
     assert exchange(PLAIN, disabled_commands=["AUTH"]).codes == ["500 5.5.2"]
 
 
@@ -245,7 +247,7 @@ def test_disabled_it_is_unknown() -> None:
 @pytest.mark.parametrize(
     "bad", [b"!!!!", b"AAA", b"A===", b"AA=A", b"A-_A", b"AGEAYR==", b"\xc3\xa9AA", b"==", b"*A=="]
 )
-def test_what_is_no_base64_ends_the_exchange_and_nothing_else(bad: bytes) -> None:
+def test_a_response_that_is_not_base64_ends_only_the_exchange(bad: bytes) -> None:
     run = exchange(b"AUTH PLAIN " + bad + b"\r\n", b"AUTH PLAIN\r\n", bad + b"\r\n", PLAIN)
     assert run.codes == [INVALID, "334", INVALID, DONE]
     assert len(run.asked) == 1
@@ -253,7 +255,7 @@ def test_what_is_no_base64_ends_the_exchange_and_nothing_else(bad: bytes) -> Non
 
 @row("AUTH-01")
 @pytest.mark.parametrize("bad", [b"AA AA", b"AAAA ", b" AAAA", b"AAAA\t"])
-def test_a_blank_in_base64_is_a_word_too_many_or_no_base64(bad: bytes) -> None:
+def test_a_blank_in_base64_is_a_syntax_error(bad: bytes) -> None:
     run = exchange(b"AUTH PLAIN AA AA\r\n", b"AUTH PLAIN\r\n", bad + b"\r\n", PLAIN)
     assert run.codes == ["501 5.5.4", "334", INVALID, DONE]
 
@@ -339,7 +341,7 @@ def test_login_is_led_through_its_two_prompts(initial: bool) -> None:
 
 @row("AUTH-05")
 @pytest.mark.parametrize("text", [b"EHLO x", b"NOOP x", b"", b"MAIL FROM:<a@x.example>"])
-def test_a_command_inside_an_exchange_is_no_command(text: bytes) -> None:
+def test_a_command_within_an_exchange_is_read_as_its_answer(text: bytes) -> None:
     run = exchange(b"AUTH LOGIN YW5u\r\n", text + b"\r\n", PLAIN)
     assert run.codes == ["334", INVALID, DONE]
     run = exchange(b"AUTH LOGIN YW5u\r\n", line(text))
@@ -430,7 +432,7 @@ def test_a_refused_token_is_explained_first(
 
 
 @row("AUTH-08")
-def test_what_is_said_of_a_refused_token_is_up_to_the_hook() -> None:
+def test_a_hook_may_choose_the_reply_to_a_refused_token() -> None:
     data = {"status": "insufficient_scope", "scope": "x" * 2000}
     answer = AuthResponse(message="No scope", response_code=534, data=data)
     run = exchange(b"AUTH XOAUTH2 " + BEARER + b"\r\n", b"\r\n", auth=answer)
@@ -441,14 +443,14 @@ def test_what_is_said_of_a_refused_token_is_up_to_the_hook() -> None:
 
 @row("AUTH-08", "AUTH-14")
 @pytest.mark.parametrize("data", [object(), "x" * 10000, {1j: 2}])
-def test_data_that_cannot_be_told_is_a_failure_of_the_hook(data: Any) -> None:
+def test_response_data_that_cannot_be_encoded_is_a_failure_of_the_hook(data: Any) -> None:
     answer = AuthResponse(data=data)
     run = exchange(b"AUTH XOAUTH2 " + BEARER + b"\r\n", PLAIN, auth=answer, max_auth_failures=1)
     assert run.codes == ["451 4.3.0", "421 4.7.0"]
 
 
 @row("AUTH-08")
-def test_try_later_is_said_at_once() -> None:
+def test_a_temporary_refusal_of_a_token_is_sent_without_a_challenge() -> None:
     answer = SMTPError("later", 454)
     run = exchange(b"AUTH XOAUTH2 " + BEARER + b"\r\n", auth=answer, max_auth_failures=1)
     assert run.codes == ["454 4.7.0"]
@@ -512,7 +514,7 @@ def test_scram_needs_no_on_auth(auth: Any) -> None:
 
 @row("AUTH-07")
 @pytest.mark.parametrize("scram", [KEYS, None, SMTPError("who?"), SMTPError("who?", 550)])
-def test_a_user_who_does_not_exist_fails_where_a_wrong_password_does(scram: Any) -> None:
+def test_an_unknown_user_fails_at_the_same_step_as_a_wrong_password(scram: Any) -> None:
     password = "wrong" if scram is KEYS else "pencil"
     run = exchange(*scram_steps(ScramClient(password=password)), scram=scram)
     assert run.codes == ["334", WRONG]
@@ -537,7 +539,7 @@ def test_an_unknown_user_has_the_same_salt_at_each_try() -> None:
 
 
 @row("AUTH-07")
-def test_nobody_is_authenticated_before_the_last_line() -> None:
+def test_a_client_is_not_authenticated_before_the_last_line() -> None:
     client = ScramClient()
     for last, code in ((b"*\r\n", ABORTED), (b"AA==\r\n", INVALID), (b"=\r\n", INVALID)):
         run = exchange(*scram_steps(client)[:2], last)
@@ -562,7 +564,7 @@ def test_a_first_message_is_checked_before_any_hook(first: str, code: str) -> No
 
 
 @row("AUTH-07")
-def test_a_client_that_was_kept_from_plus_is_refused() -> None:
+def test_a_client_from_which_plus_was_hidden_is_refused() -> None:
     with inside_tls() as session:
         assert session.do(b"AUTH SCRAM-SHA-256 " + line("y,,n=user,r=abc")) == [WRONG]
     with inside_tls(auth_methods=["SCRAM-SHA-256"]) as session:
@@ -628,7 +630,7 @@ def test_the_third_failure_is_the_last() -> None:
         ([PLAIN], WRONG),
     ],
 )
-def test_each_of_these_is_a_failure(steps: list[bytes], code: str) -> None:
+def test_a_failed_exchange_of_any_kind_counts_as_a_failure(steps: list[bytes], code: str) -> None:
     run = exchange(*steps, *steps, auth=None, max_auth_failures=2)
     challenges = ["334"] * (len(steps) - 1)
     assert run.codes == [*challenges, code, *challenges, "421 4.7.0"]
@@ -656,7 +658,7 @@ def test_a_refused_token_is_counted_when_it_is_refused_and_once() -> None:
         [b"AUTH PLAIN\r\n", b"\x01\r\n"],
     ],
 )
-def test_a_cancelled_or_unreadable_exchange_is_no_failure(
+def test_a_cancelled_or_unreadable_exchange_does_not_count_as_a_failure(
     steps: list[bytes],
 ) -> None:
     run = exchange(*steps * 3, PLAIN, max_auth_failures=1)
@@ -671,7 +673,7 @@ def test_the_limit_can_be_switched_off(limit: int | None) -> None:
 
 
 @row("AUTH-11")
-def test_nothing_takes_a_failure_back() -> None:
+def test_a_failure_stays_counted_after_reset_greeting_and_message() -> None:
     steps = [PLAIN, b"RSET\r\n" + EH, PLAIN, TX + b"DATA\r\n", b".\r\n", PLAIN]
     run = exchange(*steps, auth=None)
     assert run.codes[0] == WRONG
@@ -710,7 +712,7 @@ def test_each_answer_has_a_minute_and_a_command_five_again() -> None:
 
 @row("SLOW-07")
 @pytest.mark.parametrize("end", [b"*\r\n", b"!!\r\n", b"\x01\r\n", b"A" * 12289 + b"\r\n"])
-def test_a_command_has_its_own_time_behind_an_exchange_that_ended_badly(end: bytes) -> None:
+def test_a_command_has_its_own_timeout_after_an_exchange_that_failed(end: bytes) -> None:
     with Conversation(**OPEN, **AuthHooks().options(), auth_timeout=10) as session:
         session.do(EH, b"AUTH PLAIN\r\n", end)
         assert session.do(pause(299.9)) == []
@@ -731,7 +733,7 @@ def test_a_command_has_its_own_time_behind_an_exchange_that_ended_badly(end: byt
         [b"AUTH PLAIN\r\n", b"*\r\nNOOP\r\n"],
     ],
 )
-def test_who_does_not_wait_is_refused(steps: list[bytes]) -> None:
+def test_a_client_that_does_not_wait_for_a_challenge_is_refused(steps: list[bytes]) -> None:
     hooks = AuthHooks()
     session = one_way([EH, *steps], **OPEN, **hooks.options())
     assert session.codes == ["220", "250", *["334"] * (len(steps) - 1), "554 5.5.0"]
@@ -740,7 +742,7 @@ def test_who_does_not_wait_is_refused(steps: list[bytes]) -> None:
 
 @row("AUTH-16")
 @pytest.mark.parametrize("late", [False, True])
-def test_without_that_rule_lines_wait_for_their_turn(late: bool) -> None:
+def test_lines_sent_early_wait_for_their_turn_without_strict_pipelining(late: bool) -> None:
     octets = b"AUTH LOGIN\r\n" + line("ann") + line("pw") + b"MAIL FROM:<a@x.example>\r\nQUIT\r\n"
     expected = ["334", "334", DONE, "250 2.1.0", "221 2.0.0"]
     if not late:
@@ -772,7 +774,7 @@ def test_mail_is_taken_from_a_client_that_is_authenticated() -> None:
     assert [entry[-1] for entry in mailed] == ["b@x.example"]
 
 
-def test_the_counter_of_strangers_stops_and_begins_anew() -> None:
+def test_the_count_of_unauthenticated_commands_stops_at_login_and_restarts_after_it() -> None:
     with Conversation(**OPEN, **AuthHooks().options(), auth_optional=False) as session:
         assert session.do(*[b"NOOP\r\n"] * 8, EH) == [*["250 2.0.0"] * 8, "250"]
         assert session.do(PLAIN, *[b"NOOP\r\n"] * 20) == [DONE, *["250 2.0.0"] * 20]
@@ -781,7 +783,7 @@ def test_the_counter_of_strangers_stops_and_begins_anew() -> None:
 
 
 @row("AUTH-11")
-def test_the_exchange_itself_is_no_line_of_a_stranger() -> None:
+def test_lines_of_an_exchange_do_not_count_as_unauthenticated_commands() -> None:
     step = [b"AUTH LOGIN\r\n", line("ann"), b"*\r\n"]
     run = exchange(
         *step * 10, PLAIN, auth_optional=False, max_allowed_unauthenticated_commands=3,
@@ -806,7 +808,7 @@ def test_rset_and_a_second_greeting_keep_the_user_and_starting_over_may_not() ->
 
 
 @row("AUTH-15")
-def test_a_user_who_is_forgotten_by_hand_is_asked_for_all_the_same() -> None:
+def test_a_client_whose_login_was_reset_has_to_log_in_again() -> None:
     with Conversation(**OPEN, **AuthHooks().options(), auth_optional=False) as session:
         session.do(EH, PLAIN)
         dialogue = session.wire.connection.protocol

@@ -121,7 +121,7 @@ class Login:
 
 @pytest.mark.parametrize("style", STYLES)
 @pytest.mark.parametrize("user", ["ann", 7, {"id": 7}])
-def test_each_style_says_who_the_client_is(style: str, user: Any) -> None:
+def test_a_hook_of_each_style_names_the_user(style: str, user: Any) -> None:
     for result in (AuthResponse(user), {"user": user}):
         with Login(on_auth=in_style(style, lambda auth, session, result=result: result)) as login:
             assert login.say(*PLAIN) == [DONE]
@@ -146,7 +146,7 @@ def test_each_style_says_who_the_client_is(style: str, user: Any) -> None:
         (MessageAborted("disconnected"), WRONG, b"the message was aborted"),
     ],
 )
-def test_each_style_refuses(style: str, result: Any, code: str, text: bytes) -> None:
+def test_a_hook_of_each_style_can_refuse(style: str, result: Any, code: str, text: bytes) -> None:
     with Login(on_auth=in_style(style, lambda auth, session: result)) as login:
         assert login.say(*PLAIN, b"NOOP") == [code, "250 2.0.0"]
         assert text in login.written
@@ -178,7 +178,7 @@ def test_a_hook_that_says_421_ends_the_connection() -> None:
         ((b"s" * 16, 4096, b"x" * 32, b"x" * 32), [FAILED]),
     ],
 )
-def test_keys_in_each_style(style: str, answer: Any, expected: list[str]) -> None:
+def test_on_scram_returns_keys_in_each_style(style: str, answer: Any, expected: list[str]) -> None:
     hook = in_style(style, lambda username, session: answer)
     with Login(on_scram=hook, on_auth=in_style(style, lambda auth, session: ANN)) as login:
         assert login.scram("pencil") == expected
@@ -207,7 +207,7 @@ def raises(auth: Any, session: Any) -> None:
 @row("AUTH-14")
 @pytest.mark.parametrize("style", ["callback", "coroutine", "coroutine with callback"])
 @pytest.mark.parametrize("hook", ["on_auth", "on_scram"])
-def test_a_hook_that_raises_authenticates_nobody(style: str, hook: str) -> None:
+def test_a_hook_that_raises_authenticates_no_client(style: str, hook: str) -> None:
     with Login(**{hook: in_style(style, raises)}, max_auth_failures=1) as login:
         assert (login.say(*PLAIN) if hook == "on_auth" else login.scram()) == [FAILED]
         assert [str(error) for error in login.errors] == ["boom"]
@@ -217,7 +217,7 @@ def test_a_hook_that_raises_authenticates_nobody(style: str, hook: str) -> None:
 
 @row("AUTH-14")
 @pytest.mark.parametrize("result", [True, "ann", 1, ["ann"], ("ann",), NoRefusal(), object()])
-def test_nonsense_authenticates_nobody(result: Any) -> None:
+def test_a_meaningless_result_authenticates_no_client(result: Any) -> None:
     with Login(on_auth=in_style("callback", lambda auth, session: result)) as login:
         assert login.say(*PLAIN, b"NOOP") == [FAILED, "250 2.0.0"]
         assert login.wire.session.user is None
@@ -225,7 +225,9 @@ def test_nonsense_authenticates_nobody(result: Any) -> None:
 
 @row("AUTH-14")
 @pytest.mark.parametrize("hook", ["on_auth", "on_scram"])
-def test_a_hook_without_an_answer_authenticates_nobody_and_may_answer_too_late(hook: str) -> None:
+def test_a_hook_without_an_answer_authenticates_no_client_and_a_late_one_is_ignored(
+    hook: str,
+) -> None:
     waiting: list[Any] = []
     with Login(**{hook: lambda subject, session, callback: waiting.append(callback)}) as login:
         assert (login.say(*PLAIN) if hook == "on_auth" else login.scram()) == []
@@ -257,7 +259,7 @@ def test_a_second_answer_changes_nothing() -> None:
 
 @row("AUTH-05", "AUTH-14")
 @pytest.mark.parametrize("leave", ["eof", "reset"])
-def test_a_client_that_leaves_while_the_hook_is_at_work_is_nobody(leave: str) -> None:
+def test_a_client_that_leaves_while_the_hook_works_is_not_authenticated(leave: str) -> None:
     waiting: list[Any] = []
     with Login(on_auth=lambda auth, session, callback: waiting.append(callback)) as login:
         assert login.say(*PLAIN) == []
@@ -272,7 +274,7 @@ def test_a_client_that_leaves_while_the_hook_is_at_work_is_nobody(leave: str) ->
 
 @row("AUTH-14")
 @pytest.mark.parametrize("steps", [PLAIN, LOGINS["LOGIN"]])
-def test_a_hook_can_be_taken_away_meanwhile(steps: list[bytes]) -> None:
+def test_a_hook_can_be_removed_during_an_exchange(steps: list[bytes]) -> None:
     with Login(on_auth=in_style("callback", lambda auth, session: ANN)) as login:
         login.say(b"AUTH PLAIN")
         login.server.on_auth = None
@@ -280,7 +282,7 @@ def test_a_hook_can_be_taken_away_meanwhile(steps: list[bytes]) -> None:
         assert login.say(*steps[:1]) == [WRONG]
 
 
-def test_while_the_server_closes_a_login_has_its_reply_first() -> None:
+def test_a_login_under_way_has_its_reply_before_the_421_of_a_closing_server() -> None:
     waiting: list[Any] = []
     with Login(on_auth=lambda auth, session, callback: waiting.append(callback)) as login:
         login.say(*PLAIN)
@@ -353,7 +355,7 @@ def traces(secret: str, text: str) -> list[str]:
     return [form for form in forms if form in text]
 
 
-def test_the_search_finds_what_it_is_to_find() -> None:
+def test_the_search_for_secrets_finds_a_planted_one() -> None:
     for before in ("", "x", "xy"):
         assert traces(CANARY, b64(before + CANARY + "tail").decode())
     assert traces(CANARY, f"a {CANARY} b")
@@ -420,7 +422,7 @@ def test_a_name_is_one_word_of_one_line_of_the_log(everything: Everything) -> No
 
 
 @row("AUTH-13")
-def test_the_hook_gets_no_more_than_it_needs() -> None:
+def test_the_repr_of_auth_and_session_shows_no_secret() -> None:
     seen: list[Any] = []
 
     def on_auth(auth: Any, session: Any, callback: Any) -> None:

@@ -174,7 +174,7 @@ def test_plus_is_bound_to_the_tls_of_the_connection(
 
 
 @row("AUTH-07")
-def test_what_is_bound_to_another_connection_is_refused() -> None:
+def test_a_proof_bound_to_another_connection_is_refused() -> None:
     """Somebody in the middle has shown the client a certificate of their own."""
     context = client_context(ca=None, **TLS12)
     with Wire(**certified(**ALL, **AuthHooks().options())) as wire, Wire(**certified()) as other:
@@ -192,7 +192,7 @@ def test_what_is_bound_to_another_connection_is_refused() -> None:
 
 
 @row("AUTH-07", "OPS-01")
-def test_the_certificate_that_counts_is_the_one_that_was_shown() -> None:
+def test_a_proof_is_bound_to_the_certificate_that_the_client_was_shown() -> None:
     """Not the one that has taken its place since, nor that of another name."""
     old, new, named = issue("srv.test"), issue("srv.test"), pair("b.test")
     given = certified(cert=old.cert, key=old.key, sni_options={"b.test": named._asdict()})
@@ -252,7 +252,7 @@ def test_plus_is_offered_only_where_something_can_be_bound(
 
 
 @row("AUTH-10", "AUTH-15", "TLS-07")
-def test_a_user_of_the_plaintext_is_nobody_inside_and_logs_in_again() -> None:
+def test_a_user_logged_in_before_starttls_has_to_log_in_again_after_it() -> None:
     hooks = AuthHooks()
     given = {**ALL, **hooks.options(), "allow_insecure_auth": True, "auth_optional": False}
     with Wire(**certified(**given)) as wire:
@@ -278,7 +278,7 @@ def test_a_user_of_the_plaintext_is_nobody_inside_and_logs_in_again() -> None:
 
 @row("AUTH-10", "AUTH-15")
 @MODES
-def test_inside_greetings_and_rset_keep_the_user(secure: bool) -> None:
+def test_a_user_stays_logged_in_over_greetings_and_rset_within_tls(secure: bool) -> None:
     given = {"on_auth": by_name, "auth_optional": False}
     with Wire(**certified(secure=secure, **given)) as wire:
         client = inside(wire)
@@ -291,7 +291,7 @@ def test_inside_greetings_and_rset_keep_the_user(secure: bool) -> None:
 
 
 @row("TLS-10", "TLS-11")
-def test_before_tls_no_secret_is_taken_and_inside_it_is() -> None:
+def test_a_secret_is_refused_before_tls_and_taken_within_it() -> None:
     hooks = AuthHooks()
     for options, refusal in (({}, "538 5.7.11"), ({"needs_upgrade": True}, NEEDED)):
         with Wire(**certified(**options, **hooks.options(), auth_optional=False)) as wire:
@@ -330,7 +330,7 @@ def test_starttls_within_an_exchange_is_the_answer_of_the_exchange() -> None:
 
 
 @row("AUTH-11", "TLS-07")
-def test_failures_outside_are_counted_inside() -> None:
+def test_failures_before_starttls_are_counted_after_it() -> None:
     hooks = AuthHooks(auth=None)
     with Wire(**certified(**hooks.options(), allow_insecure_auth=True)) as wire:
         wire.receive()
@@ -348,7 +348,7 @@ def test_failures_outside_are_counted_inside() -> None:
 @row("LINE-07", "AUTH-04")
 @MODES
 @VERSIONS
-def test_long_lines_are_read_inside(secure: bool, version: dict[str, Any]) -> None:
+def test_long_lines_are_read_within_tls(secure: bool, version: dict[str, Any]) -> None:
     hooks = AuthHooks()
     with Wire(**certified(secure=secure, **hooks.options())) as wire:
         client = inside(wire, context=client_context(**version))
@@ -367,7 +367,7 @@ def test_long_lines_are_read_inside(secure: bool, version: dict[str, Any]) -> No
 
 @row("SLOW-07")
 @MODES
-def test_an_answer_that_does_not_come_is_not_waited_for_inside_either(secure: bool) -> None:
+def test_an_answer_that_does_not_come_times_out_within_tls_too(secure: bool) -> None:
     with Wire(**certified(secure=secure, **AuthHooks().options())) as wire:
         client = inside(wire)
         client.say(EH)
@@ -380,7 +380,7 @@ def test_an_answer_that_does_not_come_is_not_waited_for_inside_either(secure: bo
 
 @row("AUTH-05", "TLS-16")
 @pytest.mark.parametrize("end", ["close_notify", "FIN", "RST"])
-def test_who_leaves_within_an_exchange_is_let_go(end: str) -> None:
+def test_a_client_that_leaves_within_an_exchange_is_released(end: str) -> None:
     hooks, closed = AuthHooks(), []
     given = certified(**hooks.options(), on_close=closed.append)
     with Wire(**given) as wire:
@@ -406,7 +406,7 @@ def test_who_leaves_within_an_exchange_is_let_go(end: str) -> None:
 
 @row("AUTH-15", "XCL-06")
 @MODES
-def test_a_user_by_auth_is_nobody_behind_xclient_and_logs_in_again(secure: bool) -> None:
+def test_a_user_logged_in_by_auth_has_to_log_in_again_after_xclient(secure: bool) -> None:
     given = {**TRUSTED, "on_auth": by_name, "auth_optional": False}
     with Wire(peer=RELAY, **certified(secure=secure, **given)) as wire:
         client = inside(wire)
@@ -424,7 +424,7 @@ def test_a_user_by_auth_is_nobody_behind_xclient_and_logs_in_again(secure: bool)
 
 @row("AUTH-15", "XCL-06")
 @MODES
-def test_login_is_authentication_where_that_is_required(secure: bool) -> None:
+def test_xclient_login_satisfies_required_authentication(secure: bool) -> None:
     """Of whom the relay has authenticated nothing more is demanded."""
     given = {**TRUSTED, "on_auth": by_name, "auth_optional": False}
     with Wire(peer=RELAY, **certified(secure=secure, **given)) as wire:
@@ -461,7 +461,7 @@ def test_login_is_authentication_where_that_is_required(secure: bool) -> None:
 
 
 @row("AUTH-15", "XCL-06")
-def test_a_user_by_auth_behind_a_login_that_was_taken_back_is_one_by_auth() -> None:
+def test_a_user_of_auth_after_a_withdrawn_xclient_login_is_forgotten_at_the_next_xclient() -> None:
     with Wire(peer=RELAY, **certified(secure=True, **TRUSTED, on_auth=by_name)) as wire:
         client = inside(wire)
         client.say(b"XCLIENT LOGIN=zoe\r\n")
@@ -473,7 +473,7 @@ def test_a_user_by_auth_behind_a_login_that_was_taken_back_is_one_by_auth() -> N
 
 
 @row("XCL-08", "AUTH-15", "AUTH-10")
-def test_login_does_not_outlive_starttls() -> None:
+def test_xclient_login_does_not_outlive_starttls() -> None:
     given = {**TRUSTED, "on_auth": by_name, "auth_optional": False}
     with Wire(peer=RELAY, **certified(**given, allow_insecure_auth=True)) as wire:
         session = wire.session
@@ -501,7 +501,7 @@ def test_login_does_not_outlive_starttls() -> None:
 
 @row("XCL-06", "TLS-10")
 @pytest.mark.parametrize("secure", [True, False])
-def test_a_login_that_is_refused_ends_tls_and_the_connection(secure: bool) -> None:
+def test_an_xclient_login_that_is_refused_ends_tls_and_the_connection(secure: bool) -> None:
     with Wire(peer=RELAY, **certified(secure=secure, **TRUSTED, on_auth=None)) as wire:
         client = inside(wire)
         client.say(EH)
@@ -525,7 +525,7 @@ def test_failures_are_counted_over_xclient() -> None:
 
 
 @row("XCL-08", "TLS-08")
-def test_xclient_inside_changes_nothing_of_tls() -> None:
+def test_xclient_within_tls_leaves_the_facts_of_tls_as_they_are() -> None:
     with Wire(peer=RELAY, **certified(**TRUSTED, on_auth=lambda *a: a[2](None, ANN))) as wire:
         client = inside(wire)
         client.say(EH)

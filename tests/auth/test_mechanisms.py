@@ -52,7 +52,7 @@ def asked(step: object) -> Auth:
         *[b"AAAA\n", b"AA\nAA", b"AB==", b"AAB="],
     ],
 )
-def test_what_is_no_strict_base64_is_not_decoded(text: bytes) -> None:
+def test_text_that_is_not_strict_base64_is_not_decoded(text: bytes) -> None:
     assert decode_base64(text) is None
 
 
@@ -65,7 +65,7 @@ def test_base64_is_read_back(octets: bytes) -> None:
 
 @row("AUTH-01")
 @given(st.binary(max_size=12) | st.text("Aa9+/=_- \r\n", max_size=12).map(str.encode))
-def test_only_one_text_stands_for_octets(text: bytes) -> None:
+def test_base64_has_only_one_text_for_the_same_octets(text: bytes) -> None:
     octets = decode_base64(text)
     assert octets is None or base64.b64encode(octets) == text
 
@@ -100,7 +100,7 @@ def test_a_name_is_utf8_without_control_characters(octets: bytes) -> None:
         (b"\0u v\0\x01\r\n\xff", "", "u v", "\x01\r\n\udcff"),
     ],
 )
-def test_plain_tells_who_the_client_is_and_whom_it_acts_for(
+def test_plain_gives_user_password_and_authorization_identity(
     response: bytes, authzid: str, username: str, password: str
 ) -> None:
     auth = asked(Plain().start(response))
@@ -217,7 +217,7 @@ def test_cram_md5_without_a_name_and_a_digest_reaches_no_hook(response: bytes) -
 
 @row("AUTH-08")
 @pytest.mark.parametrize("scheme", [b"Bearer", b"bearer", b"BEARER"])
-def test_xoauth2_tells_the_user_and_the_token(scheme: bytes) -> None:
+def test_xoauth2_gives_user_and_token(scheme: bytes) -> None:
     auth = asked(XOAuth2().start(b"user=ann@x.example\x01auth=" + scheme + b" T.o-k/e=n\x01\x01"))
     assert (auth.username, auth.access_token) == ("ann@x.example", "T.o-k/e=n")
     assert (auth.authzid, auth.host, auth.port) == ("", None, None)
@@ -264,7 +264,7 @@ def test_xoauth2_that_is_not_one_user_and_one_token_reaches_no_hook(response: by
         (b"n,a=a=3D2C,\x01auth=Bearer T\x01\x01", "a=2C", None, None),
     ],
 )
-def test_oauthbearer_tells_identity_host_and_port(
+def test_oauthbearer_gives_identity_host_and_port(
     response: bytes, username: str, host: str | None, port: int | None
 ) -> None:
     auth = asked(OAuthBearer().start(response))
@@ -341,19 +341,19 @@ class Broken(dict[str, object]):
 
 @row("AUTH-14")
 @pytest.mark.parametrize("result", [1, "ann", True, [], ("user", "ann"), object(), Broken()])
-def test_another_answer_than_a_response_is_nonsense(result: object) -> None:
+def test_an_answer_that_is_not_a_response_is_refused(result: object) -> None:
     assert response_of(result) is None
 
 
 @row("AUTH-14")
 @pytest.mark.parametrize("result", [{"message": 1}, AuthResponse(message=b"no")])  # type: ignore[arg-type]
-def test_a_message_that_is_no_text_is_nonsense(result: object) -> None:
+def test_a_response_whose_message_is_not_text_is_refused(result: object) -> None:
     assert response_of(result) is None
 
 
 @row("AUTH-14")
 @pytest.mark.parametrize("user", [None, False, ""])
-def test_nobody_is_authenticated_by_default(user: object) -> None:
+def test_a_response_without_a_user_authenticates_no_client(user: object) -> None:
     for result in (AuthResponse(user), {"user": user}, {}, None):
         response = response_of(result)
         assert response is not None
@@ -361,7 +361,7 @@ def test_nobody_is_authenticated_by_default(user: object) -> None:
 
 
 @pytest.mark.parametrize("user", ["ann", 7, 0, ("x",), {"id": 7}])
-def test_anything_else_says_who_the_client_is(user: object) -> None:
+def test_any_other_value_is_taken_as_the_user(user: object) -> None:
     for result in (AuthResponse(user), {"user": user, "other": 1}):
         response = response_of(result)
         assert response is not None

@@ -66,7 +66,7 @@ def test_the_exchange_of_the_rfc_goes_byte_for_byte(initial: bool) -> None:
 
 
 @row("AUTH-07")
-def test_anything_behind_our_signature_but_an_empty_line_is_no_success() -> None:
+def test_only_an_empty_line_after_our_signature_completes_the_exchange() -> None:
     scram = at_the_proof()
     scram.take(FINAL)
     scram.accept()
@@ -132,21 +132,21 @@ def test_a_final_message_in_another_form_is_invalid(old: bytes, new: bytes) -> N
 
 
 @row("AUTH-07")
-def test_a_wrong_proof_is_wrong() -> None:
+def test_a_wrong_proof_is_refused() -> None:
     assert at_the_proof().take(FINAL.replace(b"dHzb", b"dHzc")) is End.WRONG
     other = derive_keys(b"pencil2", SALT, 4096)
     assert at_the_proof(keys=other).take(FINAL) is End.WRONG
 
 
 @row("AUTH-07")
-def test_what_is_signed_cannot_be_changed() -> None:
+def test_a_change_in_a_signed_message_makes_the_proof_wrong() -> None:
     final = FINAL.replace(b",p=", b",x=y,p=")
     assert at_the_proof().take(final) is End.WRONG
     assert at_the_proof(FIRST + b",x=y").take(FINAL) is End.WRONG
 
 
 @row("AUTH-07")
-def test_an_unknown_user_is_told_the_same_salt_each_time_and_has_no_password() -> None:
+def test_an_unknown_user_has_the_same_salt_each_time_and_no_password_that_works() -> None:
     one, two = (decoy_keys("nobody", b"s" * 32, 4096) for _ in range(2))
     assert one.salt == two.salt
     assert len(one.salt) == 16
@@ -299,7 +299,7 @@ def test_a_password_that_cannot_be_prepared_is_not_shown(password: str) -> None:
         {"server_key": None},
     ],
 )
-def test_a_record_with_which_nothing_can_be_done_is_seen(change: dict[str, object]) -> None:
+def test_a_record_that_is_unusable_is_detected(change: dict[str, object]) -> None:
     keys = scram_keys("pencil")
     assert not are_usable_keys(dataclasses.replace(keys, **change))  # type: ignore[arg-type]
 
@@ -332,12 +332,14 @@ def test_a_value_that_is_not_scram_keys_is_not_usable(keys: object) -> None:
         ("", ""),
     ],
 )
-def test_the_examples_of_the_rfc_and_each_table(text: str, prepared: str | None) -> None:
+def test_saslprep_agrees_with_the_examples_and_tables_of_the_rfc(
+    text: str, prepared: str | None
+) -> None:
     assert saslprep(text, stored=False) == prepared
     assert saslprep(text, stored=True) == prepared
 
 
-def test_what_is_not_assigned_is_taken_to_compare_but_not_to_keep() -> None:
+def test_unassigned_code_points_are_allowed_in_queries_but_not_in_stored_strings() -> None:
     assert saslprep("\u0221", stored=False) == "\u0221"
     assert saslprep("\u0221", stored=True) is None
 
