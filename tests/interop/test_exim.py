@@ -60,7 +60,7 @@ def test_exim_delivers_to_250_recipients_in_one_transaction(
 
 @PROTOCOLS
 @VERBS
-def test_exim_is_told_at_length_of_100_recipients_that_are_refused(
+def test_exim_understands_100_refused_recipients_with_long_replies(
     run: Run, protocol: str, verb: str
 ) -> None:
     good, failed = named("good", 150), named("failed", 100)
@@ -70,9 +70,7 @@ def test_exim_is_told_at_length_of_100_recipients_that_are_refused(
 
 
 @VERBS
-def test_exim_is_told_at_length_what_became_of_a_message_for_250_recipients(
-    run: Run, verb: str
-) -> None:
+def test_exim_understands_long_replies_for_each_of_250_recipients(run: Run, verb: str) -> None:
     good, failed = named("good", 200), named("kept", 50)
 
     async def on_data(stream: Any, session: Any) -> list[object]:
@@ -89,7 +87,7 @@ def test_exim_is_told_at_length_what_became_of_a_message_for_250_recipients(
 
 @PROTOCOLS
 @VERBS
-def test_exim_reaches_those_who_are_taken_beside_as_many_who_are_deferred(
+def test_exim_delivers_to_accepted_recipients_beside_as_many_deferred_ones(
     run: Run, protocol: str, verb: str
 ) -> None:
     good, deferred = named("good", 25), named("deferred", 25)
@@ -99,7 +97,7 @@ def test_exim_reaches_those_who_are_taken_beside_as_many_who_are_deferred(
 
 
 @PROTOCOLS
-def test_exim_is_told_the_fate_of_500_recipients_of_whom_200_are_refused(
+def test_exim_knows_the_fate_of_500_recipients_of_which_200_are_refused(
     run: Run, protocol: str
 ) -> None:
     good, deferred, failed = named("good", 300), named("deferred", 100), named("failed", 100)

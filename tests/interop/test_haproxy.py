@@ -212,7 +212,9 @@ def test_tls_ends_at_the_server_behind_haproxy(
 
 @pytest.mark.row("PROXY-07", "PROXY-08")
 @pytest.mark.parametrize("secured", [True, False])
-def test_tls_ends_at_haproxy_which_tells_of_it(run: Any, secured: bool, tmp_path: Path) -> None:
+def test_tls_ends_at_haproxy_and_its_header_says_so(
+    run: Any, secured: bool, tmp_path: Path
+) -> None:
     own = pair()
     (tmp_path / "pem").write_bytes(own.cert + own.key)
 

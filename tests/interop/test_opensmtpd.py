@@ -45,7 +45,7 @@ def sent_by_opensmtpd(
 
 
 @SCHEMES
-def test_opensmtpd_reaches_those_who_are_taken_beside_as_many_who_are_deferred(
+def test_opensmtpd_delivers_to_accepted_recipients_beside_as_many_deferred_ones(
     run: Run, scheme: str, kind: str
 ) -> None:
     good, deferred = named("good", 25), named("deferred", 25)
@@ -55,7 +55,7 @@ def test_opensmtpd_reaches_those_who_are_taken_beside_as_many_who_are_deferred(
 
 
 @SCHEMES
-def test_opensmtpd_is_told_the_fate_of_500_recipients_of_whom_200_are_refused(
+def test_opensmtpd_knows_the_fate_of_500_recipients_of_which_200_are_refused(
     run: Run, scheme: str, kind: str
 ) -> None:
     good, deferred, failed = named("good", 300), named("deferred", 100), named("failed", 100)

@@ -105,7 +105,7 @@ def test_chunks_of_an_eight_bit_text_arrive(run: Any, way: Any) -> None:
     assert sink.arrived[0].digest == digest(body)
 
 
-def test_utf8_addresses_over_bdat(run: Any, way: Any) -> None:
+def test_utf8_addresses_and_bdat_work_together(run: Any, way: Any) -> None:
     sink = Sink()
     stream = "MAIL FROM:<jörg@x.example> SMTPUTF8\r\nRCPT TO:<ю@y.example>\r\nBDAT 3 LAST\r\nхx"
     replies = run(dialogue(sink, way, stream.encode() + b"QUIT\r\n"))

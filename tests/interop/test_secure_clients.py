@@ -72,7 +72,7 @@ def smtplib_client(kind: str, address: Any) -> smtplib.SMTP:
 @KINDS
 @METHODS
 @row("TLS-10", "AUTH-04", "AUTH-05", "AUTH-06")
-def test_smtplib_logs_in_inside_and_sends(run: Run, kind: str, method: str) -> None:
+def test_smtplib_logs_in_within_tls_and_sends(run: Run, kind: str, method: str) -> None:
     users = Users()
 
     def work(address: Any) -> None:
@@ -101,7 +101,7 @@ def test_smtplib_logs_in_inside_and_sends(run: Run, kind: str, method: str) -> N
 
 @row("TLS-19", "TLS-22")
 @KINDS
-def test_smtplib_does_not_talk_to_a_stranger(run: Run, kind: str) -> None:
+def test_smtplib_refuses_a_server_whose_certificate_it_does_not_trust(run: Run, kind: str) -> None:
     def work(address: Any) -> None:
         with pytest.raises((OSError, smtplib.SMTPException)):
             smtplib_client(kind, address)
@@ -196,7 +196,9 @@ def files(folder: Path) -> list[str]:
 @row("TLS-26", "TLS-08")
 @pytest.mark.parametrize("kind", ["implicit", "STARTTLS", "LMTP"])
 @pytest.mark.parametrize("version", ["-tls1_2", "-tls1_3"])
-def test_openssl_holds_a_session(run: Run, kind: str, version: str, tmp_path: Path) -> None:
+def test_openssl_s_client_holds_a_session(
+    run: Run, kind: str, version: str, tmp_path: Path
+) -> None:
     sink = Sink()
 
     async def main() -> None:
@@ -231,7 +233,7 @@ def test_openssl_holds_a_session(run: Run, kind: str, version: str, tmp_path: Pa
 @KINDS
 @pytest.mark.parametrize("version", ["-tls1_2", "-tls1_3"])
 @pytest.mark.parametrize("whose", ["ours", "theirs", ""])
-def test_openssl_shows_a_certificate(
+def test_openssl_s_client_shows_a_certificate(
     run: Run, kind: str, version: str, whose: str, tmp_path: Path
 ) -> None:
     shown: list[str] = []
@@ -283,7 +285,9 @@ HOW = {"implicit": "--tls-on-connect", "STARTTLS": "--tls"}
 @row("AUTH-04", "AUTH-05", "AUTH-06", "TLS-10")
 @KINDS
 @METHODS
-def test_swaks_logs_in_inside_and_sends(run: Run, kind: str, method: str, tmp_path: Path) -> None:
+def test_swaks_logs_in_within_tls_and_sends(
+    run: Run, kind: str, method: str, tmp_path: Path
+) -> None:
     users = Users()
     files(tmp_path)
     verify = ["--tls-verify", "--tls-ca-path", str(tmp_path / "ca.pem"), "--tls-sni", "srv.test"]
@@ -308,7 +312,9 @@ def test_swaks_logs_in_inside_and_sends(run: Run, kind: str, method: str, tmp_pa
 @KINDS
 @pytest.mark.parametrize("proxy", ["1", "2"])
 @pytest.mark.parametrize("early", [True, False])
-def test_swaks_does_all_of_it_at_once(run: Run, kind: str, proxy: str, early: bool) -> None:
+def test_swaks_sends_through_a_proxy_header_tls_and_xclient_in_one_session(
+    run: Run, kind: str, proxy: str, early: bool
+) -> None:
     """A PROXY header, TLS, XCLIENT before or behind STARTTLS, with a login, and a message."""
     users = Users()
     header = ["--proxy-version", proxy, "--proxy-family", "TCP4" if proxy == "1" else "AF_INET"]

@@ -168,7 +168,7 @@ def test_a_thousand_recipients_are_kept_in_order(run: Any) -> None:
     assert sink.arrived[0].recipients == recipients
 
 
-def test_refused_recipients_are_told_one_by_one(run: Any) -> None:
+def test_refused_recipients_are_reported_one_by_one(run: Any) -> None:
     def on_rcpt_to(address: Any, session: Any, callback: Callable[..., object]) -> None:
         refused = address.local_part.startswith("no")
         callback(SMTPError("unknown here", response_code=550) if refused else None)
