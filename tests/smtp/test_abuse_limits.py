@@ -165,7 +165,7 @@ def test_deferred_recipients_do_not_keep_the_message_from_the_good_ones(
 @row("FLOOD-12")
 @pytest.mark.parametrize("lmtp", [False, True])
 @pytest.mark.parametrize("seed", range(5))
-def test_each_of_five_hundred_recipients_is_told_its_fate_when_two_of_five_are_refused(
+def test_each_of_five_hundred_recipients_has_its_own_reply_when_two_of_five_are_refused(
     seed: int, lmtp: bool
 ) -> None:
     kinds = list("g" * 300 + "x" * 200)
@@ -187,7 +187,7 @@ def test_one_known_recipient_does_not_open_the_list_of_the_others() -> None:
 @row("FLOOD-12")
 @pytest.mark.parametrize("line", [b"RCPT TO:<a..b@x>\r\n", b"RCPT TO:<a@x> FOO=1\r\n"])
 @pytest.mark.parametrize("lmtp", [False, True])
-def test_recipients_that_cannot_be_read_are_errors_in_smtp_and_none_in_lmtp(
+def test_malformed_recipients_count_as_errors_in_smtp_but_not_in_lmtp(
     line: bytes, lmtp: bool
 ) -> None:
     run = one_way([LH if lmtp else EH, MAIL, line * 30, b"NOOP\r\n"], lmtp=lmtp)
@@ -195,7 +195,7 @@ def test_recipients_that_cannot_be_read_are_errors_in_smtp_and_none_in_lmtp(
     assert closes is not lmtp
 
 
-def test_what_we_cannot_do_now_is_no_error_of_the_client() -> None:
+def test_a_temporary_refusal_does_not_count_as_an_error_of_the_client() -> None:
     """Deferrals by hooks, at each stage, and failures of hooks: as many as it likes."""
     for answer in (SMTPError("later", 451), ValueError("a bug")):
         for stage in ("mail", "rcpt"):
@@ -209,7 +209,7 @@ def test_what_we_cannot_do_now_is_no_error_of_the_client() -> None:
 
 
 @row("FLOOD-12")
-def test_a_hook_that_has_had_enough_ends_it() -> None:
+def test_a_hook_that_answers_421_ends_the_connection() -> None:
     asked: list[object] = []
 
     def answer(address: Any, session: Any) -> SMTPError | None:
@@ -221,7 +221,7 @@ def test_a_hook_that_has_had_enough_ends_it() -> None:
     assert len(asked) == 3
 
 
-def test_a_turn_bears_so_many_commands_and_fewer_long_ones() -> None:
+def test_a_turn_of_the_loop_takes_a_limited_number_of_commands_and_fewer_long_ones() -> None:
     for line, most in ((b"NOOP\r\n", 512), (b"MAIL FROM:<a@x> " + b"A " * 1000 + b"\r\n", 32)):
         with Wire(**DEFAULTS | COUNTERS_OFF) as wire:
             wire.send(EH)
@@ -247,7 +247,7 @@ def test_the_tenth_unknown_command_is_the_last(between: bytes) -> None:
 
 
 @row("FLOOD-04")
-def test_an_accepted_message_lets_the_count_of_unknown_commands_start_anew() -> None:
+def test_an_accepted_message_resets_the_count_of_unknown_commands() -> None:
     run = every_cut([EH, b"FOO\r\n" * 9, MESSAGE, b"FOO\r\n" * 12], max_errors=None)
     assert run.codes[2:] == [
         *["500 5.5.2"] * 9,
@@ -259,7 +259,7 @@ def test_an_accepted_message_lets_the_count_of_unknown_commands_start_anew() -> 
 
 @row("FLOOD-04")
 @pytest.mark.parametrize("counter", ["max_unrecognized_commands", "max_errors"])
-def test_a_message_that_was_refused_lets_no_count_start_anew(counter: str) -> None:
+def test_a_refused_message_resets_no_count(counter: str) -> None:
     hooks = Script(data=SMTPError("no", 554))
     options = {**COUNTERS_OFF, counter: 10}
     run = every_cut([EH, b"FOO\r\n" * 8, MESSAGE, b"FOO\r\n" * 8], hooks, **options)
@@ -337,7 +337,7 @@ def test_a_message_in_very_many_chunks_is_one_message() -> None:
 
 @row("FLOOD-08")
 @pytest.mark.parametrize("size", [1, 63])
-def test_chunks_into_which_nobody_cuts_a_message_are_junk(size: int) -> None:
+def test_chunks_smaller_than_any_client_sends_count_as_junk(size: int) -> None:
     chunk = b"BDAT %d\r\n" % size + b"x" * size
     run = one_way([EH, TX, *in_segments(chunk * 200)])
     # EHLO was the first of the hundred.
@@ -348,7 +348,7 @@ def test_chunks_into_which_nobody_cuts_a_message_are_junk(size: int) -> None:
 @row("FLOOD-08")
 @pytest.mark.parametrize("octets", [1, 15])
 @pytest.mark.parametrize("hooks", [Script(), Script(data=SMTPError("later", 450))])
-def test_messages_too_short_to_be_any_are_junk_and_each_has_its_reply(
+def test_messages_too_short_to_be_real_count_as_junk_and_each_has_its_reply(
     octets: int, hooks: Script
 ) -> None:
     message = TX + b"BDAT %d LAST\r\n" % octets + b"x" * octets
@@ -360,7 +360,7 @@ def test_messages_too_short_to_be_any_are_junk_and_each_has_its_reply(
 
 
 @row("FLOOD-08")
-def test_short_messages_among_real_ones_are_no_junk() -> None:
+def test_short_messages_among_real_ones_do_not_count_as_junk() -> None:
     short = TX + b"BDAT 1 LAST\r\nx"
     real = TX + b"BDAT 16 LAST\r\n" + b"y" * 16
     run = one_way([EH, *[short * 90 + real] * 5])
@@ -368,7 +368,7 @@ def test_short_messages_among_real_ones_are_no_junk() -> None:
 
 
 @row("FLOOD-08")
-def test_the_credit_of_a_body_counts_payload_only() -> None:
+def test_the_time_credit_of_a_body_grows_with_its_payload_only() -> None:
     with Conversation() as session:
         session.do(EH, TX + b"BDAT 1\r\n")
         for _ in range(3):  # 50 s in each chunk; what else is sent buys no time

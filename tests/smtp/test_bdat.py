@@ -123,7 +123,7 @@ def test_a_chunk_larger_than_is_ever_dropped_closes_at_once(size: str, last: str
 
 @pytest.mark.row("BDAT-02")
 @pytest.mark.parametrize("size", ["9" * 18, str(2**63 - 1), "4294967296"])
-def test_without_a_limit_any_chunk_is_waited_for(size: str) -> None:
+def test_a_chunk_of_any_size_is_waited_for_when_there_is_no_limit(size: str) -> None:
     ran = check(TX + f"BDAT {size}\r\nhello".encode(), MAILED, size=0)
     assert bodies(ran) == [b"hello"]
     assert reasons(ran) == ["disconnected"]
@@ -206,7 +206,7 @@ def test_chunks_may_be_cut_everywhere(run: Run) -> None:
 
 
 @pytest.mark.row("BDAT-05")
-def test_octets_are_counted_and_not_guessed(run: Run) -> None:
+def test_a_chunk_has_exactly_the_octets_that_it_announces(run: Run) -> None:
     ran = check(TX + b"BDAT 10\r\nhello" + RSET + NOOP, [*MAILED, OK, "500 5.5.2"])
     assert bodies(ran) == [b"helloRSET\r"]
     assert reasons(ran) == ["disconnected"]
@@ -217,7 +217,7 @@ def test_octets_are_counted_and_not_guessed(run: Run) -> None:
 
 
 @pytest.mark.row("BDAT-06")
-def test_after_a_first_chunk_only_chunks_belong_to_the_transaction() -> None:
+def test_a_transaction_takes_only_chunks_after_its_first_one() -> None:
     steps: list[Step] = [TX + chunk(b"a") + SENDER + RECIPIENT + b"DATA\r\n", NOOP + b"VRFY x\r\n"]
     ran = check(
         [*steps, chunk(b"b", True)],
@@ -243,7 +243,7 @@ def test_quit_aborts_the_message() -> None:
 
 
 @pytest.mark.row("BDAT-06")
-def test_a_chunk_behind_last_belongs_to_no_transaction() -> None:
+def test_a_chunk_after_last_belongs_to_no_transaction() -> None:
     octets = b"RSET\r\nNOOP\r\n"
     steps = TX + chunk(b"ab", True) + chunk(octets) + NOOP
     ran = check(steps, [*MAILED, ACCEPTED, SEQUENCE, OK])
@@ -258,7 +258,7 @@ def test_a_binary_message_cannot_be_sent_by_data() -> None:
 
 
 @pytest.mark.row("BDAT-09")
-def test_after_a_failed_last_chunk_there_is_no_transaction_for_data() -> None:
+def test_data_after_a_failed_last_chunk_has_no_transaction() -> None:
     steps: list[Step] = [TX + chunk(b"abcdef", True) + b"DATA\r\n", TX + b"DATA\r\n", b"x\r\n.\r\n"]
     check(steps, [*MAILED, TOO_LARGE, SEQUENCE, *MAILED, "354", ACCEPTED], size=5)
     rejected = check(steps[:1], [*MAILED, "554 5.6.0", SEQUENCE], Script(data=SMTPError("", 554)))
@@ -266,7 +266,7 @@ def test_after_a_failed_last_chunk_there_is_no_transaction_for_data() -> None:
 
 
 @pytest.mark.row("BDAT-08")
-def test_chunks_behind_a_failed_one_get_its_reply_again() -> None:
+def test_chunks_after_a_failed_one_get_its_reply_again() -> None:
     chunks = chunk(b"a" * 9) + chunk(b"b" * 9) + chunk(b"") + chunk(b"c" * 3, True)
     steps: list[Step] = [TX + chunks + TX + chunk(b"d", True)]
     ran = check(steps, [*MAILED, *[TOO_LARGE] * 4, *MAILED, ACCEPTED], size=8)
@@ -279,7 +279,7 @@ def test_chunks_behind_a_failed_one_get_its_reply_again() -> None:
 
 
 @pytest.mark.row("BDAT-08")
-def test_a_hook_that_rejects_at_the_first_chunk_is_quoted_at_last(run: Run) -> None:
+def test_a_rejection_at_the_first_chunk_is_the_reply_to_the_last_one(run: Run) -> None:
     chunks = chunk(b"a") + chunk(b"b") + chunk(b"c", True)
     ran = check(TX + chunks + NOOP, [*MAILED, OK, OK, "554 5.6.0", OK], REJECT)
     run(scenario.repeat_on_the_wire(ran))
@@ -383,7 +383,7 @@ def test_a_chunk_that_is_cut_off_is_never_complete(
 
 
 @pytest.mark.row("BDAT-13")
-def test_silence_in_a_chunk_ends_by_the_clock_of_bodies() -> None:
+def test_silence_within_a_chunk_ends_at_the_timeout_of_bodies() -> None:
     steps: list[Step] = [TX + b"BDAT 10 LAST\r\nhello", pause(179), pause(2)]
     ran = check(steps, [*MAILED, "421 4.4.2"])
     assert ran.written[3] == b""
@@ -391,7 +391,7 @@ def test_silence_in_a_chunk_ends_by_the_clock_of_bodies() -> None:
 
 
 @pytest.mark.row("BDAT-13")
-def test_silence_between_chunks_ends_by_the_clock_of_commands() -> None:
+def test_silence_between_chunks_ends_at_the_timeout_of_commands() -> None:
     ran = check([TX + chunk(b"hello"), pause(299), pause(2)], [*MAILED, OK, "421 4.4.2"])
     assert ran.written[3] == b""
     assert reasons(ran) == ["timeout"]

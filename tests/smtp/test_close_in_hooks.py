@@ -187,7 +187,7 @@ def test_a_hook_that_closes_its_server_answers_its_own_client(
 
 @row("OPS-02")
 @each_way
-def test_a_client_is_told_in_the_place_of_its_greeting_that_on_connect_has_closed(
+def test_a_client_gets_421_in_place_of_its_greeting_when_on_connect_has_closed_the_server(
     run: Any, way: str
 ) -> None:
     async def scenario() -> None:
@@ -269,7 +269,7 @@ def test_hooks_that_close_at_once_do_not_wait_for_each_other(run: Any, name: str
 
 @row("OPS-02")
 @pytest.mark.parametrize("way", ["coroutine", "callback, from a task"])
-def test_two_hooks_are_known_to_wait_both(run: Any, way: str) -> None:
+def test_close_sees_two_hooks_that_wait_for_it(run: Any, way: str) -> None:
     async def scenario() -> None:
         scene = Scene("on_rcpt_to", way)
         both = asyncio.Event()
@@ -385,7 +385,7 @@ def test_on_close_may_close_the_server(run: Any) -> None:
 
 
 @row("OPS-02")
-def test_close_goes_on_when_who_has_called_it_is_cancelled(run: Any) -> None:
+def test_close_goes_on_when_its_caller_is_cancelled(run: Any) -> None:
     async def scenario() -> None:
         server = Sink().server(close_timeout=NEVER)
         async with running(server) as address, await Client.in_data(address) as client:

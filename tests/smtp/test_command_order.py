@@ -69,7 +69,7 @@ def test_a_refused_message_leaves_no_recipients_for_a_second_one() -> None:
 
 
 @row("STATE-03", "STATE-04")
-def test_what_is_refused_within_a_transaction_leaves_it_as_it_was() -> None:
+def test_a_refused_command_leaves_the_transaction_as_it_was() -> None:
     run = every_cut(
         [
             EH,
@@ -89,7 +89,7 @@ def test_what_is_refused_within_a_transaction_leaves_it_as_it_was() -> None:
 
 @row("STATE-05")
 @pytest.mark.parametrize("error", [REFUSES, SMTPError("later", response_code=450), ValueError()])
-def test_a_sender_who_was_refused_has_no_transaction(error: Exception) -> None:
+def test_a_refused_sender_begins_no_transaction(error: Exception) -> None:
     hooks = Script(mail=by_address(a=error))
     ended = every_cut([EH, MAIL + RCPT + b"MAIL FROM:<c@x.example>\r\n" + RCPT], hooks)
     refusal = ended.codes[2]
@@ -155,14 +155,14 @@ def test_a_greeting_that_is_refused_changes_nothing(command: bytes) -> None:
 
 @row("STATE-09")
 @pytest.mark.parametrize("error, code", [(SMTPError("no"), "554"), (ValueError(), "421")])
-def test_nothing_is_executed_behind_a_refusal_at_connect(error: Exception, code: str) -> None:
+def test_commands_after_a_refusal_at_connect_are_not_executed(error: Exception, code: str) -> None:
     run = every_cut([EH + TX], Script(connect=error))
     assert run.codes == [code]
     assert run.trace == [("connect",), ("close",)]
 
 
 @row("STATE-09")
-def test_what_was_sent_while_on_connect_was_at_work_is_dropped_with_the_refusal() -> None:
+def test_commands_sent_while_on_connect_works_are_dropped_when_it_refuses() -> None:
     with Conversation(Script(connect=LATE)) as session:
         assert session.do(EH, TX) == []
         assert session.answer(SMTPError("no", response_code=550)) == ["550"]
@@ -199,7 +199,7 @@ ENDINGS: dict[str, tuple[Script, dict[str, Any], list[Step]]] = {
 
 @row("STATE-12")
 @pytest.mark.parametrize("ending", ENDINGS)
-def test_there_is_nothing_behind_a_421(ending: str) -> None:
+def test_commands_after_a_421_are_not_executed(ending: str) -> None:
     hooks, options, steps = ENDINGS[ending]
     with Conversation(hooks, **options) as session:
         session.do(*steps)
@@ -271,7 +271,7 @@ def test_the_greeting_decides_the_transmission_type(greeting: bytes, kind: str) 
 
 
 @row("STATE-07")
-def test_commands_without_a_transaction_are_answered_before_and_behind_the_greeting() -> None:
+def test_commands_without_a_transaction_are_answered_before_and_after_the_greeting() -> None:
     harmless = b"NOOP x\r\nVRFY a\r\nHELP\r\nRSET\r\n"
     codes = ["250 2.0.0", "252 2.0.0", "214 2.0.0", "250 2.0.0"]
     run = every_cut([harmless, EH, harmless, TX, harmless], **COUNTERS_OFF)

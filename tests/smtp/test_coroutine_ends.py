@@ -264,7 +264,7 @@ class Outcome:
     ],
 )
 @pytest.mark.parametrize("way", WAYS, ids=lambda way: way.__name__)
-def test_a_coroutine_is_answered_as_a_task_would_be(
+def test_a_coroutine_has_the_outcome_that_a_task_would_have(
     name: str, style: str, answers: str, way: Any
 ) -> None:
     for before in BEFORE:
@@ -304,7 +304,7 @@ ANSWERS: list[tuple[Any, str, list[type[BaseException]]]] = [
 @pytest.mark.parametrize(
     "way, reply, errors", ANSWERS, ids=lambda way: getattr(way, "__name__", "")
 )
-def test_an_odd_end_is_a_failure_of_the_hook_and_no_acceptance(
+def test_an_unusual_end_of_a_coroutine_is_a_failure_of_the_hook(
     way: Any, reply: str, errors: list[type[BaseException]], tasks: bool
 ) -> None:
     outcome = Outcome("on_rcpt_to", "coroutine", way, tasks)

@@ -137,7 +137,7 @@ def test_a_cancelled_hook_cancels_what_it_waits_for(run: Any) -> None:
     assert ends in (["cancelled", "timed out"], ["timed out"])  # it may not even have begun
 
 
-def test_a_hook_whose_client_leaves_hears_so_while_it_waits(run: Any) -> None:
+def test_a_hook_that_waits_gets_message_aborted_when_its_client_leaves(run: Any) -> None:
     async def scenario() -> None:
         heard = asyncio.Event()
         reasons: list[str] = []
@@ -200,7 +200,7 @@ class _Loop:
         """Nothing is due any more."""
 
 
-def test_a_deadline_is_told_in_the_context_of_its_own_connection() -> None:
+def test_a_deadline_runs_in_the_context_of_its_own_connection() -> None:
     mark: ContextVar[str] = ContextVar("mark", default="")
     seen: list[str] = []
     time = [100.0]
@@ -224,7 +224,7 @@ class _Failing:
         return "id1: 192.0.2.1"
 
 
-def test_a_deadline_that_cannot_be_kept_is_told_with_session_and_client(log: list[str]) -> None:
+def test_a_deadline_that_fails_is_logged_with_session_and_client(log: list[str]) -> None:
     time = [100.0]
     loop: Any = _Loop()
     timers = Timers(loop, lambda: time[0])

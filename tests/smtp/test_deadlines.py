@@ -68,7 +68,7 @@ def test_a_silent_client_is_cut_at_five_minutes() -> None:
 
 
 @row("SLOW-01", "SLOW-05")
-def test_the_clock_of_a_command_runs_from_our_last_reply() -> None:
+def test_the_timeout_of_a_command_runs_from_our_last_reply() -> None:
     with Conversation() as session:
         session.do(pause(200), EH)
         assert session.do(pause(299.9)) == []
@@ -79,7 +79,7 @@ def test_the_clock_of_a_command_runs_from_our_last_reply() -> None:
 
 @row("SLOW-05")
 @pytest.mark.parametrize("seconds", [0.5, 4, 50])
-def test_octets_of_a_command_buy_no_time(seconds: float) -> None:
+def test_octets_of_a_command_do_not_extend_its_timeout(seconds: float) -> None:
     with Wire(**DEFAULTS) as wire:
         wire.send(EH)
         wire.send(b"EHLO ")
@@ -89,7 +89,7 @@ def test_octets_of_a_command_buy_no_time(seconds: float) -> None:
 
 
 @row("SLOW-05")
-def test_half_a_command_that_comes_in_time_and_its_end_too_late() -> None:
+def test_a_command_whose_end_comes_too_late_is_cut() -> None:
     with Conversation() as session:
         session.do(EH, pause(299), b"NOOP", pause(0.9))
         assert session.do(b"\r") == []
@@ -97,7 +97,7 @@ def test_half_a_command_that_comes_in_time_and_its_end_too_late() -> None:
 
 
 @row("SLOW-06")
-def test_a_client_that_only_keeps_the_line_open_is_bounded() -> None:
+def test_a_client_that_only_sends_noop_is_cut() -> None:
     with Conversation() as session:
         for _ in range(99):
             assert session.do(pause(299), b"NOOP\r\n") == ["250 2.0.0"]
@@ -106,7 +106,7 @@ def test_a_client_that_only_keeps_the_line_open_is_bounded() -> None:
 
 @row("SLOW-05")
 @pytest.mark.parametrize("hook", ["connect", "mail", "rcpt"])
-def test_the_clock_of_a_command_stands_while_a_hook_is_at_work(hook: str) -> None:
+def test_the_timeout_of_a_command_stops_while_a_hook_works(hook: str) -> None:
     hooks = Script(**{hook: LATE})
     with Conversation(hooks, hook_timeout=1000) as session:
         if hook != "connect":
@@ -120,7 +120,7 @@ def test_the_clock_of_a_command_stands_while_a_hook_is_at_work(hook: str) -> Non
 
 
 @row("SLOW-08")
-def test_between_chunks_a_command_is_waited_for() -> None:
+def test_silence_after_a_chunk_is_bounded_by_the_timeout_of_commands() -> None:
     with Conversation() as session:
         session.do(EH, TX + b"BDAT 4\r\ntext")
         assert session.do(pause(299)) == []
@@ -232,7 +232,7 @@ def test_a_new_message_has_the_whole_credit_again() -> None:
 
 
 @row("SLOW-12", "NET-05")
-def test_a_client_that_takes_a_little_is_not_cut_but_costs_nothing() -> None:
+def test_a_client_that_reads_a_little_is_not_cut_and_costs_bounded_memory() -> None:
     with Wire(**{**DEFAULTS, **COUNTERS_OFF}) as wire:
         wire.send(EH)
         wire.stop_reading()
@@ -267,7 +267,7 @@ def test_a_client_that_takes_nothing_is_cut_at_thirty_seconds() -> None:
 
 @row("SLOW-12")
 @pytest.mark.parametrize("end", [b"QUIT\r\n", b"GET / HTTP/1.0\r\n"])
-def test_a_last_reply_that_is_not_taken_holds_nothing_for_long(end: bytes) -> None:
+def test_a_last_reply_that_is_not_read_is_dropped_soon(end: bytes) -> None:
     with Wire(**DEFAULTS) as wire:
         wire.stop_reading()
         wire.send(end)
@@ -296,7 +296,7 @@ def test_a_client_that_takes_its_replies_late_gets_all_of_them() -> None:
 
 @row("SLOW-13")
 @pytest.mark.parametrize("end", [b"QUIT\r\n", b"NOOP\n", b"GET / HTTP/1.0\r\n"])
-def test_a_client_that_does_not_close_behind_our_last_reply_is_cut(end: bytes) -> None:
+def test_a_client_that_does_not_close_after_our_last_reply_is_cut(end: bytes) -> None:
     with Wire(**DEFAULTS) as wire:
         wire.send(end)
         assert wire.transport.eof_written

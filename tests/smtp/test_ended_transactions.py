@@ -48,7 +48,7 @@ def test_a_coroutine_sees_the_transaction_that_it_was_called_for(ends: bytes, cu
 
 
 @row("HOOK-02", "I12")
-def test_a_coroutine_that_nobody_waits_for_any_more_is_cancelled_in_time() -> None:
+def test_a_coroutine_of_an_ended_transaction_is_cancelled_at_its_timeout() -> None:
     ended: list[str] = []
 
     async def on_data(stream: Any, session: Any) -> None:
@@ -99,7 +99,7 @@ def test_a_client_that_has_sent_its_fin_and_takes_nothing_is_cut() -> None:
 
 
 @row("HOOK-13", "I10", "I12")
-def test_a_fact_that_a_hook_deletes_is_missed_by_nobody_else() -> None:
+def test_a_fact_that_a_hook_deletes_is_not_missed_by_the_engine() -> None:
     told: list[Any] = []
 
     def on_rcpt_to(address: Any, session: Any, callback: Any) -> None:

@@ -284,7 +284,9 @@ def test_a_hook_that_accepts_a_whole_or_untouched_body_is_answered_250(
 @row("HOOK-10", "HOOK-12")
 @pytest.mark.parametrize("sent", SENT)
 @pytest.mark.parametrize("hook", [iterates, reads, consumes, never_looks, breaks_off])
-def test_the_end_of_an_empty_body_is_an_end(loop: VirtualLoop, hook: Any, sent: str) -> None:
+def test_a_hook_may_accept_an_empty_body_read_or_not(
+    loop: VirtualLoop, hook: Any, sent: str
+) -> None:
     with Wire(loop=loop, **server_options(hook)) as wire:
         assert replies_to(wire, [b""], sent) == ["250 2.6.0"]
 
@@ -358,7 +360,7 @@ def test_a_hook_may_discard_the_rest_of_a_body_that_it_has_half_read(
 
 
 @row("HOOK-08", "HOOK-12")
-def test_a_discarded_body_is_told_its_end_without_another_piece(loop: VirtualLoop) -> None:
+def test_a_reader_of_a_discarded_body_gets_its_end_without_another_piece(loop: VirtualLoop) -> None:
     seen: list[Any] = []
 
     async def on_data(stream: Any, session: Any) -> None:
@@ -404,7 +406,7 @@ def test_a_client_whose_body_waited_is_read_again_when_it_is_discarded() -> None
     ids=["over size", "bare newline"],
 )
 @pytest.mark.parametrize("lmtp", [False, True])
-def test_a_fault_of_the_message_is_said_before_that_of_the_hook(
+def test_a_fault_of_the_message_is_answered_before_that_of_the_hook(
     caplog: pytest.LogCaptureFixture, octets: bytes, options: Any, reply: str, lmtp: bool
 ) -> None:
     with Wire(**server_options(breaks_off, lmtp=lmtp, **options)) as wire:
@@ -413,7 +415,7 @@ def test_a_fault_of_the_message_is_said_before_that_of_the_hook(
 
 
 @row("HOOK-10")
-def test_a_rejection_of_a_half_read_body_is_what_the_client_hears(
+def test_a_rejection_of_a_half_read_body_is_the_reply(
     caplog: pytest.LogCaptureFixture,
 ) -> None:
     async def on_data(stream: Any, session: Any) -> None:
@@ -451,7 +453,7 @@ def test_no_recipient_of_a_half_read_body_is_accepted(
 
 
 @row("HOOK-04", "HOOK-10")
-def test_the_event_error_is_told_of_a_half_read_body() -> None:
+def test_the_event_error_reports_a_half_read_body() -> None:
     errors: list[BaseException] = []
     with Wire(**server_options(breaks_off)) as wire:
         wire.server.on("error", errors.append)
@@ -460,7 +462,7 @@ def test_the_event_error_is_told_of_a_half_read_body() -> None:
 
 
 @row("HOOK-10", "I8")
-def test_who_reads_on_after_the_answer_sees_no_end(loop: VirtualLoop) -> None:
+def test_a_hook_that_reads_on_after_its_answer_sees_no_end(loop: VirtualLoop) -> None:
     """The body was there to its last octet, but the hook has accepted before it had looked."""
     ends: list[str] = []
 

@@ -48,7 +48,7 @@ def gives(error: Any = None, result: Any = None) -> Callable[[Call], Any]:
 @row("HOOK-06")
 @each_hook
 @each_style
-def test_a_hook_that_answers_none_accepts(name: str, style: str) -> None:
+def test_a_hook_that_returns_none_accepts(name: str, style: str) -> None:
     with Met(name, style, gives(None, None)) as met:
         assert met.reply == met.stage.accepted
         met.go_on()
@@ -98,7 +98,7 @@ def test_an_empty_text_gets_the_default(text: str) -> None:
 @row("HOOK-06")
 @each_hook
 @pytest.mark.parametrize("style", ["callback", "coroutine with callback"])
-def test_a_first_argument_that_is_no_exception_is_a_failure(name: str, style: str) -> None:
+def test_a_first_argument_that_is_not_an_exception_is_a_failure(name: str, style: str) -> None:
     for error in ("550 5.7.1 no", *NONSENSE):
         with Met(name, style, gives(error)) as met:
             assert met.reply == met.stage.failed, error
@@ -293,7 +293,7 @@ HOSTILE = {
 @row("HOOK-17", "LINE-14", "HOOK-06")
 @each_hook
 @each_style
-def test_whatever_text_a_hook_gives_there_is_one_clean_reply(name: str, style: str) -> None:
+def test_any_text_of_a_hook_becomes_one_clean_reply(name: str, style: str) -> None:
     for text in HOSTILE.values():
         with Met(name, style, gives(SMTPError(text, response_code=554))) as met:
             assert met.reply[:3] == "554"
@@ -359,7 +359,7 @@ class Trap(Exception):
 @pytest.mark.parametrize(
     "error", [Unspeakable, UnspeakableRefusal, Frozen, Trap], ids=lambda e: e.__name__
 )
-def test_an_error_that_cannot_be_looked_at_is_a_failure_like_any_other(
+def test_an_error_whose_attributes_raise_is_a_failure_like_any_other(
     name: str, style: str, error: type[Exception]
 ) -> None:
     def act(call: Call) -> None:
@@ -375,7 +375,7 @@ def test_an_error_that_cannot_be_looked_at_is_a_failure_like_any_other(
 @row("HOOK-19")
 @each_hook
 @pytest.mark.parametrize("error", [Unspeakable, UnspeakableRefusal, Trap], ids=lambda e: e.__name__)
-def test_an_error_given_to_callback_that_cannot_be_looked_at_is_a_failure(
+def test_an_error_given_to_callback_whose_attributes_raise_is_a_failure(
     name: str, error: type[Exception]
 ) -> None:
     with Met(name, "callback", gives(error())) as met:
@@ -386,7 +386,7 @@ def test_an_error_given_to_callback_that_cannot_be_looked_at_is_a_failure(
 
 @row("HOOK-19")
 @each_style
-def test_an_answer_that_cannot_be_shown_is_nonsense(style: str) -> None:
+def test_an_answer_whose_repr_fails_is_a_failure(style: str) -> None:
     with Met("on_data", style, gives(None, Unspeakable())) as met:
         assert met.reply == "451 4.3.0"
         met.go_on()

@@ -67,7 +67,7 @@ def test_a_coroutine_whose_client_is_gone_is_cancelled(name: str, style: str, le
 @row("HOOK-18", "SLOW-14")
 @pytest.mark.parametrize("name", COMMANDS)
 @each_style
-def test_a_client_that_only_half_closed_still_hears_the_answer(name: str, style: str) -> None:
+def test_a_client_that_only_half_closed_still_gets_the_answer(name: str, style: str) -> None:
     calls: list[Call] = []
     coroutine = Coroutine()
     with Met(name, style, calls.append if style == "callback" else coroutine) as met:
@@ -96,7 +96,7 @@ def test_a_hook_with_a_whole_message_is_let_finish_when_the_client_left(style: s
 
 @row("HOOK-18", "HOOK-02")
 @each_style
-def test_a_hook_with_a_whole_message_has_its_clock_even_when_the_client_left(style: str) -> None:
+def test_a_hook_with_a_whole_message_has_its_timeout_even_when_the_client_left(style: str) -> None:
     calls: list[Call] = []
     coroutine = Coroutine()
     with Met("on_data", style, calls.append if style == "callback" else coroutine) as met:
@@ -136,7 +136,7 @@ def test_a_reset_between_the_acceptance_and_our_reply_leaves_the_message_accepte
 @row("HOOK-16")
 @pytest.mark.parametrize("name", ["on_connect", "on_mail_from", "on_rcpt_to", "on_data"])
 @pytest.mark.parametrize("style", STYLES[1:])
-def test_on_close_comes_behind_the_end_of_every_other_hook(name: str, style: str) -> None:
+def test_on_close_comes_after_the_end_of_every_other_hook(name: str, style: str) -> None:
     order: list[str] = []
 
     async def slow_to_leave(call: Call) -> None:
@@ -157,7 +157,7 @@ def test_on_close_comes_behind_the_end_of_every_other_hook(name: str, style: str
 
 @row("HOOK-16", "STATE-09")
 @pytest.mark.parametrize("answer", ["accepts", "rejects", "fails", "hangs"])
-def test_on_close_comes_once_whatever_on_connect_answered(answer: str) -> None:
+def test_on_close_comes_once_after_any_answer_of_on_connect(answer: str) -> None:
     answers: dict[str, Any] = {
         "accepts": None,
         "rejects": SMTPError("no"),
@@ -179,7 +179,7 @@ def test_on_close_comes_without_an_on_connect_too() -> None:
 
 @row("HOOK-16")
 @pytest.mark.parametrize("why", ["max_clients", "max_clients_per_host"])
-def test_a_connection_that_was_refused_has_no_on_close(why: str) -> None:
+def test_a_refused_connection_has_no_on_close(why: str) -> None:
     closes: list[Any] = []
     server = SMTPServer(**DEFAULTS, **{why: 1}, on_close=closes.append)
     loop = VirtualLoop()
@@ -231,7 +231,7 @@ def spoil(target: Any, name: str, how: str) -> None:
 @pytest.mark.parametrize("hook", ["on_connect", "on_mail_from", "on_rcpt_to", "on_data"])
 @pytest.mark.parametrize("how", ["deletes", "nonsense", "None"])
 @pytest.mark.parametrize("lmtp", [False, True], ids=["smtp", "lmtp"])
-def test_what_a_hook_does_to_the_facts_harms_only_itself(hook: str, how: str, lmtp: bool) -> None:
+def test_a_hook_that_changes_the_facts_harms_only_itself(hook: str, how: str, lmtp: bool) -> None:
     greeting = LH if lmtp else EH
     for where, name in [
         *(("session", name) for name in SESSION_FACTS),
@@ -281,7 +281,7 @@ def test_recipients_that_a_hook_adds_make_no_transaction() -> None:
 
 
 @row("HOOK-13")
-def test_what_the_application_stores_lives_as_long_as_the_connection() -> None:
+def test_session_data_lives_as_long_as_the_connection() -> None:
     stored = bytearray(10_000_000)
 
     def act(call: Call) -> None:
@@ -330,11 +330,11 @@ def many_hooks_at_work(count: int) -> None:
 
 
 @row("HOOK-15")
-def test_each_of_many_hooks_has_its_own_clock() -> None:
+def test_each_of_many_hooks_has_its_own_timeout() -> None:
     many_hooks_at_work(200)
 
 
 @row("HOOK-15")
 @pytest.mark.nightly
-def test_each_of_ten_thousand_hooks_has_its_own_clock() -> None:
+def test_each_of_ten_thousand_hooks_has_its_own_timeout() -> None:
     many_hooks_at_work(10_000)

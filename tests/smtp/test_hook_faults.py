@@ -86,7 +86,7 @@ def test_the_traceback_of_a_failing_hook_goes_to_the_log_and_not_to_the_client(
 @each_hook
 @each_style
 @pytest.mark.parametrize("error", [KeyboardInterrupt, SystemExit], ids=lambda e: e.__name__)
-def test_the_end_of_the_process_closes_the_connection_and_goes_to_the_loop(
+def test_an_exception_that_ends_the_process_closes_the_connection_and_reaches_the_loop(
     name: str, style: str, error: type[BaseException]
 ) -> None:
     with Met(name, style, raises(error()), bring=False) as met:
@@ -107,7 +107,7 @@ def clock_of(name: str) -> float:
 @row("HOOK-02")
 @each_hook
 @each_style
-def test_a_hook_that_never_answers_is_cut_at_its_clock(name: str, style: str) -> None:
+def test_a_hook_that_never_answers_fails_at_its_timeout(name: str, style: str) -> None:
     cancelled: list[bool] = []
 
     async def hangs() -> None:
@@ -162,7 +162,7 @@ class Stubborn:
 @row("HOOK-02")
 @pytest.mark.parametrize("name", COMMANDS)
 @pytest.mark.parametrize("style", STYLES[1:])
-def test_a_hook_that_swallows_its_cancellation_is_left_behind(
+def test_a_hook_that_swallows_its_cancellation_is_abandoned(
     name: str, style: str, caplog: pytest.LogCaptureFixture
 ) -> None:
     stubborn = Stubborn()
@@ -200,7 +200,7 @@ def test_closing_the_server_does_not_wait_for_a_hook_that_swallows_its_cancellat
 
 
 @row("HOOK-03")
-def test_a_hook_that_holds_the_loop_costs_nobody_who_sent_in_time(
+def test_a_hook_that_blocks_the_loop_times_out_no_client_that_sent_in_time(
     caplog: pytest.LogCaptureFixture,
 ) -> None:
     loop = VirtualLoop()
@@ -253,7 +253,7 @@ def test_a_hook_that_holds_the_loop_costs_nobody_who_sent_in_time(
 @row("HOOK-03")
 @each_hook
 @each_style
-def test_a_hook_that_holds_the_loop_is_logged_as_a_stall(
+def test_a_hook_that_blocks_the_loop_is_logged_as_a_stall(
     name: str, style: str, caplog: pytest.LogCaptureFixture
 ) -> None:
     met: Met
@@ -336,7 +336,7 @@ def test_a_later_answer_of_a_hook_that_answered_from_the_loop_raises_too(name: s
 @row("HOOK-05")
 @each_hook
 @pytest.mark.parametrize("error", [None, SMTPError("no")], ids=["accepts", "rejects"])
-def test_an_answer_after_the_clock_has_no_effect(name: str, error: Exception | None) -> None:
+def test_an_answer_after_the_timeout_has_no_effect(name: str, error: Exception | None) -> None:
     calls: list[Call] = []
     with Met(name, "callback", calls.append) as met:
         assert met.wait(clock_of(name)) == [met.stage.failed]

@@ -46,7 +46,7 @@ def returns(value: Any) -> Callable[[Call], Any]:
 @row("HOOK-06")
 @pytest.mark.parametrize("name", YES_OR_NO)
 @pytest.mark.parametrize("value", VALUES, ids=lambda value: type(value).__name__)
-def test_a_coroutine_that_returns_a_value_has_failed_and_accepted_nobody(
+def test_a_coroutine_that_returns_a_value_has_failed_and_accepted_nothing(
     name: str, value: Any
 ) -> None:
     with Met(name, "coroutine", returns(value)) as met_it:
@@ -98,7 +98,7 @@ def test_a_value_of_a_coroutine_that_a_task_factory_runs_counts_likewise(value: 
 @row("HOOK-06")
 @pytest.mark.parametrize("kind", KINDS)
 @pytest.mark.parametrize("value", ["554 not with that cipher", False, {"code": 554}])
-def test_on_secure_that_returns_a_value_lets_nobody_in(kind: str, value: Any) -> None:
+def test_on_secure_that_returns_a_value_closes_the_connection(kind: str, value: Any) -> None:
     async def on_secure(socket: Any, session: Any) -> Any:
         return value
 
@@ -111,7 +111,7 @@ def test_on_secure_that_returns_a_value_lets_nobody_in(kind: str, value: Any) ->
 
 @row("HOOK-06")
 @pytest.mark.parametrize("value", VALUES, ids=lambda value: type(value).__name__)
-def test_what_a_plain_function_returns_is_ignored(value: Any) -> None:
+def test_a_value_that_a_plain_function_returns_is_ignored(value: Any) -> None:
     def on_rcpt_to(address: Any, session: Any, callback: Any) -> Any:
         callback(SMTPError("no", 550) if address.local_part == "no" else None)
         return value
@@ -217,7 +217,7 @@ def test_a_text_that_begins_with_a_reply_code_accepts_no_message(style: str, tex
         ("stored as 550 spam", "2.6.0", ("stored as 550 spam",)),
     ],
 )
-def test_a_250_at_the_start_of_a_text_is_taken_off_and_numbers_that_are_no_code_stay(
+def test_a_250_at_the_start_of_a_text_is_removed_and_numbers_that_are_not_codes_stay(
     text: str, enhanced: str, lines: tuple[str, ...]
 ) -> None:
     with Met("on_data", "coroutine", returns(text)) as met_it:
@@ -227,7 +227,7 @@ def test_a_250_at_the_start_of_a_text_is_taken_off_and_numbers_that_are_no_code_
 
 
 @row("LMTP-04")
-def test_entries_of_a_list_are_looked_at_one_by_one_and_reported_once() -> None:
+def test_entries_of_a_list_are_checked_one_by_one_and_reported_once() -> None:
     answer = ["250 2.0.0 for b", "550 no", None, "451-later", 7]
     rcpts = b"".join(b"RCPT TO:<%c@y.example>\r\n" % name for name in b"bcdef")
 
@@ -253,7 +253,7 @@ def test_entries_of_a_list_are_looked_at_one_by_one_and_reported_once() -> None:
 @row("HOOK-06")
 @pytest.mark.parametrize("name", STAGES)
 @pytest.mark.parametrize("value", ["550 no such user", 550, SMTPError, False, Unspeakable()])
-def test_an_error_that_is_no_exception_is_a_failure_that_names_the_way(
+def test_an_error_that_is_not_an_exception_is_a_failure_that_says_how_to_reject(
     name: str, value: Any
 ) -> None:
     def act(call: Call) -> None:
@@ -270,7 +270,7 @@ def test_an_error_that_is_no_exception_is_a_failure_that_names_the_way(
 
 
 @pytest.mark.parametrize("name", STAGES)
-def test_what_is_given_to_callback_rejects_with_its_text_and_what_is_raised_is_a_failure(
+def test_an_exception_given_to_callback_rejects_and_one_that_is_raised_is_a_failure(
     name: str, caplog: pytest.LogCaptureFixture
 ) -> None:
     def gives(call: Call) -> None:

@@ -76,7 +76,7 @@ def only_codes(finals: list[tuple[str, tuple[str, ...]]]) -> list[str]:
 
 @pytest.mark.row("LMTP-01")
 @pytest.mark.parametrize("verb", [b"HELO", b"EHLO"])
-def test_helo_and_ehlo_are_no_greetings_in_lmtp(verb: bytes, run: Run) -> None:
+def test_helo_and_ehlo_are_unknown_in_lmtp(verb: bytes, run: Run) -> None:
     steps = [verb + b" c\r\n", to("b"), LH, verb + b" c\r\n", to("b")]
     ran = every_cut(steps, lmtp=True)
     greeted = ["250", "500", *accepting("b")]
@@ -106,7 +106,7 @@ def test_a_refused_recipient_has_no_final_reply(run: Run) -> None:
 
 
 @pytest.mark.row("LMTP-03")
-def test_equal_recipients_are_answered_each(run: Run) -> None:
+def test_equal_recipients_have_a_reply_each(run: Run) -> None:
     names = "b", "B", "b", "c", "b"
     answer = ["1", "2", "3", "4", "5"]
     expected = [*accepting(*names), "354", *[ACCEPTED] * 5]
@@ -171,7 +171,9 @@ def test_an_entry_of_another_type_fails_for_that_recipient(entry: Any) -> None:
     ],
 )
 @pytest.mark.parametrize("read", [True, False])
-def test_one_answer_is_that_of_all(answer: Any, code: str, text: str | None, read: bool) -> None:
+def test_one_answer_is_the_reply_to_all_recipients(
+    answer: Any, code: str, text: str | None, read: bool
+) -> None:
     finals = verdicts(answer, more={"read": read})
     assert only_codes(finals) == [code] * 3
     assert len({lines for _, lines in finals}) == 1
@@ -180,7 +182,7 @@ def test_one_answer_is_that_of_all(answer: Any, code: str, text: str | None, rea
 
 
 @pytest.mark.row("LMTP-04")
-def test_a_421_in_a_list_closes_behind_the_last_reply() -> None:
+def test_a_421_in_a_list_closes_after_the_last_reply() -> None:
     answer = ["b", SMTPError("", 421), "d"]
     steps: list[Step] = [to("b", "c", "d") + b"DATA\r\n", BODY + NOOP]
     expected = [*accepting("b", "c", "d"), "354", ACCEPTED, "421 4.7.0", ACCEPTED]
@@ -198,7 +200,7 @@ def test_the_last_error_that_is_allowed_takes_no_acceptance_away(accepts: bool) 
 
 
 @pytest.mark.row("LMTP-04")
-def test_a_list_outside_of_lmtp_is_nonsense() -> None:
+def test_a_list_outside_of_lmtp_is_a_failure() -> None:
     ran = every_cut([*scenario.PRE, BODY], Script(data=["one"]))
     assert ran.codes == [*scenario.PREPARED, FAILED]
 
@@ -282,7 +284,9 @@ def test_a_chunk_without_an_accepted_recipient_has_one_reply_last_or_not(names: 
     ],
     ids=["accepts", "rejects", "list"],
 )
-def test_last_behind_a_failed_chunk_repeats_its_reply_for_each(data: Any, failure: str) -> None:
+def test_last_after_a_failed_chunk_repeats_its_reply_for_each_recipient(
+    data: Any, failure: str
+) -> None:
     chunks = b"BDAT 6\r\nabcdefBDAT 1\r\ngBDAT 0 LAST\r\n"
     expected = [*accepting("b", "c"), failure, failure, failure, failure, OK]
     check([to("b", "c") + chunks + NOOP], expected, Script(data=data), size=5)

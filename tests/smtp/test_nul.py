@@ -25,7 +25,7 @@ BODIES = {
 
 
 @pytest.mark.parametrize("body", BODIES.values(), ids=BODIES)
-def test_a_message_with_nul_is_refused_and_its_hook_is_told(body: bytes, run: Run) -> None:
+def test_a_message_with_nul_is_refused_and_its_hook_gets_the_reason(body: bytes, run: Run) -> None:
     ran = every_cut([*PRE, body + b".\r\nNOOP\r\n"], reject_nul=True)
     assert ran.codes == [*PREPARED, REFUSED, "250 2.0.0"]
     (message,) = ran.messages
@@ -33,7 +33,7 @@ def test_a_message_with_nul_is_refused_and_its_hook_is_told(body: bytes, run: Ru
     run(scenario.repeat_on_the_wire(ran))
 
 
-def test_by_default_it_is_taken_and_without_nul_all_is() -> None:
+def test_a_message_with_nul_is_accepted_by_default_and_one_without_always() -> None:
     assert every_cut([*PRE, b"\0\r\n.\r\n"]).codes == [*PREPARED, ACCEPTED]
     ran = every_cut([*PRE, b"plain\r\n.\r\n", *TWO_LINES], reject_nul=True)
     assert ran.codes == [*PREPARED, ACCEPTED, *MAILED, "354", REFUSED]
@@ -42,13 +42,13 @@ def test_by_default_it_is_taken_and_without_nul_all_is() -> None:
 TWO_LINES = [TX + b"DATA\r\n", b"a\0b\r\n.\r\n"]
 
 
-def test_nul_in_one_message_is_no_fault_of_the_next() -> None:
+def test_nul_in_one_message_does_not_refuse_the_next() -> None:
     steps = [*PRE, b"\0\r\n.\r\n", TX + b"DATA\r\n", b"plain\r\n.\r\n"]
     ran = every_cut(steps, reject_nul=True)
     assert ran.codes == [*PREPARED, REFUSED, *MAILED, "354", ACCEPTED]
 
 
-def test_a_chunk_with_nul_is_judged_at_last(run: Run) -> None:
+def test_a_chunk_with_nul_is_refused_at_the_last_chunk(run: Run) -> None:
     chunks = b"BDAT 2\r\n\0aBDAT 3 LAST\r\nb\r\n"
     ran = every_cut([EH, TX + chunks + b"NOOP\r\n"], reject_nul=True)
     assert ran.codes == ["220", "250", *MAILED, "250 2.0.0", REFUSED, "250 2.0.0"]
@@ -63,7 +63,7 @@ def test_binarymime_may_hold_nul() -> None:
     assert [message.body for message in ran.messages] == [b"\0\n\r"]
 
 
-def test_in_lmtp_each_recipient_is_told() -> None:
+def test_nul_in_lmtp_is_a_reply_for_each_recipient() -> None:
     steps: list[scenario.Step] = [
         b"LHLO c.example\r\n",
         TX + b"RCPT TO:<c@y.example>\r\nDATA\r\n",
@@ -83,16 +83,18 @@ def test_in_lmtp_each_recipient_is_told() -> None:
         (b"\0\n\r\n", {"bare_newline_exclusions": ["0.0.0.0/0"]}, REFUSED),
     ],
 )
-def test_size_and_bare_newlines_come_first(body: bytes, options: Any, code: str) -> None:
+def test_size_and_bare_newlines_are_answered_before_nul(
+    body: bytes, options: Any, code: str
+) -> None:
     ran = every_cut([*PRE, body + b".\r\n"], reject_nul=True, **options)
     assert ran.codes == [*PREPARED, code]
 
 
-def test_the_hooks_own_rejection_comes_before_ours() -> None:
+def test_a_rejection_by_the_hook_is_answered_before_nul() -> None:
     hooks = Script(data=SMTPError(response_code=554), read=False)
     assert one_way([*PRE, b"\0\r\n.\r\n"], hooks, reject_nul=True).codes[-1] == "554 5.6.0"
 
 
-def test_a_hook_that_has_accepted_before_the_end_is_overruled() -> None:
+def test_nul_overrules_a_hook_that_has_accepted_before_the_end() -> None:
     ran = one_way([*PRE, b"\0\r\n.\r\n"], Script(read=False), reject_nul=True)
     assert ran.codes[-1] == REFUSED

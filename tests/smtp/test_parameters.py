@@ -122,19 +122,19 @@ def test_unknown_parameters_go_to_the_hook_where_they_are_allowed() -> None:
 @pytest.mark.parametrize(
     "text", row("PARM-01", "SIZE=1 SIZE=2", "SIZE=1 size=1", "BODY=7BIT RET=FULL BODY=7BIT")
 )
-def test_a_parameter_stands_once(text: str) -> None:
+def test_a_repeated_parameter_is_refused(text: str) -> None:
     assert_mail_refused(text, BAD)
 
 
 @pytest.mark.row("PARM-01")
-def test_keywords_have_any_case() -> None:
+def test_keywords_are_taken_in_any_case() -> None:
     ran = mail("size=1 bOdY=8bitMIME")
     assert asked(ran)[0] == "8bitmime"
     assert args(ran) == {"SIZE": "1", "BODY": "8bitMIME"}
 
 
 @pytest.mark.row("PARM-01")
-def test_the_first_fault_from_the_left_is_the_reply() -> None:
+def test_the_first_fault_from_the_left_decides_the_reply() -> None:
     assert_mail_refused("FOO=1 A==B", UNKNOWN)
     assert_mail_refused("A==B FOO=1", BAD)
     assert_mail_refused("SIZE=99999999999 FOO=1", "552 5.3.4")
@@ -143,7 +143,7 @@ def test_the_first_fault_from_the_left_is_the_reply() -> None:
 
 @pytest.mark.row("PARM-01")
 @pytest.mark.parametrize("text", ["MT-PRIORITY=3", "BY=120;R", "HOLDFOR=60"])
-def test_what_is_not_offered_is_unknown(text: str) -> None:
+def test_a_parameter_that_is_not_offered_is_unknown(text: str) -> None:
     assert_mail_refused(text, UNKNOWN)
 
 
@@ -256,7 +256,7 @@ def test_notify_is_a_list_without_repeats(sent: str, stored: tuple[str, ...]) ->
 
 
 @pytest.mark.row("PARM-07")
-def test_ret_is_full_or_hdrs_once_and_of_mail() -> None:
+def test_ret_is_full_or_hdrs_once_and_for_mail_only() -> None:
     assert asked(mail("RET=full"))[2] == "FULL"
     assert asked(mail("RET=Hdrs"))[2] == "HDRS"
     for text in ("RET=X", "RET", "RET=FULL RET=FULL", "RET=FULL RET=HDRS"):
@@ -276,7 +276,9 @@ def test_ret_is_full_or_hdrs_once_and_of_mail() -> None:
         ("BinaryMIME", {"hide_binarymime": False}, "binarymime"),
     ],
 )
-def test_body_has_any_case(value: str, options: dict[str, Any], stored: str) -> None:
+def test_the_value_of_body_is_taken_in_any_case(
+    value: str, options: dict[str, Any], stored: str
+) -> None:
     assert asked(mail(f"BODY={value}", **options))[0] == stored
 
 
@@ -308,7 +310,7 @@ def test_the_sender_of_a_client_that_has_no_user_is_not_trusted(value: str) -> N
 
 
 @pytest.mark.row("PARM-09")
-def test_an_auth_parameter_outside_of_the_grammar_is_taken_for_nobody() -> None:
+def test_a_malformed_auth_parameter_counts_as_no_sender() -> None:
     """curl and KMail send `<user@host>`, others the bare user name (RFC 4954 §5)."""
     odd = ("=+", "=u", "=<u@x>", "=<", "=u@", "", "=" + "u" * 499 + "@x", "=a+4g@x", "=a+0D@x")
     for value in odd:
@@ -337,7 +339,7 @@ def test_hidden_parameters_are_unknown() -> None:
 @pytest.mark.row("PARM-11")
 @pytest.mark.parametrize("allow", [False, True])
 @pytest.mark.parametrize("text", ["SIZE=1", "BODY=7BIT", "RET=FULL", "SMTPUTF8", "FOO"])
-def test_there_are_no_parameters_after_helo_until_ehlo(text: str, allow: bool, run: Run) -> None:
+def test_parameters_are_refused_after_helo_until_ehlo(text: str, allow: bool, run: Run) -> None:
     sender = SENDER + b" " + text.encode() + b"\r\n"
     plain = SENDER + b"\r\n" + RECIPIENT
     steps = [b"HELO c\r\n", sender + plain + b" NOTIFY=NEVER\r\n", EH, sender]
@@ -361,7 +363,7 @@ def test_a_command_has_64_parameters_at_most() -> None:
 
 
 @pytest.mark.row("PARM-13")
-def test_nothing_is_left_of_a_mail_that_a_hook_refused(run: Run) -> None:
+def test_a_mail_that_a_hook_refused_leaves_nothing(run: Run) -> None:
     hooks = Script(mail=lambda address, session: REFUSAL if address.local_part == "no" else None)
     first = b"MAIL FROM:<no@x> BODY=8BITMIME SMTPUTF8 RET=FULL ENVID=e AUTH=u@x\r\n"
     second = SENDER + b"\r\nRCPT TO:<\xc3\xa9@y.example>\r\n"

@@ -48,7 +48,7 @@ BROKEN = "554 5.5.0"
 
 @row("PIPE-01")
 @pytest.mark.parametrize("octets", [b"E", EH, b"\r\n", b"\x16\x03\x01", b"x" * 10_000, b"QUIT\r\n"])
-def test_who_talks_before_a_delayed_greeting_is_cut(octets: bytes) -> None:
+def test_a_client_that_talks_before_a_delayed_greeting_is_cut(octets: bytes) -> None:
     with Conversation(greet_delay=5) as session:
         assert session.do(pause(4.9), octets) == ["421"]
         assert session.closed
@@ -57,7 +57,7 @@ def test_who_talks_before_a_delayed_greeting_is_cut(octets: bytes) -> None:
 
 
 @row("PIPE-01")
-def test_who_waits_for_a_delayed_greeting_is_served() -> None:
+def test_a_client_that_waits_for_a_delayed_greeting_is_served() -> None:
     with Conversation(greet_delay=5) as session:
         assert session.do(pause(5.1)) == ["220"]
         assert session.do(EH) == ["250"]
@@ -65,7 +65,7 @@ def test_who_waits_for_a_delayed_greeting_is_served() -> None:
 
 @row("PIPE-01")
 @pytest.mark.parametrize("octets", [b"NOOP\r\nHELP\r\nQUIT\r\n", b"NOOP\r\nHE"])
-def test_without_a_delay_what_came_early_is_served_in_order(octets: bytes) -> None:
+def test_commands_sent_early_are_served_in_order_without_a_delay(octets: bytes) -> None:
     with Conversation(Script(connect=LATE)) as session:
         assert session.do(octets) == []
         expected = ["220", "250 2.0.0", "214 2.0.0", "221 2.0.0"]
@@ -80,7 +80,7 @@ def test_without_a_delay_what_came_early_is_served_in_order(octets: bytes) -> No
 
 
 @row("PIPE-02")
-def test_a_body_sent_behind_data_without_waiting_is_never_commands() -> None:
+def test_a_body_sent_after_data_without_waiting_is_never_taken_for_commands() -> None:
     body = b"MAIL FROM:<evil@x.example>\r\nRCPT TO:<c@y.example>\r\n.\r\n"
     strict = one_way([EH, TX + DATA + body])
     assert strict.codes == [*GREETED, *MAILED, BROKEN]
@@ -130,7 +130,7 @@ def test_a_greeting_that_would_be_refused_ends_a_group_too() -> None:
 
 
 @row("PIPE-04")
-def test_what_ends_no_group_is_served_in_order() -> None:
+def test_commands_that_end_no_group_are_served_in_order() -> None:
     lines = b"NOOP\r\nVRFY a\r\nRSET\r\nHELP\r\nEXPN a\r\nFOO\r\nXCLIENT NAME=x\r\nNOOP\r\n"
     run = every_cut([EH, TX + lines + TX + b"BDAT 4 LAST\r\ntextNOOP\r\n"])
     assert run.codes[2:] == [
@@ -142,7 +142,7 @@ def test_what_ends_no_group_is_served_in_order() -> None:
 
 
 @row("PIPE-05", "STATE-13")
-def test_commands_are_pipelined_behind_helo_as_well() -> None:
+def test_commands_are_pipelined_after_helo_as_well() -> None:
     run = every_cut([HELO, TX + RCPT + b"NOOP\r\n" + DATA, TEXT])
     assert run.codes == ["220", "250", *MAILED, "250 2.1.5", "250 2.0.0", "354", "250 2.6.0"]
 
@@ -155,7 +155,7 @@ def test_data_without_an_accepted_recipient_has_no_354(options: dict[str, Any]) 
 
 
 @row("PIPE-06", "SMUG-28")
-def test_a_body_behind_a_data_that_was_refused_is_command_input() -> None:
+def test_a_body_after_a_refused_data_is_taken_for_commands() -> None:
     run = every_cut([EH, TX + DATA + b"hello\r\n.\r\n"], Script(rcpt=SMTPError("no")), **LOOSE)
     assert run.codes[2:] == ["250 2.1.0", "550 5.1.1", "503 5.5.1", "500 5.5.2", "500 5.5.2"]
     assert not run.messages
@@ -235,7 +235,7 @@ def test_no_further_line_is_executed_while_a_hook_is_at_work(hook: str) -> None:
 
 @row("PIPE-08")
 @pytest.mark.parametrize("behind", [MAIL, b"QUIT\r\n", b"x", b"\x00\n\r", TX + DATA + TEXT])
-def test_nothing_behind_quit_is_executed(behind: bytes) -> None:
+def test_commands_after_quit_are_not_executed(behind: bytes) -> None:
     run = every_cut([EH, b"QUIT\r\n" + behind])
     assert run.codes == [*GREETED, "221 2.0.0"]
     assert run.recorder.named("mail") == []
@@ -243,14 +243,14 @@ def test_nothing_behind_quit_is_executed(behind: bytes) -> None:
 
 @row("PIPE-08")
 @pytest.mark.parametrize("quit", [b"QUIT x\r\n", b"QUIT QUIT\r\n"])
-def test_a_quit_with_an_argument_is_none(quit: bytes) -> None:
+def test_a_quit_with_an_argument_is_refused(quit: bytes) -> None:
     run = every_cut([EH, quit + b"NOOP\r\nquit \r\n"])
     assert run.codes == [*GREETED, "501 5.5.4", "250 2.0.0", "221 2.0.0"]
 
 
 @row("PIPE-09")
 @pytest.mark.parametrize("hook", ["mail", "rcpt", "data"])
-def test_nothing_behind_a_hooks_421_is_executed(hook: str) -> None:
+def test_commands_after_a_421_of_a_hook_are_not_executed(hook: str) -> None:
     hooks = Script(**{hook: SMTPError("bye", response_code=421)})
     run = every_cut([EH, TX + b"BDAT 4 LAST\r\ntext" + TX + b"NOOP\r\n"], hooks)
     begun = ["mail", "rcpt", "data"].index(hook)
@@ -318,7 +318,7 @@ def test_the_first_octet_of_another_protocol_is_cut(octet: bytes) -> None:
     ],
     ids=repr,
 )
-def test_no_reply_holds_what_the_client_said(line: bytes) -> None:
+def test_replies_do_not_repeat_what_the_client_sent(line: bytes) -> None:
     for canary in (b"<script>alert(7)</script>", b"canary7", b"%n%s{0.__class__}7"):
         octets = line.replace(b"%s", canary) + b"\r\n"
         for steps in ([EH, octets], [octets], [EH, TX, octets], [EH, MAIL, octets]):

@@ -100,7 +100,7 @@ def test_a_body_that_waited_is_read_whole_by_a_hook_that_comes_late() -> None:
     assert bodies == [READ * (sent + 20)]
 
 
-def test_read_behind_pieces_returns_what_is_left() -> None:
+def test_read_after_pieces_returns_the_rest() -> None:
     bodies: list[bytes] = []
 
     async def on_data(stream: Any, session: Any) -> None:
@@ -184,7 +184,7 @@ def test_a_hook_may_say_in_its_own_words_that_a_body_is_too_large() -> None:
         assert wire.send(BODY + END) == b"450 4.7.1 more than 10\r\n"
 
 
-def test_a_callback_hands_on_what_read_raises() -> None:
+def test_a_callback_takes_the_error_that_read_raises() -> None:
     def on_data(stream: Any, session: Any, callback: Any) -> None:
         async def read() -> None:
             try:
@@ -200,7 +200,7 @@ def test_a_callback_hands_on_what_read_raises() -> None:
 
 @row("HOOK-01")
 @pytest.mark.parametrize("limit", [-1, -(2**70), "1000", 1.5])
-def test_a_limit_that_is_none_is_a_failure_of_the_hook(limit: Any) -> None:
+def test_an_invalid_limit_is_a_failure_of_the_hook(limit: Any) -> None:
     reader = Reader(limit)
     with begun(reader.on_data) as wire:
         wire.server.on("error", lambda error: None)
@@ -255,7 +255,7 @@ def test_a_read_that_is_cancelled_has_taken_nothing(run: Any) -> None:
 
 
 @row("HOOK-08")
-def test_a_client_waits_for_a_hook_that_has_given_up_a_read_of_much() -> None:
+def test_a_client_waits_for_a_hook_that_has_given_up_a_large_read() -> None:
     gates = [asyncio.Event(), asyncio.Event()]
     bodies: list[bytes] = []
 

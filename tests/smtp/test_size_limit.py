@@ -61,7 +61,9 @@ def test_a_declared_size_is_digits_within_the_limit(value: str, expected: str, r
 
 @pytest.mark.row("SIZE-01")
 @pytest.mark.parametrize("options", [{"size": 0}, {"size": None}, {"size": 10, "hide_size": True}])
-def test_without_a_limit_to_show_any_declared_size_goes(options: dict[str, Any]) -> None:
+def test_any_declared_size_is_accepted_when_there_is_no_limit_to_show(
+    options: dict[str, Any],
+) -> None:
     ran = every_cut([EH, b"MAIL FROM:<a@x.example> SIZE=99999999999999999999\r\n"], **options)
     assert ran.codes == ["220", "250", "250 2.1.0"]
     assert ran.replies[1].lines[-2] == "SIZE"
@@ -183,7 +185,7 @@ def test_octets_beyond_the_bound_close_the_connection(read: bool, data: Any) -> 
 
 
 @pytest.mark.row("SIZE-05")
-def test_without_a_limit_nothing_is_too_much() -> None:
+def test_a_message_of_any_size_is_accepted_without_a_limit() -> None:
     lengths: list[int] = []
 
     def on_data(stream: Any, session: Any, callback: Callable[..., object]) -> None:

@@ -66,7 +66,7 @@ def test_the_facts_of_a_body_are_there_at_its_end(way: str) -> None:
         assert not stream.size_exceeded
 
 
-def test_the_length_is_live() -> None:
+def test_byte_length_grows_with_the_body() -> None:
     consumer = Consumer("consume")
     with begun(consumer.hook()) as wire:
         for count in (1, 2, 3):
@@ -173,7 +173,7 @@ def test_a_client_is_timed_while_its_message_is_drained() -> None:
 
 
 @row("HOOK-08", "BDAT-14")
-def test_nothing_is_allocated_by_the_number_of_a_chunk() -> None:
+def test_the_announced_size_of_a_chunk_allocates_nothing() -> None:
     with Wire(**DEFAULTS, size=10**12, on_data=lambda *given: None) as wire:
         wire.send(EH)
         wire.send(MAIL + RCPT + b"BDAT 1000000000\r\n")
@@ -242,7 +242,7 @@ def test_an_early_answer_waits_for_the_true_end_and_does_not_overrule_the_limits
 @row("HOOK-07")
 @each_style
 @pytest.mark.parametrize("answer", EARLY)
-def test_a_client_has_its_clock_behind_an_early_answer_too(style: str, answer: str) -> None:
+def test_a_client_has_its_timeout_after_an_early_answer_too(style: str, answer: str) -> None:
     hook = in_style("on_data", style, answers_early(EARLY[answer], 0))
     with begun(hook) as wire:
         wire.send(LINE)

@@ -139,7 +139,7 @@ def test_a_client_that_leaves_within_a_body_aborts_it_without_an_error(
 
 @row("HOOK-12")
 @pytest.mark.parametrize("way", ["read", "async for"])
-def test_the_clock_of_the_hook_ends_the_body_for_its_consumer(way: str) -> None:
+def test_the_timeout_of_the_hook_ends_the_body_for_its_consumer(way: str) -> None:
     consumer = Consumer(way)
 
     async def slow(call: Call) -> Any:
@@ -253,7 +253,7 @@ def test_a_second_reader_is_refused_while_the_first_waits() -> None:
 
 
 @row("HOOK-12")
-def test_reading_behind_the_end_gives_nothing_more() -> None:
+def test_reading_after_the_end_gives_nothing_more() -> None:
     async def on_data(stream: Any, session: Any) -> str:
         assert await stream.read() == BODY
         for _ in range(3):
@@ -266,7 +266,7 @@ def test_reading_behind_the_end_gives_nothing_more() -> None:
 
 
 @row("HOOK-12")
-def test_reading_behind_an_abort_raises_again() -> None:
+def test_reading_after_an_abort_raises_again() -> None:
     raised: list[str] = []
 
     async def on_data(stream: Any, session: Any) -> None:

@@ -43,7 +43,7 @@ def in_a_process(*arguments: str) -> subprocess.CompletedProcess[str]:
     )
 
 
-def test_nothing_private_is_touched_there() -> None:
+def test_an_untested_python_has_no_private_name_touched() -> None:
     script = (
         "import untested_python\n"
         "from fastsmtp._hooks import coroutine_driver as driver\n"
@@ -55,7 +55,7 @@ def test_nothing_private_is_touched_there() -> None:
 
 
 @pytest.mark.slow
-def test_all_tests_of_coroutines_pass_there() -> None:
+def test_an_untested_python_passes_all_tests_of_coroutines() -> None:
     assert len(files()) > 15
     done = in_a_process(
         *("-m", "pytest", "-q", "-n0", "-p", "untested_python", "-p", "no:cacheprovider"),

@@ -68,7 +68,7 @@ def facts(session: Conversation) -> dict[str, Any]:
 
 @row("XCL-01")
 @pytest.mark.parametrize("command", [b"XCLIENT ADDR=192.0.2.1\r\n", b"XFORWARD ADDR=192.0.2.1\r\n"])
-def test_a_stranger_is_refused_and_not_offered_it(command: bytes) -> None:
+def test_a_client_that_is_not_trusted_is_refused_and_not_offered_xclient(command: bytes) -> None:
     with Conversation(**TRUSTED) as session:
         assert session.do(EH) == ["250"]
         assert b"XCLIENT" not in session.written[-1]
@@ -81,7 +81,7 @@ def test_a_stranger_is_refused_and_not_offered_it(command: bytes) -> None:
     assert run.codes == ["220", "250", *[NO] * 19, "421 4.7.0"]
 
 
-def test_what_is_trusted_is_offered_at_the_end_of_the_list() -> None:
+def test_a_trusted_client_is_offered_xclient_and_xforward_at_the_end_of_the_list() -> None:
     with relay() as session:
         session.do(EH)
         lines = session.written[-1].splitlines()
@@ -96,7 +96,7 @@ def test_what_is_trusted_is_offered_at_the_end_of_the_list() -> None:
 
 
 @row("XCL-01")
-def test_a_unix_socket_is_trusted_by_its_word(run: Any, tmp_path: Path) -> None:
+def test_a_unix_socket_is_trusted_by_the_word_unix(run: Any, tmp_path: Path) -> None:
     async def scenario() -> None:
         path = str(tmp_path / "socket")
         server = Sink().server(use_xclient=["unix"], use_xforward=["unix", "192.0.2.1"])
@@ -110,7 +110,7 @@ def test_a_unix_socket_is_trusted_by_its_word(run: Any, tmp_path: Path) -> None:
     run(scenario())
 
 
-def test_what_is_disabled_is_neither_offered_nor_known() -> None:
+def test_a_disabled_xclient_or_xforward_is_neither_offered_nor_known() -> None:
     with relay(disabled_commands=["XCLIENT", "XFORWARD"]) as session:
         session.do(EH)
         assert b"XCLIENT" not in session.written[-1]
@@ -122,7 +122,7 @@ def test_what_is_disabled_is_neither_offered_nor_known() -> None:
 
 
 @row("XCL-02")
-def test_the_client_is_another_one_and_has_said_nothing_yet() -> None:
+def test_xclient_changes_the_client_and_resets_its_greeting() -> None:
     seen: list[str] = []
     hooks = Script(connect=lambda _, session: seen.append(session.remote_address))
     line = (
@@ -155,7 +155,7 @@ def test_the_client_is_another_one_and_has_said_nothing_yet() -> None:
 
 
 @row("XCL-02", "STATE-07")
-def test_nothing_is_left_of_what_was_said_before() -> None:
+def test_xclient_leaves_nothing_of_earlier_commands() -> None:
     with relay() as fresh:
         fresh.do(b"XCLIENT PORT=99\r\n")
         expected = facts(fresh)
@@ -206,7 +206,7 @@ def test_a_late_on_connect_is_waited_for() -> None:
 
 
 @row("XCL-03")
-def test_trust_is_judged_anew_by_the_new_address() -> None:
+def test_trust_is_decided_again_by_the_new_address() -> None:
     run = every_cut([ADDR + ADDR, EH], peer=RELAY, **TRUSTED)
     assert run.codes == ["220", BACK, NO, "250"]
     other = b"XCLIENT ADDR=10.9.9.9\r\nXCLIENT ADDR=192.0.2.7\r\nXFORWARD NAME=x\r\n"
@@ -215,7 +215,7 @@ def test_trust_is_judged_anew_by_the_new_address() -> None:
 
 
 @row("XCL-03", "XCL-05")
-def test_an_unknown_address_is_trusted_by_nobody() -> None:
+def test_an_unknown_address_is_never_trusted() -> None:
     everyone = ["0.0.0.0/0", "::/0", "unix"]
     with relay(use_xclient=everyone, use_xforward=everyone) as session:
         assert session.do(b"XCLIENT ADDR=[UNAVAILABLE] NAME=[TempUnavail]\r\n") == [BACK]
@@ -284,7 +284,7 @@ BAD_ADDRESSES = [
 
 @row("XCL-05")
 @pytest.mark.parametrize("attributes", MALFORMED)
-def test_of_a_malformed_line_nothing_is_taken_over(attributes: bytes) -> None:
+def test_a_malformed_xclient_changes_nothing(attributes: bytes) -> None:
     asked: list[Any] = []
     with relay(on_auth=lambda *arguments: asked.append(arguments)) as session:
         session.do(EH)
@@ -304,7 +304,7 @@ def test_of_a_malformed_line_nothing_is_taken_over(attributes: bytes) -> None:
 @pytest.mark.parametrize(
     "attributes", [b"", b"ADDR", b"LOGIN=u", b"PORT=x", b"NAME=", b"SOURCE=X", b"NAME=a NAME=b"]
 )
-def test_of_a_malformed_xforward_nothing_is_kept(attributes: bytes) -> None:
+def test_a_malformed_xforward_changes_nothing(attributes: bytes) -> None:
     with relay() as session:
         before = facts(session)
         lines = [b"XFORWARD " + attributes, b"XFORWARD IDENT=x " + (attributes or b"FOO=x")]
@@ -315,7 +315,7 @@ def test_of_a_malformed_xforward_nothing_is_kept(attributes: bytes) -> None:
 @row("XCL-05")
 @pytest.mark.parametrize("verb", [b"XCLIENT", b"XFORWARD"])
 @pytest.mark.parametrize("address", BAD_ADDRESSES)
-def test_an_address_that_is_none_is_refused_with_its_own_text(verb: bytes, address: bytes) -> None:
+def test_an_invalid_address_is_refused_with_its_own_text(verb: bytes, address: bytes) -> None:
     with relay() as session:
         session.do(EH)
         before = facts(session)
@@ -359,7 +359,7 @@ def test_an_unavailable_attribute_reads_as_none() -> None:
         assert told.host_name_appears_as == "c.example"
 
 
-def test_words_may_stand_in_any_case_and_far_apart() -> None:
+def test_keywords_are_taken_in_any_case_and_with_any_blanks() -> None:
     with relay() as session:
         assert session.do(b"xclient  PrOtO=esmtp \t NAME=a_b-C.example\r\n") == [BACK]
         assert session.wire.session.xclient["PROTO"] == "ESMTP"
@@ -473,7 +473,7 @@ def test_a_login_whose_hook_hangs_ends_the_connection() -> None:
 
 @row("XCL-06")
 @pytest.mark.parametrize("out", [b"LOGIN=", b"LOGIN=[UNAVAILABLE]"])
-def test_an_empty_login_logs_out_and_none_keeps_it(out: bytes) -> None:
+def test_an_empty_login_logs_out_and_a_missing_one_keeps_the_user(out: bytes) -> None:
     with relay(on_auth=accepting) as session:
         told = session.wire.session
         dialogue = session.wire.connection.protocol
@@ -488,7 +488,7 @@ def test_an_empty_login_logs_out_and_none_keeps_it(out: bytes) -> None:
 
 
 @row("XCL-06")
-def test_who_came_by_auth_is_nobody_after_xclient() -> None:
+def test_a_user_logged_in_by_auth_is_logged_out_by_xclient() -> None:
     with relay(on_auth=accepting) as session:
         told = session.wire.session
         dialogue = session.wire.connection.protocol
@@ -499,7 +499,7 @@ def test_who_came_by_auth_is_nobody_after_xclient() -> None:
 
 
 @row("XCL-08")
-def test_what_belongs_to_the_connection_outlives_a_reset_of_the_greeting() -> None:
+def test_xclient_facts_of_the_connection_outlive_a_reset_of_the_greeting() -> None:
     """The reset is that of STARTTLS."""
     line = b"XCLIENT ADDR=192.0.2.1 NAME=h.example PORT=9 DESTADDR=192.0.2.2 DESTPORT=25"
     with relay(on_auth=accepting) as session:
@@ -517,7 +517,7 @@ def test_what_belongs_to_the_connection_outlives_a_reset_of_the_greeting() -> No
 
 
 @row("XCL-09")
-def test_commands_behind_it_are_answered_in_order() -> None:
+def test_commands_after_xclient_are_answered_in_order() -> None:
     steps = [ADDR + EH, TX + b"DATA\r\n", BODY + END]
     run = every_cut(steps, peer=RELAY, **TRUSTED)
     assert run.codes == ["220", BACK, *PREPARED[1:], "250 2.6.0"]
@@ -525,7 +525,7 @@ def test_commands_behind_it_are_answered_in_order() -> None:
 
 
 @row("XCL-09")
-def test_commands_behind_a_login_wait_for_the_hook() -> None:
+def test_commands_after_an_xclient_login_wait_for_the_hook() -> None:
     callbacks: list[Callable[..., object]] = []
 
     def on_auth(auth: Any, session: Any, callback: Callable[..., object]) -> None:
@@ -539,7 +539,7 @@ def test_commands_behind_a_login_wait_for_the_hook() -> None:
         assert done == [BACK, "250 2.0.0", "214 2.0.0"]
 
 
-def test_xclient_is_no_junk_and_xforward_is() -> None:
+def test_xforward_counts_as_junk_and_xclient_does_not() -> None:
     options = {**COUNTERS_OFF, "max_junk_commands": 3}
     run = every_cut([b"XCLIENT PORT=1\r\n" * 9], peer=RELAY, **{**TRUSTED, **options})
     assert run.codes == [*["220"] * 10]
@@ -547,7 +547,7 @@ def test_xclient_is_no_junk_and_xforward_is() -> None:
     assert run.codes == ["220", "250 2.0.0", "250 2.0.0", "421 4.7.0"]
 
 
-def test_counters_outlive_it() -> None:
+def test_counters_outlive_xclient() -> None:
     run = every_cut([b"FOO\r\n" * 9 + b"XCLIENT PORT=1\r\nFOO\r\n"], peer=RELAY, **TRUSTED)
     assert run.codes == ["220", *["500 5.5.2"] * 9, BACK, "421 4.7.0"]
 
@@ -568,7 +568,7 @@ ORIGIN = (
 
 
 @row("XCL-07")
-def test_it_tells_where_a_message_came_from_and_changes_nothing_else() -> None:
+def test_xforward_records_the_origin_of_a_message_and_changes_nothing_else() -> None:
     with relay() as session:
         session.do(EH)
         before = facts(session)
@@ -592,7 +592,7 @@ def test_it_tells_where_a_message_came_from_and_changes_nothing_else() -> None:
 
 
 @row("XCL-07")
-def test_the_first_of_a_transaction_leaves_all_it_does_not_say_unsaid() -> None:
+def test_the_first_xforward_of_a_transaction_clears_attributes_that_it_does_not_name() -> None:
     with relay() as session:
         session.do(b"XFORWARD PORT=9\r\n")
         assert session.wire.session.xforward == {**UNSAID, "PORT": 9}
@@ -615,7 +615,7 @@ def test_the_first_of_a_transaction_leaves_all_it_does_not_say_unsaid() -> None:
         ([b"XCLIENT PORT=1\r\n"], False),
     ],
 )
-def test_it_is_forgotten_with_the_transaction(steps: list[bytes], kept: bool) -> None:
+def test_xforward_is_forgotten_with_the_transaction(steps: list[bytes], kept: bool) -> None:
     with relay() as session:
         session.do(ORIGIN, *steps)
         assert bool(session.wire.session.xforward) is kept
@@ -647,7 +647,9 @@ _WORDS = st.one_of(
 
 @row("XCL-05")
 @given(st.sampled_from([b"XCLIENT", b"XFORWARD"]), st.lists(_WORDS, max_size=5))
-def test_any_line_is_taken_over_as_a_whole_or_not_at_all(verb: bytes, words: list[bytes]) -> None:
+def test_an_xclient_line_is_applied_as_a_whole_or_not_at_all(
+    verb: bytes, words: list[bytes]
+) -> None:
     line = verb + b" " + b" ".join(words)
     accepted = BACK if verb == b"XCLIENT" else "250 2.0.0"
     with relay() as session:
@@ -677,7 +679,9 @@ def test_any_line_is_taken_over_as_a_whole_or_not_at_all(verb: bytes, words: lis
         ([b"XCLIENT ADDR=x\r\n", b"XFORWARD ADDR=x\r\n"], []),
     ],
 )
-def test_the_event_waits_for_whom_the_connection_is(steps: list[bytes], told: list[str]) -> None:
+def test_the_event_connect_waits_until_the_client_is_known(
+    steps: list[bytes], told: list[str]
+) -> None:
     events: list[Any] = []
     with relay() as session:
         session.wire.server.on("connect", events.append)
@@ -686,7 +690,7 @@ def test_the_event_waits_for_whom_the_connection_is(steps: list[bytes], told: li
 
 
 @pytest.mark.parametrize("networks", [[], ["192.0.2.0/24"]])
-def test_the_event_of_a_stranger_does_not_wait(networks: list[str]) -> None:
+def test_the_event_connect_of_an_untrusted_client_does_not_wait(networks: list[str]) -> None:
     loop = VirtualLoop()
     server = SMTPServer(**DEFAULTS, use_xclient=networks)
     events: list[Any] = []
@@ -696,7 +700,7 @@ def test_the_event_of_a_stranger_does_not_wait(networks: list[str]) -> None:
     loop.close()
 
 
-def test_a_refusal_by_on_connect_emits_no_event() -> None:
+def test_a_refusal_by_on_connect_emits_no_event_connect() -> None:
     def connect(_: Any, session: Any) -> Any:
         return SMTPError("no") if session.xclient else None
 
@@ -711,7 +715,7 @@ def test_a_refusal_by_on_connect_emits_no_event() -> None:
 
 
 @row("PROXY-11", "XCL-03")
-def test_behind_a_balancer_trust_goes_by_the_client_that_it_names() -> None:
+def test_trust_behind_a_balancer_is_decided_by_the_client_that_it_names() -> None:
     options = {"use_proxy": ["10.0.0.0/8"], "use_xclient": ["192.0.2.0/24"]}
     with relay(**options) as session:
         assert session.do(LINE + b"XCLIENT ADDR=198.51.100.9\r\n" + EH) == ["220", BACK, "250"]
