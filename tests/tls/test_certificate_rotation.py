@@ -88,7 +88,7 @@ class Rotation:
 
 
 @row("OPS-01")
-def test_who_comes_behind_a_change_sees_it_and_nobody_fails(run: Run) -> None:
+def test_clients_after_a_change_see_the_new_certificate_and_none_fails(run: Run) -> None:
     last = 11
     rotation = Rotation(last + 1)
     kinds = cycle([(secure, name) for secure in (True, False) for name in NAMES])

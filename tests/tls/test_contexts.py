@@ -98,7 +98,7 @@ def refusal(**options: Any) -> str:
     return text
 
 
-def test_what_cannot_be_used_is_named_with_its_reason(tmp_path: Path) -> None:
+def test_unusable_material_is_named_with_its_reason(tmp_path: Path) -> None:
     own, other = pair(), pair("other.test")
     (tmp_path / "cert.pem").write_bytes(own.cert)
     (tmp_path / "other.pem").write_bytes(other.key)
@@ -135,7 +135,7 @@ def test_an_expired_certificate_is_refused_at_start() -> None:
     assert shown(SMTPServer(**DEFAULTS, **made(days=20_000)._asdict()))
 
 
-def test_an_encrypted_key_without_its_password_asks_nobody() -> None:
+def test_an_encrypted_key_without_its_password_is_refused_without_a_prompt() -> None:
     own = pair()
     key = encrypted(own)
     assert "is encrypted; give its key_password" in refusal(key=key, cert=own.cert)
@@ -144,7 +144,7 @@ def test_an_encrypted_key_without_its_password_asks_nobody() -> None:
     assert "nonsense" not in wrong
 
 
-def test_options_that_make_no_sense_together() -> None:
+def test_contradictory_options_are_refused() -> None:
     own = pair()._asdict()
     assert "needs 'ca'" in refusal(**own, request_cert=True)
     assert "for clients" in refusal(ssl_context=ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT))
@@ -176,7 +176,7 @@ def test_renegotiation_and_compression_are_off() -> None:
 
 
 @row("TLS-19")
-def test_versions_and_ciphers() -> None:
+def test_the_options_for_versions_and_ciphers_decide_what_is_negotiated() -> None:
     assert context_of().minimum_version is ssl.TLSVersion.TLSv1_2
     assert context_of(min_version="TLSv1.3").minimum_version is ssl.TLSVersion.TLSv1_3
     assert context_of(max_version="TLSv1.2").maximum_version is ssl.TLSVersion.TLSv1_2
@@ -200,7 +200,7 @@ def agreed(server: dict[str, Any], client: ssl.SSLContext) -> str:
 
 
 @row("TLS-19")
-def test_whose_order_of_ciphers_counts() -> None:
+def test_honor_cipher_order_decides_whose_order_of_ciphers_counts() -> None:
     small, large = "ECDHE-ECDSA-AES128-GCM-SHA256", "ECDHE-ECDSA-AES256-GCM-SHA384"
     server = {"ciphers": f"{large}:{small}"}
     client = client_context(**TLS12)
@@ -221,7 +221,7 @@ def fails(client: MemoryClient) -> str:
 
 @row("TLS-19")
 @pytest.mark.parametrize("kind", ["old version", "no shared cipher", "anonymous", "null"])
-def test_what_is_too_weak_is_refused_with_an_alert(kind: str) -> None:
+def test_a_client_that_offers_only_weak_crypto_is_refused_with_an_alert(kind: str) -> None:
     context = client_context(**TLS12)
     if kind == "old version":
         with pytest.warns(DeprecationWarning, match="TLSv1_1"):
@@ -283,7 +283,7 @@ def test_a_client_of_another_protocol_is_cut_by_its_first_line() -> None:
 
 @row("TLS-21")
 @pytest.mark.parametrize("version", [{}, TLS12])
-def test_no_session_is_resumed_on_another_listener_or_behind_a_reload(
+def test_a_session_is_not_resumed_on_another_listener_or_after_a_reload(
     version: dict[str, Any],
 ) -> None:
     server = SMTPServer(**certified())
@@ -364,7 +364,9 @@ def test_a_name_may_have_a_ready_context() -> None:
 @pytest.mark.parametrize("version", [{}, TLS12])
 @pytest.mark.parametrize("strict", [True, False])
 @pytest.mark.parametrize("kind", ["none", "good", "expired", "unknown", "server only", "large"])
-def test_certificates_of_clients(kind: str, strict: bool, version: dict[str, Any]) -> None:
+def test_a_certificate_of_a_client_is_verified_as_the_options_say(
+    kind: str, strict: bool, version: dict[str, Any]
+) -> None:
     context = client_context(**version)
     ca = authority()
     if kind == "good":
@@ -463,7 +465,7 @@ def test_on_an_untested_python_a_bad_certificate_ends_the_handshake_and_a_log_li
 
 
 @row("TLS-20")
-def test_by_default_no_certificate_is_asked_for() -> None:
+def test_a_certificate_of_the_client_is_not_requested_by_default() -> None:
     assert context_of().verify_mode is ssl.CERT_NONE
     own = authority().issue_cert("client.test")
     with Wire(**certified()) as wire:
@@ -478,7 +480,7 @@ def test_by_default_no_certificate_is_asked_for() -> None:
 # --- channel binding ---
 
 
-def test_channel_bindings() -> None:
+def test_channel_bindings_are_those_of_the_client() -> None:
     own = pair()
     with Wire(**certified()) as wire:
         client = MemoryClient(wire, context=client_context(**TLS12))
@@ -509,7 +511,7 @@ def test_channel_bindings() -> None:
 
 
 @pytest.mark.parametrize("option", ["secure", "needs_upgrade"])
-def test_without_a_certificate_one_is_made_where_tls_is_wanted(
+def test_a_certificate_is_made_where_tls_is_wanted_without_one(
     option: str, caplog: pytest.LogCaptureFixture
 ) -> None:
     with caplog.at_level(logging.WARNING, "fastsmtp"):
@@ -521,7 +523,7 @@ def test_without_a_certificate_one_is_made_where_tls_is_wanted(
     assert names.get_values_for_type(x509.DNSName) == ["srv.test"]
 
 
-def test_a_listener_may_want_tls_where_the_server_has_none(run: Run) -> None:
+def test_a_listener_may_have_tls_where_the_server_has_not(run: Run) -> None:
     async def main() -> None:
         server = SMTPServer(**DEFAULTS)
         await server.listen(0, "127.0.0.1")
@@ -540,7 +542,7 @@ def test_a_listener_may_want_tls_where_the_server_has_none(run: Run) -> None:
     run(main())
 
 
-def test_without_the_library_that_is_an_error_that_names_both_ways_out(
+def test_a_missing_library_is_an_error_that_names_both_ways_out(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     monkeypatch.setitem(sys.modules, "cryptography", None)
@@ -609,7 +611,7 @@ def test_a_bad_set_changes_nothing(tmp_path: Path) -> None:
     assert shown(server) == der(new)
 
 
-def test_without_tls_there_is_nothing_to_swap() -> None:
+def test_an_update_of_certificates_without_tls_is_an_error() -> None:
     with pytest.raises(ValueError, match="not configured"):
         SMTPServer(**DEFAULTS).update_secure_context(**pair()._asdict())
 

@@ -57,7 +57,7 @@ class Steps:
 
 @row("TLS-24")
 @pytest.mark.parametrize(("seconds", "in_a_turn"), [(TURN * 10, 1), (TURN / 3.5, 4)])
-def test_a_turn_bears_so_many_steps(seconds: float, in_a_turn: int) -> None:
+def test_a_turn_of_the_loop_takes_a_limited_number_of_steps(seconds: float, in_a_turn: int) -> None:
     steps = Steps(seconds)
     at_once = [steps.request() for _ in range(20)]
     assert at_once == [True] * in_a_turn + [False] * (20 - in_a_turn)
@@ -69,7 +69,7 @@ def test_a_turn_bears_so_many_steps(seconds: float, in_a_turn: int) -> None:
 
 
 @row("TLS-24")
-def test_who_has_waited_is_shaken_hands_with_in_its_own_context() -> None:
+def test_a_handshake_that_has_waited_runs_in_its_own_context() -> None:
     mark: ContextVar[str] = ContextVar("mark", default="")
     seen = []
 
@@ -88,7 +88,7 @@ def test_who_has_waited_is_shaken_hands_with_in_its_own_context() -> None:
 
 
 @row("TLS-24")
-def test_who_comes_late_does_not_pass_those_who_wait() -> None:
+def test_a_late_handshake_does_not_overtake_those_that_wait() -> None:
     steps = Steps(TURN * 10)
     assert steps.request()
     assert not steps.request()

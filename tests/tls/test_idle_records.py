@@ -92,7 +92,7 @@ def taken(records: Iterator[bytes], count: int) -> bytes:
 @row("TLS-18")
 @pytest.mark.parametrize("name", IDLE)
 @pytest.mark.parametrize("cuts", [0, 1, 7, 100])
-def test_a_row_of_records_without_plaintext_is_the_end(name: str, cuts: int) -> None:
+def test_a_row_of_records_without_plaintext_ends_the_connection(name: str, cuts: int) -> None:
     version, made = IDLE[name]
     pump, client = shaken(version)
     records = made(client)
@@ -155,7 +155,9 @@ def test_key_updates_between_messages_are_taken() -> None:
     full=st.lists(st.tuples(st.integers(0, 40), st.integers(1, 30)), min_size=1, max_size=8),
     seed=st.integers(0, 2**32),
 )
-def test_what_ends_it_does_not_depend_on_the_cuts(full: list[tuple[int, int]], seed: int) -> None:
+def test_the_end_by_records_without_plaintext_does_not_depend_on_the_cuts(
+    full: list[tuple[int, int]], seed: int
+) -> None:
     """full: rows of so many records without plaintext, each before so many with it."""
     pump, client = shaken("TLSv1.3")
     dice = random.Random(seed)
@@ -192,7 +194,7 @@ def alternating(client: RawTLS, count: int) -> bytes:
 
 
 @row("TLS-18")
-def test_a_call_works_on_so_many_records_and_keeps_the_rest() -> None:
+def test_a_call_works_on_a_limited_number_of_records_and_keeps_the_rest() -> None:
     pump, client = shaken("TLSv1.3")
     pieces = [pump.receive(alternating(client, 1000))]
     while pump.more:
@@ -216,7 +218,7 @@ def test_reads_that_come_meanwhile_lose_nothing(size: int) -> None:
     assert got == b"N" * 200 + b"x" * 16384 + b"y"
 
 
-def test_bulk_is_never_put_off() -> None:
+def test_records_with_plaintext_are_never_put_off() -> None:
     pump, client = shaken("TLSv1.3")
     body = b"x" * 16384
     assert len(pump.receive(b"".join(client.record(body) for _ in range(100)))) == 1_638_400
@@ -298,7 +300,7 @@ def test_key_updates_without_end_close_the_connection(loop: VirtualLoop) -> None
 
 
 @row("TLS-18", "PIPE-06")
-def test_what_is_left_of_a_read_waits_for_a_hook(loop: VirtualLoop) -> None:
+def test_the_rest_of_a_read_waits_for_a_hook(loop: VirtualLoop) -> None:
     """Nothing is decrypted for a dialogue that takes no more, and nothing is lost."""
     waiting: list[Callable[..., object]] = []
     server = SMTPServer(
@@ -322,7 +324,7 @@ def test_what_is_left_of_a_read_waits_for_a_hook(loop: VirtualLoop) -> None:
 
 @row("TLS-16", "TLS-18")
 @pytest.mark.parametrize("end", ["FIN", "close_notify", "reset", "shutdown"])
-def test_the_end_comes_after_what_is_left_of_a_read(loop: VirtualLoop, end: str) -> None:
+def test_the_end_comes_after_the_rest_of_a_read(loop: VirtualLoop, end: str) -> None:
     server = SMTPServer(**certified(secure=True, **COUNTERS_OFF))
     client = Inside(server, loop)
     wire = alternating(client.raw, 100) + client.raw.record(b"\r\nNOOP\r\n")
@@ -353,7 +355,7 @@ def test_the_end_comes_after_what_is_left_of_a_read(loop: VirtualLoop, end: str)
 
 
 @row("TLS-18", "SLOW-04")
-def test_what_is_left_of_a_read_does_not_run_into_a_deadline(loop: VirtualLoop) -> None:
+def test_the_rest_of_a_read_does_not_run_into_a_deadline(loop: VirtualLoop) -> None:
     server = SMTPServer(**certified(secure=True, **COUNTERS_OFF))
     client = Inside(server, loop)
     client.wire.advance(299)

@@ -25,7 +25,7 @@ def secure(**options: Any) -> dict[str, Any]:
 @row("TLS-26")
 @pytest.mark.parametrize("cuts", [0, 1, 100])
 @pytest.mark.parametrize("version", [{}, TLS12])
-def test_the_greeting_comes_inside(cuts: int, version: dict[str, Any]) -> None:
+def test_the_greeting_comes_within_tls(cuts: int, version: dict[str, Any]) -> None:
     with Wire(**secure()) as wire:
         client = MemoryClient(wire, context=client_context(**version))
         assert wire.receive() == b""
@@ -48,7 +48,7 @@ def test_all_that_the_client_says_in_one_read_with_its_last_flight_is_served() -
 
 @row("TLS-12", "SLOW-04")
 @pytest.mark.parametrize("sent", [b"", b"\x16\x03\x01", "half", "hello"])
-def test_a_handshake_that_does_not_come_to_its_end_is_cut(sent: Any) -> None:
+def test_a_handshake_that_does_not_finish_is_cut(sent: Any) -> None:
     hello = MemoryTLS().shake()
     octets = {"half": hello[:200], "hello": hello}.get(sent, sent)
     called: list[str] = []
@@ -69,7 +69,7 @@ def test_a_handshake_that_does_not_come_to_its_end_is_cut(sent: Any) -> None:
 
 
 @row("TLS-12")
-def test_octets_do_not_extend_the_handshake() -> None:
+def test_octets_do_not_extend_the_timeout_of_the_handshake() -> None:
     with Wire(**secure()) as wire:
         hello = MemoryTLS().shake()
         for at in range(16):
@@ -79,7 +79,7 @@ def test_octets_do_not_extend_the_handshake() -> None:
 
 
 @row("TLS-14")
-def test_plaintext_on_a_tls_port_is_answered_by_nothing(caplog: pytest.LogCaptureFixture) -> None:
+def test_plaintext_on_a_tls_port_gets_no_octet(caplog: pytest.LogCaptureFixture) -> None:
     with Wire(**secure()) as wire, caplog.at_level(logging.INFO, "fastsmtp"):
         assert wire.send(EH) == b""
         assert wire.closed
@@ -95,7 +95,7 @@ def test_a_hello_on_a_plain_port_is_answered_421() -> None:
 
 
 @row("FLOOD-11")
-def test_one_client_too_many_is_told_nothing() -> None:
+def test_one_client_too_many_is_closed_without_an_octet() -> None:
     loop = VirtualLoop()
     server = SMTPServer(**secure(max_clients=1))
     with Wire(server, loop=loop) as first:
@@ -109,7 +109,7 @@ def test_one_client_too_many_is_told_nothing() -> None:
 
 
 @row("FLOOD-11")
-def test_one_client_of_a_host_too_many_is_told_nothing() -> None:
+def test_one_client_of_a_host_too_many_is_closed_without_an_octet() -> None:
     loop = VirtualLoop()
     server = SMTPServer(**secure(max_clients_per_host=1))
     with Wire(server, loop=loop), Wire(server, loop=loop) as second:
@@ -120,7 +120,7 @@ def test_one_client_of_a_host_too_many_is_told_nothing() -> None:
 
 
 @row("TLS-27")
-def test_closing_the_server_during_the_handshake_says_nothing() -> None:
+def test_closing_the_server_during_the_handshake_sends_no_reply() -> None:
     with Wire(**secure()) as wire:
         wire.send(MemoryTLS().shake()[:100])
         wire.run(wire.server.close())
@@ -128,7 +128,7 @@ def test_closing_the_server_during_the_handshake_says_nothing() -> None:
         assert wire.transport.closed
 
 
-def test_a_client_that_leaves_the_handshake_is_let_go(caplog: pytest.LogCaptureFixture) -> None:
+def test_a_client_that_leaves_the_handshake_is_released(caplog: pytest.LogCaptureFixture) -> None:
     with caplog.at_level(logging.INFO, "fastsmtp"):
         with Wire(**secure()) as wire:
             assert wire.eof() == b""
@@ -143,7 +143,7 @@ def test_a_client_that_leaves_the_handshake_is_let_go(caplog: pytest.LogCaptureF
 
 @row("PIPE-01")
 @pytest.mark.parametrize("delay", [0, 3])
-def test_who_talks_before_the_greeting_is_refused_inside(delay: int) -> None:
+def test_a_client_that_talks_before_the_greeting_is_refused_within_tls(delay: int) -> None:
     with Wire(**secure(greet_delay=delay)) as wire:
         tls = MemoryTLS()
         flight = tls.shake(wire.send(tls.shake()))
@@ -152,7 +152,7 @@ def test_who_talks_before_the_greeting_is_refused_inside(delay: int) -> None:
         assert wire.closed is bool(delay)
 
 
-def test_the_delay_begins_behind_the_handshake() -> None:
+def test_the_greeting_delay_begins_after_the_handshake() -> None:
     with Wire(**secure(greet_delay=3)) as wire:
         client = MemoryClient(wire)
         wire.advance(10)
@@ -162,7 +162,7 @@ def test_the_delay_begins_behind_the_handshake() -> None:
 
 
 @row("STATE-09")
-def test_on_connect_is_asked_behind_the_handshake_and_refuses_inside() -> None:
+def test_on_connect_is_called_after_the_handshake_and_refuses_within_tls() -> None:
     def on_connect(session: Any, callback: Any) -> None:
         assert session.secure
         assert session.tls_options["version"] == "TLSv1.3"
@@ -178,7 +178,7 @@ def test_on_connect_is_asked_behind_the_handshake_and_refuses_inside() -> None:
 
 @row("TLS-16", "TLS-17")
 @pytest.mark.parametrize("delay", [0, 1])
-def test_a_client_that_ends_before_the_greeting_is_answered_what_it_asked(delay: int) -> None:
+def test_a_client_that_ends_before_the_greeting_has_its_commands_answered(delay: int) -> None:
     with Wire(**secure(disable_reverse_lookup=True, greet_delay=0)) as wire:
         tls = MemoryTLS()
         flight = tls.shake(wire.send(tls.shake()))
@@ -233,7 +233,7 @@ def test_a_server_with_tls_ended_upstream_does_no_handshake() -> None:
 
 
 @row("SLOW-01")
-def test_deadlines_inside_are_those_outside() -> None:
+def test_deadlines_within_tls_are_those_in_clear() -> None:
     with Wire(**secure()) as wire:
         client = MemoryClient(wire)
         client.handshake()
@@ -331,7 +331,7 @@ def test_the_rate_of_a_body_counts_plaintext() -> None:
         assert codes(said) == ["220", "421 4.4.2"]
 
 
-def test_a_session_without_attributes_is_no_matter_to_a_failure_of_tls(
+def test_a_failure_of_tls_is_logged_although_a_hook_has_deleted_session_facts(
     caplog: pytest.LogCaptureFixture,
 ) -> None:
     def on_connect(session: Any, callback: Any) -> None:
@@ -349,7 +349,7 @@ def test_a_session_without_attributes_is_no_matter_to_a_failure_of_tls(
 
 
 @row("NET-05")
-def test_a_client_that_does_not_even_take_the_end_of_tls_is_cut() -> None:
+def test_a_client_that_does_not_read_the_end_of_tls_is_cut() -> None:
     with Wire(**secure()) as wire:
         client = MemoryClient(wire)
         tls = client.handshake()

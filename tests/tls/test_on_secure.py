@@ -65,7 +65,7 @@ def hook(style: str, act: Callable[[Any, Any], Any]) -> Any:
 @row("HOOK-01")
 @pytest.mark.parametrize("style", STYLES)
 @pytest.mark.parametrize("kind", KINDS)
-def test_it_is_asked_once_behind_each_handshake(kind: str, style: str) -> None:
+def test_on_secure_is_called_once_after_each_handshake(kind: str, style: str) -> None:
     seen: list[Any] = []
     wire, client = met(kind, hook(style, lambda socket, session: seen.append((socket, session))))
     with wire:
@@ -85,7 +85,7 @@ def test_it_is_asked_once_behind_each_handshake(kind: str, style: str) -> None:
 
 @pytest.mark.parametrize("style", STYLES)
 @pytest.mark.parametrize("kind", KINDS)
-def test_a_rejection_without_a_code_closes_without_a_word(kind: str, style: str) -> None:
+def test_a_rejection_without_a_code_closes_without_a_reply(kind: str, style: str) -> None:
     def no(socket: Any, session: Any) -> None:
         raise SMTPError("go away")
 
@@ -148,7 +148,7 @@ def test_a_hook_that_never_answers_costs_the_connection(kind: str) -> None:
 
 
 @pytest.mark.parametrize("kind", KINDS)
-def test_commands_wait_for_its_answer(kind: str) -> None:
+def test_commands_wait_for_the_answer_of_on_secure(kind: str) -> None:
     answers: list[Any] = []
     wire, client = met(kind, lambda socket, session, callback: answers.append(callback))
     with wire:
@@ -160,7 +160,7 @@ def test_commands_wait_for_its_answer(kind: str) -> None:
 
 
 @row("TLS-13")
-def test_behind_its_answer_the_client_has_its_time_for_a_command() -> None:
+def test_a_client_has_its_time_for_a_command_after_the_answer_of_on_secure() -> None:
     answers: list[Any] = []
     wire, client = met("STARTTLS", lambda socket, session, callback: answers.append(callback))
     with wire:
@@ -170,7 +170,7 @@ def test_behind_its_answer_the_client_has_its_time_for_a_command() -> None:
 
 
 @row("OPS-02")
-def test_while_the_server_closes_its_answer_is_awaited() -> None:
+def test_a_closing_server_waits_for_the_answer_of_on_secure() -> None:
     answers: list[Any] = []
     wire, client = met("STARTTLS", lambda socket, session, callback: answers.append(callback))
     with wire:
@@ -183,7 +183,7 @@ def test_while_the_server_closes_its_answer_is_awaited() -> None:
         wire.run(closing)
 
 
-def test_a_client_that_leaves_meanwhile_is_let_go() -> None:
+def test_a_client_that_leaves_during_on_secure_is_released() -> None:
     answers: list[Any] = []
     closed: list[Any] = []
     wire, _ = met(
@@ -197,7 +197,7 @@ def test_a_client_that_leaves_meanwhile_is_let_go() -> None:
         answers[0]()
 
 
-def test_it_comes_behind_on_connect_under_implicit_tls_and_not_when_that_refuses() -> None:
+def test_on_secure_comes_after_on_connect_under_implicit_tls_unless_that_refuses() -> None:
     order: list[str] = []
 
     def on_connect(session: Any, callback: Any) -> None:
@@ -214,7 +214,7 @@ def test_it_comes_behind_on_connect_under_implicit_tls_and_not_when_that_refuses
     assert order == ["connect", "secure", "connect"]
 
 
-def test_where_tls_does_not_end_here_it_is_not_asked() -> None:
+def test_on_secure_is_not_called_where_tls_ends_upstream() -> None:
     def on_secure(socket: Any, session: Any, callback: Any) -> None:
         raise AssertionError
 
@@ -223,7 +223,7 @@ def test_where_tls_does_not_end_here_it_is_not_asked() -> None:
 
 
 @row("TLS-20")
-def test_it_sees_the_certificate_of_the_client() -> None:
+def test_on_secure_sees_the_certificate_of_the_client() -> None:
     seen: list[Any] = []
     options = {"ca": ca_pem(), "request_cert": True}
     own = authority().issue_cert("client.example", common_name="a client")
@@ -262,7 +262,7 @@ class Unfit(SMTPError):
 
 @row("HOOK-04")
 @pytest.mark.parametrize(("kind", "said"), [("implicit", ["421"]), ("STARTTLS", [])])
-def test_a_rejection_whose_code_cannot_be_had_is_a_failure(kind: str, said: list[str]) -> None:
+def test_a_rejection_whose_code_cannot_be_read_is_a_failure(kind: str, said: list[str]) -> None:
     wire, client = met(kind, lambda socket, session, callback: callback(Unfit()))
     with wire:
         assert codes(client.hear()) == said
@@ -286,7 +286,7 @@ def with_an_unreadable_extension() -> bytes:
 
 
 @row("TLS-20")
-def test_a_certificate_that_cannot_be_read_is_no_matter_to_other_clients(tmp_path: Path) -> None:
+def test_a_certificate_that_cannot_be_read_harms_no_other_client(tmp_path: Path) -> None:
     # What OpenSSL finds wrong stays in a queue of the thread, and the next to look takes it for
     # its own.
     (tmp_path / "own").write_bytes(with_an_unreadable_extension())

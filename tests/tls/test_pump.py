@@ -62,14 +62,14 @@ def test_a_handshake_succeeds_in_any_segments(size: int, version: dict[str, obje
     assert pump.receive(client.encrypt(b"EHLO x\r\n")) == b"EHLO x\r\n"
 
 
-def test_what_comes_with_the_last_flight_is_not_lost() -> None:
+def test_data_in_the_read_of_the_last_flight_is_not_lost() -> None:
     pump, client = server_pump(), MemoryTLS()
     assert pump.shake(client.shake()) is None
     flight = client.shake(pump.take_output()) + client.encrypt(b"EHLO x\r\n" + b"y" * 50_000)
     assert pump.shake(flight) == b"EHLO x\r\n" + b"y" * 50_000
 
 
-def test_before_the_handshake_nothing_can_be_sent() -> None:
+def test_data_sent_before_the_handshake_is_dropped() -> None:
     pump, client = server_pump(), MemoryTLS()
     assert pump.send(b"250 in clear\r\n") == b""
     pump.shake(client.shake())
@@ -80,7 +80,7 @@ def test_before_the_handshake_nothing_can_be_sent() -> None:
 
 @row("TLS-03", "TLS-14")
 @pytest.mark.parametrize("octets", [b"EHLO x\r\n", b"RSET\r\n", b"\x00", b"GET / HTTP/1.1\r\n\r\n"])
-def test_who_speaks_no_tls_is_told_nothing(octets: bytes) -> None:
+def test_a_client_that_does_not_speak_tls_gets_no_octet(octets: bytes) -> None:
     pump = server_pump()
     assert pump.shake(octets) is None
     assert pump.error is not None
@@ -106,7 +106,7 @@ def test_a_broken_handshake_ends_with_an_alert() -> None:
     pieces=st.lists(st.integers(1, 40_000), min_size=1, max_size=6),
     seed=st.integers(0, 2**32),
 )
-def test_octets_arrive_as_they_were_sent_whatever_the_cuts(pieces: list[int], seed: int) -> None:
+def test_octets_arrive_as_they_were_sent_at_any_cuts(pieces: list[int], seed: int) -> None:
     pump, client = shaken()
     dice = random.Random(seed)
     sent = [dice.randbytes(size) for size in pieces]
@@ -127,7 +127,7 @@ def test_a_read_that_is_larger_than_the_buffer_arrives_whole() -> None:
 
 
 @row("TLS-16")
-def test_behind_close_notify_nothing_is_read() -> None:
+def test_octets_after_close_notify_are_not_read() -> None:
     pump, client = shaken()
     wire = client.encrypt(b"NOOP\r\n") + client.close_notify() + b"QUIT\r\n"
     assert pump.receive(wire) == b"NOOP\r\n"
@@ -139,7 +139,9 @@ def test_behind_close_notify_nothing_is_read() -> None:
 
 @row("TLS-15")
 @pytest.mark.parametrize("version", [{}, TLS12])
-def test_a_record_that_is_too_long_ends_it_with_an_alert(version: dict[str, object]) -> None:
+def test_a_record_that_is_too_long_ends_the_connection_with_an_alert(
+    version: dict[str, object],
+) -> None:
     pump, _ = shaken(context=client_context(**version))
     size = 16_384 + 2048 + 1
     assert pump.receive(b"\x17\x03\x03" + struct.pack("!H", size) + b"x" * size) == b""
@@ -155,7 +157,7 @@ def test_a_record_that_is_too_long_ends_it_with_an_alert(version: dict[str, obje
     ids=["below types", "above types", "version", "length", "text"],
 )
 @pytest.mark.parametrize("size", [0, 1, 3])
-def test_a_header_that_is_none_ends_it_at_once(
+def test_an_invalid_record_header_ends_the_connection_at_once(
     header: bytes, size: int, version: dict[str, object]
 ) -> None:
     pump, client = shaken(context=client_context(**version))
@@ -194,7 +196,7 @@ def test_close_notify_is_found_at_every_cut() -> None:
 
 
 @row("TLS-15")
-def test_what_was_whole_before_a_broken_record_is_given_out() -> None:
+def test_records_before_a_broken_one_are_given_out() -> None:
     pump, client = shaken()
     wire = bytearray(client.encrypt(b"one\r\n") + client.encrypt(b"two\r\n"))
     wire[-1] ^= 1
@@ -202,7 +204,7 @@ def test_what_was_whole_before_a_broken_record_is_given_out() -> None:
     assert pump.error is not None
 
 
-def test_close_notify_is_the_last_that_is_said() -> None:
+def test_close_notify_is_sent_last() -> None:
     pump, client = shaken()
     last = pump.send(b"221 bye\r\n") + pump.close()
     assert client.decrypt(last) == b"221 bye\r\n"
@@ -255,12 +257,12 @@ def test_a_hello_may_lie_in_several_records() -> None:
         *[b"a b", b"x\r\n", b"*.example"],
     ],
 )
-def test_what_is_no_name_is_none(name: bytes) -> None:
+def test_a_name_that_is_not_valid_is_ignored(name: bytes) -> None:
     assert server_name(made(name)) == ""
 
 
 @row("TLS-22")
-def test_no_name_a_last_dot_and_an_address() -> None:
+def test_a_hello_without_a_name_and_names_with_a_last_dot_or_an_address_are_read() -> None:
     assert server_name(hello(None)) == ""
     assert server_name(made(b"Srv.Test.")) == "srv.test"
     assert server_name(made(b"192.0.2.1")) == "192.0.2.1"
@@ -268,7 +270,7 @@ def test_no_name_a_last_dot_and_an_address() -> None:
 
 @settings(max_examples=300)
 @given(octets=st.binary(max_size=300), seed=st.integers(0, 2**32))
-def test_no_octets_make_the_look_fail(octets: bytes, seed: int) -> None:
+def test_reading_a_name_never_fails_on_any_octets(octets: bytes, seed: int) -> None:
     server_name(b"\x16" + octets)
     dice = random.Random(seed)
     broken = bytearray(HELLO)

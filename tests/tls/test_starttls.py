@@ -39,7 +39,7 @@ def inside(client: MemoryClient) -> MemoryClient:
 @row("TLS-01", "TLS-02", "TLS-05", "PIPE-04")
 @pytest.mark.parametrize("strict", [True, False])
 @pytest.mark.parametrize("behind", [b"NOOP injected\r\n", b"NOOP ", b"N", b"\r\n", b"NOOP\r\n"])
-def test_octets_behind_starttls_end_the_connection(
+def test_octets_after_starttls_are_refused(
     behind: bytes, strict: bool, caplog: pytest.LogCaptureFixture
 ) -> None:
     with served(strict_pipelining=strict) as client:
@@ -69,7 +69,7 @@ def test_a_command_in_the_place_of_the_hello_is_not_executed() -> None:
 
 
 @row("TLS-02")
-def test_nothing_of_the_plaintext_is_in_the_parser_behind_the_handshake() -> None:
+def test_the_parser_holds_no_plaintext_after_the_handshake() -> None:
     with served() as client:
         inside(client)
         assert client.wire.connection.protocol.parser.buffered == 0
@@ -98,7 +98,7 @@ def test_starttls_may_end_a_group() -> None:
         (b"STARTTLS\x00\r\n", "500 5.5.2"),
     ],
 )
-def test_its_argument_and_its_case(line: bytes, code: str) -> None:
+def test_starttls_takes_any_case_and_no_argument(line: bytes, code: str) -> None:
     with served() as client:
         client.wire.send(EH)
         assert client.starttls(line) == code
@@ -109,7 +109,7 @@ def test_its_argument_and_its_case(line: bytes, code: str) -> None:
             assert client.wire.send(b"NOOP\r\n") == b"250 2.0.0 OK\r\n"
 
 
-def test_it_works_before_any_greeting_and_behind_helo_and_in_lmtp() -> None:
+def test_starttls_works_before_any_greeting_after_helo_and_in_lmtp() -> None:
     with served() as client:
         assert client.starttls() == "220 2.0.0"
         client.handshake()
@@ -126,7 +126,7 @@ def test_it_works_before_any_greeting_and_behind_helo_and_in_lmtp() -> None:
 
 
 @row("TLS-08")
-def test_a_second_one_is_refused_and_not_offered() -> None:
+def test_a_second_starttls_is_refused_and_not_offered() -> None:
     with served() as client:
         inside(client)
         assert b"STARTTLS" not in client.say(EH)
@@ -136,7 +136,7 @@ def test_a_second_one_is_refused_and_not_offered() -> None:
 
 
 @row("TLS-09")
-def test_without_a_certificate_it_is_not_implemented_and_not_offered() -> None:
+def test_starttls_without_a_certificate_is_not_implemented_and_not_offered() -> None:
     with Wire(**DEFAULTS) as wire:
         assert b"STARTTLS" not in wire.send(EH)
         assert codes(wire.send(STARTTLS)) == ["502 5.5.1"]
@@ -151,7 +151,7 @@ def test_hidden_starttls_still_works_and_disabled_starttls_is_unknown() -> None:
         assert client.starttls() == "500 5.5.2"
 
 
-def test_where_tls_has_ended_upstream_it_is_active_already() -> None:
+def test_starttls_is_active_already_where_tls_ends_upstream() -> None:
     with served(secured=True) as client:
         assert b"STARTTLS" not in client.wire.send(EH)
         assert client.starttls() == "503 5.5.1"
@@ -159,7 +159,7 @@ def test_where_tls_has_ended_upstream_it_is_active_already() -> None:
         assert client.wire.session.tls_options is None
 
 
-def test_the_list_of_extensions_outside_and_inside() -> None:
+def test_ehlo_lists_the_extensions_for_clear_and_for_tls() -> None:
     with served() as client:
         client.wire.receive()
         outside = (
@@ -199,7 +199,7 @@ def states(before: tuple[bytes, ...]) -> dict[str, object]:
         (EH, b"MAIL\r\nNOPE\r\n" + TX + b"RSET\r\n"),
     ],
 )
-def test_behind_it_the_engine_is_as_if_the_client_had_said_nothing(
+def test_the_engine_forgets_all_that_the_client_said_before_starttls(
     before: tuple[bytes, ...],
 ) -> None:
     found, fresh = states(before), states(())
@@ -209,7 +209,7 @@ def test_behind_it_the_engine_is_as_if_the_client_had_said_nothing(
 
 
 @row("TLS-07", "XCL-08", "AUTH-15")
-def test_a_transaction_ends_by_it_and_the_client_greets_again() -> None:
+def test_starttls_ends_a_transaction_and_the_client_greets_again() -> None:
     def on_auth(auth: Any, session: Any, callback: Any) -> None:
         callback(None, {"user": auth.username})
 
@@ -244,7 +244,7 @@ def test_a_transaction_ends_by_it_and_the_client_greets_again() -> None:
 
 @row("TLS-07", "BDAT-06")
 @pytest.mark.parametrize("chunk", [b"BDAT 3\r\nabc", b"BDAT 0\r\nBDAT 99999999\r\n"])
-def test_within_bdat_it_is_refused_and_the_transaction_stays(chunk: bytes) -> None:
+def test_starttls_between_chunks_is_refused_and_the_transaction_stays(chunk: bytes) -> None:
     with served() as client:
         client.wire.send(EH, TX)
         client.wire.send(b"BDAT 3\r\nabc")
@@ -252,7 +252,7 @@ def test_within_bdat_it_is_refused_and_the_transaction_stays(chunk: bytes) -> No
         assert codes(client.wire.send(b"BDAT 3 LAST\r\ndef")) == ["451 4.3.0"]
 
 
-def test_counters_are_kept() -> None:
+def test_counters_outlive_starttls() -> None:
     with served(max_junk_commands=4) as client:
         client.wire.send(EH, b"NOOP\r\n")
         assert client.starttls() == "220 2.0.0"
@@ -265,7 +265,7 @@ def test_counters_are_kept() -> None:
 
 
 @row("TLS-11")
-def test_where_tls_is_demanded_nothing_else_works_before_it() -> None:
+def test_commands_are_refused_before_tls_where_it_is_required() -> None:
     refused = [b"HELO x", b"HELP", b"RSET", b"VRFY x", b"MAIL FROM:<a@x.example>", b"DATA", b"RCPT"]
     refused += [b"AUTH", b"AUTH PLAIN AHUAcA=="]
     off = {"max_errors": 0, "max_allowed_unauthenticated_commands": 0}
@@ -294,7 +294,7 @@ def test_where_tls_is_demanded_nothing_else_works_before_it() -> None:
         assert codes(client.wire.send(LH, b"EHLO x\r\n"))[1:] == ["250", "500"]
 
 
-def test_the_demand_has_no_effect_where_the_connection_is_secure() -> None:
+def test_required_tls_has_no_effect_where_the_connection_is_secure() -> None:
     with Wire(**certified(needs_upgrade=True, secured=True)) as wire:
         assert codes(wire.send(b"HELO x\r\n")) == ["220", "250"]
     with served(needs_upgrade=True, secure=True) as client:
@@ -332,7 +332,7 @@ def test_requiretls_is_taken_inside_tls_only() -> None:
 
 @row("TLS-13", "SLOW-11")
 @pytest.mark.parametrize("sent", [b"", b"\x16\x03\x01", "half", "hello"])
-def test_a_handshake_that_does_not_come_to_its_end_is_cut_without_a_word(
+def test_a_handshake_that_does_not_finish_is_cut_without_a_reply(
     sent: Any, caplog: pytest.LogCaptureFixture
 ) -> None:
     hello = MemoryTLS().shake()
@@ -352,7 +352,7 @@ def test_a_handshake_that_does_not_come_to_its_end_is_cut_without_a_word(
 
 
 @row("TLS-27")
-def test_closing_the_server_during_a_handshake_says_nothing_in_clear() -> None:
+def test_closing_the_server_during_a_handshake_sends_nothing_in_clear() -> None:
     with served() as client:
         assert client.greet() == "220 2.0.0"
         client.wire.send(MemoryTLS().shake()[:100])
@@ -364,7 +364,7 @@ def test_closing_the_server_during_a_handshake_says_nothing_in_clear() -> None:
 
 
 @row("TLS-27", "SLOW-11")
-def test_nothing_else_speaks_while_the_client_does_not_take_the_220() -> None:
+def test_no_reply_is_sent_while_the_client_does_not_read_the_220() -> None:
     with served(max_junk_commands=0) as client:
         client.wire.send(EH)
         client.wire.stop_reading()
@@ -379,7 +379,7 @@ def test_nothing_else_speaks_while_the_client_does_not_take_the_220() -> None:
 @row("TLS-26")
 @pytest.mark.parametrize("cuts", [0, 1, 259])
 @pytest.mark.parametrize("version", [{}, TLS12])
-def test_a_handshake_in_any_segments(cuts: int, version: dict[str, Any]) -> None:
+def test_a_handshake_succeeds_in_any_segments(cuts: int, version: dict[str, Any]) -> None:
     with Wire(**certified()) as wire:
         client = MemoryClient(wire, context=client_context(**version))
         assert client.greet() == "220 2.0.0"
@@ -389,7 +389,7 @@ def test_a_handshake_in_any_segments(cuts: int, version: dict[str, Any]) -> None
 
 
 @row("TLS-16", "TLS-17")
-def test_what_was_complete_before_close_notify_is_answered_and_nothing_behind_it() -> None:
+def test_commands_before_close_notify_are_answered_and_none_after_it() -> None:
     with served() as client:
         tls = inside(client).tls
         assert tls is not None
@@ -404,7 +404,7 @@ def test_what_was_complete_before_close_notify_is_answered_and_nothing_behind_it
 @row("TLS-16", "TLS-17")
 @pytest.mark.parametrize("how", ["close_notify", "FIN"])
 @pytest.mark.parametrize("begin", [b"DATA\r\n", b"BDAT 99\r\n"])
-def test_a_body_that_tls_ends_in_is_aborted(how: str, begin: bytes) -> None:
+def test_a_body_within_which_tls_ends_is_aborted(how: str, begin: bytes) -> None:
     ends: list[Any] = []
 
     def on_data(stream: Any, session: Any, callback: Any) -> None:
@@ -425,7 +425,7 @@ def test_a_body_that_tls_ends_in_is_aborted(how: str, begin: bytes) -> None:
         assert client.wire.closed
 
 
-def test_a_rejected_greeting_hook_is_told_in_clear_before_starttls() -> None:
+def test_a_rejection_by_on_connect_is_sent_in_clear_before_starttls() -> None:
     def on_connect(session: Any, callback: Any) -> None:
         callback(SMTPError("no"))
 

@@ -83,7 +83,7 @@ def test_the_end_of_the_header_and_the_hello_may_share_a_segment(header: bytes) 
 
 @row("PROXY-04", "PROXY-05")
 @pytest.mark.parametrize("header", UNKNOWN)
-def test_without_a_client_in_the_header_there_is_tls_all_the_same(header: str) -> None:
+def test_a_header_without_a_client_is_followed_by_tls_all_the_same(header: str) -> None:
     trusted = ["0.0.0.0/0", "::/0"]
     with behind(use_xclient=trusted, use_xforward=trusted) as wire:
         client = MemoryClient(wire)
@@ -107,7 +107,7 @@ def test_a_handshake_without_a_good_header_is_not_answered(first: bytes) -> None
 
 
 @row("TLS-14", "PROXY-08")
-def test_plaintext_behind_the_header_of_a_tls_port_is_answered_by_nothing() -> None:
+def test_plaintext_after_the_header_on_a_tls_port_gets_no_reply() -> None:
     with behind() as wire:
         answer = wire.send(LINE + EH)
         assert not answer or answer[0] == 0x15  # an alert
@@ -115,7 +115,7 @@ def test_plaintext_behind_the_header_of_a_tls_port_is_answered_by_nothing() -> N
 
 
 @row("TLS-12", "SLOW-04", "SLOW-02")
-def test_the_time_for_the_handshake_begins_behind_the_header() -> None:
+def test_the_timeout_of_the_handshake_begins_after_the_header() -> None:
     with behind(proxy_timeout=60) as wire:
         assert wire.advance(50) == b""
         assert wire.send(LINE) == b""
@@ -169,7 +169,7 @@ def test_the_hooks_see_the_client_and_not_the_balancer() -> None:
 
 @row("PROXY-09")
 @pytest.mark.parametrize("header", [LINE, binary()])
-def test_a_header_inside_is_a_command(header: bytes) -> None:
+def test_a_header_within_tls_is_a_command(header: bytes) -> None:
     with behind() as wire:
         client = MemoryClient(wire)
         client.handshake(before=LINE)
@@ -181,7 +181,7 @@ def test_a_header_inside_is_a_command(header: bytes) -> None:
 
 
 @row("PIPE-01", "PROXY-08")
-def test_with_a_delay_who_talks_early_inside_is_refused_inside() -> None:
+def test_a_client_that_talks_early_within_tls_is_refused_where_there_is_a_delay() -> None:
     with behind(greet_delay=5) as wire:
         client = MemoryClient(wire)
         client.handshake(before=LINE)  # neither header nor handshake is early talk
@@ -199,7 +199,7 @@ def test_with_a_delay_who_talks_early_inside_is_refused_inside() -> None:
 @row("PROXY-08", "TLS-26")
 @pytest.mark.parametrize("header", HEADERS)
 @pytest.mark.parametrize("cuts", [0, 1])
-def test_a_header_then_starttls(header: str, cuts: int) -> None:
+def test_starttls_works_after_a_header(header: str, cuts: int) -> None:
     trusted = ["192.0.2.0/24"]
     with behind(secure=False, use_xclient=trusted) as wire:
         client = MemoryClient(wire)
@@ -224,7 +224,7 @@ def test_a_header_then_starttls(header: str, cuts: int) -> None:
 
 @row("TLS-01", "PROXY-08")
 @pytest.mark.parametrize("strict", [True, False])
-def test_header_greeting_starttls_and_hello_in_one_segment_are_too_much(strict: bool) -> None:
+def test_a_hello_in_the_segment_of_starttls_is_refused_after_a_header(strict: bool) -> None:
     with behind(secure=False, strict_pipelining=strict) as wire:
         answer = wire.send(LINE + b"STARTTLS\r\n" + MemoryTLS().shake())
         assert codes(answer) == ["220", "554 5.5.0"]
@@ -233,7 +233,7 @@ def test_header_greeting_starttls_and_hello_in_one_segment_are_too_much(strict: 
 
 
 @row("PROXY-07", "TLS-11")
-def test_what_a_header_tells_of_tls_secures_nothing() -> None:
+def test_the_tls_facts_of_a_header_do_not_secure_the_connection() -> None:
     with behind(secure=False, needs_upgrade=True) as wire:
         greeting = wire.send(binary(OUTER_TLS) + EH)
         assert b"250-STARTTLS\r\n" in greeting
@@ -256,7 +256,9 @@ def test_what_a_header_tells_of_tls_secures_nothing() -> None:
 
 @row("PROXY-08")
 @pytest.mark.parametrize("header", [LINE, binary()])
-def test_a_message_over_sockets_with_all_in_one_segment(run: Run, header: bytes) -> None:
+def test_a_message_arrives_over_sockets_with_header_and_hello_in_one_segment(
+    run: Run, header: bytes
+) -> None:
     text = b"Subject: x\r\n\r\n" + b"text\r\n" * 50_000
 
     async def main() -> None:

@@ -169,7 +169,7 @@ def assert_same(picks: list[str], way: str, dice: random.Random, required: bool)
 @row("AUTH-10", "AUTH-15", "XCL-02", "XCL-06", "XCL-07", "PROXY-08", "TLS-07")
 @pytest.mark.parametrize("way", WAYS)
 @pytest.mark.parametrize("required", [True, False])
-def test_a_long_session_is_the_same(way: str, required: bool) -> None:
+def test_a_long_session_is_the_same_in_clear_and_within_tls(way: str, required: bool) -> None:
     picks = ["EHLO", "sender", "plain", "message", "forwarded", "message", "begun", "reset"]
     picks += ["moved", "sender", "reset", "login", "chunks", "named", "message", "plain"]
     picks += ["nameless", "wrong", "cancelled", "token", "plain", "HELO", "message", "EHLO"]
@@ -186,7 +186,9 @@ def test_a_long_session_is_the_same(way: str, required: bool) -> None:
     seed=st.integers(0, 2**32),
     required=st.booleans(),
 )
-def test_any_session_is_the_same(picks: list[str], way: str, seed: int, required: bool) -> None:
+def test_any_session_is_the_same_in_clear_and_within_tls(
+    picks: list[str], way: str, seed: int, required: bool
+) -> None:
     assert_same(["EHLO", *picks], way, random.Random(seed), required)
 
 
@@ -199,7 +201,7 @@ class Whole(random.Random):
 
 @row("AUTH-16", "TLS-01")
 @pytest.mark.parametrize("way", ["", *WAYS])
-def test_a_client_that_does_not_wait_is_refused_in_clear_and_inside(way: str) -> None:
+def test_a_client_that_does_not_wait_is_refused_in_clear_and_within_tls(way: str) -> None:
     found, _, closed = outcome([EH, PLAIN + b"NOOP\r\n"], way, Whole(), True)
     assert found[-1] == "554 5.5.0"
     assert closed

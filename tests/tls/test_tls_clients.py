@@ -225,7 +225,7 @@ def test_closing_the_server_ends_tls_in_order(run: Run) -> None:
 
 @row("NET-07")
 @KINDS
-def test_a_session_in_segments_of_one_octet(run: Run, kind: str) -> None:
+def test_a_session_in_segments_of_one_octet_succeeds(run: Run, kind: str) -> None:
     async def relay(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         with contextlib.suppress(OSError):
             while octets := await reader.read(4096):
@@ -344,7 +344,7 @@ sys.stdin.readline()
 
 @row("MEM-03")
 @needs_own_memory
-def test_what_an_idle_connection_costs_and_what_it_costs_behind_a_burst(run: Run) -> None:
+def test_an_idle_connection_is_small_before_and_after_a_burst(run: Run) -> None:
     count = 300
 
     async def main() -> tuple[float, float]:
@@ -382,7 +382,7 @@ def test_what_an_idle_connection_costs_and_what_it_costs_behind_a_burst(run: Run
 
 
 @row("OPS-01")
-def test_sighup_reads_the_files_anew(tmp_path: Path) -> None:
+def test_sighup_reads_the_files_again(tmp_path: Path) -> None:
     old, new = issue("srv.test"), issue("srv.test")
 
     def put(pair: Any) -> None:
