@@ -31,7 +31,7 @@ def server_of(**options: Any) -> SMTPServer:
 # --- limits ---------------------------------------------------------------------------------------
 
 
-def test_a_client_too_many_is_answered_421_and_reaches_no_hook(run: Any) -> None:
+def test_a_client_beyond_max_clients_is_answered_421_and_reaches_no_hook(run: Any) -> None:
     async def scenario() -> None:
         sink = Sink()
         connected: list[str] = []
@@ -68,7 +68,7 @@ def test_a_client_too_many_is_answered_421_and_reaches_no_hook(run: Any) -> None
     run(scenario())
 
 
-def test_a_client_too_many_from_one_host_is_answered_421(run: Any, tmp_path: Path) -> None:
+def test_a_client_beyond_max_clients_per_host_is_answered_421(run: Any, tmp_path: Path) -> None:
     async def scenario() -> None:
         sink = Sink()
         server = sink.server(max_clients_per_host=1)
@@ -173,7 +173,7 @@ def looked_up(answer: Any) -> str:
         (GeneratorExit(), "[192.0.2.1]"),
     ],
 )
-def test_a_name_is_cleaned_and_garbage_is_no_name(answer: Any, name: str) -> None:
+def test_a_name_is_cleaned_and_an_invalid_one_is_dropped(answer: Any, name: str) -> None:
     assert looked_up(answer) == name
 
 
@@ -240,7 +240,7 @@ def test_a_name_is_looked_up_once_for_many_connections(loop: VirtualLoop) -> Non
     assert resolver.asked == ["192.0.2.1", "192.0.2.2"]
 
 
-def test_a_disabled_lookup_asks_nobody() -> None:
+def test_a_disabled_lookup_asks_no_resolver() -> None:
     resolver = Awaited(0.2, ["m.example"])
     with Wire(**DEFAULTS | {"resolver": resolver}) as wire:
         assert codes(wire.receive()) == ["220"]
@@ -249,7 +249,7 @@ def test_a_disabled_lookup_asks_nobody() -> None:
 
 
 @pytest.mark.row("PIPE-01")
-def test_what_is_sent_during_the_lookup_waits_for_the_greeting() -> None:
+def test_commands_sent_during_the_lookup_wait_for_the_greeting() -> None:
     with Wire(**with_lookup(Awaited(1.0, ["m.example"]))) as wire:
         assert wire.send(b"NOOP\r\nVRFY x\r\n", b"RSET\r\n") == b""
         assert codes(wire.advance(1.1)) == ["220", "250 2.0.0", "252 2.0.0", "250 2.0.0"]
@@ -313,7 +313,7 @@ async def read_to_the_end(sock: socket.socket) -> bytes:
 
 
 @pytest.mark.row("FLOOD-11")
-def test_a_client_too_many_under_implicit_tls_is_closed_at_once(run: Any) -> None:
+def test_a_client_beyond_max_clients_under_implicit_tls_is_closed_at_once(run: Any) -> None:
     """Nothing can be said to it, so nothing is waited for."""
 
     async def scenario() -> None:
@@ -332,7 +332,7 @@ def test_a_client_too_many_under_implicit_tls_is_closed_at_once(run: Any) -> Non
 @pytest.mark.parametrize(
     ("files", "lingering"), [(64, 1), (256, 4), (1024, MAX_LINGERING), (10**6, MAX_LINGERING)]
 )
-def test_where_files_are_few_fewer_refused_clients_may_linger(
+def test_fewer_refused_clients_may_linger_where_descriptors_are_few(
     monkeypatch: pytest.MonkeyPatch, files: int, lingering: int
 ) -> None:
     monkeypatch.setattr(descriptors, "open_files", lambda: files)
@@ -410,7 +410,7 @@ def test_an_early_talker_is_cut(octets: bytes) -> None:
 
 
 @pytest.mark.row("PIPE-01")
-def test_who_talks_while_on_connect_is_at_work_is_an_early_talker_too() -> None:
+def test_a_client_that_talks_while_on_connect_works_is_an_early_talker_too() -> None:
     callbacks: list[Callable[..., object]] = []
     options = {"greet_delay": 1, "on_connect": lambda session, callback: callbacks.append(callback)}
     with Wire(**DEFAULTS, **options) as wire:

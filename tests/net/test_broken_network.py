@@ -168,7 +168,7 @@ def test_a_client_that_never_reads_is_held_back_and_then_cut(line: bytes, size: 
 
 
 @row("NET-05")
-def test_what_waits_for_a_client_that_does_not_read_is_executed_when_it_does() -> None:
+def test_commands_of_a_client_that_does_not_read_are_executed_when_it_does() -> None:
     executed: list[str] = []
 
     def on_rcpt_to(address: Any, session: Any, callback: Callable[..., object]) -> None:
@@ -282,7 +282,7 @@ def test_one_read_of_very_many_transactions_leaves_the_others_their_turns() -> N
 
 
 @row("CPU-02")
-def test_very_many_short_commands_are_no_recursion() -> None:
+def test_very_many_short_commands_cause_no_recursion() -> None:
     depths: set[int] = set()
 
     def on_rcpt_to(address: Any, session: Any, callback: Callable[..., object]) -> None:

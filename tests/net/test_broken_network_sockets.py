@@ -220,7 +220,7 @@ def test_an_out_of_band_octet_never_shifts_the_stream(run: Any) -> None:
 
 
 @row("SLOW-13")
-def test_a_client_that_does_not_close_behind_quit_is_cut(
+def test_a_client_that_does_not_close_after_quit_is_cut(
     run: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(output, "LINGER", 0.05)
@@ -342,7 +342,7 @@ def test_very_many_clients_may_connect_before_the_loop_looks(run: Any) -> None:
 
 @row("FLOOD-10", "I4")
 @pytest.mark.parametrize("leaves", ["before accept", "before greeting", "behind greeting", "mixed"])
-def test_clients_that_come_and_go_leave_nothing(leaves: str, run: Any) -> None:
+def test_clients_that_come_and_go_are_each_reported_and_closed_once(leaves: str, run: Any) -> None:
     async def scenario() -> None:
         connects: list[Any] = []
         closes: list[Any] = []

@@ -56,7 +56,7 @@ def test_a_body_that_is_open_at_close_timeout_is_aborted(
 
 
 @pytest.mark.row("OPS-02")
-def test_a_client_that_is_cut_with_input_unread_reads_what_it_was_told_and_no_reset(
+def test_a_client_that_is_cut_with_input_unread_reads_its_replies_and_gets_no_reset(
     run: Any,
 ) -> None:
     async def scenario() -> None:
@@ -500,7 +500,7 @@ def test_on_close_comes_once_for_a_client_that_on_connect_rejects_or_fails(run: 
 
 @pytest.mark.row("HOOK-01")
 @pytest.mark.parametrize("style", ["plain", "coroutine"])
-def test_an_on_close_that_raises_is_logged_and_harms_nobody(
+def test_an_on_close_that_raises_is_logged_and_harms_no_connection(
     run: Any, style: str, caplog: pytest.LogCaptureFixture
 ) -> None:
     def plain(session: Any) -> None:

@@ -53,7 +53,9 @@ def test_an_error_has_session_client_and_the_name_of_its_hook(name: str, style: 
 @row("HOOK-19")
 @pytest.mark.parametrize("name", STAGES)
 @each_style
-def test_without_a_listener_the_line_has_them(name: str, style: str, log: list[str]) -> None:
+def test_a_log_line_without_a_listener_has_session_client_and_hook(
+    name: str, style: str, log: list[str]
+) -> None:
     with Met(name, style, raises, listen=False) as it:
         start = f"{it.wire.session.id}: 192.0.2.1: {name} failed: LookupError: ours"
     assert [line for line in log if line.startswith(start)]
@@ -78,7 +80,7 @@ def accepts_then_raises(call: Call) -> None:
 
 
 @pytest.mark.parametrize("name", STAGES)
-def test_what_a_hook_raises_after_its_answer_is_told_of_that_hook(name: str) -> None:
+def test_an_exception_after_the_answer_is_reported_with_its_hook(name: str) -> None:
     # The state of the dialogue is another one by then.
     with Met(name, "callback", accepts_then_raises) as it:
         assert it.reply == it.stage.accepted
@@ -108,7 +110,7 @@ def test_the_hooks_of_auth_are_named(hook: str, line: bytes, answer: Any) -> Non
         assert [facts(error) for error in told] == [(wire.session.id, "192.0.2.1", hook)]
 
 
-def test_a_consumer_that_fails_is_told_of_on_data() -> None:
+def test_a_consumer_that_fails_is_reported_as_on_data() -> None:
     def on_data(stream: Any, session: Any, callback: Any) -> None:
         def on_chunk(piece: bytes) -> None:
             raise LookupError("ours")
@@ -124,7 +126,7 @@ def test_a_consumer_that_fails_is_told_of_on_data() -> None:
         assert [facts(error)[2] for error in told] == ["on_data"]
 
 
-def test_what_fails_after_the_end_of_a_connection_has_session_and_client_too(
+def test_a_failure_after_the_end_of_a_connection_has_session_and_client_too(
     log: list[str],
 ) -> None:
     with Wire(**DEFAULTS) as wire:
@@ -161,7 +163,7 @@ def test_an_lmtp_list_of_the_wrong_length_is_a_failure_of_on_data() -> None:
     ],
     ids=["a text", "a number and a text", "nothing"],
 )
-def test_an_error_of_tls_in_a_hook_is_told_by_its_text(
+def test_an_ssl_error_in_a_hook_is_logged_with_its_text(
     error: Exception, told: str, log: list[str]
 ) -> None:
     def fail(address: Any, session: Any, callback: Any) -> None:
@@ -174,7 +176,7 @@ def test_an_error_of_tls_in_a_hook_is_told_by_its_text(
     assert f"on_mail_from failed: {told};" in line
 
 
-def test_an_error_of_tls_that_rejects_is_told_by_its_text() -> None:
+def test_an_ssl_error_that_rejects_is_sent_with_its_text() -> None:
     def reject(address: Any, session: Any, callback: Any) -> None:
         callback(ssl.SSLError("No cipher can be selected."))
 
@@ -184,7 +186,7 @@ def test_an_error_of_tls_that_rejects_is_told_by_its_text() -> None:
     assert got.endswith(b" No cipher can be selected.\r\n")
 
 
-def test_hooks_that_are_left_behind_are_named(log: list[str]) -> None:
+def test_hooks_that_are_abandoned_are_named(log: list[str]) -> None:
     gate: list[asyncio.Event] = []
 
     async def on_rcpt_to(address: Any, session: Any) -> None:
@@ -203,7 +205,7 @@ def test_hooks_that_are_left_behind_are_named(log: list[str]) -> None:
 
 
 @pytest.mark.parametrize("is_coroutine", [False, True])
-def test_a_hook_that_holds_the_loop_is_told_with_session_and_client(
+def test_a_hook_that_blocks_the_loop_is_logged_with_session_and_client(
     is_coroutine: bool, log: list[str]
 ) -> None:
     loop = VirtualLoop()
@@ -225,7 +227,7 @@ def test_a_hook_that_holds_the_loop_is_told_with_session_and_client(
 
 
 @pytest.mark.parametrize("name", ["on_rcpt_to", "on_data"])
-def test_what_is_dropped_of_an_answer_is_told_with_session_and_hook(
+def test_dropped_parts_of_an_answer_are_logged_with_session_and_hook(
     name: str, log: list[str]
 ) -> None:
     def act(call: Call) -> None:
@@ -248,7 +250,9 @@ def test_on_close_that_fails_has_session_and_client(log: list[str]) -> None:
 
 
 @pytest.mark.parametrize("event", ["connect", "error"])
-def test_a_listener_that_fails_is_told_with_session_and_client(event: str, log: list[str]) -> None:
+def test_a_listener_that_fails_is_logged_with_session_and_client(
+    event: str, log: list[str]
+) -> None:
     def fail(told: Any) -> None:
         raise LookupError("ours")
 
@@ -263,7 +267,7 @@ def test_a_listener_that_fails_is_told_with_session_and_client(event: str, log: 
     assert f"{start}a listener of {event!r} failed" in log
 
 
-def test_a_client_that_takes_no_output_is_told_with_session_and_client(log: list[str]) -> None:
+def test_a_client_that_reads_no_output_is_logged_with_session_and_client(log: list[str]) -> None:
     with Wire(**DEFAULTS, socket_timeout=30) as wire:
         wire.send(EH)
         wire.stop_reading()
@@ -277,7 +281,7 @@ def test_a_client_that_takes_no_output_is_told_with_session_and_client(log: list
 # --- TLS and sockets ---
 
 
-def test_a_socket_that_fails_in_a_transaction_is_told_with_its_session(log: list[str]) -> None:
+def test_a_socket_that_fails_in_a_transaction_is_reported_with_its_session(log: list[str]) -> None:
     told: list[Any] = []
     for listens in (True, False):
         with Wire(**DEFAULTS) as wire:
@@ -391,7 +395,7 @@ def refuse(address: Any, session: Any, callback: Any) -> None:
         (b"<third@y.example>", "third@y.example", "452 4.5.3 Error: too many recipients"),
     ],
 )
-def test_one_refused_rcpt_is_one_line_with_client_sender_recipient_and_reply(
+def test_one_refused_rcpt_is_logged_with_client_sender_recipient_and_reply(
     argument: bytes, recipient: str, reply: str, log: list[str]
 ) -> None:
     server = SMTPServer(**DEFAULTS, on_rcpt_to=refuse, max_recipients=2)
@@ -476,7 +480,7 @@ def test_refusals_of_other_commands_stay_one_line_too(log: list[str]) -> None:
 # --- a client that leaves after QUIT ---
 
 
-def test_a_client_that_resets_after_quit_is_no_line(log: list[str]) -> None:
+def test_a_client_that_resets_after_quit_is_not_logged(log: list[str]) -> None:
     with Wire(**DEFAULTS) as wire:
         wire.send(EH)
         wire.send(b"QUIT\r\n")
@@ -484,7 +488,7 @@ def test_a_client_that_resets_after_quit_is_no_line(log: list[str]) -> None:
     assert log == []
 
 
-def test_a_client_that_resets_before_quit_is_a_line_of_the_level_debug(log: list[str]) -> None:
+def test_a_client_that_resets_before_quit_is_logged_at_debug(log: list[str]) -> None:
     with Wire(**DEFAULTS) as wire:
         wire.send(EH)
         wire.reset()
@@ -494,7 +498,7 @@ def test_a_client_that_resets_before_quit_is_a_line_of_the_level_debug(log: list
 
 
 @pytest.mark.parametrize("leaves", ["close", "reset"])
-def test_a_client_that_leaves_after_quit_without_reading_is_no_line(
+def test_a_client_that_leaves_after_quit_without_reading_is_not_logged(
     run: Any, leaves: str, log: list[str]
 ) -> None:
     async def scenario() -> None:

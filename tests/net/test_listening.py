@@ -231,7 +231,7 @@ def test_listen_takes_exactly_one_place(run: Any, given: dict[str, Any]) -> None
         ({"sock": 1}, TypeError, "sock"),
     ],
 )
-def test_what_is_no_place_to_listen_on_is_named(
+def test_an_invalid_place_to_listen_on_is_named(
     run: Any, given: dict[str, Any], error: type[Exception], named: str
 ) -> None:
     with pytest.raises(error, match=f"^{named} takes "):
@@ -267,7 +267,7 @@ NETLINK = pytest.param(
 @pytest.mark.parametrize(
     "kind", ["unbound", "unbound UNIX", "closed", "datagram", "connected", NETLINK]
 )
-def test_a_socket_on_which_nobody_can_connect_is_refused(run: Any, kind: str) -> None:
+def test_a_socket_that_accepts_no_connections_is_refused(run: Any, kind: str) -> None:
     with odd_socket(kind) as sock, pytest.raises(ValueError, match=r"^sock takes "):
         run(Sink().server().listen(sock=sock))
 
@@ -291,7 +291,7 @@ def test_a_path_of_another_kind_of_file_is_refused_and_left_alone(
     assert path.lstat().st_ino == before.st_ino
 
 
-def test_what_the_system_refuses_is_told_with_the_place(run: Any, tmp_path: Path) -> None:
+def test_an_error_of_the_system_names_the_place_to_listen_on(run: Any, tmp_path: Path) -> None:
     path = str(tmp_path / "none" / "smtp")
     with pytest.raises(FileNotFoundError) as caught:
         run(Sink().server().listen(path=path))
@@ -517,7 +517,7 @@ def test_a_hook_that_is_set_before_listen_needs_no_warning(
     assert caplog.messages == []
 
 
-def test_a_host_with_several_addresses_is_one_warning(
+def test_a_host_with_several_addresses_logs_one_warning(
     run: Any, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     async def two(host: Any, port: int) -> list[socket.socket]:

@@ -55,7 +55,7 @@ def assert_clean(lines: list[str]) -> None:
 
 @row("LOG-01", "LOG-02", "I11")
 @pytest.mark.parametrize("text", HOSTILE.values(), ids=HOSTILE)
-def test_what_a_client_says_leaves_the_log_clean(text: bytes, log: list[str]) -> None:
+def test_text_of_a_client_leaves_the_log_clean(text: bytes, log: list[str]) -> None:
     for line in (
         *[b"EHLO %s", b"HELO %s", b"MAIL FROM:<%s@x.example>", b"RCPT TO:<%s@y.example>"],
         *[b"%s", b"%s %s", b"VRFY %s", b"XCLIENT NAME=%s", b"GET %s HTTP/1.0", b"BDAT %s"],
@@ -82,7 +82,7 @@ def test_a_line_cannot_be_forged_through_xtext(log: list[str]) -> None:
 
 @row("LOG-01")
 @pytest.mark.parametrize("hook", ["connect", "mail", "rcpt", "data"])
-def test_what_a_hook_says_leaves_the_log_clean(hook: str, log: list[str]) -> None:
+def test_text_of_a_hook_leaves_the_log_clean(hook: str, log: list[str]) -> None:
     for text in ("a\x1b[2Jb", "a\r\nb", "\u202eevil", "%s%n{0}", "x" * 5000, "\udc80"):
         one_way([EH, TX + b"BDAT 1 LAST\r\nx"], Script(**{hook: SMTPError(text)}))
     assert log
@@ -126,14 +126,14 @@ def test_the_greeting_names_no_program_and_no_version() -> None:
 
 @row("LOG-05")
 @pytest.mark.parametrize("option", ["name", "banner"])
-def test_a_name_or_banner_with_what_no_greeting_may_hold_is_refused(option: str) -> None:
+def test_a_name_or_banner_that_no_greeting_may_hold_is_refused(option: str) -> None:
     for text in ("a\r\nb", "a\nb", "a\rb", "a\x00b", "a\x1bb", "a\x7fb", "a\x85b", "é"):
         with pytest.raises(ValueError, match=option):
             SMTPServer(**{option: text})
 
 
 @row("LOG-05")
-def test_what_the_help_says_is_the_same_for_everybody() -> None:
+def test_the_reply_to_help_is_the_same_for_every_argument() -> None:
     run = one_way([EH, b"HELP\r\n", b"HELP MAIL\r\n"])
     replies = parse_replies(b"".join(run.written))
     assert replies[2] == replies[3]
@@ -145,7 +145,7 @@ def test_what_the_help_says_is_the_same_for_everybody() -> None:
 
 @row("HOOK-19", "LOG-04")
 @pytest.mark.parametrize("hook", ["mail", "rcpt", "data"])
-def test_a_failing_hook_is_told_once_with_its_stage(hook: str) -> None:
+def test_a_failing_hook_is_reported_once_with_its_stage(hook: str) -> None:
     told: list[Any] = []
     session = Conversation(Script(**{hook: ValueError("it fails")}))
     session.wire.server.on("error", told.append)
@@ -175,7 +175,7 @@ def raises_at(stage: str) -> Callable[..., object]:
 
 
 @row("LOG-04", "I10")
-def test_whatever_fails_the_client_hears_a_fixed_text() -> None:
+def test_a_client_gets_a_fixed_text_for_any_failure() -> None:
     texts = set()
     for name in ("on_mail_from", "on_rcpt_to", "on_data"):
         hooks = {"on_data": lambda *given: given[-1](), name: raises_at(name)}

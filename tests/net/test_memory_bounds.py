@@ -201,7 +201,7 @@ def test_five_thousand_bodies_that_nobody_reads_are_bounded(loop: VirtualLoop) -
 
 
 @row("CPU-04", "CPU-05")
-def test_nothing_is_kept_by_what_clients_say(loop: VirtualLoop) -> None:
+def test_words_of_clients_do_not_grow_any_table(loop: VirtualLoop) -> None:
     server = SMTPServer(**DEFAULTS, **COUNTERS_OFF, allow_unknown_params=True)
     wire = Wire(server, loop=loop)
     number = 0

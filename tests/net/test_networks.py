@@ -36,7 +36,7 @@ def test_an_entry_contains_its_addresses_and_no_others(
         assert not networks.match(address), address
 
 
-def test_what_is_no_address_is_in_no_network() -> None:
+def test_text_that_is_not_an_address_is_in_no_network() -> None:
     networks = Networks(["0.0.0.0/0", "::/0", "unix"])
     for address in (
         *("", " ", "unix", "localhost", "mx.example", "192.0.2", "192.0.2.1 ", " 192.0.2.1"),

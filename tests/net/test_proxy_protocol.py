@@ -103,7 +103,7 @@ def assert_cut_in_silence(session: Conversation) -> None:
 @row("PROXY-01")
 @pytest.mark.parametrize("header", HEADERS)
 @pytest.mark.parametrize("cut", [lambda octets: [octets], octet_by_octet])
-def test_a_trusted_balancer_says_who_its_client_is(
+def test_a_trusted_balancer_names_its_client(
     header: str, cut: Callable[[bytes], list[bytes]]
 ) -> None:
     with Conversation(peer=BALANCER, cut=cut, **TRUSTED) as session:
@@ -131,7 +131,7 @@ def test_a_client_over_ipv6_is_known_by_its_canonical_address(header: bytes) -> 
 
 @row("PROXY-02")
 @pytest.mark.parametrize("networks", [[], ["192.0.2.0/24"], ["unix"]])
-def test_a_stranger_who_sends_a_header_is_cut(networks: list[str]) -> None:
+def test_a_header_of_an_untrusted_client_is_refused(networks: list[str]) -> None:
     with Conversation(peer=BALANCER, use_proxy=networks) as session:
         assert session.codes == ["220"]
         assert session.do(LINE + EH) == ["421 4.7.0"]
@@ -163,7 +163,7 @@ def test_a_binary_header_to_a_port_without_balancers_is_four_bad_lines() -> None
     ],
 )
 @pytest.mark.parametrize("cut", [lambda octets: [octets], octet_by_octet])
-def test_what_is_no_header_is_cut_with_one_clean_line_in_the_log(
+def test_an_invalid_header_closes_the_connection_with_one_clean_log_line(
     octets: bytes, cut: Callable[[bytes], list[bytes]]
 ) -> None:
     with log() as lines, Conversation(peer=BALANCER, cut=cut, **TRUSTED) as session:
@@ -177,7 +177,7 @@ def test_what_is_no_header_is_cut_with_one_clean_line_in_the_log(
 
 @row("PROXY-03")
 @pytest.mark.parametrize("name", BAD_LINES)
-def test_a_line_that_is_no_header_reaches_nobody(name: str) -> None:
+def test_an_invalid_header_line_reaches_no_hook(name: str) -> None:
     with behind() as session:
         session.do(BAD_LINES[name] + EH * 3)
         assert_cut_in_silence(session)
@@ -186,7 +186,7 @@ def test_a_line_that_is_no_header_reaches_nobody(name: str) -> None:
 @row("PROXY-10", "SLOW-02")
 @pytest.mark.parametrize("octets", [b"", b"PROX", binary()[:-1]])
 @pytest.mark.parametrize("end", [FIN, RST])
-def test_a_balancer_that_leaves_within_the_header_is_let_go(octets: bytes, end: Any) -> None:
+def test_a_balancer_that_leaves_within_the_header_is_released(octets: bytes, end: Any) -> None:
     with log() as lines, behind() as session:
         session.do(octets, end)
         assert_cut_in_silence(session)
@@ -197,7 +197,7 @@ def test_a_balancer_that_leaves_within_the_header_is_let_go(octets: bytes, end: 
 
 
 @row("SLOW-02")
-def test_octets_do_not_extend_the_time_for_the_header() -> None:
+def test_octets_do_not_extend_the_timeout_of_the_header() -> None:
     with log() as lines, behind() as session:
         for octet in (b"P", b"R", b"O", b"X"):
             session.do(octet, pause(1.2))
@@ -225,7 +225,7 @@ def test_a_length_that_is_too_large_is_not_waited_for() -> None:
         assert_cut_in_silence(session)
 
 
-def test_a_server_that_closes_says_nothing_to_who_has_not_said_who_it_is(run: Any) -> None:
+def test_a_closing_server_sends_nothing_before_the_header_is_complete(run: Any) -> None:
     async def scenario() -> None:
         sink = Sink()
         server = sink.server(use_proxy=["127.0.0.1"], proxy_timeout=100)
@@ -246,13 +246,13 @@ def test_a_server_that_closes_says_nothing_to_who_has_not_said_who_it_is(run: An
 
 @row("PROXY-08", "PIPE-01")
 @pytest.mark.parametrize("header", [*HEADERS.values(), *UNKNOWN.values()])
-def test_what_is_behind_the_header_is_the_first_of_the_dialogue(header: bytes) -> None:
+def test_octets_after_the_header_are_the_first_command(header: bytes) -> None:
     run = every_cut([header + EH], Script(), peer=BALANCER, **TRUSTED)
     assert run.codes == ["220", "250"]
 
 
 @row("PROXY-08", "PIPE-01")
-def test_what_is_behind_the_header_came_early_where_there_is_a_delay() -> None:
+def test_octets_after_the_header_are_early_talk_where_there_is_a_delay() -> None:
     with behind(greet_delay=5) as session:
         assert session.do(LINE + b"E") == ["421"]
     with behind(greet_delay=5) as session:
@@ -290,7 +290,7 @@ def test_a_whole_message_in_one_read_with_the_header_arrives(run: Any) -> None:
 
 @row("PROXY-04", "PROXY-05")
 @pytest.mark.parametrize("name", UNKNOWN)
-def test_a_client_of_whom_nothing_is_known_keeps_the_addresses_and_is_trusted_by_nobody(
+def test_an_unknown_client_keeps_the_addresses_of_the_balancer_and_is_not_trusted(
     name: str,
 ) -> None:
     everyone = ["0.0.0.0/0", "::/0", "unix"]
@@ -536,7 +536,7 @@ def test_the_log_names_the_balancer_of_a_login(header: bytes, client: str) -> No
 
 
 @row("PROXY-11", "TLS-01")
-def test_the_log_names_the_balancer_of_octets_behind_starttls() -> None:
+def test_the_log_names_the_balancer_of_octets_after_starttls() -> None:
     with log() as lines, behind(**certified()) as session:
         session.do(LINE + EH)
         assert session.do(b"STARTTLS\r\nNOOP\r\n") == ["554 5.5.0"]

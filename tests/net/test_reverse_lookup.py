@@ -140,7 +140,7 @@ def test_a_failure_is_remembered_for_a_minute(loop: VirtualLoop, answer: Any) ->
         socket.gaierror(socket.EAI_NONAME, "Name or service not known"),
     ],
 )
-def test_that_there_is_no_name_is_an_answer_and_no_failure(loop: VirtualLoop, error: Any) -> None:
+def test_a_missing_name_is_an_answer_and_not_a_failure(loop: VirtualLoop, error: Any) -> None:
     office = Office(loop, after(1.0, error))
     for address, _ in zip(clients(), range(3 * limits.MAX_SLOW), strict=False):
         assert office.waits(address)
@@ -153,9 +153,7 @@ def test_that_there_is_no_name_is_an_answer_and_no_failure(loop: VirtualLoop, er
 
 @pytest.mark.row("OPS-14")
 @pytest.mark.parametrize("answer", [never, after(1.4, OSError()), after(0.5, 42)])
-def test_a_dead_resolver_delays_a_few_greetings_and_then_none(
-    loop: VirtualLoop, answer: Any
-) -> None:
+def test_a_dead_resolver_delays_only_the_first_greetings(loop: VirtualLoop, answer: Any) -> None:
     office = Office(loop, answer)
     addresses = clients()
     delayed = 0
@@ -178,7 +176,7 @@ def test_a_dead_resolver_delays_a_few_greetings_and_then_none(
         assert office.leaves_with_name(address) == "m.example"
 
 
-def test_those_who_wait_are_greeted_when_a_resolver_is_given_up(loop: VirtualLoop) -> None:
+def test_clients_that_wait_are_greeted_when_a_resolver_is_given_up(loop: VirtualLoop) -> None:
     office = Office(loop, never)
     addresses = clients()
     early = [office.client(next(addresses)) for _ in range(limits.MAX_SLOW)]
@@ -191,7 +189,7 @@ def test_those_who_wait_are_greeted_when_a_resolver_is_given_up(loop: VirtualLoo
         wire.close()
 
 
-def test_failures_that_make_nobody_wait_keep_nobody_from_asking(loop: VirtualLoop) -> None:
+def test_failures_without_delay_do_not_pause_the_lookups(loop: VirtualLoop) -> None:
     office = Office(loop, raising(OSError("no network")))
     for address, _ in zip(clients(), range(50), strict=False):
         assert not office.waits(address)
@@ -253,7 +251,7 @@ def test_one_ipv6_net_cannot_take_the_places_of_others_or_stop_the_lookups(
         wire.close()
 
 
-def test_what_is_remembered_is_bounded(loop: VirtualLoop) -> None:
+def test_the_cache_of_names_is_bounded(loop: VirtualLoop) -> None:
     lookup = ReverseLookup(lambda address: ["m.example"], loop.time)
 
     def ask() -> None:
@@ -311,7 +309,7 @@ ODD: dict[str, Callable[[str], Any]] = {
 
 @pytest.mark.filterwarnings("ignore:coroutine 'never' was never awaited")
 @pytest.mark.parametrize("answer", ODD.values(), ids=ODD)
-def test_an_odd_resolver_costs_a_name_and_not_a_line_in_the_log(
+def test_a_resolver_with_an_invalid_result_costs_the_name_and_no_log_line(
     loop: VirtualLoop, answer: Any, caplog: pytest.LogCaptureFixture
 ) -> None:
     office = Office(loop, answer)
@@ -332,7 +330,7 @@ def test_a_result_of_aiodns_is_understood(loop: VirtualLoop) -> None:
     assert Office(loop, after(0.1, Result())).leaves_with_name("192.0.2.1") == "m.example"
 
 
-def test_a_server_that_is_closed_lets_a_resolver_go(run: Any) -> None:
+def test_a_server_that_is_closed_releases_its_resolver(run: Any) -> None:
     async def scenario() -> None:
         ended = asyncio.Event()
 
@@ -432,7 +430,7 @@ def test_a_place_is_held_until_the_thread_has_ended(
         (SystemExit(), None),
     ],
 )
-def test_whatever_the_system_says_is_a_name_or_none(
+def test_any_result_of_the_system_resolver_becomes_a_name_or_none(
     run: Any,
     monkeypatch: pytest.MonkeyPatch,
     caplog: pytest.LogCaptureFixture,
@@ -450,7 +448,9 @@ def test_whatever_the_system_says_is_a_name_or_none(
     assert caplog.records == []
 
 
-def test_without_a_thread_there_is_no_name(run: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_thread_that_cannot_be_started_costs_the_name(
+    run: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
     async def scenario() -> None:
         monkeypatch.setattr(
             threading.Thread, "start", lambda self: raising(RuntimeError("can't start"))("")
@@ -462,7 +462,7 @@ def test_without_a_thread_there_is_no_name(run: Any, monkeypatch: pytest.MonkeyP
     run(scenario())
 
 
-def test_an_answer_of_the_system_to_a_loop_that_is_closed_is_nobodys(
+def test_an_answer_of_the_system_after_the_loop_was_closed_is_dropped(
     loop_factory: Any, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
 ) -> None:
     system = SlowSystem(monkeypatch)
@@ -498,7 +498,7 @@ def test_aiodns_is_asked_where_it_is_installed_and_else_the_system(
         SMTPServer(resolver="aiodns")
 
 
-def test_an_aiodns_that_cannot_be_loaded_is_told_of(
+def test_an_aiodns_that_cannot_be_loaded_is_logged_and_replaced(
     monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture, tmp_path: Any
 ) -> None:
     (tmp_path / "aiodns.py").write_text("raise RuntimeError('no c-ares')")
@@ -514,7 +514,7 @@ def test_an_aiodns_that_cannot_be_loaded_is_told_of(
 # --- aiodns ---
 
 
-def test_an_aiodns_that_does_not_start_is_told_of_once_and_costs_the_names(
+def test_an_aiodns_that_does_not_start_is_logged_once_and_costs_the_names(
     run: Any, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     aiodns = pytest.importorskip("aiodns")
@@ -579,7 +579,7 @@ def test_a_name_is_found_without_a_thread_of_ours(run: Any, address: str) -> Non
         (lambda query: None, None),
     ],
 )
-def test_whatever_a_name_server_says_is_a_name_or_none(
+def test_any_answer_of_a_name_server_becomes_a_name_or_none(
     run: Any, caplog: pytest.LogCaptureFixture, answer: Any, name: str | None
 ) -> None:
     async def scenario() -> None:
@@ -592,7 +592,7 @@ def test_whatever_a_name_server_says_is_a_name_or_none(
     assert caplog.records == []
 
 
-def test_that_a_name_server_knows_no_name_is_an_answer(run: Any) -> None:
+def test_a_missing_name_in_dns_is_remembered_as_an_answer(run: Any) -> None:
     async def scenario() -> None:
         async with name_server(lambda query, _: reply(query, NO_SUCH_NAME)) as server:
             lookup = asynchronous(server.port)
@@ -604,7 +604,7 @@ def test_that_a_name_server_knows_no_name_is_an_answer(run: Any) -> None:
 
 
 @pytest.mark.parametrize("closes", [True, False])
-def test_an_answer_to_a_loop_that_is_closed_is_nobodys(
+def test_an_answer_of_aiodns_after_the_loop_was_closed_is_dropped(
     loop_factory: Any,
     closes: bool,
     monkeypatch: pytest.MonkeyPatch,

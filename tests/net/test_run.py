@@ -177,7 +177,7 @@ def test_a_message_under_way_is_finished_after_the_signal(number: signal.Signals
 
 @pytest.mark.row("OPS-02")
 @pytest.mark.parametrize("second", [signal.SIGTERM, signal.SIGINT])
-def test_a_second_signal_ends_at_once(second: signal.Signals) -> None:
+def test_a_second_signal_ends_run_at_once(second: signal.Signals) -> None:
     with program() as server:
         idle, body, hook = server.client(), server.client(), server.client()
         assert idle.reply() == body.reply() == hook.reply() == "220"
@@ -195,7 +195,7 @@ def test_a_second_signal_ends_at_once(second: signal.Signals) -> None:
 
 
 @pytest.mark.row("OPS-02")
-def test_two_signals_at_the_same_time_end_it_at_once() -> None:
+def test_two_signals_at_the_same_time_end_run_at_once() -> None:
     with program() as server:
         body = server.client()
         assert body.reply() == "220"

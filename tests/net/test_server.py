@@ -44,7 +44,7 @@ def test_listeners_are_called_in_order_once_or_until_off(run: Any) -> None:
     run(scenario())
 
 
-def test_connect_is_told_with_the_facts_before_the_greeting(run: Any) -> None:
+def test_the_event_connect_has_the_facts_before_the_greeting(run: Any) -> None:
     async def scenario() -> None:
         told: list[Any] = []
 
@@ -71,7 +71,7 @@ def test_connect_is_told_with_the_facts_before_the_greeting(run: Any) -> None:
     run(scenario())
 
 
-def test_connect_is_not_told_of_a_client_that_on_connect_rejects(run: Any) -> None:
+def test_the_event_connect_is_not_emitted_for_a_client_that_on_connect_rejects(run: Any) -> None:
     async def scenario() -> None:
         told: list[Any] = []
         sink = Sink()
@@ -86,7 +86,7 @@ def test_connect_is_not_told_of_a_client_that_on_connect_rejects(run: Any) -> No
 
 
 @pytest.mark.parametrize("style", ["callback", "coroutine"])
-def test_error_is_told_of_a_failing_hook(run: Any, style: str) -> None:
+def test_the_event_error_reports_a_failing_hook(run: Any, style: str) -> None:
     def plain(address: Any, session: Any, callback: Callable[..., object]) -> None:
         raise LookupError("ours")
 
@@ -145,7 +145,7 @@ def test_an_error_without_listener_is_logged(run: Any, caplog: pytest.LogCapture
 @pytest.mark.row("HOOK-19")
 @pytest.mark.parametrize("event", ["listening", "connect", "error", "close"])
 @pytest.mark.parametrize("error", [RuntimeError, GeneratorExit, asyncio.CancelledError])
-def test_a_listener_that_raises_harms_nobody(
+def test_a_listener_that_raises_harms_no_connection(
     run: Any, event: str, error: type[BaseException], caplog: pytest.LogCaptureFixture
 ) -> None:
     told: list[str] = []
@@ -177,7 +177,7 @@ def test_an_unknown_event_is_an_error() -> None:
             method("conect", print)
 
 
-def test_close_is_told_once_when_all_is_over(run: Any) -> None:
+def test_the_event_close_comes_once_when_all_is_over(run: Any) -> None:
     async def scenario() -> None:
         told: list[str] = []
         server = Sink().server(on_close=lambda session: told.append("on_close"))
@@ -322,7 +322,7 @@ def with_defaults(address: Any, session: Any, callback: Any = None, more: int = 
         lambda *arguments: arguments[-1](),
     ],
 )
-def test_whatever_can_be_called_as_a_hook_can_be_one(run: Any, hook: Any) -> None:
+def test_any_callable_with_the_right_arguments_can_be_a_hook(run: Any, hook: Any) -> None:
     run(sends_one(Sink().server(on_rcpt_to=hook)))
 
 

@@ -35,7 +35,7 @@ WAITING = {
 
 @pytest.mark.row("OPS-02", "OPS-03")
 @pytest.mark.parametrize("state", WAITING)
-def test_a_client_that_may_send_a_command_hears_421_at_once(run: Any, state: str) -> None:
+def test_a_client_that_may_send_a_command_gets_421_at_once(run: Any, state: str) -> None:
     async def scenario() -> None:
         octets, count = WAITING[state]
         server = Sink().server(strict_pipelining=False, size=100)
@@ -53,7 +53,7 @@ def test_a_client_that_may_send_a_command_hears_421_at_once(run: Any, state: str
     run(scenario())
 
 
-def test_nothing_of_what_comes_behind_the_421_is_executed(run: Any) -> None:
+def test_commands_after_the_421_are_not_executed(run: Any) -> None:
     async def scenario() -> None:
         sink = Sink()
         server = sink.server()
@@ -107,9 +107,7 @@ def test_close_does_not_wait_for_clients_that_have_their_421_and_stay(
 
 @pytest.mark.row("OPS-02")
 @pytest.mark.parametrize("stage", ["delay", "lookup", "callback hook", "coroutine hook"])
-def test_a_client_that_was_not_greeted_hears_421_without_enhanced_code(
-    run: Any, stage: str
-) -> None:
+def test_a_client_that_was_not_greeted_gets_421_without_enhanced_code(run: Any, stage: str) -> None:
     async def scenario() -> None:
         reached: list[str] = []
         sink = Sink()

@@ -92,7 +92,7 @@ def test_a_turn_visits_as_many_as_its_time_allows_and_the_next_one_the_rest() ->
 
 
 @row("CPU-02")
-def test_those_that_have_more_take_turns() -> None:
+def test_flows_with_more_work_take_turns() -> None:
     turning = Turning()
     for name in "abc":
         turning.work(name, 1000).flow.go_on_later()
@@ -103,7 +103,7 @@ def test_those_that_have_more_take_turns() -> None:
 
 
 @row("CPU-02")
-def test_one_that_has_used_little_comes_before_all_that_have_used_much() -> None:
+def test_a_flow_that_has_used_little_comes_before_those_that_have_used_much() -> None:
     turning = Turning()
     for number in range(256):
         turning.work(f"heavy {number}", 1000, 2 * SLICE).flow.go_on_later()
@@ -117,7 +117,7 @@ def test_one_that_has_used_little_comes_before_all_that_have_used_much() -> None
 
 
 @row("CPU-02")
-def test_what_is_saved_up_is_no_more_than_the_credit() -> None:
+def test_saved_up_time_is_bounded_by_the_credit() -> None:
     turning = Turning()
     for number in range(8):
         turning.work(f"heavy {number}", 10_000).flow.go_on_later()
@@ -130,7 +130,7 @@ def test_what_is_saved_up_is_no_more_than_the_credit() -> None:
     assert ahead <= CREDIT / SLICE + 2
 
 
-def test_a_process_that_was_stopped_in_a_visit_costs_that_one_no_more_than_a_bad_visit() -> None:
+def test_a_pause_of_the_process_counts_as_one_bounded_visit() -> None:
     turning = Turning()
     for number in range(8):
         turning.work(f"heavy {number}", 10_000).flow.go_on_later()
