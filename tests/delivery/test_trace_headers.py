@@ -131,14 +131,16 @@ def test_the_headers_stand_in_the_order_of_rfc_5321() -> None:
         ({"opening_command": "", "lmtp": True}, "LMTP"),
     ],
 )
-def test_with_names_the_protocol_of_rfc_3848(facts: dict[str, object], protocol: str) -> None:
+def test_the_with_clause_names_the_protocol_of_rfc_3848(
+    facts: dict[str, object], protocol: str
+) -> None:
     assert f"\n\tby mx.example with {protocol} id " in headers_of(session_of(**facts))  # type: ignore[arg-type] # facts of the session only
 
 
 TLS = {"version": "TLSv1.3", "standard_name": "TLS_AES_128_GCM_SHA256", "name": "x"}
 
 
-def test_tls_is_told_in_a_comment_and_who_has_logged_in_is_not() -> None:
+def test_tls_is_in_a_comment_and_the_user_is_left_out() -> None:
     session = session_of(secure=True, user="anne@secret.example", tls_options=TLS)
     text = headers_of(session)
     assert f" with ESMTPSA id {session.id}-1 (TLSv1.3 TLS_AES_128_GCM_SHA256)\n\tfor " in text
@@ -147,7 +149,7 @@ def test_tls_is_told_in_a_comment_and_who_has_logged_in_is_not() -> None:
 
 
 @pytest.mark.parametrize("facts", [{"tls_options": TLS}, {"secure": True}])
-def test_without_tls_of_ours_there_is_no_comment_about_it(facts: dict[str, object]) -> None:
+def test_a_session_without_tls_of_ours_has_no_comment_about_tls(facts: dict[str, object]) -> None:
     session = session_of(**facts)  # type: ignore[arg-type] # facts of the session only
     assert f" id {session.id}-1\n\tfor " in headers_of(session)
 
@@ -172,19 +174,19 @@ def test_the_null_path_is_kept() -> None:
     assert headers_of(session_of("")).startswith("Return-Path: <>\n")
 
 
-def test_a_source_route_is_no_part_of_it() -> None:
+def test_a_source_route_is_left_out_of_the_headers() -> None:
     text = headers_of(session_of("@relay.example:a@x.example", ("@r1,@r2:b@y.example",)))
     assert text.startswith("Return-Path: <a@x.example>\nDelivered-To: b@y.example\n")
 
 
-def test_for_stands_with_one_recipient_only() -> None:
+def test_the_for_clause_stands_with_one_recipient_only() -> None:
     message = parsed(session_of(rcpt_to=("b@y.example", "c@y.example", "b@y.example")))
     assert message.get_all("Delivered-To") == ["b@y.example", "c@y.example", "b@y.example"]
     assert " for " not in unfolded(message)
 
 
 @pytest.mark.parametrize("recipient", ["postmaster", '"a;b"@y.example', '"a) (b"@y.example'])
-def test_for_is_left_out_where_simple_readers_would_stumble(recipient: str) -> None:
+def test_the_for_clause_is_left_out_where_simple_readers_would_stumble(recipient: str) -> None:
     message = parsed(session_of(rcpt_to=(recipient,)))
     assert message["Delivered-To"] == recipient
     assert " for " not in unfolded(message)
@@ -214,7 +216,9 @@ def test_for_is_left_out_where_simple_readers_would_stumble(recipient: str) -> N
         ),
     ],
 )
-def test_from_tells_what_is_known_of_the_client(facts: dict[str, str], client: str) -> None:
+def test_the_from_clause_has_what_is_known_of_the_client(
+    facts: dict[str, str], client: str
+) -> None:
     assert f"\nReceived: from {client}\n\tby " in headers_of(session_of(**facts))  # type: ignore[arg-type] # facts of the session only
 
 

@@ -98,7 +98,7 @@ def test_an_address_to_listen_on_is_understood(text: str) -> None:
 
 
 @pytest.mark.parametrize("text", NO_LISTENERS)
-def test_what_is_no_address_is_refused_with_the_reason(text: str) -> None:
+def test_an_invalid_address_to_listen_on_is_refused_with_the_reason(text: str) -> None:
     with pytest.raises(ValueError, match="--listen") as refused:
         parse_listener(text)
     assert NO_LISTENERS[text] in str(refused.value)
@@ -146,7 +146,7 @@ def test_a_size_may_have_a_unit(text: str, octets: int) -> None:
         *[str(2**62), "9" * 30, "9223372036854775807k"],
     ],
 )
-def test_what_is_no_size_is_refused(text: str) -> None:
+def test_an_invalid_size_is_refused(text: str) -> None:
     with pytest.raises(ValueError, match="--size"):
         parse_size(text)
 
@@ -192,7 +192,7 @@ def test_a_domain_is_not_rewritten_into_another_one(domain: str) -> None:
         *["[300.1.1.1]", "[]", "[IPv6:::g]"],
     ],
 )
-def test_what_is_no_domain_is_refused(text: str) -> None:
+def test_an_invalid_domain_is_refused(text: str) -> None:
     with pytest.raises(ValueError, match="--domain") as refused:
         parse_domain(text)
     assert "\n" not in str(refused.value)
@@ -267,6 +267,6 @@ def test_files_are_named_by_their_whole_paths(
     assert (found.client_ca, found.users) == (f"{tmp_path.parent}/ca.pem", f"{folder}/users")
 
 
-def test_without_files_there_are_no_paths() -> None:
+def test_options_of_files_that_are_not_given_are_empty() -> None:
     found = config()
     assert (found.cert, found.key, found.client_ca, found.users) == ("", "", "", "")

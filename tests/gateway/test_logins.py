@@ -73,18 +73,18 @@ def login(run: type_run, *auths: Auth, users: Users | None = None) -> list[Any]:
         (Auth("EXTERNAL", "anne"), None),
     ],
 )
-def test_only_the_right_password_of_a_user_lets_in(
+def test_a_login_needs_the_right_password_of_a_user(
     run: type_run, auth: Auth, user: str | None
 ) -> None:
     assert login(run, auth) == [None if user is None else {"user": user}]
 
 
-def test_without_a_password_nobody_is_let_in_whatever_the_hash(run: type_run) -> None:
+def test_a_login_without_a_password_is_refused_for_any_hash(run: type_run) -> None:
     users = Users({"anne": CHEAP.hash("")})
     assert login(run, Auth("XCLIENT", "anne"), users=users) == [None]
 
 
-def test_nobody_is_let_in_where_there_are_no_users(run: type_run) -> None:
+def test_a_login_is_refused_where_there_is_no_such_user(run: type_run) -> None:
     assert login(run, Auth("PLAIN", "anne", password="pencil"), users=Users({"b": "x"})) == [None]
 
 
@@ -126,7 +126,7 @@ def test_a_name_that_does_not_exist_is_checked_like_any_other(run: type_run) -> 
 
 
 @pytest.mark.row("AUTH-12")
-def test_over_the_limit_a_login_is_put_off_and_the_others_are_not_harmed(run: type_run) -> None:
+def test_a_login_over_the_limit_is_deferred_and_the_others_go_on(run: type_run) -> None:
     async def flood() -> None:
         checker, bench = blocked(2, 5)
         logins = Logins(Users(HASHES), checker)
@@ -147,7 +147,7 @@ def test_over_the_limit_a_login_is_put_off_and_the_others_are_not_harmed(run: ty
     run(flood())
 
 
-def test_who_leaves_is_not_checked_and_makes_room(run: type_run) -> None:
+def test_a_client_that_leaves_is_not_checked_and_makes_room(run: type_run) -> None:
     async def leave() -> None:
         checker, bench = blocked(1, 3)
         waiting = [asyncio.ensure_future(checker.matches("", b"%d" % n)) for n in range(3)]
@@ -169,7 +169,7 @@ def test_who_leaves_is_not_checked_and_makes_room(run: type_run) -> None:
     run(leave())
 
 
-def test_a_closed_checker_waits_for_nothing_and_tells_those_who_wait(run: type_run) -> None:
+def test_a_closed_checker_defers_the_logins_that_wait(run: type_run) -> None:
     async def close() -> None:
         checker, bench = blocked(1, 3)
         waiting = [asyncio.ensure_future(checker.matches("", b"%d" % n)) for n in range(3)]
@@ -186,7 +186,7 @@ def test_a_closed_checker_waits_for_nothing_and_tells_those_who_wait(run: type_r
     run(close())
 
 
-def test_where_no_thread_can_be_started_all_are_put_off(
+def test_all_logins_are_deferred_when_no_thread_can_be_started(
     run: type_run, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def start(thread: threading.Thread) -> None:
@@ -209,7 +209,7 @@ def test_where_no_thread_can_be_started_all_are_put_off(
 # --- one host beside others ---
 
 
-def test_who_guesses_does_not_keep_others_from_logging_in(run: type_run) -> None:
+def test_a_client_that_guesses_does_not_keep_others_from_logging_in(run: type_run) -> None:
     """100 connections of one address, each with its next guess as soon as it hears of the last."""
 
     async def scenario() -> None:
@@ -370,7 +370,7 @@ def test_a_check_keeps_off_a_core_and_is_less_urgent_than_the_loop(run: type_run
 
 
 @pytest.mark.parametrize("record", ["nonsense", HASHES["anne"][:-1] + "!", ""])
-def test_a_hash_that_cannot_be_checked_is_nobodys_fault_and_takes_no_place(
+def test_a_hash_that_cannot_be_checked_counts_against_no_client(
     run: type_run, record: str, caplog: pytest.LogCaptureFixture
 ) -> None:
     async def ask() -> None:
@@ -390,7 +390,7 @@ def test_a_hash_that_cannot_be_checked_is_nobodys_fault_and_takes_no_place(
     assert "pencil" not in caplog.text
 
 
-def test_a_checker_that_was_closed_puts_off(run: type_run) -> None:
+def test_a_checker_that_was_closed_defers_logins(run: type_run) -> None:
     async def ask() -> None:
         checker = Checker(1)
         checker.close()

@@ -50,7 +50,7 @@ def test_a_host_waits_for_one_check_of_each_other_at_most() -> None:
     assert len(order) == len(hosts) * MAX_PER_HOST + 1
 
 
-def test_a_full_queue_makes_room_for_who_has_less() -> None:
+def test_a_full_queue_makes_room_for_a_host_with_fewer_places() -> None:
     turns: Turns[str] = Turns()
     for number in range(MAX_PLACES // MAX_PER_HOST):
         for place in range(MAX_PER_HOST):
@@ -63,7 +63,7 @@ def test_a_full_queue_makes_room_for_who_has_less() -> None:
     assert sum(host.places for host in turns._hosts.values()) == turns._taken == MAX_PLACES
 
 
-def test_a_full_queue_of_those_who_failed_makes_room_for_who_did_not() -> None:
+def test_a_full_queue_of_hosts_that_failed_makes_room_for_one_that_did_not() -> None:
     turns: Turns[str] = Turns()
     hosts = [f"bad{number}" for number in range(MAX_PLACES + 1)]
     for host in hosts:
@@ -85,7 +85,7 @@ def test_a_full_queue_of_equals_is_full() -> None:
     assert "new" not in turns._hosts
 
 
-def test_a_check_that_is_begun_is_not_given_up() -> None:
+def test_a_check_that_has_begun_is_not_dropped_for_another() -> None:
     turns: Turns[str] = Turns(places=2, per_host=2)
     turns.add("a", "a0", 0)
     turns.add("a", "a1", 0)
@@ -123,7 +123,7 @@ def test_the_delay_of_one_host_keeps_no_other_waiting() -> None:
     assert turns.ready_at() == inf
 
 
-def test_everybody_with_a_place_has_a_turn_long_before_the_hook_times_out() -> None:
+def test_each_host_with_a_place_has_its_turn_long_before_the_hook_times_out() -> None:
     """The worst case of an honest user at the address of somebody who guesses."""
     turns: Turns[str] = Turns()
     failed(turns, "a", FREE_FAILURES + 20)
@@ -152,7 +152,7 @@ def test_a_success_does_not_make_failures_forgotten_and_time_does() -> None:
     assert turns._hosts["a"].failures == 1
 
 
-def test_who_leaves_gives_up_a_place_and_a_turn() -> None:
+def test_a_client_that_leaves_gives_up_its_place_and_its_turn() -> None:
     turns: Turns[str] = Turns()
     turns.add("a", "a0", 0)
     turns.add("a", "a1", 0)
@@ -168,7 +168,7 @@ def test_who_leaves_gives_up_a_place_and_a_turn() -> None:
     assert turns._taken == 0
 
 
-def test_what_is_remembered_of_hosts_is_bounded(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_number_of_remembered_hosts_is_bounded(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(limits, "MAX_HOSTS", 100)
     turns: Turns[str] = Turns(places=4)
     turns.add("waits", "waits", 0)
@@ -185,7 +185,7 @@ def test_what_is_remembered_of_hosts_is_bounded(monkeypatch: pytest.MonkeyPatch)
     assert len(turns._hosts) < 100 - 2
 
 
-def test_places_are_never_lost_whatever_happens() -> None:
+def test_places_are_never_lost_in_any_order_of_events() -> None:
     chance = random.Random(7)
     turns: Turns[int] = Turns(places=12, per_host=4)
     waiting: dict[int, str] = {}

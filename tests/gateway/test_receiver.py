@@ -117,7 +117,7 @@ def stored(box: Maildir) -> bytes:
 # What is stored.
 
 
-def test_a_message_is_stored_behind_the_trace_headers(
+def test_a_message_is_stored_after_the_trace_headers(
     run: type_run, box: Maildir, disk: Disk
 ) -> None:
     answer = run(receiver(box, disk).on_data(ended(b"Subject: s\r\n\r\nbody\r\n"), session_for()))
@@ -240,7 +240,7 @@ def test_addr_10_no_address_gets_into_a_path(
 
 
 @pytest.mark.parametrize("octets", [b"", b"x" * 10, b"x" * 3 * WRITE_OCTETS])
-def test_size_03_nothing_is_kept_of_a_message_over_size(
+def test_size_03_a_message_over_size_leaves_nothing(
     run: type_run, box: Maildir, disk: Disk, octets: bytes
 ) -> None:
     stream = ended(*([octets] if octets else []), size_exceeded=True)
@@ -250,7 +250,7 @@ def test_size_03_nothing_is_kept_of_a_message_over_size(
 
 @pytest.mark.parametrize("reason", ["disconnected", "timeout", "shutdown", "bare_newline", "reset"])
 @pytest.mark.parametrize("octets", [b"x" * 10, b"x" * 3 * WRITE_OCTETS])
-def test_nothing_is_kept_of_an_aborted_message(
+def test_an_aborted_message_leaves_nothing(
     run: type_run, box: Maildir, disk: Disk, octets: bytes, reason: str
 ) -> None:
     stream = stream_of(octets)
@@ -261,7 +261,7 @@ def test_nothing_is_kept_of_an_aborted_message(
 
 
 @pytest.mark.parametrize("call", ["write", "fsync", "link"])
-def test_nothing_is_kept_when_the_hook_is_cancelled(
+def test_a_cancelled_hook_leaves_nothing(
     run: type_run, box: Maildir, disk: Disk, call: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     gate = Gate(monkeypatch, call)
@@ -328,7 +328,7 @@ def answer_for(hooks: Receiver, mailbox: str) -> Exception | None:
     return answer
 
 
-def test_without_domains_every_recipient_is_taken(box: Maildir, disk: Disk) -> None:
+def test_every_recipient_is_taken_where_no_domains_are_given(box: Maildir, disk: Disk) -> None:
     for mailbox in ("b@y.example", "b@[192.0.2.1]", "postmaster", "ü@ü.example"):
         assert answer_for(receiver(box, disk), mailbox) is None
 

@@ -37,14 +37,14 @@ ADDR_10_ILLEGAL = [";id;@x", "$(id)@x", "../../etc/passwd@x"]
 # What it says.
 
 
-def test_it_says_where_it_listens_and_where_mail_goes(gateway: Gateway, maildir: Path) -> None:
+def test_a_gateway_prints_where_it_listens_and_delivers(gateway: Gateway, maildir: Path) -> None:
     listening, certificate, delivering = gateway.out.all
     assert listening == f"fastsmtp: listening on 127.0.0.1:{gateway.ports[0]}"
     assert certificate.startswith("fastsmtp: certificate made at start for ")
     assert delivering == f"fastsmtp: delivering to {maildir}"
 
 
-def test_a_relative_maildir_is_told_by_its_whole_path(tmp_path: Path) -> None:
+def test_a_relative_maildir_is_shown_by_its_whole_path(tmp_path: Path) -> None:
     process = subprocess.Popen(
         command("--listen=0"),
         cwd=tmp_path,
@@ -68,7 +68,7 @@ def test_each_message_is_one_line(gateway: Gateway, maildir: Path) -> None:
     assert line.endswith(f" helo=c.example with=ESMTP size={len(MESSAGE)} file={name}")
 
 
-def test_verbose_tells_of_connections_and_refusals(maildir: Path) -> None:
+def test_verbose_logs_connections_and_refusals(maildir: Path) -> None:
     with Gateway(maildir, "-v", "--domain=y.example") as gateway:
         with pytest.raises(smtplib.SMTPRecipientsRefused):
             gateway.send(MESSAGE, "b@x.example")
@@ -79,7 +79,7 @@ def test_verbose_tells_of_connections_and_refusals(maildir: Path) -> None:
 
 
 @pytest.mark.parametrize("level", [[], ["-v"]], ids=["", "verbose"])
-def test_one_refused_rcpt_is_one_line_with_client_sender_recipient_and_reply(
+def test_one_refused_rcpt_is_logged_with_client_sender_recipient_and_reply(
     maildir: Path, level: list[str]
 ) -> None:
     with Gateway(maildir, *level, "--domain=y.example") as gateway:
@@ -111,7 +111,7 @@ def test_of_many_refused_recipients_ten_have_a_line_and_the_rest_is_counted(mail
     assert len([line for line in gateway.out.all if " reply=550 " in line]) == 10
 
 
-def test_a_client_that_leaves_after_quit_without_reading_is_no_line(maildir: Path) -> None:
+def test_a_client_that_leaves_after_quit_without_reading_is_not_logged(maildir: Path) -> None:
     with Gateway(maildir, "-v") as gateway:
         with socket.create_connection(("127.0.0.1", gateway.ports[0]), PATIENCE) as client:
             client.recv(1000)
@@ -171,7 +171,7 @@ def test_log_01_hostile_words_stay_in_one_line(gateway: Gateway) -> None:
         b"Content-Type: text/plain\r\n\r\n\xff\xfe\r\n",
     ],
 )
-def test_what_was_sent_is_read_back_octet_for_octet(
+def test_a_message_is_read_back_octet_for_octet(
     gateway: Gateway, maildir: Path, body: bytes
 ) -> None:
     sent = b"Subject: x\r\nX-Odd:\r\n\tfolded\r\n\r\n" + body
@@ -276,7 +276,7 @@ def test_addr_10_an_address_never_becomes_a_path(
 
 
 @pytest.mark.parametrize("mailbox_name", ADDR_10_ILLEGAL)
-def test_addr_10_what_is_no_address_is_refused(gateway: Gateway, mailbox_name: str) -> None:
+def test_addr_10_an_invalid_address_is_refused(gateway: Gateway, mailbox_name: str) -> None:
     with gateway.client() as client:
         assert client.docmd("MAIL", f"FROM:<{mailbox_name}>")[0] == 501
         client.mail("a@x.example")
@@ -373,7 +373,7 @@ def test_other_domains_are_refused_as_relaying(maildir: Path) -> None:
     assert message.count(b"Delivered-To: ") == 3
 
 
-def test_nobody_can_log_in_and_nobody_has_to(gateway: Gateway) -> None:
+def test_a_login_is_neither_offered_nor_required(gateway: Gateway) -> None:
     with gateway.client() as client:
         assert "auth" not in client.esmtp_features
         assert client.docmd("AUTH", "PLAIN AGEAYg==")[0] >= 500

@@ -68,7 +68,7 @@ def crowd(stack: ExitStack, port: int) -> list[socket.socket]:
 
 
 @pytest.mark.parametrize("leave", [True, False])
-def test_ops_14_one_signal_ends_it_whatever_the_resolver_does(
+def test_ops_14_one_signal_ends_the_gateway_although_the_resolver_hangs(
     tmp_path: Path, slow: dict[str, str], leave: bool
 ) -> None:
     with Gateway(tmp_path / "mail", env=slow) as gateway, ExitStack() as stack:
@@ -81,7 +81,7 @@ def test_ops_14_one_signal_ends_it_whatever_the_resolver_does(
         assert gateway.out.all[-1] == "fastsmtp: ended"
 
 
-def test_ops_14_a_second_signal_ends_it_at_once_whatever_the_resolver_does(
+def test_ops_14_a_second_signal_ends_the_gateway_at_once_although_the_resolver_hangs(
     tmp_path: Path, slow: dict[str, str]
 ) -> None:
     with Gateway(tmp_path / "mail", env=slow) as gateway, ExitStack() as stack:
@@ -112,7 +112,7 @@ def test_ops_14_most_of_a_crowd_is_greeted_although_the_resolver_is_dead(
 
 
 @pytest.mark.parametrize("others", [[], ["127.0.0.1:0"]])
-def test_a_signal_ends_it_while_it_looks_up_where_to_listen(
+def test_a_signal_ends_a_gateway_that_looks_up_where_to_listen(
     tmp_path: Path, slow: dict[str, str], others: list[str]
 ) -> None:
     listen = [f"--listen={place}" for place in [*others, "slow.example:0"]]

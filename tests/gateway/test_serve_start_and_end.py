@@ -33,7 +33,7 @@ MESSAGE = b"Subject: x\r\n\r\nhello\r\n"
 
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
-def test_ops_02_a_signal_ends_it_cleanly(maildir: Path, number: signal.Signals) -> None:
+def test_ops_02_a_signal_ends_the_gateway_cleanly(maildir: Path, number: signal.Signals) -> None:
     with Gateway(maildir) as gateway:
         gateway.send(MESSAGE)
         assert gateway.stop(number) == 0
@@ -43,7 +43,7 @@ def test_ops_02_a_signal_ends_it_cleanly(maildir: Path, number: signal.Signals) 
 
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
-def test_ops_02_an_idle_client_is_told_at_once(maildir: Path, number: signal.Signals) -> None:
+def test_ops_02_an_idle_client_gets_421_at_once(maildir: Path, number: signal.Signals) -> None:
     with Gateway(maildir) as gateway:
         clients = [gateway.client(), gateway.client()]
         clients[1].mail("a@x.example")
@@ -88,7 +88,9 @@ def test_ops_02_a_message_in_flight_gets_its_real_reply(
 
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
-def test_ops_02_a_second_signal_ends_it_at_once(maildir: Path, number: signal.Signals) -> None:
+def test_ops_02_a_second_signal_ends_the_gateway_at_once(
+    maildir: Path, number: signal.Signals
+) -> None:
     with Gateway(maildir) as gateway:
         client = gateway.client()
         client.mail("a@x.example")
@@ -136,7 +138,7 @@ def complaint(done: subprocess.CompletedProcess[str]) -> str:
 
 
 @pytest.mark.parametrize("scheme", ["", "lmtp:"])
-def test_a_port_in_use_is_told_in_one_line(maildir: Path, scheme: str) -> None:
+def test_a_port_in_use_is_an_error_of_one_line(maildir: Path, scheme: str) -> None:
     with socket.create_server(("127.0.0.1", 0)) as taken:
         place = f"{scheme}127.0.0.1:{taken.getsockname()[1]}"
         done = run_to_end(f"--listen={place}", f"--maildir={maildir}")
@@ -144,7 +146,7 @@ def test_a_port_in_use_is_told_in_one_line(maildir: Path, scheme: str) -> None:
     assert f"cannot listen on {place}: Address already in use" in complaint(done)
 
 
-def test_a_port_in_use_behind_a_free_one_is_told_in_one_line(maildir: Path) -> None:
+def test_a_port_in_use_after_a_free_one_is_an_error_of_one_line(maildir: Path) -> None:
     with socket.create_server(("127.0.0.1", 0)) as taken:
         place = f"127.0.0.1:{taken.getsockname()[1]}"
         done = run_to_end("--listen=0", f"--listen={place}", f"--maildir={maildir}")
@@ -152,7 +154,7 @@ def test_a_port_in_use_behind_a_free_one_is_told_in_one_line(maildir: Path) -> N
     assert f"cannot listen on {place}: Address already in use" in complaint(done)
 
 
-def test_a_second_gateway_on_the_same_port_is_told_in_one_line(
+def test_a_second_gateway_on_the_same_port_is_an_error_of_one_line(
     gateway: Gateway, maildir: Path
 ) -> None:
     place = f"127.0.0.1:{gateway.ports[0]}"
@@ -161,7 +163,7 @@ def test_a_second_gateway_on_the_same_port_is_told_in_one_line(
     assert f"cannot listen on {place}: Address already in use" in complaint(done)
 
 
-def test_a_socket_in_use_is_told_in_one_line(maildir: Path, tmp_path: Path) -> None:
+def test_a_socket_in_use_is_an_error_of_one_line(maildir: Path, tmp_path: Path) -> None:
     place = f"lmtp:{tmp_path / 'lmtp.sock'}"
     with Gateway(maildir, listen=(place,)) as gateway:
         done = run_to_end(f"--listen={place}", f"--maildir={maildir}")
@@ -172,7 +174,7 @@ def test_a_socket_in_use_is_told_in_one_line(maildir: Path, tmp_path: Path) -> N
     assert f"cannot listen on {place}: Address already in use" in complaint(done)
 
 
-def test_a_file_in_place_of_a_socket_stays_and_is_told_in_one_line(
+def test_a_file_in_place_of_a_socket_stays_and_is_an_error_of_one_line(
     maildir: Path, tmp_path: Path
 ) -> None:
     path = tmp_path / "lmtp.sock"
@@ -184,40 +186,40 @@ def test_a_file_in_place_of_a_socket_stays_and_is_told_in_one_line(
 
 
 @pytest.mark.parametrize("host", ["no-such-host.invalid", "x" * 100 + ".invalid", "999.1.1.1"])
-def test_a_host_that_does_not_exist_is_told_in_one_line(maildir: Path, host: str) -> None:
+def test_a_host_that_does_not_exist_is_an_error_of_one_line(maildir: Path, host: str) -> None:
     done = run_to_end(f"--listen={host}:2525", f"--maildir={maildir}")
     assert done.returncode == 1
     assert f"cannot listen on {host}:2525: " in complaint(done)
 
 
-def test_an_address_of_another_host_is_told_in_one_line(maildir: Path) -> None:
+def test_an_address_of_another_host_is_an_error_of_one_line(maildir: Path) -> None:
     done = run_to_end("--listen=192.0.2.1:2525", f"--maildir={maildir}")
     assert done.returncode == 1
     assert "cannot listen on 192.0.2.1:2525: Cannot assign requested address" in complaint(done)
 
 
-def test_a_file_in_place_of_the_maildir_is_told_in_one_line(tmp_path: Path) -> None:
+def test_a_file_in_place_of_the_maildir_is_an_error_of_one_line(tmp_path: Path) -> None:
     (tmp_path / "mail").write_text("a file")
     done = run_to_end("--listen=0", f"--maildir={tmp_path / 'mail'}")
     assert done.returncode == 1
     assert f"cannot deliver into {tmp_path / 'mail'}: Not a directory" in complaint(done)
 
 
-def test_a_maildir_that_cannot_be_made_is_told_in_one_line() -> None:
+def test_a_maildir_that_cannot_be_made_is_an_error_of_one_line() -> None:
     done = run_to_end("--listen=0", "--maildir=/proc/mail")
     assert done.returncode == 1
     assert "cannot deliver into /proc/mail: " in complaint(done)
 
 
 @pytest.mark.skipif(os.geteuid() == 0, reason="root may write everywhere")
-def test_a_maildir_without_the_right_to_write_is_told_in_one_line(maildir: Path) -> None:
+def test_a_maildir_without_write_permission_is_an_error_of_one_line(maildir: Path) -> None:
     maildir.mkdir(mode=0o500)
     done = run_to_end("--listen=0", f"--maildir={maildir}")
     assert done.returncode == 1
     assert f"cannot deliver into {maildir}: Permission denied" in complaint(done)
 
 
-def test_the_missing_extra_is_told_in_one_line(tmp_path: Path) -> None:
+def test_a_missing_extra_is_an_error_of_one_line(tmp_path: Path) -> None:
     (tmp_path / "click.py").write_text(
         "raise ModuleNotFoundError(\"No module named 'click'\", name='click')\n"
     )
@@ -240,13 +242,13 @@ def test_the_missing_extra_is_told_in_one_line(tmp_path: Path) -> None:
         (["--size"], "requires an argument"),
     ],
 )
-def test_a_wrong_command_line_is_told_in_one_line(arguments: list[str], told: str) -> None:
+def test_a_wrong_command_line_is_an_error_of_one_line(arguments: list[str], told: str) -> None:
     done = run_to_end(*arguments)
     assert done.returncode == 2
     assert told in complaint(done)
 
 
-def test_a_missing_command_is_told_in_one_line() -> None:
+def test_a_missing_command_is_an_error_of_one_line() -> None:
     done = subprocess.run(command()[:-1], capture_output=True, text=True, env=environment())
     assert done.returncode == 2
     assert "a command is needed: fastsmtp serve" in complaint(done)

@@ -96,7 +96,7 @@ def sends(client: smtplib.SMTP) -> None:
 # --- what it says ---
 
 
-def test_it_says_what_is_spoken_where_and_where_the_certificate_is_from(
+def test_a_gateway_prints_the_protocol_of_each_port_and_the_origin_of_its_certificate(
     gateway: Gateway, files: Files
 ) -> None:
     plain, smtps, submission = gateway.ports
@@ -142,7 +142,7 @@ def test_the_ciphers_are_those_that_were_given_and_stay_so_at_sighup(
         assert gateway.stop() == 0
 
 
-def test_without_a_list_of_ciphers_there_are_those_of_openssl(gateway: Gateway) -> None:
+def test_the_ciphers_of_openssl_are_offered_where_no_list_is_given(gateway: Gateway) -> None:
     with client_of(gateway, SMTPS, version_1_2(CBC)) as client:
         assert client.noop()[0] == 250
 
@@ -168,7 +168,7 @@ def test_a_plain_port_takes_mail_with_and_without_starttls_and_nobody_logs_in(
 
 @pytest.mark.parametrize("at", [SMTPS, SUBMISSION])
 @pytest.mark.parametrize("method", ["PLAIN", "LOGIN"])
-def test_who_has_logged_in_may_send_and_is_in_the_log_and_not_in_the_message(
+def test_a_user_who_has_logged_in_may_send_and_is_in_the_log_but_not_in_the_message(
     gateway: Gateway, maildir: Path, at: int, method: str
 ) -> None:
     with client_of(gateway, at) as client:
@@ -198,7 +198,7 @@ def test_a_submission_port_wants_starttls_before_anything_else(gateway: Gateway)
 
 @pytest.mark.parametrize("at", [SMTPS, SUBMISSION])
 @pytest.mark.parametrize("name", ["anne", "bob", "Anne"])
-def test_a_wrong_password_and_a_wrong_name_are_told_alike(
+def test_a_wrong_password_and_a_wrong_name_get_the_same_reply(
     gateway: Gateway, at: int, name: str
 ) -> None:
     with client_of(gateway, at) as client:
@@ -210,7 +210,7 @@ def test_a_wrong_password_and_a_wrong_name_are_told_alike(
     assert f" user={name} client=[127.0.0.1] method=" in line
 
 
-def test_without_users_an_smtps_port_is_like_a_plain_one(maildir: Path, files: Files) -> None:
+def test_an_smtps_port_without_users_is_like_a_plain_one(maildir: Path, files: Files) -> None:
     options = files.options[:2]
     with Gateway(maildir, *options, listen=("127.0.0.1:0", "smtps://127.0.0.1:0")) as gateway:
         with client_of(gateway, SMTPS) as client:
@@ -293,7 +293,7 @@ def test_swaks_logs_in_and_sends(gateway: Gateway, maildir: Path, at: int) -> No
 
 
 @row("AUTH-13")
-def test_no_password_is_in_what_it_says_however_much_that_is(maildir: Path, files: Files) -> None:
+def test_the_output_of_a_verbose_gateway_has_no_password(maildir: Path, files: Files) -> None:
     with Gateway(maildir, "-v", *files.options, listen=LISTEN) as gateway:
         for method in ("PLAIN", "LOGIN"):
             for password in (PASSWORD, PASSWORD + "-wrong"):
@@ -311,7 +311,7 @@ def test_no_password_is_in_what_it_says_however_much_that_is(maildir: Path, file
 
 
 @row("AUTH-12")
-def test_a_flood_of_logins_is_put_off_and_mail_goes_on(maildir: Path, files: Files) -> None:
+def test_a_flood_of_logins_is_deferred_and_mail_goes_on(maildir: Path, files: Files) -> None:
     # Dear enough that not even the first is done before the last has come.
     salt, digest = HASH.split("$")[4:]
     files.write_users(anne=f"$argon2id$v=19$m=65536,t=1000,p=1${salt}${digest}")
@@ -331,7 +331,7 @@ def test_a_flood_of_logins_is_put_off_and_mail_goes_on(maildir: Path, files: Fil
     assert bodies(maildir) == [MESSAGE]
 
 
-def test_logins_that_wait_are_put_off_at_the_end_and_do_not_delay_it(
+def test_logins_that_wait_are_deferred_at_the_end_and_do_not_delay_it(
     maildir: Path, files: Files
 ) -> None:
     with Gateway(maildir, *files.options, listen=LISTEN) as gateway:
@@ -355,7 +355,7 @@ def _answer(client: smtplib.SMTP) -> int | None:
         return None
 
 
-def test_a_client_that_leaves_while_its_password_is_checked_harms_nobody(
+def test_a_client_that_leaves_while_its_password_is_checked_harms_no_other(
     gateway: Gateway,
 ) -> None:
     for _ in range(5):
@@ -366,7 +366,9 @@ def test_a_client_that_leaves_while_its_password_is_checked_harms_nobody(
         assert client.login("anne", PASSWORD)[0] == 235
 
 
-def test_a_users_file_that_others_can_read_is_told_in_one_line(maildir: Path, files: Files) -> None:
+def test_a_users_file_that_others_can_read_is_a_warning_of_one_line(
+    maildir: Path, files: Files
+) -> None:
     files.users.chmod(0o644)
     with Gateway(maildir, *files.options, listen=LISTEN) as gateway:
         assert gateway.stop() == 0
@@ -383,7 +385,7 @@ def test_a_users_file_that_others_can_read_is_told_in_one_line(maildir: Path, fi
         (f"anne:{HASH}\n", LISTEN[:1], "nobody can log in: that is for smtps://"),
     ],
 )
-def test_users_that_are_of_no_use_are_told_in_one_line(
+def test_users_that_are_of_no_use_are_a_warning_of_one_line(
     maildir: Path, files: Files, users: str, listen: tuple[str, ...], told: str
 ) -> None:
     files.users.write_text(users)
@@ -478,7 +480,7 @@ def _missing(files: Files) -> None:
         (_missing, "mx.key cannot be read: No such file or directory"),
     ],
 )
-def test_sighup_with_a_bad_pair_keeps_the_old_one_and_says_why(
+def test_sighup_with_a_bad_pair_keeps_the_old_one_and_logs_the_reason(
     maildir: Path, files: Files, harm: Callable[[Files], None], told: str
 ) -> None:
     with Gateway(maildir, *files.options, listen=LISTEN) as gateway:
@@ -501,7 +503,9 @@ def test_sighup_with_a_bad_pair_keeps_the_old_one_and_says_why(
 
 
 @row("OPS-01")
-def test_sighup_with_bad_users_keeps_the_old_ones_and_says_why(maildir: Path, files: Files) -> None:
+def test_sighup_with_bad_users_keeps_the_old_ones_and_logs_the_reason(
+    maildir: Path, files: Files
+) -> None:
     with Gateway(maildir, *files.options, listen=LISTEN) as gateway:
         files.users.write_text(f"anne:{HASH}\nbob:pencil\n")
         reload(gateway, files)
@@ -541,7 +545,7 @@ def test_many_sighups_under_load_lose_nothing(gateway: Gateway, maildir: Path) -
 # --- no certificate ---
 
 
-def test_without_a_certificate_one_is_made_for_all_kinds_of_ports(
+def test_a_certificate_is_made_for_all_kinds_of_ports_where_none_is_given(
     maildir: Path, files: Files
 ) -> None:
     with Gateway(maildir, files.options[2], listen=LISTEN) as gateway:
@@ -583,7 +587,7 @@ def without(tmp_path: Path, package: str) -> dict[str, str]:
     return environment(PYTHONPATH=path)
 
 
-def test_without_the_library_starttls_is_not_offered_and_one_line_says_why(
+def test_starttls_is_not_offered_without_the_library_and_one_line_says_why(
     maildir: Path, tmp_path: Path
 ) -> None:
     with Gateway(maildir, env=without(tmp_path, "cryptography")) as gateway:
@@ -647,7 +651,7 @@ BAD_PAIRS = {
 
 @pytest.mark.parametrize("kind", BAD_PAIRS)
 @pytest.mark.parametrize("listen", ["127.0.0.1:0", "smtps://127.0.0.1:0"])
-def test_key_material_that_is_no_good_is_told_with_file_and_reason(
+def test_bad_key_material_is_an_error_with_file_and_reason(
     maildir: Path, files: Files, kind: str, listen: str
 ) -> None:
     cert, key, told = BAD_PAIRS[kind]
@@ -660,14 +664,14 @@ def test_key_material_that_is_no_good_is_told_with_file_and_reason(
     assert "option '" not in line
 
 
-def test_a_certificate_without_its_key_is_told(maildir: Path, files: Files) -> None:
+def test_a_certificate_without_its_key_is_an_error_of_one_line(maildir: Path, files: Files) -> None:
     line = refused("--listen=0", f"--maildir={maildir}", f"--cert={files.cert}")
     assert f"--cert {files.cert} holds no private key; --key is missing" in line
 
 
 @pytest.mark.skipif(os.geteuid() == 0, reason="root may read everything")
 @pytest.mark.parametrize("name", ["cert", "key", "users", "ca"])
-def test_a_file_without_the_right_to_read_it_is_told(
+def test_a_file_without_read_permission_is_an_error_of_one_line(
     maildir: Path, files: Files, name: str
 ) -> None:
     getattr(files, name).chmod(0)
@@ -689,7 +693,7 @@ def test_a_file_without_the_right_to_read_it_is_told(
         ("--users=/etc/hostname", "--users /etc/hostname:1: the line is not name:hash"),
     ],
 )
-def test_other_files_that_are_no_good_are_told_with_file_and_reason(
+def test_other_bad_files_are_an_error_with_file_and_reason(
     maildir: Path, tmp_path: Path, option: str, told: str
 ) -> None:
     line = refused(
@@ -710,18 +714,20 @@ def test_other_files_that_are_no_good_are_told_with_file_and_reason(
         (["--ciphers="], "--ciphers: a list of ciphers is needed"),
     ],
 )
-def test_a_wrong_command_line_is_told_in_one_line(arguments: list[str], told: str) -> None:
+def test_a_wrong_command_line_is_an_error_of_one_line(arguments: list[str], told: str) -> None:
     assert told in refused(*arguments, status=2)
 
 
-def test_authorities_without_tls_are_told(maildir: Path, files: Files, tmp_path: Path) -> None:
+def test_authorities_without_tls_are_an_error_of_one_line(
+    maildir: Path, files: Files, tmp_path: Path
+) -> None:
     options = (f"--maildir={maildir}", f"--client-ca={files.ca}")
     assert "there is no TLS without --cert" in refused("--listen=lmtp:./lmtp.sock", *options)
     line = refused("--listen=0", *options, env=without(tmp_path, "cryptography"))
     assert "--client-ca needs TLS: no --cert is given" in line
 
 
-def test_ciphers_without_tls_are_told(maildir: Path, tmp_path: Path) -> None:
+def test_ciphers_without_tls_are_an_error_of_one_line(maildir: Path, tmp_path: Path) -> None:
     options = (f"--maildir={maildir}", "--ciphers=ECDHE")
     line = refused("--listen=lmtp:./lmtp.sock", *options)
     assert "--ciphers: there is no TLS without --cert" in line
@@ -730,7 +736,7 @@ def test_ciphers_without_tls_are_told(maildir: Path, tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("scheme", ["smtps", "submission"])
-def test_a_port_that_needs_tls_says_so_where_there_can_be_none(
+def test_a_port_that_needs_tls_is_an_error_where_there_can_be_none(
     maildir: Path, files: Files, tmp_path: Path, scheme: str
 ) -> None:
     place = f"{scheme}://127.0.0.1:2500"
@@ -740,7 +746,7 @@ def test_a_port_that_needs_tls_says_so_where_there_can_be_none(
     assert "pip install 'fastsmtp-engine[tls]'" in line
 
 
-def test_users_without_the_library_that_checks_them_are_told(
+def test_users_without_the_library_that_checks_them_are_an_error_of_one_line(
     maildir: Path, files: Files, tmp_path: Path
 ) -> None:
     options = ("--listen=smtps://127.0.0.1:0", f"--maildir={maildir}", *files.options)
@@ -749,7 +755,7 @@ def test_users_without_the_library_that_checks_them_are_told(
     assert "pip install 'fastsmtp-engine[server]'" in line
 
 
-def test_an_smtps_port_in_use_is_told_in_one_line(maildir: Path, files: Files) -> None:
+def test_an_smtps_port_in_use_is_an_error_of_one_line(maildir: Path, files: Files) -> None:
     with socket.create_server(("127.0.0.1", 0)) as taken:
         place = f"smtps://127.0.0.1:{taken.getsockname()[1]}"
         line = refused(f"--listen={place}", f"--maildir={maildir}", *files.options)

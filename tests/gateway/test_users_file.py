@@ -94,7 +94,7 @@ def test_each_line_is_a_user(path: Path, text: str, names: list[str]) -> None:
         (f"{'ü' * 128}:{HASH}", 1, "more than 255 octets"),
     ],
 )
-def test_a_bad_line_is_told_by_its_number_and_never_with_its_hash(
+def test_a_bad_line_is_named_by_its_number_and_never_with_its_hash(
     path: Path, text: str | bytes, line: int, told: str
 ) -> None:
     with pytest.raises(UsersError) as refused:
@@ -108,7 +108,7 @@ def test_a_bad_line_is_told_by_its_number_and_never_with_its_hash(
     assert "pencil" not in message
 
 
-def test_a_file_that_cannot_be_read_is_told_with_the_reason(tmp_path: Path) -> None:
+def test_a_file_that_cannot_be_read_is_an_error_with_the_reason(tmp_path: Path) -> None:
     with pytest.raises(UsersError, match="missing cannot be read: No such file or directory"):
         read_users(str(tmp_path / "missing"))
     os.mkfifo(tmp_path / "fifo")  # nobody writes to it, and nobody waits for that
@@ -137,13 +137,13 @@ def test_a_file_that_others_can_read_is_known(path: Path, mode: int, is_open: bo
 # --- looking up ---
 
 
-def test_a_name_is_found_as_it_is_written_in_whatever_form_of_unicode() -> None:
+def test_a_name_is_found_in_any_normal_form_of_unicode() -> None:
     users = Users({"m\u00fcller": HASH})
     assert users.find("mu\u0308ller") == (HASH, True)
     assert not users.find("M\u00fcller")[1]
 
 
-def test_who_does_not_exist_costs_as_much_as_somebody_who_does() -> None:
+def test_an_unknown_name_costs_as_much_as_a_known_one() -> None:
     dear = HASH.replace("m=8,t=1", "m=16,t=2")
     users = Users({"anne": HASH, "bob": dear})
     costs = set()
@@ -159,12 +159,12 @@ def test_who_does_not_exist_costs_as_much_as_somebody_who_does() -> None:
 @pytest.mark.parametrize(
     "name", ["nobody", "x" * 9000, "\u0640", "a\u05d0", "\U000e0001", "\ud800"]
 )
-def test_any_name_costs_always_the_same(name: str) -> None:
+def test_a_name_costs_the_same_at_each_check(name: str) -> None:
     users = Users({str(number): HASH.replace("t=1", f"t={number}") for number in range(1, 50)})
     assert len({users.find(name)[0].split("$")[3] for _ in range(20)}) == 1
 
 
-def test_without_users_a_check_costs_what_it_usually_does() -> None:
+def test_a_check_without_users_costs_as_much_as_a_usual_one() -> None:
     record, exists = Users({}).find("anne")
     assert not exists
     parameters = argon2.extract_parameters(record)
@@ -200,7 +200,7 @@ def test_a_link_stays_a_link(path: Path) -> None:
     assert real.read_text() == f"anne:{HASH}\nbob:{HASH}\n"
 
 
-def test_who_write_at_the_same_time_lose_nothing(path: Path) -> None:
+def test_writers_at_the_same_time_lose_nothing(path: Path) -> None:
     names = [f"user{number}" for number in range(24)]
     threads = [threading.Thread(target=store_user, args=(str(path), name, HASH)) for name in names]
     for thread in threads:
@@ -306,7 +306,7 @@ def test_the_file_is_on_disk_before_it_has_its_name_and_then_its_name_is(
         *["x" * 256, "ü" * 128, "\u202eanne", "\ufeff", "\ud800", "a\uff1ab"],
     ],
 )
-def test_what_could_not_stand_in_the_file_is_no_name(name: str) -> None:
+def test_a_name_that_could_not_stand_in_the_file_is_refused(name: str) -> None:
     with pytest.raises(UsersError) as refused:
         checked_name(name)
     assert "\n" not in str(refused.value)
@@ -333,7 +333,7 @@ def complaint(done: subprocess.CompletedProcess[bytes]) -> str:
     return done.stderr.decode()
 
 
-def test_what_passwd_writes_is_what_the_password_is_checked_by(path: Path) -> None:
+def test_a_password_that_passwd_writes_is_the_one_that_is_checked(path: Path) -> None:
     done = passwd("--stdin", str(path), "anne", stdin=b"first\n")
     assert done.stdout.decode() == f"fastsmtp: anne was added in {path}\n"
     done = passwd("--stdin", str(path), "anne", stdin="größer".encode())
@@ -357,7 +357,7 @@ def test_what_passwd_writes_is_what_the_password_is_checked_by(path: Path) -> No
         ("", b"pencil\n", "a name is needed"),
     ],
 )
-def test_what_passwd_does_not_take_is_told_in_one_line(
+def test_invalid_input_of_passwd_is_an_error_of_one_line(
     path: Path, name: str, stdin: bytes, told: str
 ) -> None:
     told_line = complaint(passwd("--stdin", str(path), name, stdin=stdin))
@@ -366,17 +366,17 @@ def test_what_passwd_does_not_take_is_told_in_one_line(
     assert not path.exists()
 
 
-def test_a_folder_that_is_not_there_is_told_in_one_line(path: Path) -> None:
+def test_a_missing_folder_is_an_error_of_one_line(path: Path) -> None:
     done = passwd("--stdin", str(path / "users"), "anne", stdin=b"pencil\n")
     assert "cannot be written: No such file or directory" in complaint(done)
 
 
-def test_without_a_terminal_passwd_asks_for_the_option(path: Path) -> None:
+def test_passwd_without_a_terminal_asks_for_the_option_stdin(path: Path) -> None:
     assert "use --stdin" in complaint(passwd(str(path), "anne", stdin=b"pencil\npencil\n"))
     assert not path.exists()
 
 
-def test_on_a_terminal_passwd_asks_twice_and_shows_nothing(path: Path) -> None:
+def test_passwd_on_a_terminal_asks_twice_and_shows_nothing(path: Path) -> None:
     ours, theirs = pty.openpty()
     with subprocess.Popen(
         command(str(path), "anne", name="passwd"),
