@@ -249,7 +249,7 @@ def test_a_cr_in_a_quoted_local_part_is_a_dirty_line() -> None:
     ],
 )
 @pytest.mark.parametrize("case", [str.upper, str.lower, str.title])
-def test_the_words_before_the_path(form: str, good: bool, case: type[str]) -> None:
+def test_other_words_before_the_path_are_refused(form: str, good: bool, case: type[str]) -> None:
     mail = case("mail " + form % "from" if form else "mail").replace("<A@X>", "<a@x>")
     rcpt = case("rcpt " + form % "to" if form else "rcpt").replace("<A@X>", "<a@x>")
     lines = f"{mail}\r\nRSET\r\n".encode() + SENDER + f"{rcpt}\r\n".encode()
@@ -312,7 +312,7 @@ def test_a_session_of_an_old_device_is_a_session_where_that_is_allowed(level: ob
 
 @LEVELS
 @pytest.mark.parametrize("argument", ["FROM:", "FROM: ", "FROM: SIZE=1"])
-def test_nothing_at_all_is_never_the_null_path(argument: str, level: object) -> None:
+def test_an_empty_argument_is_never_the_null_path(argument: str, level: object) -> None:
     ran = every_cut(
         [EH, f"MAIL {argument}\r\nMAIL FROM:<>\r\n".encode()], lenient_address_parsing=level
     )
@@ -320,7 +320,7 @@ def test_nothing_at_all_is_never_the_null_path(argument: str, level: object) -> 
 
 
 @LEVELS
-def test_a_parameter_behind_a_path_without_brackets_is_checked_like_any_other(
+def test_a_parameter_after_a_path_without_brackets_is_checked_like_any_other(
     level: object,
 ) -> None:
     lines = "MAIL FROM:a@x <b@y>\r\nMAIL FROM:a@x b\r\nMAIL FROM:é@x\r\nMAIL FROM:é@x SMTPUTF8\r\n"
@@ -328,7 +328,7 @@ def test_a_parameter_behind_a_path_without_brackets_is_checked_like_any_other(
     assert ran.codes == ["220", "250", BAD_SENDER, "555 5.5.4", "553 5.6.7", "250 2.1.0"]
 
 
-def test_a_refused_path_is_told_what_was_expected() -> None:
+def test_the_reply_to_a_refused_path_says_what_was_expected() -> None:
     with Conversation() as session:
         session.do(EH, b"MAIL FROM:a@x\r\n", TX, b"RCPT TO:b@y\r\n")
         wanted = [reply.lines[0] for reply in session.replies if reply.code == 501]
@@ -395,7 +395,7 @@ domains = st.one_of(
 @pytest.mark.row("ADDR-14")
 @hypothesis.settings(deadline=None)
 @hypothesis.given(addresses=st.lists(st.tuples(atoms | quoted, domains), min_size=1, max_size=8))
-def test_what_is_accepted_formats_to_something_that_parses_the_same(
+def test_an_accepted_path_formats_to_text_that_parses_the_same(
     addresses: list[tuple[str, str]],
 ) -> None:
     paths = [f"<{local}@{domain}>".encode() for local, domain in addresses]

@@ -82,7 +82,7 @@ def test_the_policy_for_messages_allows_nothing_in_commands(policy: str) -> None
 
 
 @row("AUTH-01")
-def test_the_answers_of_an_authentication_may_end_with_lf_too() -> None:
+def test_the_answers_of_a_listed_client_to_auth_may_end_with_lf_too() -> None:
     def on_auth(auth: Any, session: Any, callback: Callable[..., object]) -> None:
         assert (auth.username, auth.password) == ("anne", "pass")
         callback(None, AuthResponse(user="anne"))
@@ -325,6 +325,6 @@ def test_a_line_of_auth_is_read_as_it_is() -> None:
     check(auth_line_with_lf(), octets, [("fault", "AUTH_LINE_TOO_LONG"), noop], places=places)
 
 
-def test_a_parser_takes_no_lf_for_an_end_unless_it_is_told_to() -> None:
+def test_a_parser_takes_a_bare_lf_for_a_line_end_only_when_allowed() -> None:
     assert Parser().lf_ends_lines is False
     check(lines(), b"NOOP\n", [("fault", "BARE_LF")], trailing=b"")

@@ -190,7 +190,7 @@ def test_a_path_of_the_grammar_is_taken_verbatim(path: str, local_part: str, dom
         ),
     ],
 )
-def test_what_is_no_path_is_bad_syntax(path: str | bytes) -> None:
+def test_an_invalid_path_is_bad_syntax(path: str | bytes) -> None:
     for argument in both(path):
         assert read(argument) == BAD_SYNTAX
         assert read(argument, smtp_utf8=True) == BAD_SYNTAX
@@ -282,7 +282,7 @@ def test_postmaster_without_domain_is_for_rcpt_only(name: str, leniency: int) ->
         "ADDR-02", "<Postmaste>", "<Postmasters>", '<"Postmaster">', "<Postmaster", "<Postmaster@>"
     ),
 )
-def test_what_only_resembles_postmaster_is_bad_syntax(path: str) -> None:
+def test_a_word_that_only_resembles_postmaster_is_bad_syntax(path: str) -> None:
     assert read(f"TO:{path}") == BAD_SYNTAX
 
 
@@ -400,7 +400,7 @@ def test_paths_of_two_thousand_octets_are_bad_syntax(path: str, leniency: int) -
         ('TO:<"a> SIZE=1"@x> B', b"B"),
     ],
 )
-def test_the_octets_behind_a_path_are_handed_back(argument: str, rest: bytes) -> None:
+def test_the_octets_after_a_path_are_handed_back(argument: str, rest: bytes) -> None:
     assert accepted(argument)[1] == rest
 
 
@@ -475,7 +475,7 @@ def test_utf8_without_smtputf8_needs_it() -> None:
     assert read("TO:<@é:a@x>") == NEEDS_SMTPUTF8
 
 
-def test_what_smtputf8_would_not_cure_is_bad_syntax_without_it() -> None:
+def test_a_path_that_smtputf8_would_not_allow_is_bad_syntax_without_it() -> None:
     for path in ("<é@>", "<é..é@x>", "<é@x", "<é>", "<é@x>y", "<é@x> <b@y>"):
         for argument in both(path):
             assert read(argument) == BAD_SYNTAX
@@ -497,14 +497,14 @@ def test_what_smtputf8_would_not_cure_is_bad_syntax_without_it() -> None:
         "<a\u200db@x>",
     ),
 )
-def test_nothing_is_converted_or_normalised(path: str) -> None:
+def test_paths_are_neither_converted_nor_normalised(path: str) -> None:
     for argument in both(path):
         address, _ = accepted(argument, smtp_utf8=True)
         assert address.raw == path
         assert address.local_part == path[1:].partition("@")[0]
 
 
-def test_fullwidth_signs_separate_nothing() -> None:
+def test_fullwidth_signs_do_not_separate() -> None:
     """BYTE-07."""
     for path in ("<a＠x>", "＜a@x＞", "<a@x＞", "<＂a b＂@x>"):
         for argument in both(path):
@@ -557,7 +557,7 @@ def test_strings_are_clean_and_hold_no_surrogate(argument: str) -> None:
         ("<a..b@x>", "a..b", "x"),
     ),
 )
-def test_lenient_parsing_takes_what_has_one_at_sign(
+def test_lenient_parsing_takes_text_with_one_at_sign(
     path: str, local_part: str, domain: str
 ) -> None:
     for argument in both(path):
@@ -577,7 +577,7 @@ def test_lenient_parsing_takes_what_has_one_at_sign(
         *rows("L", f"<a..b@{'d' * 255}>", "<a\tb@x_y>", "<a\x7f@x_y>"),
     ],
 )
-def test_lenient_parsing_refuses_what_has_not(path: str) -> None:
+def test_lenient_parsing_refuses_text_without_one_at_sign(path: str) -> None:
     for argument in both(path):
         assert read(argument, smtp_utf8=True, leniency=Leniency.LENIENT) == BAD_SYNTAX
 
@@ -611,7 +611,7 @@ def test_both_lenient_levels_take_a_path_without_brackets(
 
 
 @pytest.mark.parametrize("path", rows("L", "$(id)@x", "a@-x", "a@x..y", 'a"b"@x', "..@x"))
-def test_the_last_level_alone_takes_whatever_has_one_at_sign_without_brackets(path: str) -> None:
+def test_the_last_level_alone_takes_any_text_with_one_at_sign_without_brackets(path: str) -> None:
     for argument in both(path):
         assert accepted(argument, leniency=Leniency.LENIENT)[0].raw == f"<{path}>"
         assert read(argument, leniency=Leniency.COMMON) == BAD_SYNTAX
@@ -647,7 +647,7 @@ def test_no_level_takes_a_path_without_brackets_that_has_two_readings(
 
 @pytest.mark.parametrize("leniency", Leniency)
 @pytest.mark.parametrize("argument", ["FROM:", "FROM: ", "FROM: \t", "TO:", "FROM: SIZE=1", "FROM"])
-def test_nothing_at_all_is_never_the_null_path(argument: str, leniency: int) -> None:
+def test_an_empty_argument_is_never_the_null_path(argument: str, leniency: int) -> None:
     assert read(argument, leniency=leniency) == BAD_SYNTAX
 
 
@@ -669,7 +669,9 @@ def test_nothing_at_all_is_never_the_null_path(argument: str, leniency: int) -> 
         (f"<a.@{'d' * 63}.>", "a.", "d" * 63 + "."),
     ),
 )
-def test_the_level_common_takes_what_devices_send(path: str, local_part: str, domain: str) -> None:
+def test_the_level_common_takes_paths_that_devices_send(
+    path: str, local_part: str, domain: str
+) -> None:
     for argument in both(path):
         assert read(argument, smtp_utf8=True) == BAD_SYNTAX
         for leniency in (Leniency.COMMON, Leniency.LENIENT):
@@ -721,7 +723,7 @@ def test_lenient_parsing_reads_what_the_grammar_allows_by_the_grammar() -> None:
         "FROM:<a@x> =bad SMTPUTF8",
     ],
 )
-def test_a_parameter_is_found_behind_the_path(argument: str) -> None:
+def test_a_parameter_is_found_after_the_path(argument: str) -> None:
     assert has_parameter(argument.encode(), b"SMTPUTF8") is True
     assert has_parameter(argument.encode(), b"smtputf8") is True
 
@@ -750,7 +752,7 @@ def test_a_parameter_is_found_behind_the_path(argument: str) -> None:
         "FROM:<a@x SMTPUTF8",
     ],
 )
-def test_no_parameter_is_found_where_none_stands(argument: str) -> None:
+def test_a_parameter_is_not_found_where_none_stands(argument: str) -> None:
     assert has_parameter(argument.encode(), b"SMTPUTF8") is False
 
 
@@ -948,7 +950,7 @@ def test_a_mailbox_is_known_without_brackets(text: str) -> None:
         *("a@[1.2.3]", "a@x\udc80"),
     ],
 )
-def test_what_is_no_mailbox_is_refused(text: str) -> None:
+def test_an_invalid_mailbox_is_refused(text: str) -> None:
     assert parse_mailbox(text, False) is False
     assert parse_mailbox(text, True) is False
 
@@ -1020,12 +1022,12 @@ def test_any_printable_word_is_a_host_name(name: str) -> None:
         "ADDR-12", b"", b"a b", b"x" * 256, "é".encode(), b"a\tb", b"a\x00b", b"\x7f", b" a", b"a "
     ),
 )
-def test_what_is_no_printable_word_is_no_host_name(argument: bytes) -> None:
+def test_a_word_that_is_not_printable_is_not_a_host_name(argument: bytes) -> None:
     assert parse_hostname_token(argument) is None
 
 
 @pytest.mark.parametrize("octet", range(256))
-def test_only_letters_change_in_a_host_name(octet: int) -> None:
+def test_a_host_name_changes_only_in_the_case_of_letters(octet: int) -> None:
     good = 0x21 <= octet <= 0x7E
     expected = ("A" + chr(octet)).lower() if good else None
     assert parse_hostname_token(bytes([0x41, octet])) == expected
@@ -1041,7 +1043,7 @@ def test_only_letters_change_in_a_host_name(octet: int) -> None:
         *("<>", '<@é:"\\""@x>', "<!#$%&'*+-/=?^_`{|}~@x-y.z>"),
     ],
 )
-def test_what_was_parsed_can_be_written_and_parsed_again(path: str) -> None:
+def test_a_parsed_path_can_be_written_and_parsed_again(path: str) -> None:
     """ADDR-14."""
     again = Address(path)
     assert again.raw == path
@@ -1056,7 +1058,7 @@ def test_what_was_parsed_can_be_written_and_parsed_again(path: str) -> None:
 @pytest.mark.parametrize(
     "raw", ["", "a@x", "<a@x", "<a@x> ", "<a@x>b", "<a..b@x>", "<\udc80@x>", "< >"]
 )
-def test_an_address_cannot_be_made_from_what_is_no_path(raw: str) -> None:
+def test_an_address_cannot_be_made_from_an_invalid_path(raw: str) -> None:
     with pytest.raises(ValueError, match="must be a path") as caught:
         Address(raw)
     assert str(caught.value).isascii()
@@ -1168,7 +1170,7 @@ def test_arguments_of_another_type_are_a_type_error(value: Any) -> None:
             call()
 
 
-def test_parsing_leaves_no_reference_behind() -> None:
+def test_parsing_leaks_no_reference() -> None:
     argument = b"FROM:<user@example.com> SIZE=1"
     before = sys.getrefcount(argument)
     results = [parse_reverse_path(argument, False, False) for _ in range(100)]

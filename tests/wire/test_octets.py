@@ -88,7 +88,7 @@ def test_a_lf_in_a_command_closes(place: str) -> None:
 @pytest.mark.parametrize(
     "line", [b"MAIL FROM:<a@x\x00@evil>\r\n", b"MAIL FROM:<a@x>\x00 SIZE=1\r\n", b"MAIL\x00\r\n"]
 )
-def test_nothing_ends_at_a_nul(line: bytes) -> None:
+def test_a_nul_ends_neither_command_nor_path(line: bytes) -> None:
     ran = every_cut([EH, line + b"RCPT TO:<b@y.example>\r\n"])
     assert ran.codes == ["220", "250", DIRTY, "503 5.5.1"]
     assert ran.recorder.named("mail") == []
@@ -103,7 +103,7 @@ def utf8_mail(path: bytes, parameters: bytes = b" SMTPUTF8") -> bytes:
 
 @pytest.mark.row("BYTE-03")
 @pytest.mark.parametrize("path", [b"<\xc3\xa9@x.example>", b"<a@\xc3\xa9.example>"])
-def test_a_refused_utf8_sender_leaves_nothing_behind(path: bytes, run: Run) -> None:
+def test_a_refused_utf8_sender_leaves_nothing(path: bytes, run: Run) -> None:
     rest = b"RCPT TO:<b@y.example>\r\nDATA\r\n"
     ran = every_cut([EH, utf8_mail(path, b"") + rest])
     assert ran.codes == ["220", "250", "553 5.6.7", "503 5.5.1", "503 5.5.1"]
@@ -160,7 +160,7 @@ def test_utf8_is_kept_as_sent(form: bytes, name: str) -> None:
 @pytest.mark.row("BYTE-04")
 @pytest.mark.parametrize("name", INVALID)
 @WHERE
-def test_what_is_no_utf8_or_deceives_the_eye_is_refused(form: bytes, name: str) -> None:
+def test_malformed_utf8_and_deceptive_characters_are_refused(form: bytes, name: str) -> None:
     path = form % INVALID[name]
     rcpt = utf8_mail(b"<a@x.example>") + b"RCPT TO:" + path + b"\r\n"
     ran = every_cut([EH, utf8_mail(path) + rcpt])
@@ -216,7 +216,7 @@ def test_no_name_is_converted_and_fullwidth_signs_are_letters(path: str) -> None
 
 @pytest.mark.row("BYTE-07")
 @pytest.mark.parametrize("path", ["<a\uff20x>", "\uff1ca@x\uff1e", "<a@\uff3b192.0.2.1\uff3d>x"])
-def test_fullwidth_signs_separate_nothing(path: str) -> None:
+def test_fullwidth_signs_do_not_separate(path: str) -> None:
     ran = every_cut([EH, utf8_mail(path.encode())])
     assert ran.codes == ["220", "250", "501 5.1.7"]
 

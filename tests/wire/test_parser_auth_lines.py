@@ -58,7 +58,7 @@ def test_a_line_that_is_too_long_ends_at_its_crlf(octets: int) -> None:
 
 
 @row("LINE-07")
-def test_the_limit_of_commands_holds_again_behind_it() -> None:
+def test_the_limit_of_commands_holds_again_after_a_line_of_auth() -> None:
     octets = b"AA==\r\n" + b"x" * 2047 + b"\r\n"
     places = [*range(8), 2046, 2047, 2048, *range(len(octets) - 3, len(octets))]
     check(auth_line(), octets, [line(b"AA=="), fault("LINE_TOO_LONG")], places=places)
@@ -74,7 +74,7 @@ def test_an_endless_line_ends_everything() -> None:
 
 
 @row("LINE-07")
-def test_what_is_held_of_a_long_line_is_bounded() -> None:
+def test_the_memory_for_a_long_line_is_bounded() -> None:
     parser = Parser()
     parser.expect_auth_line()
     for _ in range(200):
@@ -91,7 +91,7 @@ def test_a_control_octet_ends_the_line_and_the_exchange(octet: int) -> None:
 
 
 @row("AUTH-01")
-def test_a_bare_cr_or_lf_is_no_end() -> None:
+def test_a_bare_cr_or_lf_does_not_end_a_line() -> None:
     check(auth_line(), b"AA\r==" + BEHIND, [fault("CONTROL_CHARACTER"), NOOP])
     check(auth_line(), b"AA==\n", [fault("BARE_LF")], trailing=b"")
     check(auth_line(), b"\n", [fault("BARE_LF")], trailing=b"")
@@ -119,7 +119,7 @@ def test_a_dead_parser_expects_nothing() -> None:
 
 
 @row("AUTH-13")
-def test_what_a_line_holds_is_not_shown() -> None:
+def test_the_repr_of_a_line_does_not_show_it() -> None:
     parser = Parser()
     parser.expect_auth_line()
     parser.feed(b"c2VjcmV0\r\n")

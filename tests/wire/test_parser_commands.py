@@ -179,7 +179,7 @@ def test_a_control_octet_is_seen_at_every_place(where: int) -> None:
     assert events == [fault("CONTROL_CHARACTER")]
 
 
-def test_a_control_octet_behind_the_line_does_not_spoil_it() -> None:
+def test_a_control_octet_after_the_line_does_not_spoil_it() -> None:
     check(
         lines(),
         b"NOOP 12345678901\r\n\x01\r\nNOOP\r\n",
@@ -211,7 +211,7 @@ def test_a_line_up_to_the_limit_is_read(octets: int) -> None:
     )
 
 
-def test_a_line_over_the_limit_is_told_once_and_the_next_one_works() -> None:
+def test_a_line_over_the_limit_is_reported_once_and_the_next_one_works() -> None:
     """LINE-01, LINE-02: also with the CR as octet 2048 and the LF as octet 2049."""
     for octets in (2049, 2050, 5000, 32767, 32768):
         check(
@@ -309,7 +309,7 @@ def test_a_line_that_only_begins_like_auth_has_the_limit_of_all(start: bytes) ->
 # ---- what is fed, what is left ------------------------------------------------------------------
 
 
-def test_octets_behind_a_command_are_counted_until_they_are_read() -> None:
+def test_octets_after_a_command_are_counted_until_they_are_read() -> None:
     parser = Parser()
     parser.feed(b"DATA\r\nQUIT\r\nNO")
     assert parser.buffered == 14
@@ -380,7 +380,7 @@ def test_a_limit_of_a_line_that_makes_no_sense_is_refused(octets: int) -> None:
 # ---- the objects --------------------------------------------------------------------------------
 
 
-def test_a_command_is_no_work_for_the_collector() -> None:
+def test_a_command_is_not_tracked_by_the_collector() -> None:
     parser = Parser()
     parser.feed(b"MAIL FROM:<a@x>\r\nNO\x00OP\r\n")
     for event in (parser.next_event(), parser.next_event(), parser):
@@ -402,7 +402,7 @@ def test_events_show_themselves_escaped_and_bounded() -> None:
     assert [repr(END_OF_DATA), repr(END_OF_CHUNK)] == ["END_OF_DATA", "END_OF_CHUNK"]
 
 
-def test_what_stands_behind_auth_is_not_shown() -> None:
+def test_the_repr_of_auth_does_not_show_its_argument() -> None:
     """AUTH-13."""
     parser = Parser()
     parser.feed(b"AUTH PLAIN c2VjcmV0\r\n")
@@ -413,7 +413,7 @@ def test_what_stands_behind_auth_is_not_shown() -> None:
 
 
 @pytest.mark.parametrize("name", ["Command", "Fault", "Signal"])
-def test_only_the_parser_makes_events(name: str) -> None:
+def test_events_are_made_by_the_parser_only(name: str) -> None:
     with pytest.raises(TypeError, match=name):
         getattr(_parser, name)()
 

@@ -114,7 +114,9 @@ def test_crlf_dot_crlf_ends_the_message(octets: bytes, body: bytes, normalized: 
 
 
 @pytest.mark.parametrize("between, body, normalized", NOT_ENDED)
-def test_nothing_else_ends_the_message(between: bytes, body: bytes, normalized: bytes) -> None:
+def test_a_message_does_not_end_at_anything_else(
+    between: bytes, body: bytes, normalized: bytes
+) -> None:
     smuggled = SMUGGLED.removesuffix(b".\r\n")
     check_message(
         b"a" + between + SMUGGLED,
@@ -138,7 +140,7 @@ def test_after_the_end_comes_the_next_command() -> None:
     assert parser.payload_octets == 6
 
 
-def test_a_second_message_starts_anew() -> None:
+def test_a_second_message_starts_from_the_beginning() -> None:
     parser = Parser()
     facts = ("bare_newline", "has_nul", "has_8bit", "longest_line", "body_octets", "size_exceeded")
     fresh = [getattr(parser, fact) for fact in facts]
@@ -182,7 +184,7 @@ def test_a_stuffed_read_is_one_piece() -> None:
     assert parser.next_event() is None
 
 
-def test_only_what_may_be_the_end_is_held_back() -> None:
+def test_octets_that_may_be_the_end_are_held_back_and_no_others() -> None:
     for octets, handed_out in (
         (b".", b""),
         (b"..", b"."),
@@ -324,7 +326,7 @@ def test_the_longest_line_is_reported(octets: int) -> None:
         assert parser.longest_line == reference.longest_line(found[0])
 
 
-def test_lines_of_every_length_behind_each_other_are_measured() -> None:
+def test_lines_of_every_length_in_sequence_are_measured() -> None:
     for first in range(70):
         for second in range(70):
             wire = b"a" * first + b"\r\n.." + b"b" * second + b"\r\n.c\r\n.\r\n"
@@ -333,7 +335,7 @@ def test_lines_of_every_length_behind_each_other_are_measured() -> None:
 
 
 @pytest.mark.parametrize("where", range(135))
-def test_nul_and_8bit_are_seen_at_every_place_but_not_behind_the_end(where: int) -> None:
+def test_nul_and_8bit_are_seen_at_every_place_but_not_after_the_end(where: int) -> None:
     """BYTE-08."""
     for octet, fact in ((b"\x00", "has_nul"), (b"\x80", "has_8bit"), (b"\xff", "has_8bit")):
         text = b"x" * where

@@ -125,7 +125,7 @@ def octets_needed(octets: bytes) -> int:
         (b"PROXY TCP6 192.0.2.1 198.51.100.25 1 2\r\n", ("192.0.2.1", 1), ("198.51.100.25", 2)),
     ],
 )
-def test_a_line_says_who_the_client_is(octets: bytes, source: Any, destination: Any) -> None:
+def test_a_proxy_line_names_the_client(octets: bytes, source: Any, destination: Any) -> None:
     assert check(octets)[0] == (1, "PROXY", source, destination, [], None)
     assert octets_needed(octets) == len(octets)
 
@@ -134,7 +134,7 @@ def test_a_line_says_who_the_client_is(octets: bytes, source: Any, destination: 
 @pytest.mark.parametrize(
     "rest", [b"", b" ", b" 192.0.2.1 x 1 2", b" \xff\x00\r \n", b" " + b"f" * 91]
 )
-def test_a_line_may_say_that_nothing_is_known(rest: bytes) -> None:
+def test_a_proxy_line_may_name_no_client(rest: bytes) -> None:
     octets = b"PROXY UNKNOWN" + rest + b"\r\n"
     assert len(octets) <= 107
     assert check(octets)[0] == (1, "UNKNOWN", None, None, [], None)
@@ -189,9 +189,7 @@ def test_a_refusal_comes_with_the_octet_that_decides(octets: bytes, needed: int)
         ),
     ],
 )
-def test_a_binary_header_says_who_the_client_is(
-    octets: bytes, source: Any, destination: Any
-) -> None:
+def test_a_binary_header_names_the_client(octets: bytes, source: Any, destination: Any) -> None:
     assert check(octets)[0] == (2, "PROXY", source, destination, [], None)
     assert octets_needed(octets) == len(octets)
 
@@ -199,19 +197,19 @@ def test_a_binary_header_says_who_the_client_is(
 @row("PROXY-05")
 @pytest.mark.parametrize("family", [0x00, INET, INET6, UNIX, 0x12, 0xFF])
 @pytest.mark.parametrize("body", [b"", b"x", b"\x04\x00", bytes(300)])
-def test_a_local_connection_is_taken_whatever_its_body_is(family: int, body: bytes) -> None:
+def test_a_local_connection_is_taken_with_any_body(family: int, body: bytes) -> None:
     octets = binary(body, command=LOCAL, family=family, addresses=b"")
     assert check(octets)[0] == (2, "LOCAL", None, None, [], None)
 
 
 @row("PROXY-05", "PROXY-06")
 @pytest.mark.parametrize("body", [b"", b"xyz", tlv(5, b"id")])
-def test_an_unspecified_family_is_a_client_of_whom_nothing_is_known(body: bytes) -> None:
+def test_an_unspecified_family_names_no_client(body: bytes) -> None:
     assert check(binary(body, family=0))[0] == (2, "UNKNOWN", None, None, [], None)
 
 
 @row("PROXY-06")
-def test_a_wrong_octet_anywhere_in_the_signature_is_no_header() -> None:
+def test_a_wrong_octet_anywhere_in_the_signature_is_refused() -> None:
     for at in range(len(SIGNATURE)):
         octets = bytearray(binary())
         octets[at] ^= 0x20
@@ -219,7 +217,7 @@ def test_a_wrong_octet_anywhere_in_the_signature_is_no_header() -> None:
 
 
 @row("PROXY-06")
-def test_only_version_2_with_local_and_proxy_is_taken() -> None:
+def test_versions_and_commands_other_than_2_local_and_proxy_are_refused() -> None:
     for octet in range(256):
         header = binary(command=octet, family=INET)
         if octet in (PROXY, LOCAL):
@@ -231,7 +229,7 @@ def test_only_version_2_with_local_and_proxy_is_taken() -> None:
 
 
 @row("PROXY-06")
-def test_only_tcp_over_ipv4_and_ipv6_is_taken() -> None:
+def test_families_and_protocols_other_than_tcp_over_ip_are_refused() -> None:
     for family in range(256):
         header = binary(family=family, addresses=ADDRESSES6 + bytes(200))
         if family in (0, INET, INET6):
@@ -343,13 +341,13 @@ def test_two_checksums_are_refused() -> None:
     assert fault(binary(tlv(3, bytes(4)) * 2)) == ProxyFault.BAD_TLV
 
 
-def test_what_is_behind_a_header_is_not_lost_however_much_it_is() -> None:
+def test_octets_after_a_header_are_not_lost() -> None:
     behind = bytes(range(256)) * 1000
     for octets in (LINE, binary(), with_checksum(tlv(4, bytes(4000)))):
         assert read(octets + behind)[1] == behind
 
 
-def test_only_bytes_are_taken() -> None:
+def test_a_header_is_read_from_bytes_only() -> None:
     with pytest.raises(TypeError):
         ProxyReader().feed("PROXY")  # type: ignore[arg-type]
 
@@ -408,7 +406,7 @@ def test_no_split_changes_anything(octets: bytes, behind: bytes, cuts: list[int]
 
 @row("PROXY-01", "PROXY-06", "PROXY-07")
 @given(_ADDRESSES, _PORTS, st.booleans(), st.text("abcxyz.-", max_size=20), st.binary(max_size=64))
-def test_what_another_implementation_writes_is_read(
+def test_a_header_of_another_implementation_is_read(
     addresses: Any, ports: tuple[int, int], verified: bool, name: str, unique: bytes
 ) -> None:
     result = pytest.importorskip("proxyprotocol.result", reason="needs proxy-protocol")

@@ -100,9 +100,7 @@ def assert_one_message(
 
 @POLICIES
 @rows_of(FALSE_ENDS)
-def test_what_only_looks_like_an_end_is_text_with_all_that_stands_behind_it(
-    attempt: Attempt, policy: str
-) -> None:
+def test_a_false_end_of_data_and_all_after_it_is_text(attempt: Attempt, policy: str) -> None:
     wire = b"a" + attempt.octets + SMUG
     ran = every_cut([*PRE, wire], bare_newline=policy)
     assert ran.codes == [*PREPARED, attempt.verdict if policy == "reject" else ACCEPTED]
@@ -118,7 +116,9 @@ def test_what_only_looks_like_an_end_is_text_with_all_that_stands_behind_it(
 
 @POLICIES
 @rows_of(TRUE_ENDS)
-def test_an_end_is_one_wherever_the_segments_are_cut(attempt: Attempt, policy: str) -> None:
+def test_an_end_of_data_is_found_wherever_the_segments_are_cut(
+    attempt: Attempt, policy: str
+) -> None:
     verdict = attempt.verdict if policy == "reject" else ACCEPTED
     steps = [*PRE, b"a" + attempt.octets + SMUG]
     ran = every_cut(steps, bare_newline=policy, strict_pipelining=False)
@@ -196,7 +196,7 @@ TEXT = b"NOOP\r\nhello\r\n.\r\n"
 
 
 @pytest.mark.row("SMUG-28")
-def test_a_body_right_behind_a_data_without_recipients_is_no_commands(run: Run) -> None:
+def test_a_body_right_after_a_data_without_recipients_is_not_executed(run: Run) -> None:
     ran = one_way([EH, TX + b"DATA\r\n" + TEXT], REFUSED)
     assert ran.codes == ["220", "250", "250 2.1.0", "550 5.1.1", "554 5.5.0"]
     run(scenario.repeat_on_the_wire(ran))
@@ -211,7 +211,7 @@ def test_a_body_right_behind_a_data_without_recipients_is_no_commands(run: Run) 
     ],
     ids=["not strict", "after our reply"],
 )
-def test_a_body_behind_a_refused_data_is_commands_each_with_its_reply(
+def test_a_body_after_a_refused_data_is_commands_each_with_its_reply(
     steps: list[scenario.Step], options: dict[str, Any]
 ) -> None:
     ran = every_cut(steps, REFUSED, **options)
@@ -238,7 +238,7 @@ WITH_LF = [step.replace(b"\r\n", b"\n") for step in PRE]
 
 @rows_of(FALSE_ENDS)
 @POLICIES
-def test_what_only_looks_like_an_end_is_text_of_a_client_whose_commands_end_with_lf_too(
+def test_a_false_end_of_data_is_text_for_a_client_whose_commands_end_with_lf_too(
     attempt: Attempt, policy: str
 ) -> None:
     wire = b"a" + attempt.octets + SMUG
@@ -274,7 +274,9 @@ CHUNKED = b"a\nb\rc\n.\n"
 
 @pytest.mark.row("SMUG-31")
 @POLICIES
-def test_bare_newlines_in_chunks_of_text_are_judged_at_last(policy: str, run: Run) -> None:
+def test_bare_newlines_in_chunks_of_text_are_refused_at_the_last_chunk(
+    policy: str, run: Run
+) -> None:
     chunks = b"BDAT 4\r\na\nb\rBDAT 4 LAST\r\nc\n.\n"
     ran = every_cut([EH, TX + chunks], bare_newline=policy)
     verdict = BARE if policy == "reject" else ACCEPTED
@@ -318,7 +320,7 @@ def test_a_chunk_that_holds_an_end_of_data_is_data(run: Run) -> None:
         *[b"a\r\n.\r\n" + SMUG, b"\r\n\r\n", b"a\0.\x0b.\x85\r\n", b"a\r\n .\r\n. \r\n"],
     ],
 )
-def test_what_our_client_sends_as_data_is_read_back_as_it_was(body: bytes) -> None:
+def test_a_message_sent_by_our_client_is_read_back_as_it_was(body: bytes) -> None:
     sent = stuffed(body)
     assert not re.search(rb"(?<!\r)\n|\r(?!\n)", sent)
     assert b"\r\n.\r\n" not in b"\r\n" + sent
@@ -335,6 +337,6 @@ def test_what_our_client_sends_as_data_is_read_back_as_it_was(body: bytes) -> No
         *[b"\n", b"\r", b"\n\r\n", b"\r\n\r", b"a", b"a\r\n."],
     ],
 )
-def test_our_client_does_not_send_what_data_cannot_carry(body: bytes) -> None:
+def test_our_client_refuses_a_message_that_data_cannot_carry(body: bytes) -> None:
     with pytest.raises(ValueError):
         stuffed(body)
