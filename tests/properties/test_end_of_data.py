@@ -78,7 +78,7 @@ def test_every_scanner_takes_every_short_input(octets: int) -> None:
 
 
 @pytest.mark.parametrize("octets", range(7))
-def test_what_is_known_to_be_body_is_not_held_back(octets: int) -> None:
+def test_octets_known_to_be_body_are_not_held_back(octets: int) -> None:
     """Against the oracle's machine, which knows what each octet has settled."""
     for pattern in product(ALPHABET, repeat=octets):
         start = bytes(pattern)

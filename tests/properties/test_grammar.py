@@ -238,7 +238,9 @@ def test_host_names_are_read_as_the_oracle_reads_them(argument: bytes) -> None:
 
 
 @given(argument=st.binary(max_size=300), smtp_utf8=st.booleans(), leniency=LENIENCIES)
-def test_no_octets_raise(argument: bytes, smtp_utf8: bool, leniency: int) -> None:
+def test_parsing_never_raises_on_any_octets(
+    argument: bytes, smtp_utf8: bool, leniency: int
+) -> None:
     for word in PARSERS:
         for octets in (argument, word + b":<" + argument, word + b":<a@x> " + argument):
             assert found_path(octets, word, smtp_utf8, leniency) == expected_path(
@@ -251,7 +253,9 @@ def test_no_octets_raise(argument: bytes, smtp_utf8: bool, leniency: int) -> Non
 
 
 @given(argument=ARGUMENTS, leniency=LENIENCIES)
-def test_what_is_accepted_formats_to_what_parses_the_same(argument: bytes, leniency: int) -> None:
+def test_an_accepted_path_formats_to_text_that_parses_the_same(
+    argument: bytes, leniency: int
+) -> None:
     """ADDR-14."""
     for word, parse in PARSERS.items():
         result = parse(argument, True, leniency)
@@ -271,7 +275,7 @@ def test_what_is_accepted_formats_to_what_parses_the_same(argument: bytes, lenie
 
 
 @given(text=st.text(max_size=20))
-def test_xtext_round_trip(text: str) -> None:
+def test_xtext_is_decoded_to_what_was_encoded(text: str) -> None:
     """What decodes, decodes to what was encoded; and a refusal does not depend on the escapes."""
     octets = text.encode("utf-8")
     escaped = "".join(f"+{octet:02X}" for octet in octets)

@@ -100,7 +100,9 @@ def test_mail_data_means_what_the_table_says(row: tuple[bytes, bool, bytes, byte
 
 
 @pytest.mark.parametrize("row", SMUGGLING_ROWS, ids=lambda row: repr(row[0]))
-def test_only_the_true_end_lets_smuggled_octets_out(row: tuple[bytes, bool, bytes, bool]) -> None:
+def test_smuggled_octets_come_out_after_the_true_end_only(
+    row: tuple[bytes, bool, bytes, bool],
+) -> None:
     between, ends, before, refused = row
     found = reference.end_of_data(b"a" + between + SMUGGLED)
     assert found is not None
@@ -130,12 +132,12 @@ def test_both_readings_agree_on_long_strings(parts: list[bytes]) -> None:
 
 @settings(deadline=None, max_examples=300)
 @given(st.lists(st.sampled_from([b"\r", b"\n", b".", b"a", b"\x00"])))
-def test_what_is_normalized_has_no_bare_newline(parts: list[bytes]) -> None:
+def test_a_normalized_body_has_no_bare_newline(parts: list[bytes]) -> None:
     normalized = reference.apply_policy(b"".join(parts), "normalize")
     assert not reference.has_bare_newline(normalized)
 
 
-def test_facts_of_a_body() -> None:
+def test_the_facts_of_a_body_are_those_of_the_table() -> None:
     body = b"one\r\n\x00three\xff\nfour\r\nlast line"
     assert reference.facts(body) == (len(body), True, True, True, len(b"\x00three\xff\nfour"))
     assert reference.facts(b"") == (0, False, False, False, 0)
@@ -252,7 +254,7 @@ def test_a_path_means_what_the_table_says(row: tuple[bytes, str, str, str]) -> N
             assert found.rest == b""
 
 
-def test_forms_around_the_path() -> None:
+def test_other_forms_around_the_path_are_refused() -> None:
     null = reference.Path("", "", "", "<>", b"")
     postmaster = reference.Path("postMASTER", "postMASTER", "", "<postMASTER>", b"")
     assert reference.parse_path(b"FROM:<>", b"FROM") == null
@@ -305,7 +307,7 @@ def test_non_ascii_needs_smtputf8_and_good_utf8(row: tuple[bytes, bool]) -> None
     assert reference.split_parameters(b" X=" + octets, False) == [("", None)]
 
 
-def test_fullwidth_signs_are_no_separators() -> None:
+def test_fullwidth_signs_do_not_separate() -> None:
     assert reference.parse_path(b"FROM:<a\xef\xbc\xa0x>", b"FROM", True) == BAD
 
 
@@ -326,11 +328,13 @@ def test_fullwidth_signs_are_no_separators() -> None:
         (b" A" * 65, [("A", None)] * 64 + [("", None)]),
     ],
 )
-def test_parameters_split(rest: bytes, expected: list[tuple[str, str | None]]) -> None:
+def test_parameters_are_split_as_the_table_says(
+    rest: bytes, expected: list[tuple[str, str | None]]
+) -> None:
     assert reference.split_parameters(rest) == expected
 
 
-def test_a_keyword_inside_the_path_is_no_parameter() -> None:
+def test_a_keyword_inside_the_path_is_not_a_parameter() -> None:
     def has(argument: bytes) -> bool:
         return reference.has_parameter(argument, b"FROM", b"SMTPUTF8")
 
@@ -363,7 +367,9 @@ def test_a_keyword_inside_the_path_is_no_parameter() -> None:
         ("+FF", None, None),
     ],
 )
-def test_xtext_decodes(value: str, plain: str | None, with_utf8: str | None) -> None:
+def test_xtext_is_decoded_as_the_table_says(
+    value: str, plain: str | None, with_utf8: str | None
+) -> None:
     assert reference.decode_xtext(value) == plain
     assert reference.decode_xtext(value, smtp_utf8=True) == with_utf8
 
@@ -389,11 +395,13 @@ def test_xtext_decodes(value: str, plain: str | None, with_utf8: str | None) -> 
         (b"\xd9\xa5", None),
     ],
 )
-def test_bdat_argument(argument: bytes, expected: tuple[int, bool] | None) -> None:
+def test_an_argument_of_bdat_is_read_as_the_table_says(
+    argument: bytes, expected: tuple[int, bool] | None
+) -> None:
     assert reference.parse_bdat_argument(argument) == expected
 
 
-def test_hostname_tokens() -> None:
+def test_a_host_name_is_taken_or_refused_as_the_table_says() -> None:
     good = [b"[1.2.3.4]", b"_x", b"LocalHost", b"<script>", b"%s", b"-x", b"a" * 255]
     bad = [b"", b"a b", b"a" * 256, b"\xc3\xa9", b"a\tb", b"a\x7f", b"a\n"]
     assert [reference.parse_hostname_token(name) for name in good] == [
@@ -402,7 +410,7 @@ def test_hostname_tokens() -> None:
     assert [reference.parse_hostname_token(name) for name in bad] == [None] * len(bad)
 
 
-def test_mailboxes() -> None:
+def test_a_mailbox_is_taken_or_refused_as_the_table_says() -> None:
     assert reference.is_mailbox(b"a@x", False)
     assert reference.is_mailbox(b'"a b"@[192.0.2.1]', False)
     assert not reference.is_mailbox(b"postmaster", False)
