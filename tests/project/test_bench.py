@@ -49,7 +49,7 @@ def test_a_run_measures_everything_five_times_unless_told_otherwise() -> None:
     "arguments",
     [["--profile", "kept"], ["--servers", "exim"], ["--rounds", "0"], ["--scale", "99"]],
 )
-def test_what_is_none_of_the_choices_is_refused(
+def test_an_argument_that_is_not_a_choice_is_refused(
     arguments: list[str], capsys: pytest.CaptureFixture[str]
 ) -> None:
     with pytest.raises(SystemExit) as ended:

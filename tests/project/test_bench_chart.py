@@ -29,12 +29,16 @@ def luminance(colour: str) -> float:
 
 @pytest.mark.parametrize("page", ["#ffffff", "#0d1117"])
 @pytest.mark.parametrize("colour", [chart.INK, chart.OWN, chart.OTHER])
-def test_its_colours_can_be_read_on_light_and_dark_pages(colour: str, page: str) -> None:
+def test_the_colours_of_the_chart_can_be_read_on_light_and_dark_pages(
+    colour: str, page: str
+) -> None:
     darker, lighter = sorted([luminance(colour), luminance(page)])
     assert (lighter + 0.05) / (darker + 0.05) >= 4
 
 
-def test_what_readme_says_was_made_of_the_published_measurement(report: dict[str, Any]) -> None:
+def test_the_figures_in_readme_are_made_from_the_published_measurement(
+    report: dict[str, Any],
+) -> None:
     readme = chart.README.read_text(encoding="utf-8")
     assert chart.with_parts(readme, report) == readme
     assert chart.day_of(report) in chart.picture(report)

@@ -59,13 +59,13 @@ def words(base: Side, candidate: Side, rounds: int = 4, more: int = 8) -> dict[s
     return {verdict.name: verdict.word for verdict in found.verdicts}
 
 
-def test_what_takes_15_percent_more_is_slower_and_the_rest_is_not() -> None:
+def test_a_benchmark_that_takes_15_percent_more_is_slower_and_the_rest_is_not() -> None:
     base = Side(parse=[1.0, 1.02, 1.1], feed=[2.0, 2.1])
     candidate = Side(parse=[1.15, 1.3, 1.2], feed=[2.02, 2.3])
     assert words(base, candidate) == {"parse": "slower", "feed": "same"}
 
 
-def test_what_takes_15_percent_less_is_faster() -> None:
+def test_a_benchmark_that_takes_15_percent_less_is_faster() -> None:
     assert words(Side(parse=[1.15]), Side(parse=[1.0])) == {"parse": "faster"}
 
 
@@ -85,7 +85,7 @@ def test_a_fast_moment_that_only_the_candidate_has_met_hides_nothing() -> None:
     assert words(Side(parse=[1.0]), candidate) == {"parse": "slower"}
 
 
-def test_only_what_may_be_slower_is_run_again_and_only_until_it_is_not() -> None:
+def test_a_benchmark_that_may_be_slower_is_run_again_until_it_is_not() -> None:
     base = Side(parse=[1.0], feed=[1.0])
     candidate = Side(parse=[1.2, 1.2, 1.0, 1.0, 1.0, 1.0, 1.0], feed=[1.0])
     assert words(base, candidate, rounds=2, more=20) == {"parse": "same", "feed": "same"}
@@ -117,7 +117,7 @@ def test_a_benchmark_that_fails_on_the_candidate_ends_the_check() -> None:
     assert len(candidate.asked) == 1
 
 
-def test_where_nothing_runs_on_the_base_nothing_is_said_to_have_passed() -> None:
+def test_a_check_whose_base_runs_nothing_does_not_pass() -> None:
     with pytest.raises(CannotRun, match="nothing was compared"):
         words(Side("feed"), Side(feed=[1.0]))
 
@@ -180,7 +180,7 @@ def test_5_percent_more_instructions_are_more_and_1_percent_is_not() -> None:
     assert found[0].line().split() == ["more", "1,000", "1,050", "+5.0%", "command"]
 
 
-def test_what_the_base_has_already_more_than_the_record_is_no_complaint() -> None:
+def test_an_excess_over_the_record_that_the_base_has_already_does_not_fail() -> None:
     found = instructions.compared({"command": 1000.0, "message": 1000.0}, {"command": 1050.0}, 0.02)
     (complaint,) = main._more("a record", found, set())
     assert complaint.startswith("a command takes 1,050 instructions instead of 1,000 (a record)")
@@ -224,7 +224,7 @@ def test_the_records_that_are_kept_have_every_measure_and_say_of_what_build_they
         assert list(record["instructions"]) == list(MEASURES)
 
 
-def test_what_is_counted_uses_public_names_of_the_package_only() -> None:
+def test_the_counted_scripts_use_public_names_of_the_package_only() -> None:
     text = instructions.DRIVEN.read_text()
     assert set(re.findall(r"fastsmtp[\w.]*(?= import)", text)) == {"fastsmtp", "fastsmtp.testing"}
 
@@ -306,7 +306,7 @@ def test_the_candidate_is_the_working_tree_with_what_is_not_committed(
     assert repository.git("status", "--short") == before
 
 
-def test_without_a_base_it_is_the_last_tag(repository: Repository) -> None:
+def test_the_default_base_is_the_last_tag(repository: Repository) -> None:
     tagged = repository.commit()
     repository.git("tag", "v1")
     repository.commit()
@@ -314,7 +314,7 @@ def test_without_a_base_it_is_the_last_tag(repository: Repository) -> None:
     assert (found.commit, found.title) == (tagged, f"the last tag, v1: {tagged[:12]}")
 
 
-def test_without_a_tag_it_is_the_merge_base_with_main(repository: Repository) -> None:
+def test_the_default_base_without_a_tag_is_the_merge_base_with_main(repository: Repository) -> None:
     forked = repository.commit()
     repository.git("branch", "main")
     repository.commit()
@@ -346,7 +346,9 @@ def test_a_tag_that_is_the_candidate_itself_is_passed_over(repository: Repositor
     assert repository.base().commit == earlier
 
 
-def test_without_anything_else_it_is_the_commit_before(repository: Repository) -> None:
+def test_the_default_base_without_tag_and_branch_is_the_commit_before(
+    repository: Repository,
+) -> None:
     before = repository.commit()
     repository.commit()
     found = repository.base()
@@ -360,17 +362,23 @@ def test_a_repository_of_one_commit_asks_for_a_base(repository: Repository) -> N
 
 
 @pytest.mark.parametrize("asked", ["v9", "--help", "HEAD~7"])
-def test_a_base_that_does_not_exist_is_said_by_name(repository: Repository, asked: str) -> None:
+def test_a_base_that_does_not_exist_is_an_error_that_names_it(
+    repository: Repository, asked: str
+) -> None:
     repository.commit()
     with pytest.raises(CannotRun, match=f"BASE={asked}: there is no such revision"):
         repository.base(asked)
 
 
-def test_what_is_asked_for_is_taken_even_if_it_is_the_candidate(repository: Repository) -> None:
+def test_a_base_that_is_asked_for_is_taken_even_if_it_is_the_candidate(
+    repository: Repository,
+) -> None:
     assert repository.commit() == repository.base("HEAD").commit
 
 
-def test_no_checkout_is_a_reason(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_folder_that_is_not_a_checkout_is_an_error_with_the_reason(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     assert main.main(["--repository", str(tmp_path)]) == 2
     assert "cannot be checked: " in capsys.readouterr().err
 
@@ -388,7 +396,7 @@ def test_a_change_of_tests_or_benchmarks_needs_no_new_build(repository: Reposito
 # --- environments and runs ---
 
 
-def test_versions_that_differ_are_said_and_builds_see_no_switch_of_ours(
+def test_versions_that_differ_are_reported_and_builds_see_no_switch_of_ours(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     one = Environment(Path(), {}, {"uvloop": "0.22", "pytest": "9"})
@@ -465,7 +473,7 @@ def test_a_tolerance_is_a_percentage(text: str, value: float) -> None:
 
 
 @pytest.mark.parametrize("text", ["", "0", "-1%", "much", "nan"])
-def test_what_is_no_tolerance_is_refused(text: str) -> None:
+def test_an_invalid_tolerance_is_refused(text: str) -> None:
     with pytest.raises(argparse.ArgumentTypeError, match="no tolerance"):
         main.share(text)
 

@@ -233,7 +233,7 @@ def test_the_table_of_enhanced_codes_is_that_of_the_engine() -> None:
     assert table == ast.literal_eval(text)
 
 
-def test_the_deadlines_that_are_told_are_those_of_the_options() -> None:
+def test_the_documented_deadlines_are_those_of_the_options() -> None:
     told = {
         name.strip("`"): default
         for name, default, *_ in rows("server.md", "Deadlines")
@@ -246,7 +246,7 @@ def test_the_deadlines_that_are_told_are_those_of_the_options() -> None:
     assert set(told) == deadlines
 
 
-def test_the_bounds_that_are_told_are_those_of_the_source() -> None:
+def test_the_documented_bounds_are_those_of_the_source() -> None:
     told = [cells for cells in rows("internals.md", "Bounds") if cells[0].startswith("`")]
     assert len(told) > 10
     for name, value, *_ in told:
@@ -256,7 +256,7 @@ def test_the_bounds_that_are_told_are_those_of_the_source() -> None:
         ), name
 
 
-def test_the_modules_that_are_told_to_be_compiled_are_those_of_the_build() -> None:
+def test_the_documented_compiled_modules_are_those_of_the_build() -> None:
     told = {
         re.sub(r"`", "", name): kind
         for name, kind, *_ in rows("internals.md", "Modules", whole=True)

@@ -53,7 +53,7 @@ def suite(pytester: pytest.Pytester) -> pytest.Pytester:
 
 
 @pytest.mark.parametrize("leak", LEAKS)
-def test_what_a_test_leaves_behind_fails_it(suite: pytest.Pytester, leak: str) -> None:
+def test_a_test_that_leaks_fails(suite: pytest.Pytester, leak: str) -> None:
     if leak == "descriptor" and sys.platform != "linux":
         pytest.skip("only Linux tells which descriptors are open")
     message, statements = LEAKS[leak]
@@ -110,7 +110,7 @@ def test_the_whole_suite_is_shared_out_by_files() -> None:
     assert (options["numprocesses"], options["dist"]) == ("auto", "loadfile")
 
 
-def test_what_the_command_line_names_runs_in_this_process() -> None:
+def test_tests_named_on_the_command_line_run_in_this_process() -> None:
     assert options_of(Source.ARGS)["numprocesses"] is None
 
 

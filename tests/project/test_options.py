@@ -217,7 +217,7 @@ def test_the_name_is_one_token_that_a_reply_can_carry(name: str) -> None:
     assert "without spaces" in message
 
 
-def test_an_international_name_is_told_its_other_form() -> None:
+def test_the_error_for_an_international_name_shows_its_other_form() -> None:
     assert "xn--" in refusal("name", "münchen.example")
     assert parse(name="xn--mnchen-3ya.example").name == "xn--mnchen-3ya.example"
 
@@ -290,7 +290,7 @@ def test_a_limit_is_off_with_zero_and_none(name: str) -> None:
 
 
 @pytest.mark.parametrize("name", [*LIMITS, "max_command_length", "scram_iterations"])
-def test_a_limit_refuses_what_is_no_number_in_its_range(name: str) -> None:
+def test_a_limit_refuses_anything_but_a_number_in_its_range(name: str) -> None:
     takes = f"option {name!r} takes an int"
     others: list[object] = [True, False, 1.0, "10", b"10", [], Fraction(1)]
     for wrong in others:
@@ -304,7 +304,7 @@ def test_a_limit_refuses_what_is_no_number_in_its_range(name: str) -> None:
 
 
 @pytest.mark.parametrize("name", ["max_recipients", "max_messages"])
-def test_what_stands_in_the_limits_line_has_six_digits(name: str) -> None:
+def test_a_limit_shown_in_the_limits_line_has_at_most_six_digits(name: str) -> None:
     assert value_of(name, 999_999) == 999_999
     assert "up to 999999, 0 or None for no limit" in refusal(name, 1_000_000)
 
@@ -395,7 +395,7 @@ def test_a_text_has_only_what_a_reply_can_carry(name: str) -> None:
 
 
 @pytest.mark.parametrize("name", TEXTS)
-def test_no_text_is_empty_or_none(name: str) -> None:
+def test_a_text_option_refuses_an_empty_text_and_none(name: str) -> None:
     assert value_of(name, None) == ""
     assert value_of(name, "") == ""
 
@@ -440,7 +440,7 @@ def test_a_verb_that_does_not_exist_is_named_with_the_nearest_one() -> None:
     assert "'' is not known" in refusal("disabled_commands", [""])
 
 
-def test_one_command_is_no_list_of_commands() -> None:
+def test_a_single_command_is_not_taken_for_a_list_of_commands() -> None:
     assert refusal("disabled_commands", "VRFY").endswith("one word goes in a list too")
     for wrong in (None, True, b"VRFY", {"VRFY": 1}, [b"VRFY"], [None], 1):
         assert refusal("disabled_commands", wrong).startswith("TypeError")
@@ -455,7 +455,7 @@ def test_auth_methods_keep_their_order_and_become_upper_case() -> None:
     assert normalized("auth_methods", every) == tuple(every)
 
 
-def test_auth_methods_refuse_what_is_no_list_of_mechanisms() -> None:
+def test_auth_methods_refuse_anything_but_a_list_of_mechanisms() -> None:
     message = refusal("auth_methods", ["PLAINN"])
     assert message.startswith("ValueError: option 'auth_methods' takes a list or tuple")
     assert "did you mean 'PLAIN'?" in message
@@ -467,7 +467,7 @@ def test_auth_methods_refuse_what_is_no_list_of_mechanisms() -> None:
 
 
 @pytest.mark.parametrize("name", NETWORKS)
-def test_true_is_no_list_of_networks(name: str) -> None:
+def test_true_is_not_taken_for_a_list_of_networks(name: str) -> None:
     message = refusal(name, True)
     assert message.startswith(f"ValueError: option {name!r} takes a list of networks")
     assert "True is not taken, for " in message
@@ -703,13 +703,13 @@ def test_a_long_name_is_cut_in_the_message() -> None:
     assert len(refusal("on_" + "x" * 10_000, 1)) < 300
 
 
-def test_an_unknown_name_is_told_before_a_bad_value() -> None:
+def test_an_unknown_option_is_reported_before_a_bad_value() -> None:
     with pytest.raises(TypeError, match="did you mean 'max_clients'"):
         parse(size=-1, max_client=1)
 
 
 @pytest.mark.parametrize("name", HOOKS)
-def test_a_hook_is_no_option(name: str) -> None:
+def test_a_hook_is_not_an_option(name: str) -> None:
     assert refusal(name, print) == f"TypeError: {name!r} is a hook, not an option"
 
 

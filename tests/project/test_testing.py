@@ -196,7 +196,7 @@ def test_a_wire_can_be_closed_twice_and_after_its_end(wire: Wire) -> None:
     assert wire.server.closed == 1
 
 
-def test_what_a_test_does_inside_the_loop_may_fail(wire: Wire) -> None:
+def test_an_exception_inside_the_loop_reaches_the_test(wire: Wire) -> None:
     def fail() -> None:
         raise LookupError("in the step")
 
