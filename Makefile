@@ -145,10 +145,11 @@ bench-ladders: build
 bench-publish:
 	$(PYTHON) bench chart --publish
 
-# Pages that are made from the source, then the site once there is one, then the examples.
+# Pages and drawings that are made by programs, then the site once there is one, then the examples.
 docs:
 	$(PYTHON) docs/make_options.py
 	$(PYTHON) docs/make_server_options.py
+	$(PYTHON) docs/make_diagrams.py
 	[ ! -e docs/conf.py ] || $(PYTHON) -m sphinx -W -q -b html docs build/site
 	[ ! -e tests/project/test_examples.py ] || $(PYTEST) -q tests/project/test_examples.py
 

@@ -12,17 +12,20 @@ import ast
 import asyncio
 import contextlib
 import importlib
+import importlib.util
 import re
 import tomllib
 from collections.abc import Coroutine, Iterator
 from pathlib import Path
 from typing import Any, NamedTuple
+from xml.etree import ElementTree
 
 import compiled
 import pytest
 from clients import PATIENCE, until
 
 from fastsmtp import SMTPServer, replies
+from fastsmtp._smtp.states import State
 from fastsmtp.options import OPTIONS
 from fastsmtp.replies import Reply
 
@@ -277,6 +280,29 @@ def test_every_module_of_the_engine_has_its_row() -> None:
     }
     assert there <= told
     assert {name for name in told if name.endswith((".py", ".pyx", ".h"))} <= there
+
+
+@pytest.mark.parametrize("name", ["data", "stages"])
+def test_the_drawings_are_those_of_their_program(name: str) -> None:
+    spec = importlib.util.spec_from_file_location("diagrams", ROOT / "docs" / "make_diagrams.py")
+    assert spec is not None
+    assert spec.loader is not None
+    diagrams = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(diagrams)
+    drawn = str(getattr(diagrams, name)())
+    checked_in = (ROOT / "docs" / f"{name}.svg").read_text(encoding="utf-8")
+    assert checked_in == drawn, "run: python docs/make_diagrams.py"
+    ElementTree.fromstring(drawn)
+
+
+def test_the_drawing_of_stages_names_every_stage_and_every_state() -> None:
+    drawing = (ROOT / "docs" / "stages.svg").read_text(encoding="utf-8")
+    table = DOCS["internals.md"].partition("| stage |")[2].partition("\n\n")[0]
+    names = set(re.findall(r"^\| `(\w+)`|, `(\w+)` \|", table, re.MULTILINE))
+    stages = {name for pair in names for name in pair if name}
+    assert len(stages) == 7
+    assert not {name for name in stages if name not in drawing}
+    assert not {state.name for state in State if f">{state.name}<" not in drawing}
 
 
 # --- names and links ------------------------------------------------------------------------------
