@@ -20,8 +20,8 @@ STYLE = """
     svg { --page: #0d1117; --ink: #f0f6fc; --soft: #9198a1; --line: #7d8590; --room: #151b23;
           --box: #21262d; --own: #4493f8; --last: #d29922; }
   }
-  text { font: 13px -apple-system, "Segoe UI", "Liberation Sans", Arial, sans-serif; fill: var(--ink);
-         text-anchor: middle; }
+  text { font: 13px -apple-system, "Segoe UI", "Liberation Sans", Arial, sans-serif;
+         fill: var(--ink); text-anchor: middle; }
   .small { font-size: 11px; fill: var(--soft); }
   .head { font-weight: 600; fill: var(--soft); }
   .number { font-size: 11px; font-weight: 600; fill: var(--page); }

@@ -1,8 +1,67 @@
-"""The SMTP and LMTP rules: event in, hook called, reply out.
+"""The SMTP and LMTP engine of one connection, without a socket, an event loop or a clock.
 
-In: octets and the time, from the connection. Out: octets to write, a deadline, and the wish to
-close. It knows no socket, no event loop and no clock, and nothing that a peer sends makes it raise.
-RFC 5321, RFC 2033.
+How it works
+============
+
+`SMTPProtocol` is a state machine that is fed and asked. The connection calls it with octets and the
+time (`receive`), and then takes what has become of them: octets to write (`take_output`), the time
+at which it wants to be called again (`deadline`), whether it wants more input (`wants_input`) and
+whether it wants to close (`is_closing`). Nothing happens between two calls, and nothing that a
+client sends makes a call raise. So a test can play any dialogue in one process, octet by octet,
+and move the time as it likes.
+
+**The pump.** `receive` feeds the parser and runs `_pump`, a loop that asks for the next event until
+there is none. An event is a command, a piece of a message body, the end of a body or chunk, or a
+fault. The parser never runs ahead: whether the next octets are a command or a body depends on our
+reply to the last command, so a handler sets what comes next before the pump asks again.
+
+**A command** is looked up by its verb, a small number, in three tables of the same length, which
+are made of the rows in `command_table`:
+
+    flags[verb] & watch       is there a rare check to make first? (`preconditions`)
+    refusals[verb][state]     the reply if the command may not come in this state, or None
+    handlers[verb]            else this is called, with the octets after the verb
+
+`watch` is a mask that says which flags matter at the moment, for instance none of those about
+authentication once the client has authenticated. In the usual case one AND and one index decide.
+
+**The state** is a small number (`states.State`), and the column of that table. It says how far the
+transaction has come, nothing else. What else is remembered is a field of `Dialogue`, grouped there
+by how long it lives: for the connection, from one greeting to the next, or for one transaction.
+Each group is reset in one place.
+
+**Replies** leave through `Dialogue.reply`. It counts errors of the client, which may turn the reply
+into a 421 that ends the connection, and queues the octets. Replies are therefore in the order of
+the commands, and all that one read causes go out in one write.
+
+**Hooks.** A handler calls a hook and looks at its `Answer`. If the hook has answered already, the
+handler goes on as after any other call. If not, it stores the answer and the function that goes on
+with it (`wait`), and sets `halted`, which stops the pump. No command is executed and no reply sent
+before the answer is there, so pipelined commands stay in order. When it comes, the answer calls
+`wake`; the connection calls `advance`, and that calls the stored function and the pump. An answer
+that comes after its deadline, or after the end of the connection, has no effect. Only `on_data`
+runs beside the pump, because its message must still be read.
+
+**What stops the pump**, apart from an empty parser:
+
+    halted            a hook is at work, a handshake is due, or the connection is closing
+    clock.lagging     the consumer of the message does not keep up: the client is not read
+    blocked           the client does not read our replies
+    more              the budget of this turn is used up; the rest waits for another turn
+
+In each of these cases the rest of the input stays in the parser, and `wants_input` is False as
+long as it is there. So one connection never holds much more than one read.
+
+**Time.** One deadline runs at a time, that of what is waited for: a command line, the octets of a
+body, or an answer (`deadline.Clock`). `expire` is called when it has passed.
+
+**The end.** `close` sets the state CLOSING: nothing is executed any more, and the connection closes
+after the queued replies. `shut_down` does so with a 421 at the next moment at which a client may
+get one. `disconnect` says that the client is gone: an open message is aborted, hooks that are no
+longer needed are cancelled, but the answer to a complete message is still waited for. `release`
+breaks the reference cycles at the very end.
+
+RFC 5321, RFC 2033. The drawings in docs/internals.md show the same.
 """
 
 from __future__ import annotations

@@ -95,7 +95,8 @@ LATE = {
     ("_sasl.mechanisms", "json"),
 }
 
-LINES_OF_A_FILE = {".py": 450, ".pyx": 900}
+LINES_OF_A_FILE = {".py": 450, ".pyx": 900}  # the docstring at its head is not counted
+HEAD = re.compile(r'\A"""(?:(?!""").)*"""\n', re.DOTALL)
 LINES_OF_A_FUNCTION = 40
 # "file:function" -> why it is better whole. Counted without the docstring.
 LONG_FUNCTIONS: dict[str, str] = {}
@@ -514,7 +515,8 @@ def test_the_version_stands_in_pyproject_only() -> None:
 def test_files_stay_within_their_budget() -> None:
     wrong = []
     for path in [*python_files(), *cython_files()]:
-        lines = len(path.read_text(encoding="utf-8").splitlines())
+        text = path.read_text(encoding="utf-8")
+        lines = len(HEAD.sub("", text).splitlines())
         budget = LINES_OF_A_FILE.get(path.suffix)
         if budget is not None and lines > budget:
             wrong.append(f"{relative(path)}: {lines} lines, the budget is {budget}")
