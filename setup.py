@@ -1,4 +1,5 @@
-"""Compiles the extension modules. Every other fact about the project is in pyproject.toml.
+"""Compiles the extension modules. Every other fact about the project is in or named in
+pyproject.toml.
 
 Three switches are read from the environment. Each builds into a folder of its own, so that no
 build links what another one compiled:

@@ -2,14 +2,21 @@
 code.
 """
 
-from fastsmtp._sasl.exchange import Auth, AuthResponse
-from fastsmtp._sasl.saslprep import saslprep
-from fastsmtp._sasl.scram import ScramKeys, scram_keys
-from fastsmtp._wire.grammar import Address, AddressDSN
-from fastsmtp.errors import MessageAborted, MessageTooLarge, SMTPError
-from fastsmtp.server import SMTPServer
-from fastsmtp.session import DeliverBy, Envelope, EnvelopeDSN, Session
-from fastsmtp.stream import DataStream
+try:
+    from fastsmtp._sasl.exchange import Auth, AuthResponse
+    from fastsmtp._sasl.saslprep import saslprep
+    from fastsmtp._sasl.scram import ScramKeys, scram_keys
+    from fastsmtp._wire.grammar import Address, AddressDSN
+    from fastsmtp.errors import MessageAborted, MessageTooLarge, SMTPError
+    from fastsmtp.server import SMTPServer
+    from fastsmtp.session import DeliverBy, Envelope, EnvelopeDSN, Session
+    from fastsmtp.stream import DataStream
+except ModuleNotFoundError as error:
+    from fastsmtp._unbuilt import explained
+
+    raise explained(error) from None
+
+__version__ = "0.1.0"
 
 __all__ = [
     "Address",
@@ -26,6 +33,7 @@ __all__ = [
     "SMTPServer",
     "ScramKeys",
     "Session",
+    "__version__",
     "saslprep",
     "scram_keys",
 ]

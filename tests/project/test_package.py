@@ -24,10 +24,12 @@ from pathlib import Path
 import pytest
 from compiled import MODULES
 
+import fastsmtp
+
 ROOT = Path(__file__).parents[2]
 PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
 # As files and folders are called (PEP 625, PEP 427).
-NAME = f"{PROJECT['name'].replace('-', '_')}-{PROJECT['version']}"
+NAME = f"{PROJECT['name'].replace('-', '_')}-{fastsmtp.__version__}"
 CLI = "fastsmtp.gateway.cli"
 
 # What a checkout holds beside its source.
@@ -231,6 +233,7 @@ def test_wheel_holds_the_package_its_types_and_the_compiled_modules(wheel_names:
 @pytest.mark.slow
 def test_wheel_says_what_it_needs(metadata: email.message.Message) -> None:
     assert metadata["Name"] == PROJECT["name"]
+    assert metadata["Version"] == fastsmtp.__version__
     requirements = metadata.get_all("Requires-Dist", [])
     (engine,) = [line for line in requirements if "extra ==" not in line]
     assert re.fullmatch(r"uvloop>=[\d.]+; sys_platform != .win32.", engine)
