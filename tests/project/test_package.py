@@ -139,7 +139,7 @@ def empty_python(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="module")
 def wheel(set_up_by_readme: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The wheel of what was compiled in the unpacked sdist."""
+    """The wheel of the unpacked sdist, in which a build in place has left its products."""
     if (found := built("*.whl")) is not None:
         return found
     folder = tmp_path_factory.mktemp("wheel")
@@ -334,6 +334,15 @@ def test_first_command_of_readme_makes_a_server_that_takes_mail(
     assert server.returncode == 0, printed
     (message,) = (tmp_path / "mail" / "new").iterdir()
     assert message.read_bytes().endswith(b"\nworld\n")
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(os.name != "posix", reason="README's commands are for a POSIX shell")
+def test_after_the_first_command_of_readme_python_finds_a_built_package_in_the_checkout(
+    set_up_by_readme: Path,
+) -> None:
+    command = [set_up_by_readme / ".venv/bin/python", "-m", "fastsmtp", "serve", "--help"]
+    assert "--maildir" in output_of(*command, cwd=set_up_by_readme)
 
 
 def readme_commands() -> list[str]:
