@@ -150,6 +150,7 @@ docs:
 	$(PYTHON) docs/make_options.py
 	$(PYTHON) docs/make_server_options.py
 	$(PYTHON) docs/make_diagrams.py
+	$(PYTHON) docs/make_faults.py
 	[ ! -e docs/conf.py ] || $(PYTHON) -m sphinx -W -q -b html docs build/site
 	[ ! -e tests/project/test_examples.py ] || $(PYTEST) -q tests/project/test_examples.py
 
