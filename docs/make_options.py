@@ -2,7 +2,7 @@
 
     python docs/make_options.py
 
-The page is checked in; a test compares it with what this would write.
+The page is checked in; a test compares it with the output of this program.
 """
 
 from __future__ import annotations
@@ -19,13 +19,13 @@ HEAD = """\
 # Options
 
 Every option is a keyword argument of `SMTPServer`: `SMTPServer(size=10_485_760, on_data=store)`.
-All have a default. A name that does not exist is a `TypeError` that suggests the nearest one; a
-value that an option does not take is a `TypeError` or `ValueError` that says what it takes. All of
-this is checked when the server is made, and never again.
+All have a default. An unknown name raises `TypeError` with the nearest known one; an invalid value
+raises `TypeError` or `ValueError` with the values that are allowed. Options are checked only once,
+when the server is made.
 
-Durations are in seconds, sizes in octets. A deadline is more than 0: none can be switched
-off. The names are those of the JavaScript libraries smtp-server and bun-smtp in snake_case; where
-those count in milliseconds, fastsmtp counts in seconds.
+Durations are in seconds, sizes in octets. A deadline must be more than 0, and cannot be switched
+off. The names are those of the JavaScript libraries smtp-server and bun-smtp in snake_case; those
+libraries use milliseconds where fastsmtp uses seconds.
 
 Type checkers and editors know every option with its type; a dict of options is annotated as
 `fastsmtp.server_options.ServerOptions`, see [programs](programs.md#types-of-hooks-and-options).
@@ -61,7 +61,7 @@ def _row(option: Option) -> str:
 
 
 def _default(option: Option) -> str:
-    """The default as code if it is a value, as prose if it is told in words."""
+    """The default: as code if it is a value, as prose if it is described in words."""
     try:
         ast.literal_eval(option.default_text)
     except (SyntaxError, ValueError):

@@ -1,9 +1,9 @@
-"""The smallest server: takes every message, and says what it took. Hooks in callback style.
+"""The smallest server: it accepts every message and prints its size. Hooks in callback style.
 
     python examples/accept_all.py [port]
 
 A plain function gets a `callback` as its last argument and answers by calling it, now or later:
-`callback()` accepts, `callback(error)` refuses. Nothing here needs a task.
+`callback()` accepts, `callback(error)` rejects. No Task is needed.
 """
 
 import sys
@@ -14,11 +14,11 @@ from fastsmtp import DataStream, MessageAborted, Session, SMTPServer
 
 
 def on_data(stream: DataStream, session: Session, callback: Callable[..., Any]) -> None:
-    """Count the octets as they come; answer at the end."""
+    """Count the octets while they arrive; answer at the end."""
     recipients = ", ".join(str(address) for address in session.envelope.rcpt_to)
 
     def on_chunk(chunk: bytes) -> None:
-        """Do with it what you like: it is a piece of the message, dots undone."""
+        """Use the chunk, a piece of the message without dot-stuffing."""
 
     def on_end(error: MessageAborted | None) -> None:
         if error is None:

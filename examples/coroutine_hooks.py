@@ -1,9 +1,9 @@
-"""A mail exchanger for one domain, with hooks as coroutines: it asks, it refuses, it delivers.
+"""A mail exchanger for one domain, with hooks as coroutines: lookups, rejections, delivery.
 
     python examples/coroutine_hooks.py [port]
 
-A coroutine hook accepts by returning and refuses by raising SMTPError. What `on_data` returns is
-the text of the reply. Anything else that it raises is a bug: the client is told 451, the log why.
+A coroutine hook accepts by returning and rejects by raising SMTPError. `on_data` returns the text of
+the reply. Any other exception is a bug: the client gets 451, the log the reason.
 """
 
 import asyncio
@@ -20,19 +20,19 @@ class Exchanger(SMTPServer):
     """Hooks can be methods of a subclass."""
 
     async def on_mail_from(self, address: Address, session: Session) -> None:
-        """Bounces (`<>`) are welcome; nobody else speaks for our own domain."""
+        """Accept bounces (`<>`); reject strangers who use our own domain."""
         if address.domain == DOMAIN:
             raise SMTPError("you are not one of us", response_code=550, enhanced_code="5.7.1")
 
     async def on_rcpt_to(self, address: Address, session: Session) -> None:
-        """Know the recipients, so that no bounce has to be written later."""
+        """Reject unknown recipients now, so that no bounce has to be sent later."""
         if address.domain.lower() != DOMAIN:
             raise SMTPError("relaying denied", response_code=554)
         if not await self.is_known(address.local_part.lower()):
             raise SMTPError("no such user here", response_code=550)
 
     async def on_data(self, stream: DataStream, session: Session) -> str:
-        """Read the message; one that is longer than `size` is refused by what `read` raises."""
+        """Read the message; if it is longer than `size`, `read` raises, which rejects it."""
         body = await stream.read()
         subject = message_from_bytes(body).get("Subject", "")
         for address in session.envelope.rcpt_to:
@@ -40,11 +40,11 @@ class Exchanger(SMTPServer):
         return f"delivered to {len(session.envelope.rcpt_to)}"
 
     def on_close(self, session: Session) -> None:
-        """Comes once for each client, whatever has happened."""
+        """Called once for each client, however its connection ended."""
         print(f"{session.remote_address} has left", flush=True)
 
     async def is_known(self, user: str) -> bool:
-        """A look into some database."""
+        """Look the user up in some database."""
         await asyncio.sleep(0)
         return user in USERS
 

@@ -2,7 +2,7 @@
 
     python examples/lmtp_gateway.py socket folder
 
-In LMTP there is one reply per recipient, so that one full mailbox does not hold up the others:
+In LMTP there is one reply per recipient, so that one full mailbox does not affect the others:
 `on_data` returns a list, in the order of `envelope.rcpt_to`, of texts and errors.
 """
 
@@ -15,25 +15,25 @@ from fastsmtp import Address, DataStream, Session, SMTPError, SMTPServer
 
 
 class Delivery:
-    """The hooks; a method is as good as a function."""
+    """The hooks; methods work like functions."""
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
 
     def mailbox(self, address: Address) -> Path | None:
-        """The recipient's folder. Only names that are there count, so that none can lead out."""
+        """The recipient's folder. Only existing names match, so no address leads elsewhere."""
         for entry in self.folder.iterdir():
             if entry.is_dir() and entry.name == address.local_part.lower():
                 return entry
         return None
 
     async def on_rcpt_to(self, address: Address, session: Session) -> None:
-        """Refuse who has no mailbox."""
+        """Reject recipients without a mailbox."""
         if self.mailbox(address) is None:
             raise SMTPError("no such mailbox", response_code=550, enhanced_code="5.1.1")
 
     async def on_data(self, stream: DataStream, session: Session) -> list[str | SMTPError]:
-        """Read the message once, then deliver it to each recipient; disks block, so in a thread."""
+        """Read the message once; deliver it to each recipient in a thread, because disks block."""
         body = await stream.read()
         results: list[str | SMTPError] = []
         for number, address in enumerate(session.envelope.rcpt_to):
@@ -46,7 +46,7 @@ class Delivery:
         return results
 
     def store(self, address: Address, name: str, body: bytes) -> None:
-        """On return the message is on the disk, under its final name: only then it is ours."""
+        """Return when the message is on disk under its final name; only then is it accepted."""
         mailbox = self.mailbox(address)
         if mailbox is None:
             raise FileNotFoundError(2, "the mailbox is gone")

@@ -1,9 +1,9 @@
-"""Submission with passwords: SCRAM for those who have it, PLAIN and LOGIN for the others.
+"""Submission with passwords: SCRAM for clients that support it, PLAIN and LOGIN for the others.
 
     python examples/submission.py [port]
 
-What is kept of a password is a SCRAM record; both roads are checked against it. In earnest this
-runs inside TLS, and without `allow_insecure_auth`.
+Only a SCRAM record of each password is stored; both ways are checked against it. A real server runs
+inside TLS, without `allow_insecure_auth`.
 """
 
 import asyncio
@@ -28,7 +28,7 @@ NOBODY = scram_keys("a password that nobody has")
 
 
 def knows(password: str, keys: ScramKeys) -> bool:
-    """Whether this is the password of which the record was made (RFC 5802 §3)."""
+    """Whether the record was made from this password (RFC 5802 §3)."""
     octets = password.encode("utf-8", "surrogateescape")
     salted = hashlib.pbkdf2_hmac("sha256", octets, keys.salt, keys.iterations)
     server_key = hmac.digest(salted, b"Server Key", "sha256")
@@ -39,11 +39,11 @@ class Submission(SMTPServer):
     """Users send as themselves."""
 
     async def on_scram(self, username: str, session: Session) -> ScramKeys | None:
-        """None is nobody; the client cannot tell before its proof has failed."""
+        """None means an unknown user; the client learns it only when its proof fails."""
         return RECORDS.get(username)
 
     async def on_auth(self, auth: Auth, session: Session) -> AuthResponse:
-        """A hash takes its time, so it is not for the event loop."""
+        """Check the password; the hash is slow, so it runs in a thread."""
         if auth.authzid not in ("", auth.username):
             raise SMTPError("you may only send as yourself")
         if not auth.verified:  # SCRAM has checked already
@@ -54,12 +54,12 @@ class Submission(SMTPServer):
         return AuthResponse(user=auth.username)
 
     async def on_mail_from(self, address: Address, session: Session) -> None:
-        """`session.user` is what `on_auth` said."""
+        """Check that users send as themselves; `session.user` is the answer of `on_auth`."""
         if address.address != f"{session.user}@example.org":
             raise SMTPError("that is not your address", 550, "5.7.1")
 
     async def on_data(self, stream: DataStream, session: Session) -> str:
-        """Read it, and say whose it is."""
+        """Read the message, and print its user."""
         octets = sum([len(piece) async for piece in stream])
         print(f"{octets} octets of {session.user} by {session.transmission_type}", flush=True)
         return "queued"
