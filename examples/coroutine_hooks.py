@@ -2,8 +2,8 @@
 
     python examples/coroutine_hooks.py [port]
 
-A coroutine hook accepts by returning and rejects by raising SMTPError. `on_data` returns the text of
-the reply. Any other exception is a bug: the client gets 451, the log the reason.
+A coroutine hook accepts by returning and rejects by raising SMTPError. `on_data` returns the text
+of the reply. Any other exception is a bug: the client gets 451, the log the reason.
 """
 
 import asyncio
