@@ -148,7 +148,7 @@ def test_lmtp_offers_auth_too() -> None:
 
 @row("TLS-10")
 @pytest.mark.parametrize("argument", [b"", b" PLAIN", b" PLAIN AHUAcA==", b" FOO", b" PLAIN !!!!"])
-def test_auth_without_tls_is_refused_whatever_its_argument_is(argument: bytes) -> None:
+def test_auth_without_tls_is_refused_with_any_argument(argument: bytes) -> None:
     run = exchange(b"AUTH" + argument + b"\r\n", allow_insecure_auth=False)
     assert run.codes == ["538 5.7.11"]
     assert run.asked == []
@@ -308,7 +308,7 @@ def test_a_client_can_cancel_at_every_step(steps: list[bytes]) -> None:
 
 
 @row("AUTH-04")
-def test_plain_is_asked_with_both_names() -> None:
+def test_plain_gives_the_hook_both_names() -> None:
     run = exchange(b"AUTH PLAIN\r\n", line("root\0ann\0p w"))
     assert run.codes == ["334", DONE]
     (auth,) = run.asked
@@ -329,7 +329,7 @@ def test_a_long_password_is_read() -> None:
 
 @row("AUTH-05")
 @pytest.mark.parametrize("initial", [True, False])
-def test_login_is_led_through_its_two_prompts(initial: bool) -> None:
+def test_login_asks_for_name_and_password_in_two_prompts(initial: bool) -> None:
     steps = [b"AUTH LOGIN YW5u\r\n"] if initial else [b"AUTH LOGIN\r\n", line("ann")]
     run = exchange(*steps, line("pw"))
     assert run.codes == [*["334"] * len(steps), DONE]
@@ -359,7 +359,7 @@ def test_a_command_that_is_base64_by_chance_is_the_password(text: bytes) -> None
 
 @row("AUTH-05", "AUTH-13")
 @pytest.mark.parametrize("end", [FIN, RST])
-def test_a_client_that_leaves_takes_the_exchange_with_it(end: Any) -> None:
+def test_a_client_that_leaves_ends_the_exchange(end: Any) -> None:
     hooks = AuthHooks()
     with Conversation(**OPEN, **hooks.options()) as session:
         session.do(EH, b"AUTH LOGIN YW5u\r\n", end)
@@ -593,7 +593,7 @@ def test_plus_is_bound_to_the_connection(octets: bytes, code: str) -> None:
 
 @pytest.mark.parametrize("identity", ["", "root"])
 @pytest.mark.parametrize("initial", [True, False])
-def test_external_is_asked_with_the_certificate(identity: str, initial: bool) -> None:
+def test_external_gives_the_hook_the_certificate(identity: str, initial: bool) -> None:
     hooks = AuthHooks()
     with inside_tls(True, **hooks.options()) as session:
         response = b64(identity)
@@ -610,7 +610,7 @@ def test_external_is_asked_with_the_certificate(identity: str, initial: bool) ->
 
 
 @row("AUTH-11")
-def test_the_third_failure_is_the_last() -> None:
+def test_the_third_failure_ends_the_connection() -> None:
     run = exchange(PLAIN, PLAIN, PLAIN, auth=None)
     assert run.codes == [WRONG, WRONG, "421 4.7.0"]
     assert run.session.replies[-1].lines == ("Error: too many failed authentications",)
@@ -691,7 +691,7 @@ def test_an_answer_has_a_minute(start: bytes) -> None:
 
 
 @row("SLOW-07")
-def test_octets_of_an_answer_buy_no_time() -> None:
+def test_octets_of_an_answer_do_not_extend_its_timeout() -> None:
     with Conversation(**OPEN, **AuthHooks().options()) as session:
         session.do(EH, b"AUTH PLAIN\r\n")
         for _ in range(5):
@@ -701,7 +701,7 @@ def test_octets_of_an_answer_buy_no_time() -> None:
 
 
 @row("SLOW-07")
-def test_each_answer_has_a_minute_and_a_command_five_again() -> None:
+def test_each_answer_has_its_own_timeout_and_so_has_the_next_command() -> None:
     with Conversation(**OPEN, **AuthHooks().options(), auth_timeout=10) as session:
         assert session.do(EH, b"AUTH LOGIN\r\n", pause(9), line("ann"), pause(9)) == [
             *("250", "334", "334"),
@@ -793,7 +793,7 @@ def test_lines_of_an_exchange_do_not_count_as_unauthenticated_commands() -> None
 
 
 @row("AUTH-15")
-def test_rset_and_a_second_greeting_keep_the_user_and_starting_over_may_not() -> None:
+def test_a_user_stays_over_rset_and_a_second_greeting_until_forgotten() -> None:
     with Conversation(**OPEN, **AuthHooks().options(), auth_optional=False) as session:
         session.do(EH, PLAIN, b"RSET\r\n", EH)
         assert session.wire.session.user == "ann"

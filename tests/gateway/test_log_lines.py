@@ -142,7 +142,7 @@ def test_a_record_that_does_not_fit_its_format_is_dropped(streams: tuple[int, in
     assert lines_of(streams[0]) == ["fastsmtp: next"]
 
 
-def test_ops_12_a_log_that_nobody_reads_holds_nothing_up(
+def test_ops_12_a_log_that_is_not_read_delays_nothing(
     streams: tuple[int, int], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(module, "MAX_WAITING", 5)
@@ -167,7 +167,7 @@ def read_to_end(descriptor: int) -> None:
 
 
 @pytest.mark.parametrize("code", ["ENOSPC", "EPIPE", "EBADF", "EIO"])
-def test_ops_12_a_log_that_cannot_be_written_holds_nothing_up(
+def test_ops_12_a_log_that_cannot_be_written_delays_nothing(
     monkeypatch: pytest.MonkeyPatch, code: str
 ) -> None:
     tried = threading.Event()

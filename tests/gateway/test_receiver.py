@@ -210,7 +210,7 @@ def test_a_message_with_several_recipients_is_one_file(
     assert isinstance(answer, str)
 
 
-def test_in_lmtp_each_recipient_has_an_answer(run: type_run, box: Maildir, disk: Disk) -> None:
+def test_each_recipient_has_an_answer_in_lmtp(run: type_run, box: Maildir, disk: Disk) -> None:
     session = session_for("b@y.example", "b@y.example", "c@y.example")
     answer = run(receiver(box, disk, lmtp=True).on_data(ended(b"x\r\n"), session))
     assert len(answer) == 3
@@ -372,7 +372,7 @@ def lines(caplog: pytest.LogCaptureFixture) -> Callable[[], list[str]]:
     return lambda: [record.getMessage() for record in caplog.records]
 
 
-def test_a_delivery_is_one_line(
+def test_a_delivery_is_logged_in_one_line(
     run: type_run, box: Maildir, disk: Disk, lines: Callable[[], list[str]]
 ) -> None:
     session = session_for("b@y.example", "c@y.example")
@@ -384,7 +384,7 @@ def test_a_delivery_is_one_line(
     ]
 
 
-def test_a_refusal_is_one_line_with_the_reason(
+def test_a_refusal_is_logged_in_one_line_with_the_reason(
     run: type_run,
     box: Maildir,
     disk: Disk,
@@ -402,7 +402,7 @@ def test_a_refusal_is_one_line_with_the_reason(
     assert line.endswith(" size=3 reason=EIO:Input/output\\x20error")
 
 
-def test_an_abort_is_one_line_with_the_reason(
+def test_an_abort_is_logged_in_one_line_with_the_reason(
     run: type_run, box: Maildir, disk: Disk, lines: Callable[[], list[str]]
 ) -> None:
     stream = stream_of(b"x")

@@ -60,7 +60,7 @@ def test_a_relative_maildir_is_shown_by_its_whole_path(tmp_path: Path) -> None:
         process.terminate()
 
 
-def test_each_message_is_one_line(gateway: Gateway, maildir: Path) -> None:
+def test_each_message_is_logged_in_one_line(gateway: Gateway, maildir: Path) -> None:
     gateway.send(MESSAGE, "b@y.example", "c@y.example")
     line = gateway.out.wait("delivered ").string
     (name,) = os.listdir(maildir / "new")
@@ -100,7 +100,7 @@ def test_one_refused_rcpt_is_logged_with_client_sender_recipient_and_reply(
     assert gateway.err.all == []
 
 
-def test_of_many_refused_recipients_ten_have_a_line_and_the_rest_is_counted(maildir: Path) -> None:
+def test_ten_of_many_refused_recipients_are_logged_and_the_rest_is_counted(maildir: Path) -> None:
     with Gateway(maildir, "--domain=y.example") as gateway:
         with gateway.client() as client:
             client.mail("a@x.example")

@@ -264,7 +264,7 @@ def test_help_names_every_option() -> None:
 # Output that nobody takes: OPS-12.
 
 
-def test_ops_12_mail_is_taken_when_nobody_reads_the_log_any_more(maildir: Path) -> None:
+def test_ops_12_mail_is_taken_although_the_log_is_no_longer_read(maildir: Path) -> None:
     process = subprocess.Popen(
         command("--listen=127.0.0.1:0", f"--maildir={maildir}"),
         stdout=subprocess.PIPE,

@@ -150,7 +150,7 @@ def test_the_ciphers_of_openssl_are_offered_where_no_list_is_given(gateway: Gate
 # --- the three kinds of ports ---
 
 
-def test_a_plain_port_takes_mail_with_and_without_starttls_and_nobody_logs_in(
+def test_a_plain_port_takes_mail_with_and_without_starttls_and_offers_no_login(
     gateway: Gateway, maildir: Path
 ) -> None:
     with gateway.client(at=PLAIN) as client:
@@ -400,7 +400,7 @@ def test_users_that_are_of_no_use_are_a_warning_of_one_line(
 
 @row("TLS-20")
 @pytest.mark.parametrize("at", [PLAIN, SMTPS])
-def test_a_good_certificate_of_a_client_is_in_the_log_and_nobody_has_to_have_one(
+def test_a_good_certificate_of_a_client_is_logged_and_not_required(
     maildir: Path, files: Files, at: int
 ) -> None:
     options = (*files.options[:2], f"--client-ca={files.ca}")

@@ -292,7 +292,7 @@ def test_on_close_of_one_host_beyond_its_places_keeps_that_host_out_and_no_other
     run(scenario())
 
 
-def test_an_on_close_at_work_at_close_timeout_is_cancelled_and_that_is_one_line(
+def test_an_on_close_at_work_at_close_timeout_is_cancelled_and_logged_in_one_line(
     run: Any, caplog: pytest.LogCaptureFixture
 ) -> None:
     async def scenario() -> None:

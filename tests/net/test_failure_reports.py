@@ -424,7 +424,7 @@ def test_the_reply_that_is_logged_is_the_one_that_the_client_got(log: list[str])
 
 @row("FLOOD-14")
 @pytest.mark.parametrize("count", [10, 11, 500])
-def test_of_many_refused_recipients_ten_have_a_line_and_the_rest_is_counted(
+def test_ten_of_many_refused_recipients_are_logged_and_the_rest_is_counted(
     count: int, log: list[str]
 ) -> None:
     with Wire(**DEFAULTS, on_rcpt_to=refuse) as wire:
@@ -467,7 +467,7 @@ def test_the_logger_of_refused_recipients_can_be_shown_without_all_else(
     assert [record.name for record in caplog.records] == ["fastsmtp.rcpt"]
 
 
-def test_refusals_of_other_commands_stay_one_line_too(log: list[str]) -> None:
+def test_refusals_of_other_commands_are_logged_in_one_line_each(log: list[str]) -> None:
     with Wire(**DEFAULTS, on_rcpt_to=refuse) as wire:
         wire.send(EH)
         wire.send(b"RCPT TO:<b@y.example>\r\n" + MAIL + b"RCPT TO:<no@y.example>\r\nFOO\r\n")

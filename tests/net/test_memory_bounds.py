@@ -190,13 +190,13 @@ def unread_bodies(count: int, loop: VirtualLoop) -> None:
 
 
 @row("MEM-02")
-def test_bodies_that_nobody_reads_are_bounded_each_by_itself(loop: VirtualLoop) -> None:
+def test_bodies_that_are_not_read_are_bounded_each_by_itself(loop: VirtualLoop) -> None:
     unread_bodies(50, loop)
 
 
 @row("MEM-02")
 @pytest.mark.nightly
-def test_five_thousand_bodies_that_nobody_reads_are_bounded(loop: VirtualLoop) -> None:
+def test_five_thousand_bodies_that_are_not_read_are_bounded(loop: VirtualLoop) -> None:
     unread_bodies(5000, loop)
 
 

@@ -209,7 +209,7 @@ def test_the_generator_refuses_what_it_does_not_know(generator: Path, options: l
 
 @linux
 @needs_cc
-def test_the_generator_says_that_nobody_listens(generator: Path) -> None:
+def test_the_generator_reports_a_server_that_does_not_listen(generator: Path) -> None:
     with socket.socket() as nobody:
         nobody.bind(("127.0.0.1", 0))
         done = run(generator, nobody.getsockname()[1])
@@ -248,7 +248,7 @@ def test_the_floor_gives_the_same_replies_however_reads_are_cut(floor: int, dial
         assert [line[:3] for line in heard.splitlines()] == [b"20 ", *codes, b"221"]
 
 
-def test_a_program_that_does_not_compile_is_a_reason(
+def test_a_program_that_does_not_compile_is_an_error_with_the_reason(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(building, "BUILT", tmp_path / "built")
@@ -289,7 +289,7 @@ def test_steps_beyond_the_descriptors_are_cut_to_what_there_is() -> None:
     assert crowd.reached((1_000, 5_000), 1_024) == [1_024 - crowd.SPARE]
 
 
-def test_no_shape_of_a_body_ends_it() -> None:
+def test_a_hostile_shape_contains_no_early_end_of_data() -> None:
     for shape in hostile.SHAPES.values():
         whole = b"\r\n" + shape.pattern * (2 + 10 // len(shape.pattern)) + b"x\r\n.\r\n"
         assert whole.index(b"\r\n.\r\n") == len(whole) - 5

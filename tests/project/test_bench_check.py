@@ -216,7 +216,7 @@ def test_each_compiler_has_a_record_of_its_own(compiler: str, name: str) -> None
     assert found == f"instructions-cpython-3.11-{name}.json"
 
 
-def test_the_records_that_are_kept_have_every_measure_and_say_of_what_build_they_are() -> None:
+def test_the_kept_records_have_every_measure_and_name_their_build() -> None:
     kept = sorted((ROOT / "bench" / "results").glob("instructions-*.json"))
     for path in kept:  # an sdist has none
         record = json.loads(path.read_text())
@@ -461,7 +461,9 @@ def test_benchmarks_are_chosen_by_any_name_and_measured_in_cpu_time(
 
 
 @linux
-def test_a_suite_that_pytest_cannot_run_is_a_reason(tmp_path: Path, here: Environment) -> None:
+def test_a_suite_that_pytest_cannot_run_is_an_error_with_the_reason(
+    tmp_path: Path, here: Environment
+) -> None:
     written = benchmarks(tmp_path)
     with pytest.raises(CannotRun, match="pytest ended with"):
         suite.run(written, here, 1, ["bench/micro/test_none.py"])

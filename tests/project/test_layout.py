@@ -350,7 +350,7 @@ def test_the_engine_never_imports_delivery_the_gateway_or_its_own_test_wire() ->
 
 
 @pytest.mark.parametrize("room", ["delivery", "gateway"])
-def test_what_stands_on_the_engine_imports_its_public_names_only(room: str) -> None:
+def test_rooms_above_the_engine_import_its_public_names_only(room: str) -> None:
     faults(
         [
             f"{relative(path)}:{found.line}: {found.module}.{found.name}"

@@ -246,7 +246,7 @@ def test_max_clients_leaves_a_fifth_of_the_files_to_the_hooks(
     assert parse().max_clients == clients
 
 
-def test_max_clients_is_bounded_where_nobody_knows_the_limit(
+def test_max_clients_is_bounded_where_the_limit_is_unknown(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     monkeypatch.setattr(descriptors, "resource", None)

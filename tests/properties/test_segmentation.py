@@ -318,7 +318,7 @@ def run(segments: list[bytes], **given_options: Any) -> Recorded:
 @example(stream=TX + b"BDAT 4\r\nabcdBDAT 1\r\nxRSET\r\n", cuts=[], given_options={"size": 3})
 @example(stream=TX + b"BDAT 2\r\na\rBDAT 1 LAST\r\n\n", cuts=[], given_options={})
 @example(stream=TX + b"BDAT 9\r\nabc", cuts=[], given_options={"bare_newline": "normalize"})
-def test_any_split_of_any_stream_gives_the_same(
+def test_any_split_of_any_stream_gives_the_same_result(
     lmtp: bool, stream: bytes, cuts: list[int], given_options: dict[str, Any]
 ) -> None:
     stream = for_dialect(stream, lmtp)
@@ -355,7 +355,7 @@ def run_in_groups(parts: list[Part], how: Any, given_options: dict[str, Any]) ->
 @example(
     stream=TX + b"DATA\r\na\r\n.\r\nNOOP\r\n", marks={0, 1, 2, 3, 6}, cuts=[], given_options={}
 )
-def test_any_split_of_a_stream_with_bare_lf_gives_the_same_where_it_is_allowed(
+def test_any_split_of_a_stream_with_bare_lf_gives_the_same_result_where_it_is_allowed(
     lmtp: bool, stream: bytes, marks: set[int], cuts: list[int], given_options: dict[str, Any]
 ) -> None:
     lines = for_dialect(stream, lmtp).split(b"\r\n")
@@ -380,7 +380,7 @@ def line_by_line(octets: bytes) -> list[bytes]:
 @DIALECTS
 @bounded
 @given(parts=sessions(), cuts=cut_lists, given_options=options)
-def test_legal_groups_give_the_same_however_they_are_cut(
+def test_legal_groups_give_the_same_result_however_they_are_cut(
     lmtp: bool, parts: list[Part], cuts: list[int], given_options: dict[str, Any]
 ) -> None:
     parts = [Part(for_dialect(p.octets, lmtp), p.waits, p.is_body) for p in parts]

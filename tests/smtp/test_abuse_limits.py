@@ -237,7 +237,7 @@ def test_a_turn_of_the_loop_takes_a_limited_number_of_commands_and_fewer_long_on
 
 @row("FLOOD-04")
 @pytest.mark.parametrize("between", [b"", b"EHLO x\r\n", b"RSET\r\n", b"HELO x\r\n"])
-def test_the_tenth_unknown_command_is_the_last(between: bytes) -> None:
+def test_the_tenth_unknown_command_ends_the_connection(between: bytes) -> None:
     run = every_cut([EH, *[b"FOO\r\n", between] * 25], max_errors=None)
     told = [code for code in run.codes[2:] if code[:3] != "250"]
     assert told == [*["500 5.5.2"] * 9, CLOSING]

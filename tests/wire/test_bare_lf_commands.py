@@ -124,7 +124,7 @@ def test_the_limit_of_a_line_counts_its_lf() -> None:
 # --- whose commands ---
 
 
-def test_after_xclient_the_named_client_is_looked_up() -> None:
+def test_the_client_that_xclient_names_is_looked_up() -> None:
     xclient = {"use_xclient": ["127.0.0.1"], "allow_bare_lf_commands": ["192.0.2.0/24"]}
     with Conversation(**xclient) as session:
         session.do(EH, b"XCLIENT ADDR=192.0.2.7\r\n")
@@ -215,7 +215,7 @@ def test_commands_inside_tls_may_end_with_lf_too() -> None:
         assert client.codes(b"\r\n.\r\nNOOP\n") == ["550 5.5.2", OK]
 
 
-def test_a_body_right_after_data_is_a_body_where_nobody_has_to_wait() -> None:
+def test_a_body_right_after_data_is_a_body_for_clients_that_need_not_wait() -> None:
     ran = every_cut(
         [with_lf(EH), with_lf(TX) + b"DATA\n.\r\nNOOP\n", with_lf(TX) + b"DATA\n\n.\nx\r\n.\r\n"],
         **ALLOWED,

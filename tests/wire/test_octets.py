@@ -208,7 +208,7 @@ def test_a_utf8_recipient_needs_a_sender_with_smtputf8(run: Run) -> None:
         "<a\uff20b@x>",
     ],
 )
-def test_no_name_is_converted_and_fullwidth_signs_are_letters(path: str) -> None:
+def test_names_are_not_converted_and_fullwidth_signs_are_letters(path: str) -> None:
     ran = every_cut([EH, utf8_mail(path.encode())])
     assert ran.codes == ["220", "250", "250 2.1.0"]
     assert ran.recorder.named("mail") == [path]

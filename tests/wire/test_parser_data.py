@@ -127,7 +127,7 @@ def test_a_message_does_not_end_at_anything_else(
     )
 
 
-def test_after_the_end_comes_the_next_command() -> None:
+def test_the_next_command_follows_the_end_of_the_message() -> None:
     parser = Parser()
     parser.begin_message(0, 0, False)
     parser.expect_mail_data()
