@@ -183,7 +183,7 @@ def _collect() -> list[str]:
 
 @pytest.fixture(scope="module", autouse=True)
 def _frozen_for_one_file_at_most() -> Iterator[None]:
-    """What has become garbage while it was frozen is found by the first collection behind this."""
+    """What has become garbage while it was frozen is found by the first collection after this."""
     yield
     gc.unfreeze()
 

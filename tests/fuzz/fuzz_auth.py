@@ -5,7 +5,7 @@ reads and writes back; each line has one reply; hooks are asked one at a time, w
 with a user still unknown; a user is there only by `on_auth`, or by a proof; nothing of the exchange
 is left behind it; how octets were cut does not matter. RFC 4954 §4, RFC 5802 §7, RFC 7628 §3.
 
-An input is two octets of choices, then what is done, each part behind an 0xFE: `|` octets that are
+An input is two octets of choices, then what is done, each part after an 0xFE: `|` octets that are
 sent, `b` a line in base64, `a` a mechanism by number and its initial response, `S` the proof of a
 SCRAM client, a digit a pause, `F` FIN, `R` RST.
 """

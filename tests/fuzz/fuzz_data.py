@@ -1,6 +1,6 @@
 """Mail data: the parser hands out what the oracle says, however the octets are cut into reads.
 
-An input is four octets of choices and then what a client sends behind 354, or as the content of
+An input is four octets of choices and then what a client sends after 354, or as the content of
 chunks. Asserted: the body, its end, the facts, `size_exceeded`, what stays unread, and that all
 ways of cutting give the same. RFC 5321 §4.1.1.4, §4.5.2; RFC 3030 §2.
 """
@@ -43,7 +43,7 @@ def pull(parser: Parser, events: list[Event]) -> bool:
 
 
 def commands(parser: Parser, feeds: Iterable[bytes]) -> list[Event]:
-    """What stands behind the body, which is commands; no event may raise."""
+    """What stands after the body, which is commands; no event may raise."""
     events: list[Event] = []
     for feed in feeds:
         parser.feed(feed)
@@ -72,7 +72,7 @@ def assert_delivered(events: list[Event], body: bytes, size: int, policy: str, e
 
 
 def check_data(wire: bytes, size: int, drop_limit: int, policy: str, source: random.Random) -> None:
-    """Octets behind 354."""
+    """Octets after 354."""
     ended = reference.end_of_data(wire)
     assert ended == reference.end_of_data_by_octet(wire)
     if ended is None:

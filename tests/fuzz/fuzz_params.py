@@ -1,7 +1,7 @@
 """Parameters: split and decoded as the oracle does it; one reply each; none reaches a hook of a
 command that was refused.
 
-An input is one octet of choices and then what stands behind the path of MAIL or RCPT. RFC 5321
+An input is one octet of choices and then what stands after the path of MAIL or RCPT. RFC 5321
 §4.1.1.11, §4.1.2; RFC 3461 §4.
 """
 

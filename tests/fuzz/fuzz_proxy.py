@@ -1,4 +1,4 @@
-"""PROXY headers: read as the oracle reads them, however they are cut; what is behind is kept.
+"""PROXY headers: read as the oracle reads them, however they are cut; what follows is kept.
 
 What is none is cut in silence, and leaves clean text only.
 
@@ -26,14 +26,14 @@ BALANCER = ("10.0.0.7", 40000)
 
 
 def read(segments: list[bytes]) -> tuple[Any, bytes | None]:
-    """What the reader says, and what is behind it; of a fault that depends on the cut."""
+    """What the reader says, and what is after it; of a fault that depends on the cut."""
     reader = ProxyReader()
     for index, segment in enumerate(segments):
         found = reader.feed(segment)
         if isinstance(found, ProxyHeader):
             facts = found.version, found.command, found.source, found.destination
-            behind = reader.rest + b"".join(segments[index + 1 :])
-            return (*facts, found.tlvs, found.ssl), behind
+            after = reader.rest + b"".join(segments[index + 1 :])
+            return (*facts, found.tlvs, found.ssl), after
         if found is not None:
             return ProxyFault(found), None
     return None, None

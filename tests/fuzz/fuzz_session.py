@@ -64,8 +64,8 @@ def assert_counted(client: Client) -> None:
         assert len(accepted) <= client.recorder.messages_accepted
     closing = [at for at, reply in enumerate(replies) if reply.code in (221, 421)]
     if closing:
-        behind = replies[closing[0] + 1 :]
-        assert not behind or (client.case.is_lmtp and replies[closing[0]].code == 421)
+        after = replies[closing[0] + 1 :]
+        assert not after or (client.case.is_lmtp and replies[closing[0]].code == 421)
 
 
 def is_comparable(case: Case) -> bool:

@@ -3,7 +3,7 @@
     PYTHONPATH=tests:tests/support python tests/fuzz/make_seeds.py
 
 Of each test function the shortest sessions are kept, and each new path, parameter, body and text.
-Seeds behind the line "# found" of a file, which a fuzzer has found, stay as they are.
+Seeds after the line "# found" of a file, which a fuzzer has found, stay as they are.
 """
 
 from __future__ import annotations

@@ -56,7 +56,7 @@ def test_ops_02_an_idle_client_gets_421_at_once(maildir: Path, number: signal.Si
 
 
 def wait_for_refusal(port: int) -> None:
-    """Return when nobody listens any more: that comes a moment behind the line that says so."""
+    """Return when nobody listens any more: that comes a moment after the line that says so."""
     while True:
         try:
             socket.create_connection(("127.0.0.1", port)).close()

@@ -171,7 +171,7 @@ def test_a_client_that_talks_first_is_served_in_order(run: Any, way: str, tmp_pa
 
 
 async def send_one(client: TLSClient, text: bytes) -> None:
-    """One message, behind the greeting."""
+    """One message, after the greeting."""
     client.send(TX + b"DATA\r\n")
     assert await client.replies(3) == [*MAILED, "354"]
     assert await client.ask(text + b".\r\n") == "250 2.6.0"

@@ -315,7 +315,7 @@ def test_swaks_logs_in_within_tls_and_sends(
 def test_swaks_sends_through_a_proxy_header_tls_and_xclient_in_one_session(
     run: Run, kind: str, proxy: str, early: bool
 ) -> None:
-    """A PROXY header, TLS, XCLIENT before or behind STARTTLS, with a login, and a message."""
+    """A PROXY header, TLS, XCLIENT before or after STARTTLS, with a login, and a message."""
     users = Users()
     header = ["--proxy-version", proxy, "--proxy-family", "TCP4" if proxy == "1" else "AF_INET"]
     header += ["--proxy-source", "192.0.2.1", "--proxy-source-port", "4000"]

@@ -341,7 +341,7 @@ def test_very_many_clients_may_connect_before_the_loop_looks(run: Any) -> None:
 
 
 @row("FLOOD-10", "I4")
-@pytest.mark.parametrize("leaves", ["before accept", "before greeting", "behind greeting", "mixed"])
+@pytest.mark.parametrize("leaves", ["before accept", "before greeting", "after greeting", "mixed"])
 def test_clients_that_come_and_go_are_each_reported_and_closed_once(leaves: str, run: Any) -> None:
     async def scenario() -> None:
         connects: list[Any] = []
@@ -356,7 +356,7 @@ def test_clients_that_come_and_go_are_each_reported_and_closed_once(leaves: str,
             for number in range(200):
                 sock = socket.socket()
                 sock.connect(address)
-                if leaves == "behind greeting" or (leaves == "mixed" and number % 3 == 0):
+                if leaves == "after greeting" or (leaves == "mixed" and number % 3 == 0):
                     assert (await in_thread(sock.recv, 3)) == b"220"
                     sock.close()
                 elif leaves == "before accept" or (leaves == "mixed" and number % 3 == 1):
@@ -441,7 +441,7 @@ def test_a_coroutine_whose_client_reset_is_cancelled(hook: str, run: Any) -> Non
         server = Sink().server(**{hook: hangs, "on_close": closes.append})
         async with running(server) as address:
             client = await Client.greeted(address)
-            # With more input behind it the server would not be reading, and not hear of a reset.
+            # With more input after it the server would not be reading, and not hear of a reset.
             client.send(MAIL if hook == "on_mail_from" else TX)
             await until(lambda: begun)
             client.reset()

@@ -1,4 +1,4 @@
-"""The end: `close_timeout`, `on_close` behind all other hooks, what comes after the last one."""
+"""The end: `close_timeout`, `on_close` after all other hooks, what comes after the last one."""
 
 from __future__ import annotations
 

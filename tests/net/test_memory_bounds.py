@@ -37,7 +37,7 @@ def fresh(octets: bytes, size: int) -> bytes:
 
 
 def body_and_replies(wire: Wire, octet: bytes = b"x") -> None:
-    """A body that nobody reads, behind it replies that nobody takes, and one read that crosses."""
+    """A body that nobody reads, after it replies that nobody takes, and one read that crosses."""
     wire.send(EH)
     wire.send(MAIL + RCPT + b"BDAT 60000\r\n" + fresh(b"x", 60_000))
     wire.stop_reading()

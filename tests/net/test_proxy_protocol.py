@@ -241,7 +241,7 @@ def test_a_closing_server_sends_nothing_before_the_header_is_complete(run: Any) 
     run(scenario())
 
 
-# --- octets behind the header ---
+# --- octets after the header ---
 
 
 @row("PROXY-08", "PIPE-01")

@@ -644,7 +644,7 @@ def test_a_server_serves_on_one_loop_after_the_other(loop_factory: Any) -> None:
             lookup._resolver._options |= {"udp_port": server.port, "tcp_port": server.port}
             lookup._cache.clear()
             assert await ask(lookup, "192.0.2.7") == "m.example"
-            # Left behind with its loop; the next one has places for others.
+            # Left with its loop; the next one has places for others.
             server.answer = lambda query, _: None
             for address, _ in zip(clients(), range(limits.MAX_IN_FLIGHT), strict=False):
                 ask(lookup, address)

@@ -22,14 +22,14 @@ NEVER = 10_000.0
 # --- waits for a command --------------------------------------------------------------------------
 
 WAITING = {
-    "behind the greeting": (b"", 0),
+    "after the greeting": (b"", 0),
     "greeted": (b"EHLO c.example\r\n", 1),
     "in half a command": (b"EHLO c.ex", 0),
-    "behind half a line end": (b"EHLO c.example\r", 0),
-    "behind MAIL": (b"HELO c\r\nMAIL FROM:<a@x.example>\r\n", 2),
-    "behind RCPT": (b"HELO c\r\n" + TX, 3),
-    "behind a refused message": (b"HELO c\r\n" + TX + b"DATA\r\n.\r\n", 5),
-    "behind a failed chunk": (b"EHLO c\r\n", 1),
+    "after half a line end": (b"EHLO c.example\r", 0),
+    "after MAIL": (b"HELO c\r\nMAIL FROM:<a@x.example>\r\n", 2),
+    "after RCPT": (b"HELO c\r\n" + TX, 3),
+    "after a refused message": (b"HELO c\r\n" + TX + b"DATA\r\n.\r\n", 5),
+    "after a failed chunk": (b"EHLO c\r\n", 1),
 }
 
 
@@ -43,7 +43,7 @@ def test_a_client_that_may_send_a_command_gets_421_at_once(run: Any, state: str)
             assert await client.reply() == "220"
             client.send(octets)
             await client.replies(count)
-            if state == "behind a failed chunk":
+            if state == "after a failed chunk":
                 client.send(TX + b"BDAT 101\r\n" + b"x" * 101)
                 assert (await client.replies(3))[-1] == "552 5.3.4"
             async with closing(server, address):

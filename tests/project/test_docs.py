@@ -1,7 +1,7 @@
 """The pages are true: programs run, tables are those of the source, links lead somewhere.
 
 A block of Python in docs/*.md is executed as it stands. If it serves, `SMTPServer.listen` takes a
-free port of 127.0.0.1 in place of the one that is written there, and each block `smtp` behind it is
+free port of 127.0.0.1 in place of the one that is written there, and each block `smtp` after it is
 played against it by a client: `C:` is sent, `S:` must come, … stands for anything. The greeting and
 EHLO are left out unless the block says `at connect`.
 """

@@ -362,8 +362,8 @@ def test_ci_runs_the_test_command_of_readme_and_ends_with_it() -> None:
     places = [script.find(f"step {part}") for part in readme_commands()[1].split(" && ")]
     assert -1 not in places
     assert places == sorted(places)
-    behind = script[places[-1] :].splitlines()[1:]
-    assert not [line for line in behind if re.match(r"\s*(step|make|echo|printf)\b", line)]
+    after = script[places[-1] :].splitlines()[1:]
+    assert not [line for line in after if re.match(r"\s*(step|make|echo|printf)\b", line)]
 
 
 def test_ci_finds_another_python_and_runs_the_suite_there_before_that() -> None:

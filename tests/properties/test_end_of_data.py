@@ -15,7 +15,7 @@ import reference
 from fastsmtp._parser import END_OF_DATA, Parser, Signal, scanners
 
 ALPHABET = b"\r\n.a"
-CLOSING = b"\r\n.\r\n"  # put behind what has not ended
+CLOSING = b"\r\n.\r\n"  # put after what has not ended
 OFFSETS = range(131)  # two steps of 64 octets, and a bit
 EDGES = (*range(4), *range(56, 67), *range(120, 131))
 
@@ -95,7 +95,7 @@ def test_octets_known_to_be_body_are_not_held_back(octets: int) -> None:
             while (event := parser.next_event()) is not None:
                 assert isinstance(event, bytes)
                 handed_out += event
-            # A CR in a line is body whatever follows; one behind a lone dot may be the end.
+            # A CR in a line is body whatever follows; one after a lone dot may be the end.
             pending = b"\r" if machine.place is reference.Place.CR else b""
             assert handed_out == machine.body + pending
             assert parser.body_octets == len(handed_out)
@@ -111,7 +111,7 @@ def test_every_pattern_is_seen_at_every_place_of_a_step(scanner: str, normalize:
         start = bytes(pattern)
         first, inner = (
             expected(before + start + CLOSING, normalize) for before in (b"", b"x")
-        )  # behind an `x`, so many more of them change nothing
+        )  # after an `x`, so many more of them change nothing
         for offset in offsets:
             before = b"x" * offset
             body, consumed, bare = inner if offset else first

@@ -204,7 +204,7 @@ def drive(steps: list[Step], lmtp: bool) -> State | None:
 
 
 def sequences(steps: list[Step], more: int, lmtp: bool) -> Iterator[list[Step]]:
-    """Drive all sequences of up to `more` steps behind `steps`; yields each longest one."""
+    """Drive all sequences of up to `more` steps after `steps`; yields each longest one."""
     state = drive(steps, lmtp)
     if more == 0 or state is None:
         yield steps

@@ -10,7 +10,7 @@ import reference
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-# Octets behind 354; does the message end with the last of them; the body as "accept", and as
+# Octets after 354; does the message end with the last of them; the body as "accept", and as
 # "normalize" gives it; does "reject" refuse it. Where it does not end, the stream is closed by
 # CR LF . CR LF, and the body is compared up to there.
 DATA_ROWS = [

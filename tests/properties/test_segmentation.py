@@ -220,7 +220,7 @@ def path_lines(draw: st.DrawFn) -> list[bytes]:
 
 
 class Part:
-    """Octets of one group: `waits` if the client has to wait behind it, `is_body` for mail data."""
+    """Octets of one group: `waits` if the client has to wait after it, `is_body` for mail data."""
 
     def __init__(self, octets: bytes, waits: bool = False, is_body: bool = False) -> None:
         self.octets = octets
@@ -245,7 +245,7 @@ def messages(draw: st.DrawFn) -> list[Part]:
         wire = draw(bodies) + b"\r\n.\r\n"
         ended = reference.end_of_data(wire)
         assert ended is not None
-        wire = wire[: len(wire) - len(ended[1])]  # what is behind the first end would be commands
+        wire = wire[: len(wire) - len(ended[1])]  # what is after the first end would be commands
         return [*parts, Part(b"DATA\r\n", waits=True), Part(wire, is_body=True)]
     for _ in range(draw(st.integers(1, 3))):
         parts.append(Part(draw(chunks())))
@@ -331,7 +331,7 @@ def test_any_split_of_any_stream_gives_the_same_result(
 
 
 def run_in_groups(parts: list[Part], how: Any, given_options: dict[str, Any]) -> Recorded:
-    """Wait where a client has to; a body goes only behind 354. `how` cuts a group into segments."""
+    """Wait where a client has to; a body goes only after 354. `how` cuts a group into segments."""
     session = Recorded(**given_options)
     group = b""
     answer = b""

@@ -118,9 +118,9 @@ STATES: dict[str, list[str]] = {
     "rcpt": ["EHLO", "MAIL with SMTPUTF8", "RCPT"],
     "bdat": ["EHLO", "MAIL", "RCPT", "BDAT"],
     "bdat failed": ["EHLO", "MAIL", "BDAT"],
-    "behind a message": ["EHLO", "MAIL", "RCPT", "DATA"],
-    "behind chunks": ["EHLO", "MAIL", "RCPT", "BDAT", "BDAT LAST"],
-    "behind errors": ["EHLO", "MAIL", "RCPT with a bad path", "FOO", "DATA", "control octet"],
+    "after a message": ["EHLO", "MAIL", "RCPT", "DATA"],
+    "after chunks": ["EHLO", "MAIL", "RCPT", "BDAT", "BDAT LAST"],
+    "after errors": ["EHLO", "MAIL", "RCPT with a bad path", "FOO", "DATA", "control octet"],
 }
 
 
@@ -150,7 +150,7 @@ def test_a_greeting_that_is_refused_changes_nothing(command: bytes) -> None:
     assert chunked.messages[0].body == b"text"
 
 
-# --- STATE-09, -12: nothing behind the end ---
+# --- STATE-09, -12: nothing after the end ---
 
 
 @row("STATE-09")

@@ -1,6 +1,6 @@
 """Hooks and the ends of things: the client leaves, the connection ends, a hook changes the facts.
 
-What the engine decides by is its own; `on_close` comes once, and behind every other hook of its
+What the engine decides by is its own; `on_close` comes once, and after every other hook of its
 connection (RFC 5321 §3.8, §4.2.5).
 """
 

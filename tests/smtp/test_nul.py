@@ -20,7 +20,7 @@ BODIES = {
     "last": b"a\r\n\0\r\n",
     "alone": b"\0\r\n",
     "in a long line": b"x" * 1000 + b"\0" + b"x" * 1000 + b"\r\n",
-    "behind a dot": b"..\0\r\n",
+    "after a dot": b"..\0\r\n",
 }
 
 

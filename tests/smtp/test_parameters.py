@@ -59,7 +59,7 @@ def args(run: scenario.Conversation) -> Any:
 
 
 def assert_mail_refused(parameters: str, code: str, **options: Any) -> None:
-    """No hook is asked, and no transaction is open behind it."""
+    """No hook is asked, and no transaction is open after it."""
     line = SENDER + b" " + parameters.encode() + b"\r\n"
     ran = every_cut([EH, line + RECIPIENT + b"\r\n"], **options)
     assert ran.codes == ["220", "250", code, "503 5.5.1"]

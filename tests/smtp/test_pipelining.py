@@ -1,6 +1,6 @@
 """Pipelining, early talkers, other protocols (RFC 2920 §3.1, RFC 5321 §4.5.3.2).
 
-What ends a group of commands has nothing behind it yet; everything else is served in order, one
+What ends a group of commands has nothing after it yet; everything else is served in order, one
 hook at a time.
 """
 
@@ -102,13 +102,13 @@ def test_a_message_may_be_followed_by_the_next_transaction() -> None:
 
 @row("PIPE-04", "TLS-05")
 @pytest.mark.parametrize("verb", [EH, HELO])
-@pytest.mark.parametrize("behind", [b"N", b"NOOP\r\n", b"\r\n", TX])
-def test_a_greeting_ends_a_group(verb: bytes, behind: bytes) -> None:
-    strict = one_way([verb + behind])
+@pytest.mark.parametrize("after", [b"N", b"NOOP\r\n", b"\r\n", TX])
+def test_a_greeting_ends_a_group(verb: bytes, after: bytes) -> None:
+    strict = one_way([verb + after])
     assert strict.codes == ["220", BROKEN]
     assert strict.wire.session.opening_command == ""
-    if behind == TX:
-        loose = every_cut([verb + behind], **LOOSE)
+    if after == TX:
+        loose = every_cut([verb + after], **LOOSE)
         assert loose.codes == ["220", "250", *MAILED]
 
 
@@ -230,13 +230,13 @@ def test_no_further_line_is_executed_while_a_hook_is_at_work(hook: str) -> None:
         assert session.answer() == expected[begun:]
 
 
-# --- PIPE-08, -09: behind the end ---
+# --- PIPE-08, -09: after the end ---
 
 
 @row("PIPE-08")
-@pytest.mark.parametrize("behind", [MAIL, b"QUIT\r\n", b"x", b"\x00\n\r", TX + DATA + TEXT])
-def test_commands_after_quit_are_not_executed(behind: bytes) -> None:
-    run = every_cut([EH, b"QUIT\r\n" + behind])
+@pytest.mark.parametrize("after", [MAIL, b"QUIT\r\n", b"x", b"\x00\n\r", TX + DATA + TEXT])
+def test_commands_after_quit_are_not_executed(after: bytes) -> None:
+    run = every_cut([EH, b"QUIT\r\n" + after])
     assert run.codes == [*GREETED, "221 2.0.0"]
     assert run.recorder.named("mail") == []
 

@@ -188,7 +188,7 @@ def test_the_announced_size_of_a_chunk_allocates_nothing() -> None:
 
 EARLY = {"accepts": None, "text": "queued", "rejects": SMTPError("no", response_code=554)}
 EARLY_REPLY = {"accepts": "250 2.6.0", "text": "250 2.6.0", "rejects": "554 5.6.0"}
-# What else may come of the message: octets behind the 354, and its own reply.
+# What else may come of the message: octets after the 354, and its own reply.
 TURNS = {
     "complete": (READ * 4 + END, None),
     "over size": (READ * 17 + END, "552 5.3.4"),

@@ -51,7 +51,7 @@ def answer_to_message(stream: Any, session: Any) -> Any:
 
 
 class Transcript:
-    """One file: what the client does, and what the server writes before and behind each step."""
+    """One file: what the client does, and what the server writes before and after each step."""
 
     def __init__(self, path: Path) -> None:
         self.options: dict[str, Any] = {}

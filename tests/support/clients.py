@@ -45,7 +45,7 @@ def digest(body: bytes) -> str:
 
 
 def stuffed(body: bytes) -> bytes:
-    """`body` as it is sent behind a 354, without the last line (RFC 5321 §4.5.2).
+    """`body` as it is sent after a 354, without the last line (RFC 5321 §4.5.2).
 
     ValueError if it is not made of lines with CRLF: nothing else may be sent there (§2.3.8).
     """

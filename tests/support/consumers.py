@@ -74,7 +74,7 @@ each_way = pytest.mark.parametrize("way", ["consume", "read", "async for"])
 
 
 def begun(hook: Callable[..., Any], **options: Any) -> Wire:
-    """A wire behind the 354."""
+    """A wire after the 354."""
     wire = Wire(**{**DEFAULTS, **COUNTERS_OFF, "on_data": hook, **options})
     for group in PRE:
         wire.send(group)
@@ -86,7 +86,7 @@ def segments(octets: bytes, size: int) -> Iterator[bytes]:
 
 
 def chunked(hook: Callable[..., Any], **options: Any) -> Wire:
-    """A wire behind the first chunk of a message."""
+    """A wire after the first chunk of a message."""
     wire = Wire(**{**DEFAULTS, **COUNTERS_OFF, "on_data": hook, **options})
     wire.send(EH)
     assert codes(wire.send(MAIL + RCPT + b"BDAT 5\r\nbegun"))[2:] == ["250 2.0.0"]

@@ -46,7 +46,7 @@ def engine_objects() -> Counter[str]:
 
 
 def growth(work: Callable[[], object], warm_up: Callable[[], object]) -> int:
-    """Octets that are held behind `work` and were not before it."""
+    """Octets that are held after `work` and were not before it."""
     tracemalloc.start()
     try:
         warm_up()

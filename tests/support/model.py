@@ -1,4 +1,4 @@
-"""A model of the dialogue: which reply each command gets, and what is open behind it.
+"""A model of the dialogue: which reply each command gets, and what is open after it.
 
 Plaintext SMTP and LMTP, no AUTH, no proxy, counters off. Written as tables from the rules of the
 RFCs (RFC 5321 §4.1.4, RFC 3030 §2, RFC 2033 §4.2), and from nothing of the engine, so that the two
@@ -29,7 +29,7 @@ class Model:
         self.max_messages = max_messages
         self.state = State.NONE
         self.greeted_with = ""
-        self.closed = False  # the connection is to end behind the replies
+        self.closed = False  # the connection is to end after the replies
         self.closing = False  # the server is
         self.half_closed = False  # the client sends no more, but still reads
         self.pending = ""  # "connect", "_mail", "_rcpt", "body" (unfinished), "message", "chunk"
@@ -54,7 +54,7 @@ class Model:
         return [] if outcome == "late" else self.answer(outcome)
 
     def command(self, name: str, outcome: str = "accept", body: str = "plain") -> list[ModelReply]:
-        """A line of `LINES`, with its chunk or, behind 354, its body and the dot line."""
+        """A line of `LINES`, with its chunk or, after 354, its body and the dot line."""
         assert not self.closed
         assert not self.pending
         return self._told(self._dispatch(name, outcome, body))

@@ -29,7 +29,7 @@ class Mode:
     """What the octets of a case are, and how the parser was told so."""
 
     start: Callable[[Parser], None]
-    signals: int  # so many ends are told; what comes behind the last one must stay unread
+    signals: int  # so many ends are told; what comes after the last one must stay unread
     max_command_length: int = 2048
 
 
@@ -39,14 +39,14 @@ def lines(max_command_length: int = 2048) -> Mode:
 
 
 def auth_line() -> Mode:
-    """Octets behind 334: one line of the exchange, then command lines."""
+    """Octets after 334: one line of the exchange, then command lines."""
     return Mode(lambda parser: parser.expect_auth_line(), 0)
 
 
 def mail_data(
     *, normalize: bool = False, size: int = 0, drop_limit: int = 0, discard: bool = False
 ) -> Mode:
-    """Octets behind 354."""
+    """Octets after 354."""
 
     def start(parser: Parser) -> None:
         parser.begin_message(size, drop_limit, normalize)
@@ -59,7 +59,7 @@ def mail_data(
 
 @dataclass(frozen=True)
 class Chunks(Mode):
-    """Octets of BDAT chunks, one behind the other: their sizes; the last one is LAST."""
+    """Octets of BDAT chunks, one after the other: their sizes; the last one is LAST."""
 
     sizes: tuple[int, ...] = ()
 
@@ -150,7 +150,7 @@ def check(
     """Assert that the octets give these events and facts, however they are cut.
 
     `places`: where to cut in two, for octets so many that every place would be too many.
-    `trailing`: octets put behind, which must stay unread; b"" after a fault that ends all.
+    `trailing`: octets that follow, which must stay unread; b"" after a fault that ends all.
     """
     places = None if places is None else list(places)
     for feeds in cuts(octets, places):

@@ -50,10 +50,10 @@ def crc32c(octets: bytes) -> int:
     return crc ^ 0xFFFFFFFF
 
 
-def with_checksum(before: bytes = b"", behind: bytes = b"", **more: Any) -> bytes:
+def with_checksum(before: bytes = b"", after: bytes = b"", **more: Any) -> bytes:
     """A header with the TLV CRC32C, other TLVs around it."""
-    blank = binary(before + tlv(3, bytes(4)) + behind, **more)
-    at = len(blank) - len(behind) - 4
+    blank = binary(before + tlv(3, bytes(4)) + after, **more)
+    at = len(blank) - len(after) - 4
     return blank[:at] + struct.pack("!I", crc32c(blank)) + blank[at + 4 :]
 
 

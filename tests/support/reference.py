@@ -17,7 +17,7 @@ CRLF = b"\r\n"
 
 
 def end_of_data(wire: bytes) -> tuple[bytes, bytes, set[bytes]] | None:
-    """What `wire`, the bytes behind our 354, means: None while open, else (body, rest, bare)."""
+    """What `wire`, the bytes after our 354, means: None while open, else (body, rest, bare)."""
     text, end, rest = (CRLF + wire).partition(CRLF + b"." + CRLF)
     if not end:
         return None
@@ -32,11 +32,11 @@ def end_of_data(wire: bytes) -> tuple[bytes, bytes, set[bytes]] | None:
 class Place(Enum):
     """Where in a line of mail data the last octet has left us."""
 
-    BOL = "just behind CR LF"
+    BOL = "just after CR LF"
     MID = "inside a line"
-    CR = "behind a CR that may belong to a CR LF"
-    DOT = "behind the dot that began a line, and was dropped"
-    DOT_CR = "behind such a dot and a CR"
+    CR = "after a CR that may belong to a CR LF"
+    DOT = "after the dot that began a line, and was dropped"
+    DOT_CR = "after such a dot and a CR"
 
 
 class Machine:
@@ -49,7 +49,7 @@ class Machine:
         self.ended = False
 
     def step(self, octet: bytes) -> None:
-        """Take one octet, which must not stand behind the end."""
+        """Take one octet, which must not stand after the end."""
         assert len(octet) == 1
         assert not self.ended
         pending_cr = self.place in (Place.CR, Place.DOT_CR)
@@ -254,7 +254,7 @@ def is_mailbox(text: bytes, smtp_utf8: bool) -> bool:
 
 
 class Path(NamedTuple):
-    """A path as the hooks see it, and the octets behind it (empty, or beginning with a space)."""
+    """A path as the hooks see it, and the octets after it (empty, or beginning with a space)."""
 
     address: str
     local_part: str
@@ -297,7 +297,7 @@ def _match_bare_path(
     word = re.split(rb"[ \t]", text, maxsplit=1)[0]
     if not word or word.startswith((b"<", b"@")):
         return None
-    if word.startswith(b'"'):  # the rest of a quoted string may stand behind the space
+    if word.startswith(b'"'):  # the rest of a quoted string may stand after the space
         leniency = COMMON
     matched = _match_path(b"<" + word + b">", keyword, leniency)
     if matched is None or matched[0] != b"<" + word + b">":
@@ -368,7 +368,7 @@ def split_parameters(rest: bytes, smtp_utf8: bool = False) -> list[tuple[str, st
 
 
 def has_parameter(argument: bytes, command: bytes, keyword: bytes, leniency: int = STRICT) -> bool:
-    """Whether `keyword`, with or without a value, stands behind the path of a good argument."""
+    """Whether `keyword`, with or without a value, stands after the path of a good argument."""
     path = parse_path(argument, command, smtp_utf8=True, leniency=leniency)
     if isinstance(path, str):
         return False

@@ -33,7 +33,7 @@ EH = b"EHLO c.example\r\n"
 LH = b"LHLO c.example\r\n"
 TX = b"MAIL FROM:<a@x.example>\r\nRCPT TO:<b@y.example>\r\n"
 SMUG = b"MAIL FROM:<evil@x.example>\r\nRCPT TO:<victim@y.example>\r\nDATA\r\nsmuggled\r\n.\r\n"
-PRE = (EH, TX + b"DATA\r\n")  # two groups, behind which the body begins
+PRE = (EH, TX + b"DATA\r\n")  # two groups, after which the body begins
 LPRE = (LH, TX + b"DATA\r\n")
 
 # What those are answered with, in the form of `Conversation.codes`.

@@ -179,7 +179,7 @@ def messages(maildir: Path) -> list[bytes]:
 
 
 def body_of(message: bytes) -> bytes:
-    """Return what was sent, with the line ends of the wire: what stands behind our own headers."""
+    """Return what was sent, with the line ends of the wire: what stands after our own headers."""
     assert message.startswith(b"Return-Path: <")
     received = RECEIVED.search(message)
     assert received is not None, message[:1000]

@@ -135,7 +135,7 @@ class SideBySide:
     # --- steps ---
 
     def command(self, name: str, outcome: str = "accept", body: str = "plain") -> None:
-        """One line of the tables, with what belongs behind it."""
+        """One line of the tables, with what belongs after it."""
         self.outcome = outcome
         self.log += [name, outcome, body]
         line, octets = LINES[name], BODIES[body].octets

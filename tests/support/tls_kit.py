@@ -256,7 +256,7 @@ class TLSClient(Client):
     async def upgrade(
         self, context: ssl.SSLContext | None = None, name: str | None = "srv.test"
     ) -> None:
-        """Do the handshake behind a 220."""
+        """Do the handshake after a 220."""
         await self.writer.start_tls(context or client_context(), server_hostname=name)
 
     @classmethod
@@ -306,7 +306,7 @@ def cuts(octets: bytes, dice: random.Random, sizes: list[int]) -> list[bytes]:
 
 
 def met(kind: str, on_secure: Any, **options: Any) -> tuple[Wire, MemoryClient]:
-    """A connection behind its handshake."""
+    """A connection after its handshake."""
     wire = Wire(**certified(secure=kind == "implicit", on_secure=on_secure, **options))
     client = MemoryClient(wire)
     if kind == "STARTTLS":

@@ -1,4 +1,4 @@
-"""Certificates that change while clients come: nobody fails, who comes behind a change sees it, and
+"""Certificates that change while clients come: nobody fails, who comes after a change sees it, and
 thousands of changes leave nothing.
 """
 

@@ -189,7 +189,7 @@ def test_the_end_by_records_without_plaintext_does_not_depend_on_the_cuts(
 
 
 def alternating(client: RawTLS, count: int) -> bytes:
-    """Key updates, and behind each an octet of a command: never too many in a row."""
+    """Key updates, and after each an octet of a command: never too many in a row."""
     return b"".join(client.key_update() + client.record(b"N") for _ in range(count))
 
 

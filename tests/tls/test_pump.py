@@ -29,7 +29,7 @@ row = pytest.mark.row
 
 
 def shaken(size: int = 0, **client: object) -> tuple[Pump, MemoryTLS]:
-    """A pump and its client behind the handshake; size: octets of each segment."""
+    """A pump and its client after the handshake; size: octets of each segment."""
     pump, client_end = server_pump(), MemoryTLS(**client)  # type: ignore[arg-type]
     flight = client_end.shake()
     plaintext = None

@@ -38,14 +38,14 @@ def inside(client: MemoryClient) -> MemoryClient:
 
 @row("TLS-01", "TLS-02", "TLS-05", "PIPE-04")
 @pytest.mark.parametrize("strict", [True, False])
-@pytest.mark.parametrize("behind", [b"NOOP injected\r\n", b"NOOP ", b"N", b"\r\n", b"NOOP\r\n"])
+@pytest.mark.parametrize("after", [b"NOOP injected\r\n", b"NOOP ", b"N", b"\r\n", b"NOOP\r\n"])
 def test_octets_after_starttls_are_refused(
-    behind: bytes, strict: bool, caplog: pytest.LogCaptureFixture
+    after: bytes, strict: bool, caplog: pytest.LogCaptureFixture
 ) -> None:
     with served(strict_pipelining=strict) as client:
         client.wire.send(EH)
         with caplog.at_level(logging.WARNING, "fastsmtp"):
-            assert codes(client.wire.send(STARTTLS + behind)) == [BROKEN]
+            assert codes(client.wire.send(STARTTLS + after)) == [BROKEN]
         assert client.wire.closed
         assert not client.wire.session.secure
         assert [line for line in caplog.messages if "behind STARTTLS" in line]

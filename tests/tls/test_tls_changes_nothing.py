@@ -29,7 +29,7 @@ TRUSTED = ["192.0.2.0/24"]
 
 PLAIN = b"AUTH PLAIN " + b64("\0ann\0pw") + b"\r\n"
 WRONG = b"AUTH PLAIN " + b64("\0bob\0pw") + b"\r\n"
-# Each entry is legal groups: the client waits behind each.
+# Each entry is legal groups: the client waits after each.
 GROUPS: dict[str, list[bytes]] = {
     "EHLO": [EH],
     "HELO": [b"HELO c.example\r\n"],

@@ -366,16 +366,16 @@ def test_an_idle_connection_is_small_before_and_after_a_burst(run: Run) -> None:
             child.stdin.write(b"\n")
             assert await child.stdout.readline() == b"burst\n"
             gc.collect()
-            behind = private_octets() - before
+            after = private_octets() - before
             child.stdin.close()
             await child.wait()
-        return idle / count / 1024, behind / count / 1024
+        return idle / count / 1024, after / count / 1024
 
-    idle, behind = run(main())
+    idle, after = run(main())
     # 16 KiB of it are OpenSSL's (3.0) own structures, 3.5 a plaintext connection's; the loop's own
     # TLS has 46 and 161.
     assert idle < 24
-    assert behind < 44
+    assert after < 44
 
 
 # --- run() ---

@@ -196,10 +196,10 @@ def test_a_client_has_to_wait_for_the_replies_that_others_wait_for(line: bytes) 
 
 
 @row("TLS-01")
-@pytest.mark.parametrize("behind", [b"NOOP\n", b"\n", b"\r\n", b"N"])
-def test_octets_after_starttls_end_the_connection(behind: bytes) -> None:
+@pytest.mark.parametrize("after", [b"NOOP\n", b"\n", b"\r\n", b"N"])
+def test_octets_after_starttls_end_the_connection(after: bytes) -> None:
     options = certified(strict_pipelining=False, **ALLOWED)
-    ran = one_way([EH, b"STARTTLS\n" + behind], **options)
+    ran = one_way([EH, b"STARTTLS\n" + after], **options)
     assert ran.codes == [*GREETED, BROKEN]
 
 

@@ -383,7 +383,7 @@ def test_paths_of_two_thousand_octets_are_bad_syntax(path: str, leniency: int) -
         assert read(argument, smtp_utf8=True, leniency=leniency) == BAD_SYNTAX
 
 
-# --- what stands behind the path -----------------------------------------------------------------
+# --- what stands after the path -----------------------------------------------------------------
 
 
 @pytest.mark.parametrize(

@@ -42,9 +42,9 @@ TABS = {
 @pytest.mark.row("BYTE-01")
 @pytest.mark.parametrize("place", PLACES)
 def test_a_control_octet_in_a_command_reaches_no_hook(place: str, run: Run) -> None:
-    before, behind = PLACES[place]
+    before, after = PLACES[place]
     lines = [
-        before + bytes([octet]) + behind + b"\r\n" for octet in CONTROLS if octet not in b"\t\n"
+        before + bytes([octet]) + after + b"\r\n" for octet in CONTROLS if octet not in b"\t\n"
     ]
     steps: list[scenario.Step] = [EH]
     for line in lines:
@@ -61,8 +61,8 @@ def test_a_control_octet_in_a_command_reaches_no_hook(place: str, run: Run) -> N
 @pytest.mark.row("BYTE-01")
 @pytest.mark.parametrize("place", PLACES)
 def test_a_tab_in_a_command_is_a_space_between_words(place: str) -> None:
-    before, behind = PLACES[place]
-    ran = every_cut([EH, before + b"\t" + behind + b"\r\n"])
+    before, after = PLACES[place]
+    ran = every_cut([EH, before + b"\t" + after + b"\r\n"])
     assert ran.codes == ["220", "250", TABS[place]]
     assert ran.trace == [("connect",), ("close",)]
 
@@ -78,8 +78,8 @@ def test_tabs_separate_words_like_spaces() -> None:
 @pytest.mark.row("BYTE-01")
 @pytest.mark.parametrize("place", PLACES)
 def test_a_lf_in_a_command_closes(place: str) -> None:
-    before, behind = PLACES[place]
-    ran = every_cut([EH, before + b"\n" + behind + b"\r\nNOOP\r\n"])
+    before, after = PLACES[place]
+    ran = every_cut([EH, before + b"\n" + after + b"\r\nNOOP\r\n"])
     assert ran.codes == ["220", "250", DIRTY]
     assert ran.trace == [("connect",), ("close",)]
 

@@ -33,7 +33,7 @@ def fault(kind: str) -> tuple[object, ...]:
 
 
 def dead(octets: bytes, *events: tuple[object, ...], max_command_length: int = 2048) -> None:
-    """Check that these events are the last ever, and that nothing is kept behind them."""
+    """Check that these events are the last ever, and that nothing is kept after them."""
     check(lines(max_command_length), octets, events, trailing=b"")
     check(lines(max_command_length), octets + b"\r\nQUIT\r\n", events, trailing=b"")
 
@@ -105,7 +105,7 @@ def test_an_unknown_word_is_cut_at_128_octets() -> None:
         pytest.param(b" NOOP\r\n", command(UNKNOWN, b"NOOP"), id="leading-space"),
         pytest.param(b"\tNOOP x\r\n", command(UNKNOWN, b"NOOP x"), id="leading-tab"),
         pytest.param(b"NOOP \t \r\n", command("NOOP"), id="trailing-blanks"),
-        pytest.param(b"NOOP a \t \r\n", command("NOOP", b"a"), id="behind-the-argument"),
+        pytest.param(b"NOOP a \t \r\n", command("NOOP", b"a"), id="after-the-argument"),
         pytest.param(b"NOOP\ta\tb\r\n", command("NOOP", b"a\tb"), id="tab-ends-the-verb"),
         pytest.param(b"MAIL  FROM:<a@x>\r\n", command("MAIL", b" FROM:<a@x>"), id="two-spaces"),
         pytest.param(b"BDAT \t5\r\n", command("BDAT", b"\t5"), id="space-and-tab"),
@@ -139,10 +139,10 @@ def test_lines_come_one_by_one_and_a_part_of_a_line_waits() -> None:
     [
         pytest.param(b"NOOP\n", id="SMUG-29"),
         pytest.param(b"\n", id="first-octet"),
-        pytest.param(b"NOOP \x00\n", id="behind-a-control-octet"),
+        pytest.param(b"NOOP \x00\n", id="after-a-control-octet"),
         pytest.param(b"NOOP\r \n", id="CR-and-LF-apart"),
         pytest.param(b"x" * 100 + b"\n", id="in-an-overlong-line"),
-        pytest.param(b"x" * 100 + b"\r" + b"x\n", id="behind-a-bare-CR-in-an-overlong-line"),
+        pytest.param(b"x" * 100 + b"\r" + b"x\n", id="after-a-bare-CR-in-an-overlong-line"),
         pytest.param(b"AUTH " + b"x" * 100 + b"\n", id="in-an-AUTH-line"),
     ],
 )
@@ -243,7 +243,7 @@ def test_a_cr_that_was_dropped_still_begins_a_line_end() -> None:
 
 
 def test_sixteen_times_the_limit_without_line_end_ends_everything() -> None:
-    """LINE-03: the octets up to the limit of 16 lines decide, none behind them."""
+    """LINE-03: the octets up to the limit of 16 lines decide, none after them."""
     endless = 16 * 64
     for last in (b"x", b"\r"):
         dead(b"x" * (endless - 1) + last, fault("LINE_ENDLESS"), max_command_length=64)
@@ -268,7 +268,7 @@ def test_an_endless_line_is_not_kept() -> None:
 
 
 def test_an_auth_line_may_be_longer() -> None:
-    """LINE-08: 12288 octets before CR LF, in any case, behind a space or a tab."""
+    """LINE-08: 12288 octets before CR LF, in any case, after a space or a tab."""
     for start in (b"AUTH ", b"auth ", b"aUtH\t"):
         for octets in (2048, 2049, 12287, 12288):
             token = b"=" * (octets - 5)
@@ -456,9 +456,9 @@ def test_commands_do_not_depend_on_how_octets_were_cut(wire: bytes, cuts: list[i
     assert parser.buffered < 64 or b"AUTH " in wire or not join(whole)
 
 
-@given(line=st.binary(max_size=80), behind=st.binary(max_size=20))
-def test_a_line_is_what_stands_before_the_first_crlf(line: bytes, behind: bytes) -> None:
-    octets = line + b"\r\n" + behind
+@given(line=st.binary(max_size=80), after=st.binary(max_size=20))
+def test_a_line_is_what_stands_before_the_first_crlf(line: bytes, after: bytes) -> None:
+    octets = line + b"\r\n" + after
     text, _, _ = octets.partition(b"\r\n")
     events, _ = play(lines(), [b"RSET\r\n" + octets])
     if b"\n" in text:

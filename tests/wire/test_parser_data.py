@@ -103,7 +103,7 @@ NOT_ENDED = [
     pytest.param(
         b"\xe2\x80\xa8.\xe2\x80\xa8", *[b"a\xe2\x80\xa8.\xe2\x80\xa8"] * 2, id="SMUG-17-U+2028"
     ),
-    pytest.param(b"\n..Q", b"a\n..Q", b"a\r\n..Q", id="two-dots-behind-LF"),
+    pytest.param(b"\n..Q", b"a\n..Q", b"a\r\n..Q", id="two-dots-after-LF"),
 ]
 
 

@@ -44,7 +44,7 @@ MANY = 1_000_000
 
 
 def read(*segments: bytes) -> type_result:
-    """Feed until there is an answer: a tuple, a ProxyFault or None, and what is behind it."""
+    """Feed until there is an answer: a tuple, a ProxyFault or None, and what is after it."""
     reader = ProxyReader()
     for index, segment in enumerate(segments):
         found = reader.feed(segment)
@@ -61,22 +61,22 @@ def as_tuple(header: ProxyHeader) -> tuple[Any, ...]:
     return header.version, header.command, *ways, header.tlvs, header.ssl
 
 
-def check(octets: bytes, behind: bytes = b"EHLO x\r\n\r\n\x00") -> type_result:
-    """Read whole, split at every point and octet by octet, with octets behind; compare with the
+def check(octets: bytes, after: bytes = b"EHLO x\r\n\r\n\x00") -> type_result:
+    """Read whole, split at every point and octet by octet, followed by others; compare with the
     oracle.
     """
-    whole = read(octets + behind)
-    oracle = expected(octets + behind)
+    whole = read(octets + after)
+    oracle = expected(octets + after)
     if isinstance(oracle, tuple):
         *facts, size = oracle
-        assert whole == (tuple(facts), (octets + behind)[size:])
+        assert whole == (tuple(facts), (octets + after)[size:])
     elif oracle is False:
         assert isinstance(whole[0], ProxyFault)
     kind = whole[0]
     for cut in range(len(octets) + 1):
-        again = read(octets[:cut], octets[cut:] + behind)
+        again = read(octets[:cut], octets[cut:] + after)
         assert again == whole or (isinstance(kind, ProxyFault) and again[0] == kind)
-    again = read(*octet_by_octet(octets + behind))
+    again = read(*octet_by_octet(octets + after))
     assert again == whole or (isinstance(kind, ProxyFault) and again[0] == kind)
     return whole
 
@@ -322,11 +322,9 @@ def test_a_tlv_at_its_limits_is_taken(octets: bytes) -> None:
 
 @row("PROXY-07")
 @pytest.mark.parametrize("family", [INET, INET6])
-@pytest.mark.parametrize("before, behind", [(b"", b""), (tlv(1, b"x"), tlv(4, b"yz"))])
-def test_the_checksum_is_that_of_the_whole_header(
-    family: int, before: bytes, behind: bytes
-) -> None:
-    octets = with_checksum(before, behind, family=family)
+@pytest.mark.parametrize("before, after", [(b"", b""), (tlv(1, b"x"), tlv(4, b"yz"))])
+def test_the_checksum_is_that_of_the_whole_header(family: int, before: bytes, after: bytes) -> None:
+    octets = with_checksum(before, after, family=family)
     assert check(octets)[0][1] == "PROXY"
     for at in range(16, len(octets)):
         wrong = octets[:at] + bytes([octets[at] ^ 1]) + octets[at + 1 :]
@@ -342,9 +340,9 @@ def test_two_checksums_are_refused() -> None:
 
 
 def test_octets_after_a_header_are_not_lost() -> None:
-    behind = bytes(range(256)) * 1000
+    after = bytes(range(256)) * 1000
     for octets in (LINE, binary(), with_checksum(tlv(4, bytes(4000)))):
-        assert read(octets + behind)[1] == behind
+        assert read(octets + after)[1] == after
 
 
 def test_a_header_is_read_from_bytes_only() -> None:
@@ -377,8 +375,8 @@ _BINARY = st.builds(
     st.integers(-3, 0),
 )
 _SUMMED = st.builds(
-    lambda before, behind: with_checksum(
-        b"".join(tlv(*one) for one in before if one[0] != 3), tlv(4, behind)
+    lambda before, after: with_checksum(
+        b"".join(tlv(*one) for one in before if one[0] != 3), tlv(4, after)
     ),
     _TLVS,
     st.binary(max_size=9),
@@ -390,17 +388,17 @@ _SUMMED = st.builds(
     st.binary(max_size=20),
     st.lists(st.integers(0, 300), max_size=8),
 )
-def test_no_split_changes_anything(octets: bytes, behind: bytes, cuts: list[int]) -> None:
-    whole = read(octets + behind)
-    oracle = expected(octets + behind)
+def test_no_split_changes_anything(octets: bytes, after: bytes, cuts: list[int]) -> None:
+    whole = read(octets + after)
+    oracle = expected(octets + after)
     if isinstance(oracle, tuple):
         *facts, size = oracle
-        assert whole == (tuple(facts), (octets + behind)[size:])
+        assert whole == (tuple(facts), (octets + after)[size:])
     elif oracle is False:
         assert isinstance(whole[0], ProxyFault)
     else:
         assert whole[0] is None or isinstance(whole[0], ProxyFault)  # earlier than the oracle
-    again = read(*split(octets + behind, cuts))
+    again = read(*split(octets + after, cuts))
     assert again == whole or (isinstance(whole[0], ProxyFault) and again[0] == whole[0])
 
 

@@ -22,7 +22,7 @@ ACCEPTED, BARE = "250 2.6.0", "550 5.5.2"
 
 
 class Attempt(NamedTuple):
-    """A would-be end behind `a`: the body up to there under "accept", what "reject" says."""
+    """A would-be end after `a`: the body up to there under "accept", what "reject" says."""
 
     octets: bytes
     body: bytes
