@@ -41,7 +41,7 @@ else:
     uvloop.new_event_loop().close()
 
 # A deadline asserts timing, and a shared machine breaks it. `run` is made once for all examples of
-# a test, but each call looks for what it left behind.
+# a test, but each call looks for what it leaked.
 _COMMON: dict[str, Any] = {
     "deadline": None,
     "suppress_health_check": [hypothesis.HealthCheck.function_scoped_fixture],
@@ -116,7 +116,7 @@ async def _and_nothing_left(coroutine: Coroutine[Any, Any, T]) -> T:
             break
         await asyncio.sleep(0)
     assert not leaked, f"tasks still running at the end: {leaked}"
-    # uvloop tells nobody which timers it has; one loop that does is enough to find a forgotten one.
+    # uvloop does not show its timers; one loop that does is enough to find a forgotten one.
     timers = [timer for timer in getattr(loop, "_scheduled", ()) if not timer.cancelled()]
     assert not timers, f"timers still armed at the end: {timers}"
     return result
@@ -190,7 +190,7 @@ def _frozen_for_one_file_at_most() -> Iterator[None]:
 
 @pytest.fixture
 def no_leaks() -> Iterator[None]:
-    """Fail the test that leaves descriptors, unclosed resources or exceptions nobody looked at."""
+    """Fail the test that leaves descriptors, unclosed resources or unretrieved exceptions."""
     _collect()
     # What was there before is not looked through again: 200 000 objects of modules and of pytest,
     # twice in each of thousands of tests, took half of the time of the suite.

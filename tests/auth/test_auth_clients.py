@@ -26,7 +26,7 @@ PLAIN = b"AUTH PLAIN " + b64("\0ann\0pw") + b"\r\n"
 
 
 class Checks:
-    """A server whose user is ann; `seen` is what it was told by whom it has let in."""
+    """A server whose user is ann; `seen` is what it got from clients that logged in."""
 
     def __init__(self, password: str) -> None:
         self.password = password

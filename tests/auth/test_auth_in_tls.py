@@ -46,7 +46,7 @@ MODES = pytest.mark.parametrize("secure", [True, False], ids=["implicit", "START
 
 
 def by_name(auth: Any, session: Any, callback: Callable[..., object]) -> None:
-    """The hook that lets everybody in, by the name that was given."""
+    """The hook that accepts every login under the name that was given."""
     callback(None, {"user": auth.username})
 
 
@@ -223,9 +223,9 @@ def ready_context() -> ssl.SSLContext:
 def test_plus_is_offered_only_where_something_can_be_bound(
     kind: str, version: dict[str, Any]
 ) -> None:
-    """Of a ready context nobody knows the certificate, and one of Ed25519 names no hash (RFC 5929
+    """The certificate of a ready context is not known, and one of Ed25519 names no hash (RFC 5929
     §4.1). Then it is up to what the version of TLS gives. To offer what always fails would keep out
-    those who insist on the best that is offered.
+    clients that insist on the best that is offered.
     """
     if kind == "ssl_context":
         given: dict[str, Any] = {"ssl_context": ready_context()}
@@ -425,7 +425,7 @@ def test_a_user_logged_in_by_auth_has_to_log_in_again_after_xclient(secure: bool
 @row("AUTH-15", "XCL-06")
 @MODES
 def test_xclient_login_satisfies_required_authentication(secure: bool) -> None:
-    """Of whom the relay has authenticated nothing more is demanded."""
+    """A user that the relay has authenticated need not log in again."""
     given = {**TRUSTED, "on_auth": by_name, "auth_optional": False}
     with Wire(peer=RELAY, **certified(secure=secure, **given)) as wire:
         session = wire.session
@@ -438,7 +438,7 @@ def test_xclient_login_satisfies_required_authentication(secure: bool) -> None:
         assert offered(client.say(EH)) == []
         assert client.codes(PLAIN) == ["503 5.5.1"]
         assert client.codes(MAIL + b"RSET\r\n") == ["250 2.1.0", "250 2.0.0"]
-        # Another one without LOGIN keeps whom an earlier one has named, another name replaces.
+        # Another one without LOGIN keeps the user of an earlier one, another name replaces it.
         assert client.codes(b"XCLIENT PORT=9\r\n") == ["220"]
         client.say(EH)
         assert session.user == "zoe"
@@ -450,7 +450,7 @@ def test_xclient_login_satisfies_required_authentication(secure: bool) -> None:
         assert session.user is None
         assert offered(client.say(EH)) == ["LOGIN", "PLAIN"]
         assert client.codes(MAIL) == [NEEDED]
-        # LOGIN takes the place of who came by AUTH as well, and is then what is kept.
+        # LOGIN replaces the user of AUTH as well, and is then what is kept.
         assert client.codes(PLAIN) == [DONE]
         assert client.codes(b"XCLIENT LOGIN=eve\r\n") == ["220"]
         assert client.codes(b"XCLIENT PORT=10\r\n") == ["220"]

@@ -1,4 +1,4 @@
-"""AUTH: whatever a client answers, nobody is authenticated whom no hook has named.
+"""AUTH: whatever a client answers, only a user that a hook has named is authenticated.
 
 Asserted: mechanisms and their decoding raise for no octets; base64 is what the standard library
 reads and writes back; each line has one reply; hooks are asked one at a time, with clean names, and

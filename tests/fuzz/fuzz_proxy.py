@@ -1,6 +1,6 @@
 """PROXY headers: read as the oracle reads them, however they are cut; what follows is kept.
 
-What is none is cut in silence, and leaves clean text only.
+An invalid one is cut in silence, and leaves clean text only.
 
 An input is one octet of choices and then what a balancer sends.
 """

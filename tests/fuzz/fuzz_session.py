@@ -53,7 +53,7 @@ def play(case: Case, actions: list[Action]) -> Client:
 
 
 def assert_counted(client: Client) -> None:
-    """No reply that nobody asked for, and no acceptance that no hook has given."""
+    """No reply without a command, and no acceptance that no hook has given."""
     replies = scenario.parse_replies(client.written)
     most = 3 + client.sent_line_ends  # a greeting, and a 421 for a clock and for a shutdown
     if client.case.is_lmtp:

@@ -1,4 +1,4 @@
-"""Writes seeds/*.txt anew: what the tests of the catalogue's rows send and answer.
+"""Rewrites seeds/*.txt: what the tests of the catalogue's rows send and answer.
 
     PYTHONPATH=tests:tests/support python tests/fuzz/make_seeds.py
 

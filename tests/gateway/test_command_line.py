@@ -205,7 +205,7 @@ def test_a_domain_of_a_client_always_has_a_key(domain: str) -> None:
 
 def config(**changes: object) -> Config:
     options: dict[str, object] = {"listen": [DEFAULT_LISTEN], "maildir": "mail", "size": "25M"}
-    return make_config(**(options | changes))  # type: ignore[arg-type] # wrong types are none here
+    return make_config(**(options | changes))  # type: ignore[arg-type] # there are no wrong types here
 
 
 def test_a_maildir_is_named_by_its_whole_path(

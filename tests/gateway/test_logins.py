@@ -1,4 +1,4 @@
-"""Logins of the gateway: who is let in, and that checking passwords stays within its bounds."""
+"""Logins of the gateway: which ones succeed, and that password checks stay within their bounds."""
 
 from __future__ import annotations
 
@@ -115,7 +115,7 @@ def test_a_name_that_does_not_exist_is_checked_like_any_other(run: type_run) -> 
         checker, bench = blocked(1, 4)
         bench.go.set()
         logins = Logins(Users(HASHES), checker)
-        # It says yes to all, and still nobody who does not exist is let in.
+        # It says yes to all, and still a user that does not exist is refused.
         assert await logins.on_auth(Auth("PLAIN", "bob", password="p1"), SESSION) is None
         assert await logins.on_auth(Auth("PLAIN", "\ufeff", password="p2"), SESSION) is None
         assert await logins.on_auth(Auth("PLAIN", "anne", password="\udcff"), SESSION) is None
@@ -302,7 +302,7 @@ def test_an_honest_login_succeeds_beside_100_connections_that_guess(run: type_ru
                     assert await client.ask(plain("right")) == "235 2.7.0"
                     assert len(bench.asked) - before <= 3
             done.set()
-            checker.close()  # those who wait hear 454
+            checker.close()  # logins that wait get 454
             await asyncio.gather(*guesses)
 
     run(scenario())

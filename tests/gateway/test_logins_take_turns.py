@@ -124,7 +124,7 @@ def test_the_delay_of_one_host_keeps_no_other_waiting() -> None:
 
 
 def test_each_host_with_a_place_has_its_turn_long_before_the_hook_times_out() -> None:
-    """The worst case of an honest user at the address of somebody who guesses."""
+    """The worst case of an honest user at the address of a client that guesses passwords."""
     turns: Turns[str] = Turns()
     failed(turns, "a", FREE_FAILURES + 20)
     start = now = turns._hosts["a"].ready_at - MAX_DELAY

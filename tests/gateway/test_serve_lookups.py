@@ -41,7 +41,7 @@ def slow_names(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def slow(
     request: pytest.FixtureRequest, tmp_path: Path, slow_names: Path
 ) -> Iterator[dict[str, str]]:
-    """The environment of a gateway whose resolver, this or that one, is asked and says nothing."""
+    """The environment of a gateway whose resolver, of either kind, never answers."""
     with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as dead:
         dead.bind(("127.0.0.1", 0))
         if request.param == "aiodns":

@@ -56,7 +56,7 @@ def test_ops_02_an_idle_client_gets_421_at_once(maildir: Path, number: signal.Si
 
 
 def wait_for_refusal(port: int) -> None:
-    """Return when nobody listens any more: that comes a moment after the line that says so."""
+    """Return when the socket no longer listens: that is a moment after the line that says so."""
     while True:
         try:
             socket.create_connection(("127.0.0.1", port)).close()
@@ -261,7 +261,7 @@ def test_help_names_every_option() -> None:
         assert option in done.stdout
 
 
-# Output that nobody takes: OPS-12.
+# Output that is not read: OPS-12.
 
 
 def test_ops_12_mail_is_taken_although_the_log_is_no_longer_read(maildir: Path) -> None:

@@ -111,7 +111,7 @@ def test_a_bad_line_is_named_by_its_number_and_never_with_its_hash(
 def test_a_file_that_cannot_be_read_is_an_error_with_the_reason(tmp_path: Path) -> None:
     with pytest.raises(UsersError, match="missing cannot be read: No such file or directory"):
         read_users(str(tmp_path / "missing"))
-    os.mkfifo(tmp_path / "fifo")  # nobody writes to it, and nobody waits for that
+    os.mkfifo(tmp_path / "fifo")  # it has no writer, and no reader may wait for one
     with pytest.raises(UsersError, match="it is a FIFO"):
         read_users(str(tmp_path / "fifo"))
     with terminal() as path, pytest.raises(UsersError, match="nothing to read without waiting"):

@@ -148,7 +148,7 @@ def transport(address: Any, kind: str, **options: Any) -> dict[str, Any]:
 
 
 class Users:
-    """Lets ann in who knows the password; notes by which method."""
+    """Lets ann in with the right password; notes the method."""
 
     def __init__(self) -> None:
         self.seen: list[tuple[str, str, bool]] = []

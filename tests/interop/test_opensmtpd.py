@@ -4,7 +4,7 @@ fate of each at the first attempt. They stand mixed in its list, since it gives 
 transactions.
 
 Over SMTP alone. Over LMTP it takes one reply per read after the message, and says of all others in
-the same segment "Remote host sent too much data", whoever the server is.
+the same segment "Remote host sent too much data" to any server.
 """
 
 from __future__ import annotations

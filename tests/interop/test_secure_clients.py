@@ -35,7 +35,7 @@ TEXT = b"Subject: x\r\n\r\n" + b"text\r\n.dot\r\n" * 10_000
 
 
 class Users(Sink):
-    """Lets ann in who knows the password, and relays in XCLIENT; keeps what it was told."""
+    """Lets ann in with the right password, and relays in XCLIENT; keeps what it was given."""
 
     def __init__(self) -> None:
         super().__init__()

@@ -401,7 +401,7 @@ def test_on_close_comes_when_the_hook_of_a_client_that_left_is_cancelled(
                 assert [await client.reply(), await client.ask(b"HELO c\r\n")] == ["220", "250"]
                 mail, rcpt = TX.splitlines(keepends=True)
                 client.send(mail)
-                if hook == "on_rcpt_to":  # with input waiting, nobody would look at the socket
+                if hook == "on_rcpt_to":  # with input waiting, the socket would not be polled
                     assert await client.reply() == "250 2.1.0"
                     client.send(rcpt)
             await happened(course.at_work)

@@ -1,5 +1,5 @@
-"""Failures carry who and where: `error` events and log lines name session, client, and the hook or
-stage by its public name. What is no failure has no line, and one refused RCPT has one.
+"""Failures say where they happened: `error` events and log lines name session, client, and the hook
+or stage by its public name. What is not a failure is not logged, and one refused RCPT has one line.
 """
 
 from __future__ import annotations
@@ -297,7 +297,7 @@ def test_a_socket_that_fails_in_a_transaction_is_reported_with_its_session(log: 
     assert [line for line in log if line.startswith(start)]
 
 
-# --- who the client is ---
+# --- the client in log lines ---
 
 
 def test_a_client_of_a_unix_socket_has_a_name(run: Any, tmp_path: Path, log: list[str]) -> None:

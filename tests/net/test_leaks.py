@@ -1,6 +1,6 @@
-"""A thousand sessions of every kind, and then everything is as it was before: objects, tasks,
-timers, descriptors, and no exception that nobody looked at. The collector is off: what a connection
-made goes with the connection.
+"""What sessions, handshakes, floods and servers leave: after a thousand of each, objects, tasks,
+timers and descriptors are as before, and every exception was retrieved. Where the collector is off,
+what a connection made goes with the connection.
 """
 
 from __future__ import annotations

@@ -240,7 +240,7 @@ def test_an_invalid_place_to_listen_on_is_named(
 
 @contextmanager
 def odd_socket(kind: str) -> Iterator[socket.socket]:
-    """A socket on which nobody can connect."""
+    """A socket that takes no connections."""
     with contextlib.ExitStack() as stack:
         if kind == "of another family":
             sock = stack.enter_context(socket.socket(socket.AF_NETLINK, socket.SOCK_RAW))
@@ -390,7 +390,7 @@ def test_a_listening_socket_that_died_is_made_again(run: Any) -> None:
 
 
 def test_the_owner_of_a_given_socket_may_close_it_and_the_server_goes_on(run: Any) -> None:
-    """Its number becomes that of another socket, which nobody may mistake for the listener."""
+    """Its number becomes that of another socket, which must not be mistaken for the listener."""
 
     async def scenario() -> None:
         server = Sink().server()
@@ -478,7 +478,7 @@ def take(*given: Any) -> None:
         ({"auth_optional": True, "on_data": take}, False),
         ({"auth_optional": True, "disabled_commands": ["MAIL"]}, False),
         ({"auth_optional": True, "disabled_commands": ["RCPT"]}, False),
-        ({}, False),  # nobody can log in, so there is no MAIL: that is the warning
+        ({}, False),  # no client can log in, so there is no MAIL: that is the warning
     ],
 )
 def test_a_server_without_on_data_that_takes_recipients_says_so_once(

@@ -377,7 +377,7 @@ with asyncio.Runner(loop_factory=factory) as runner:
 @pytest.mark.parametrize(
     "kind, outcome",
     [
-        ("uvloop", "b'' []"),  # FIN for the newcomer, and nobody is told
+        ("uvloop", "b'' []"),  # FIN for the newcomer, and no callback is called
         ("asyncio", "waits ['reported']"),  # it stays in the kernel's queue
     ],
 )

@@ -29,7 +29,7 @@ READ = 256_000  # octets that one read may bring, whatever was asked for
 
 
 def fresh(octets: bytes, size: int) -> bytes:
-    """A read that nobody else holds: `octets` over and over, up to `size`."""
+    """A read that has no other reference: `octets` over and over, up to `size`."""
     return bytes(bytearray((octets * (size // len(octets) + 1))[:size]))
 
 
@@ -37,7 +37,7 @@ def fresh(octets: bytes, size: int) -> bytes:
 
 
 def body_and_replies(wire: Wire, octet: bytes = b"x") -> None:
-    """A body that nobody reads, after it replies that nobody takes, and one read that crosses."""
+    """A body that no hook reads, replies that the client does not read, and one last large read."""
     wire.send(EH)
     wire.send(MAIL + RCPT + b"BDAT 60000\r\n" + fresh(b"x", 60_000))
     wire.stop_reading()
@@ -151,7 +151,7 @@ def test_recipients_take_less_than_the_octets_that_are_set_aside_for_them(
             wires.append(Wire(server, loop=loop))
             wires[-1].send(EH)
             wires[-1].send(MAIL)
-            for _ in range(1001):  # a line is made anew each time, as one that was read is
+            for _ in range(1001):  # a new object for each line, as for one that was read
                 wires[-1].send(b"RCPT TO:%s%s\r\n" % (path, parameters))
         return wires
 

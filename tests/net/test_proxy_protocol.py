@@ -1,4 +1,4 @@
-"""Behind a load balancer: whom a PROXY header is taken from, and what follows from it.
+"""Behind a load balancer: from which peers a PROXY header is taken, and what follows from it.
 
 The grammar of headers is in wire/test_proxy_header.py; here it is the connection around it.
 """
@@ -97,7 +97,7 @@ def assert_cut_in_silence(session: Conversation) -> None:
     assert not session.wire.server.connections
 
 
-# --- who has to say who it is ---
+# --- peers that have to send a header ---
 
 
 @row("PROXY-01")

@@ -1,4 +1,4 @@
-"""Names of clients: who is asked, how often, and what a resolver that is slow, dead or odd costs.
+"""Names of clients: how often a resolver is asked, and what a slow, dead or faulty one costs.
 
 Time is that of a loop that stands still; resolvers that are programs of others run over sockets.
 """
@@ -396,7 +396,7 @@ def test_a_place_is_held_until_the_thread_has_ended(
 
     async def scenario() -> None:
         monkeypatch.setattr(limits, "LOOKUP_TIMEOUT", 0.01)
-        monkeypatch.setattr(limits, "SLOW", 1000.0)  # nobody is given up here
+        monkeypatch.setattr(limits, "SLOW", 1000.0)  # no look-up is given up here
         system = SlowSystem(monkeypatch)
         lookup = ReverseLookup("system", lambda: 0.0)
         addresses = clients()

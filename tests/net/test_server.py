@@ -197,7 +197,7 @@ def test_the_event_close_comes_once_when_all_is_over(run: Any) -> None:
 
 
 class Noting:
-    """Keeps which hook was called on whom."""
+    """Keeps which hook was called on which object."""
 
     def __init__(self) -> None:
         self.told: list[str] = []

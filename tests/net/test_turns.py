@@ -1,4 +1,4 @@
-"""One budget of time for each turn of the loop: who is visited, in what order, and for how long.
+"""One budget of time for each turn of the loop: which flow is visited, in what order, for how long.
 
 Turns are counted, not milliseconds: the clock of these tests moves only when somebody looks at it.
 """

@@ -38,7 +38,7 @@ def entry(name: str, seconds: float) -> dict[str, Any]:
 
 
 class Side:
-    """A build whose benchmarks take what it is told, run after run."""
+    """A build whose benchmarks take the given times, run after run."""
 
     def __init__(self, *failed: str, **times: list[float]) -> None:
         self.times = {name: cycle(of) for name, of in times.items()}

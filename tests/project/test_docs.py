@@ -179,7 +179,7 @@ def test_the_programs_of_the_pages_run_and_have_the_dialogue_that_is_shown(
     with stage.set_up():
         stage.execute(block)
         assert len(stage.programs) <= 1
-        assert stage.programs or not block.dialogues, "a dialogue, and nobody to have it with"
+        assert stage.programs or not block.dialogues, "a dialogue without a server"
         for program in stage.programs:
             run(perform(stage, program, block))
 

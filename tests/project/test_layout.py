@@ -88,7 +88,7 @@ IO_MODULES = {
     *("asyncio", "select", "selectors", "signal", "socket", "ssl", "subprocess", "threading"),
     *("time", "uvloop"),
 }
-# Names in those modules that are none of it: an exception to let through, a number to compare.
+# Names in those modules that do not count: an exception to let through, a number to compare.
 HARMLESS = {("asyncio", "CancelledError"), ("threading", "get_ident")}
 # What may be imported from outside of the standard library, and where.
 ENGINE_DEPENDENCIES = {"uvloop"}

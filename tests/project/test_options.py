@@ -21,7 +21,7 @@ from fastsmtp.server_options import ServerOptions, TLSOptions
 
 ROOT = Path(__file__).parents[2]
 
-# The value of every option that nobody has given, as the engine sees it.
+# The value of every option that was not given, as the engine sees it.
 DEFAULTS: dict[str, object] = {
     "secure": False,
     "secured": False,

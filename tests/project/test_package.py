@@ -37,7 +37,7 @@ NOT_SOURCE = shutil.ignore_patterns(
     ".git", ".venv*", ".*_cache", ".hypothesis", ".benchmarks", ".coverage*", "__pycache__",
     "build", "dist", "wheelhouse", "*.egg-info", "*.so", "*.pyd", "mail", "results", "work",
 )  # fmt: skip
-# In git, and of no use to those who have the sdist.
+# In git, and of no use in the sdist.
 NOT_SHIPPED = re.compile(r"^(bench/results/|\.github/(?!workflows/wheels\.yml))")
 GENERATED = {"PKG-INFO", "setup.cfg"}
 

@@ -1,4 +1,4 @@
-"""`fastsmtp.testing` as somebody uses it who tests a gateway."""
+"""`fastsmtp.testing` as the tests of a gateway use it."""
 
 from __future__ import annotations
 

@@ -1,8 +1,8 @@
 """However a coroutine hook ends, it is answered as a Task that runs it would be.
 
 The engine takes the steps of such hooks itself as long as it can. Each way to end, also the odd
-ones, is tried so and on a loop whose task factory makes a Task of each: the client hears the same,
-the log tells the same, and the connection goes on.
+ones, is tried so and on a loop whose task factory makes a Task of each: the client gets the same,
+the log has the same, and the connection goes on.
 """
 
 from __future__ import annotations

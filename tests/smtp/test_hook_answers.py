@@ -1,6 +1,6 @@
 """What hooks may answer, and what they may not: types, codes, enhanced codes, texts.
 
-An answer that is none becomes 451 4.3.0, at connect 421; a text becomes one reply, whatever it
+An invalid answer becomes 451 4.3.0, at connect 421; a text becomes one reply, whatever it
 holds (RFC 5321 §4.2, RFC 2034 §4, RFC 3463 §3).
 """
 

@@ -209,7 +209,7 @@ def test_a_hook_that_blocks_the_loop_times_out_no_client_that_sent_in_time(
 
     def on_mail_from(address: Any, session: Any, callback: Callable[..., object]) -> None:
         held.append(address.address)
-        clients[1].sendall(b"NOOP\r\n")  # in time, but nobody reads it now
+        clients[1].sendall(b"NOOP\r\n")  # in time, but it is not read now
         hold(loop, 400)  # more than any clock of a command
         callback()
 

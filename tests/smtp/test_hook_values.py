@@ -123,7 +123,7 @@ def test_a_value_that_a_plain_function_returns_is_ignored(value: Any) -> None:
         assert codes(wire.send(b"RCPT TO:<b@y.example>\r\n")) == ["250 2.1.5"]
 
 
-# --- a coroutine that nobody awaits ---
+# --- a coroutine that is never awaited ---
 
 
 @pytest.mark.parametrize("name", STAGES)

@@ -33,7 +33,7 @@ BODY, NOOP = b"text\r\n.\r\n", b"NOOP\r\n"
 
 
 def refuse_no(address: Any, session: Any) -> Any:
-    """What the hook of RCPT answers: there is nobody called `no`."""
+    """What the hook of RCPT answers: there is no user `no`."""
     return SMTPError("", 550) if address.local_part == "no" else None
 
 

@@ -67,7 +67,7 @@ def assert_mail_refused(parameters: str, code: str, **options: Any) -> None:
 
 
 def assert_rcpt_refused(parameters: str, code: str, **options: Any) -> None:
-    """No hook is asked, and nobody is added."""
+    """No hook is asked, and no recipient is added."""
     lines = SENDER + b"\r\n" + RECIPIENT + b" " + parameters.encode() + b"\r\nDATA\r\n"
     ran = every_cut([EH, lines], **options)
     assert ran.codes == ["220", "250", "250 2.1.0", code, "503 5.5.1"]
@@ -324,7 +324,7 @@ def test_a_malformed_auth_parameter_counts_as_no_sender() -> None:
     assert every_cut([EH, SENDER + b"\r\n"]).trace[1][4] is None
 
 
-# --- where there are none ---
+# --- sessions without parameters ---
 
 
 @pytest.mark.row("PARM-10")

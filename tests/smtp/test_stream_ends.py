@@ -213,7 +213,7 @@ def test_a_failing_hook_does_not_stand_over_the_size() -> None:
         assert codes(wire.send(b"x" * 1000 + b"\r\n" + END)) == ["552 5.3.4"]
 
 
-# --- HOOK-12: who reads ---
+# --- HOOK-12: one consumer, reading on, leaving early ---
 
 
 @row("HOOK-12")

@@ -63,7 +63,7 @@ def facts(session: Conversation) -> dict[str, Any]:
     return found
 
 
-# --- who may ---
+# --- trusted clients ---
 
 
 @row("XCL-01")
@@ -103,7 +103,7 @@ def test_a_unix_socket_is_trusted_by_the_word_unix(run: Any, tmp_path: Path) -> 
         async with running(server, path=path), await Client.greeted(path) as client:
             assert await client.ask(b"XCLIENT PORT=1\r\n") == BACK
             assert await client.ask(b"XCLIENT ADDR=192.0.2.1\r\n") == BACK
-            # It is a client of that address now, and none of a UNIX socket.
+            # It is a client of that address now, and no longer of a UNIX socket.
             assert await client.ask(b"XCLIENT PORT=1\r\n") == NO
             assert await client.ask(b"XFORWARD PORT=1\r\n") == "250 2.0.0"
 
@@ -437,7 +437,7 @@ REFUSED: dict[str, tuple[Any, str]] = {
     "an error": (answers(SMTPError("no")), "550 5.7.8"),
     "an error with a code": (answers(SMTPError("no", response_code=454)), "454 4.7.0"),
     "an error with both codes": (answers(SMTPError("no", 554, "5.7.1")), "554 5.7.1"),
-    "a code that is none": (answers(NoRefusal("no")), "451 4.3.0"),
+    "an invalid code": (answers(NoRefusal("no")), "451 4.3.0"),
     "no answer": (answers(), "550 5.7.8"),
     "an answer without a user": (answers(None, {"message": "no"}), "550 5.7.8"),
     "an answer with a code": (answers(None, {"response_code": 535}), "535 5.7.8"),

@@ -38,7 +38,7 @@ class Faults:
         return gateway
 
     def forget(self) -> None:
-        """Begin the trace anew."""
+        """Begin a new trace."""
         self.log.unlink(missing_ok=True)
 
     def order(self, call: str, action: str, k: int = 1) -> None:

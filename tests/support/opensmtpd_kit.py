@@ -26,7 +26,7 @@ from serving import environment_of_others
 __all__ = ["sent", "why_no_opensmtpd"]
 
 UNPACKED: Final = Path(__file__).parents[2] / "build/opensmtpd"
-# All of it ends with whoever has started it, even where that is killed.
+# All of it ends with the process that started it, even where that is killed.
 NAMESPACES: Final = [
     *("setpriv", "--pdeathsig", "KILL"),
     *("unshare", "--mount", "--pid", "--fork", "--kill-child", "--mount-proc"),

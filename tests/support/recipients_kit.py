@@ -1,4 +1,4 @@
-"""Lists of recipients of whom some are refused, as large senders have them: the name of each says
+"""Lists of recipients of which some are refused, as large senders have them: the name of each says
 what becomes of it.
 """
 

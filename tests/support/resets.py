@@ -29,11 +29,11 @@ KEPT = {
     },
     "Clock": {"now", "deadline", "_credit", "_payload_seen", "_policy"},
     "MailData": {
-        "_skipped",  # counted from the last MAIL on, which begins anew
+        "_skipped",  # counted from the last MAIL on, which resets it
     },
     "Parser": {
         "payload_octets",  # of the connection
-        # facts of the last message, made anew by `begin_message`
+        # facts of the last message, reset by `begin_message`
         *{"bare_newline", "body_octets", "has_8bit", "has_nul", "longest_line", "size_exceeded"},
     },
 }

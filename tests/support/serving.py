@@ -37,7 +37,7 @@ def environment(**more: str) -> dict[str, str]:
 
 def environment_of_others() -> dict[str, str]:
     """The environment of a program that is not ours: a sanitizer that is loaded before the system's
-    libraries tells nothing about it, and may stop it.
+    libraries reports nothing about it, and may stop it.
     """
     return {name: value for name, value in os.environ.items() if name != "LD_PRELOAD"}
 
@@ -150,7 +150,7 @@ class Gateway:
 
 @contextmanager
 def terminal() -> Iterator[str]:
-    """The path of a terminal at which nobody types."""
+    """The path of a terminal without input."""
     ends = os.openpty()
     try:
         yield os.ttyname(ends[1])

@@ -87,7 +87,7 @@ class SideBySide:
         if outcome == "accept":
             callback()
         elif outcome == "raise":
-            callback("nonsense")  # later than in the call there is nobody to raise to
+            callback("nonsense")  # later than in the call there is no caller to raise to
         elif outcome == "list":
             callback(None, [SMTPError("not this one", response_code=550), "ok"])
         else:
@@ -226,7 +226,7 @@ class SideBySide:
             self._body_ended("disconnected")
 
     def _let_finish(self, stage: str) -> None:
-        """A hook that has a complete message is let finish, though nobody reads its answer."""
+        """A hook that has a complete message may finish, though its answer is not read."""
         if stage in ("message", "chunk") and self.callback is not None:
             assert self.closes == 0
             self.callback()

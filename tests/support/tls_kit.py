@@ -30,7 +30,7 @@ from fastsmtp.options import parse_options
 from fastsmtp.testing import Wire
 
 KINDS = ("implicit", "STARTTLS")
-# What a reload that is given up must leave none of.
+# Objects of which a failed reload must leave none.
 WATCHED = ("SSLContext", "_SSLContext", "LenientContext", "Contexts", "_Material", "ListenerTLS")
 
 
@@ -81,7 +81,7 @@ def certified(*names: str, **options: Any) -> dict[str, Any]:
 
 
 def client_context(*, ca: str | None = "ours", own: Any = None, **versions: Any) -> ssl.SSLContext:
-    """A client that trusts `ca`, or with None everybody. own: a trustme certificate to show."""
+    """A client that trusts `ca`, or with None any server. own: a trustme certificate to show."""
     context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
     if ca is None:
         context.check_hostname = False

@@ -1,4 +1,4 @@
-"""Certificates that change while clients come: nobody fails, who comes after a change sees it, and
+"""Certificates that change while clients come: no client fails, all after a change see it, and
 thousands of changes leave nothing.
 """
 

@@ -108,7 +108,7 @@ def test_unusable_material_is_named_with_its_reason(tmp_path: Path) -> None:
     missing = refusal(key=tmp_path / "none.pem", cert=cert)
     assert missing == f"option 'key': {tmp_path}/none.pem cannot be read: No such file or directory"
     assert "Is a directory" in refusal(key=tmp_path, cert=cert)
-    os.mkfifo(tmp_path / "fifo")  # nobody writes to it, and nobody waits for that
+    os.mkfifo(tmp_path / "fifo")  # it has no writer, and no reader may wait for one
     assert "fifo cannot be read: it is a FIFO" in refusal(key=tmp_path / "fifo", cert=cert)
     with terminal() as path:
         assert "nothing to read without waiting" in refusal(key=path, cert=cert)

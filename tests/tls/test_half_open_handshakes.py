@@ -123,7 +123,7 @@ FLIGHTS = {
     "a key exchange that is too long": [
         *[records(hello(TLS12)), unfinished(CLIENT_KEY_EXCHANGE, 131_000)]
     ],
-    "a certificate that nobody has asked for": [
+    "a certificate that was not requested": [
         *[records(hello(TLS12)), unfinished(CERTIFICATE, 100_000)]
     ],
 }

@@ -126,7 +126,7 @@ def test_a_connection_whose_turn_comes_is_read_again() -> None:
     with Wire(server) as wire:
         client = MemoryClient(wire)
         assert client.greet() == "220 2.0.0"
-        state_of(server).handshakes._turning = True  # this turn has borne enough
+        state_of(server).handshakes._turning = True  # the budget of this turn is used up
         state_of(server).handshakes._spent = TURN
         tls = MemoryTLS()
         assert wire.send(tls.shake()) == b""

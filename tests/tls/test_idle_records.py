@@ -1,4 +1,4 @@
-"""Records without plaintext, tiny ones, and how much of them a turn of the loop bears: what a
+"""Records without plaintext, tiny ones, and how many of them a turn of the loop takes: what a
 client does that makes TLS work without saying anything.
 
 An honest client beside it is counted in turns of the loop.

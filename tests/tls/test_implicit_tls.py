@@ -354,7 +354,7 @@ def test_a_client_that_does_not_read_the_end_of_tls_is_cut() -> None:
         client = MemoryClient(wire)
         tls = client.handshake()
         assert codes(client.hear()) == ["220"]
-        wire.advance(100)  # all is taken, and nobody looks after the output any more
+        wire.advance(100)  # all is taken, and the output has no deadline any more
         wire.stop_reading()
         wire.send(tls.close_notify())
         assert wire.transport.get_write_buffer_size() > 0

@@ -270,7 +270,7 @@ def test_a_rejection_whose_code_cannot_be_read_is_a_failure(kind: str, said: lis
 
 
 def with_an_unreadable_extension() -> bytes:
-    """A certificate with its key, whose place of further facts is not what it must be."""
+    """A certificate with its key, whose extensions are malformed."""
     key = ec.generate_private_key(ec.SECP256R1())
     name = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, "c.example")])
     made = (

@@ -108,7 +108,7 @@ def test_a_burst_of_replies_leaves_in_records_of_4096_octets(
             async with client.client:
                 told = await client.ask(b"MAIL FROM:<a@x.example>\r\n" + recipients, 1 + count)
         assert told == ["250 2.1.0", *["550 5.1.1" if hook else "250 2.1.5"] * count]
-        assert max(client.sizes) == MOST  # full ones: nobody cuts at lines
+        assert max(client.sizes) == MOST  # full ones: they are not cut at lines
 
     run(main())
 

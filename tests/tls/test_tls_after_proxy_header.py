@@ -213,7 +213,7 @@ def test_starttls_works_after_a_header(header: str, cuts: int) -> None:
         greeting = client.say(EH)
         assert b" Nice to meet you, [192.0.2.1]\r\n" in greeting
         assert b"XCLIENT" in greeting
-        # Trust is judged anew, on an address that came through all three.
+        # Trust is decided again, on an address that came through all three.
         assert client.codes(b"XCLIENT ADDR=198.51.100.7\r\n") == ["220"]
         assert session.remote_address == "198.51.100.7"
         assert session.proxy["source"] == SOURCE

@@ -23,7 +23,7 @@ from fastsmtp.testing import Wire
 row = pytest.mark.row
 CONTEXT = client_context()
 
-CLIENT = ("192.0.2.1", 56324)  # whom `binary()` names
+CLIENT = ("192.0.2.1", 56324)  # the client that `binary()` names
 BALANCER = ("10.0.0.7", 40000)
 TRUSTED = ["192.0.2.0/24"]
 

@@ -1,6 +1,6 @@
 """`allow_bare_lf_commands`: listed clients may end commands with LF alone, and nothing else.
 
-RFC 5321 §2.3.8 knows CR LF only, and a message ends with CR LF . CR LF, whoever sends it.
+RFC 5321 §2.3.8 knows CR LF only, and a message of any client ends with CR LF . CR LF.
 """
 
 from __future__ import annotations
@@ -121,7 +121,7 @@ def test_the_limit_of_a_line_counts_its_lf() -> None:
         assert ran.codes == [*GREETED, reply, OK]
 
 
-# --- whose commands ---
+# --- clients whose commands may end with LF ---
 
 
 def test_the_client_that_xclient_names_is_looked_up() -> None:
