@@ -25,7 +25,7 @@ SWAKS, NO_SWAKS = program("swaks", "swaks")
 PLAIN = b"AUTH PLAIN " + b64("\0ann\0pw") + b"\r\n"
 
 
-class Checks:
+class LoginServer:
     """A server whose user is ann; `seen` is what it got from clients that logged in."""
 
     def __init__(self, password: str) -> None:
@@ -56,7 +56,7 @@ async def in_thread(server: SMTPServer, work: Callable[..., Any], *arguments: An
 @row("AUTH-04", "AUTH-05", "AUTH-06")
 @pytest.mark.parametrize("method", ["PLAIN", "LOGIN", "CRAM-MD5"])
 def test_the_client_of_the_standard_library_logs_in(run: Run, method: str) -> None:
-    checks = Checks("p w\x01!")  # it sends ASCII only
+    checks = LoginServer("p w\x01!")  # it sends ASCII only
 
     def work(address: tuple[str, int]) -> str:
         with smtplib.SMTP(*address, timeout=PATIENCE) as client:
@@ -80,7 +80,7 @@ def test_the_client_of_the_standard_library_logs_in(run: Run, method: str) -> No
 @pytest.mark.parametrize("password, code", [("pencil", "235 2.7.0"), ("pencils", "535 5.7.8")])
 def test_another_scram_client_logs_in(run: Run, password: str, code: str) -> None:
     async def talk() -> str:
-        checks = Checks("")
+        checks = LoginServer("")
         server = checks.server(on_scram=lambda username, session, callback: callback(None, KEYS))
         other = ScramClient(["SCRAM-SHA-256"], "ann", password)
         async with running(server) as address, await Client.greeted(address) as client:
@@ -108,7 +108,7 @@ def test_another_scram_client_logs_in(run: Run, password: str, code: str) -> Non
 @row("AUTH-04", "AUTH-05", "AUTH-06")
 @pytest.mark.parametrize("method", ["PLAIN", "LOGIN", "CRAM-MD5"])
 def test_swaks_logs_in(run: Run, method: str) -> None:
-    checks = Checks("secret word")
+    checks = LoginServer("secret word")
 
     def work(address: tuple[str, int]) -> subprocess.CompletedProcess[str]:
         host, port = address
@@ -140,7 +140,7 @@ def test_many_clients_that_guess_do_not_keep_others_out(run: Run) -> None:
             return [await client.ask(PLAIN) for _ in range(3)]
 
     async def talk() -> None:
-        checks = Checks("another")
+        checks = LoginServer("another")
         async with running(checks.server()) as address:
             found = await asyncio.gather(*[guess(address) for _ in range(200)])
             assert found == [["535 5.7.8", "535 5.7.8", "421 4.7.0"]] * 200
@@ -154,7 +154,7 @@ def test_many_clients_that_guess_do_not_keep_others_out(run: Run) -> None:
 @row("AUTH-12")
 def test_max_clients_per_host_bounds_clients_that_guess(run: Run) -> None:
     async def talk() -> None:
-        async with running(Checks("x").server(max_clients_per_host=2)) as address:
+        async with running(LoginServer("x").server(max_clients_per_host=2)) as address:
             one, two = await Client.greeted(address), await Client.greeted(address)
             async with one, two, await Client.connect(address) as third:
                 assert await third.rest() == ["421"]
@@ -168,7 +168,7 @@ def test_max_clients_per_host_bounds_clients_that_guess(run: Run) -> None:
 def test_a_client_that_leaves_within_an_exchange_is_forgotten(run: Run, leave: str) -> None:
     async def talk() -> None:
         closed = asyncio.Event()
-        server = Checks("x").server(on_close=lambda session: closed.set())
+        server = LoginServer("x").server(on_close=lambda session: closed.set())
         async with running(server) as address, await Client.connect(address) as client:
             assert await client.reply() == "220"
             assert await client.ask(EH) == "250"
@@ -198,7 +198,7 @@ def test_a_demand_for_auth_that_no_client_can_satisfy_is_logged_as_a_warning(
     run: Run, options: dict[str, Any], warns: bool, caplog: pytest.LogCaptureFixture
 ) -> None:
     async def listen() -> None:
-        async with running(Checks("x").server(**options)):
+        async with running(LoginServer("x").server(**options)):
             pass
 
     with caplog.at_level("WARNING", logger="fastsmtp"):

@@ -13,7 +13,7 @@ from collections.abc import Callable, Iterator
 from typing import Any
 
 import pytest
-from hook_kit import NoRefusal
+from hook_kit import AcceptingError
 from sasl_kit import ANN, KEYS, OPEN, ScramClient, b64
 from scenario import DEFAULTS, EH, codes
 
@@ -174,7 +174,7 @@ def test_a_hook_that_says_421_ends_the_connection() -> None:
         ("keys", [FAILED]),
         (True, [FAILED]),
         ({"salt": b"s" * 16, "iterations": 4096}, [FAILED]),
-        (NoRefusal(), [FAILED]),
+        (AcceptingError(), [FAILED]),
         ((b"s" * 16, 4096, b"x" * 32, b"x" * 32), [FAILED]),
     ],
 )
@@ -216,7 +216,7 @@ def test_a_hook_that_raises_authenticates_no_client(style: str, hook: str) -> No
 
 
 @row("AUTH-14")
-@pytest.mark.parametrize("result", [True, "ann", 1, ["ann"], ("ann",), NoRefusal(), object()])
+@pytest.mark.parametrize("result", [True, "ann", 1, ["ann"], ("ann",), AcceptingError(), object()])
 def test_a_meaningless_result_authenticates_no_client(result: Any) -> None:
     with Login(on_auth=in_style("callback", lambda auth, session: result)) as login:
         assert login.say(*PLAIN, b"NOOP") == [FAILED, "250 2.0.0"]

@@ -32,7 +32,7 @@ REFUSALS = {"501 5.5.4", "501 5.1.7", "501 5.1.3", "553 5.6.7", "555 5.5.4", "55
 NO_TLS = "530 5.7.0"  # of REQUIRETLS
 
 
-class Told:
+class SeenByHooks:
     """What the hooks were told of one command."""
 
     def __init__(self) -> None:
@@ -46,7 +46,7 @@ class Told:
 
 def check_dialogue(rest: bytes, to: bool, unknown: bool) -> None:
     """The line that has these parameters, in a session."""
-    told = Told()
+    told = SeenByHooks()
     options = {**scenario.DEFAULTS, **EXTENSIONS, "allow_unknown_params": unknown}
     hooks = {"on_mail_from": told.hook, "on_rcpt_to": told.hook}
     with Wire(loop=shared_loop(), **options, **hooks) as wire:

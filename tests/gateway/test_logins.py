@@ -88,7 +88,7 @@ def test_a_login_is_refused_where_there_is_no_such_user(run: type_run) -> None:
     assert login(run, Auth("PLAIN", "anne", password="pencil"), users=Users({"b": "x"})) == [None]
 
 
-class Bench:
+class FakeHasher:
     """Stands for argon2: notes what it is asked, and says yes when `go` is set."""
 
     def __init__(self) -> None:
@@ -105,7 +105,7 @@ class Bench:
 
 def blocked(threads: int, places: int, now: Callable[[], float] = lambda: 0.0) -> Any:
     """A checker of so many threads and places, and the bench that it works on."""
-    checker, bench = Checker(threads, Turns(places, places), now), Bench()
+    checker, bench = Checker(threads, Turns(places, places), now), FakeHasher()
     checker._hasher = bench  # type: ignore[assignment] # what a check needs of it
     return checker, bench
 
@@ -215,7 +215,7 @@ def test_a_client_that_guesses_does_not_keep_others_from_logging_in(run: type_ru
     async def scenario() -> None:
         time = [0.0]
         checker = Checker(1, now=lambda: time[0])
-        bench = Bench()
+        bench = FakeHasher()
         bench.verify = lambda record, password: (  # type: ignore[method-assign]
             bench.asked.append(password) or password == b"right"
         )
@@ -249,7 +249,7 @@ def test_failures_delay_the_next_check_of_that_address_and_of_no_other(run: type
     async def scenario() -> None:
         time = [0.0]
         checker = Checker(2, now=lambda: time[0])
-        checker._hasher = Bench()  # type: ignore[assignment]
+        checker._hasher = FakeHasher()  # type: ignore[assignment]
         checker._hasher.go.set()
         for _ in range(FREE_FAILURES + 1):
             assert not await checker.matches("", b"x", "192.0.2.1", is_possible=False)
@@ -269,7 +269,7 @@ def test_failures_delay_the_next_check_of_that_address_and_of_no_other(run: type
 def test_an_honest_login_succeeds_beside_100_connections_that_guess(run: type_run) -> None:
     async def scenario() -> None:
         checker = Checker(1)
-        bench = Bench()
+        bench = FakeHasher()
         bench.verify = lambda record, password: (  # type: ignore[method-assign]
             bench.asked.append(password) or password == b"right"
         )
@@ -348,7 +348,7 @@ def test_a_core_is_left_to_the_loop(cores: int, threads: int) -> None:
 def test_a_check_keeps_off_a_core_and_is_less_urgent_than_the_loop(run: type_run) -> None:
     found: list[Any] = []
 
-    class Watch(Bench):
+    class Watch(FakeHasher):
         def verify(self, record: str, password: bytes) -> bool:
             found.append(os.sched_getaffinity(0))
             found.append(os.getpriority(os.PRIO_PROCESS, threading.get_native_id()))

@@ -188,7 +188,7 @@ def test_a_server_that_never_listened_can_be_closed(run: Any) -> None:
 # --- on_close -------------------------------------------------------------------------------------
 
 
-class Closings:
+class WaitingOnClose:
     """An `on_close` that waits, and what became of each call."""
 
     def __init__(self) -> None:
@@ -209,7 +209,7 @@ class Closings:
 @pytest.mark.row("HOOK-16")
 def test_a_client_that_has_gone_holds_no_place_while_its_on_close_is_at_work(run: Any) -> None:
     async def scenario() -> None:
-        closings = Closings()
+        closings = WaitingOnClose()
         server = Sink().server(on_close=closings.on_close, max_clients=1, max_clients_per_host=1)
         async with running(server) as address:
             async with await Client.greeted(address):
@@ -252,7 +252,7 @@ def test_a_client_that_has_gone_keeps_its_place_while_its_message_is_with_on_dat
 
 def test_more_calls_of_on_close_than_places_keep_new_clients_out(run: Any) -> None:
     async def scenario() -> None:
-        closings = Closings()
+        closings = WaitingOnClose()
         server = Sink().server(on_close=closings.on_close, max_clients=2)
         async with running(server) as address:
             for count in range(1, 5):
@@ -272,7 +272,7 @@ def test_more_calls_of_on_close_than_places_keep_new_clients_out(run: Any) -> No
 
 def test_on_close_of_one_host_beyond_its_places_keeps_that_host_out_and_no_other(run: Any) -> None:
     async def scenario() -> None:
-        closings = Closings()
+        closings = WaitingOnClose()
         server = Sink().server(on_close=closings.on_close, max_clients=10, max_clients_per_host=1)
         async with running(server) as address:
             for count in (1, 2):
@@ -296,7 +296,7 @@ def test_an_on_close_at_work_at_close_timeout_is_cancelled_and_logged_in_one_lin
     run: Any, caplog: pytest.LogCaptureFixture
 ) -> None:
     async def scenario() -> None:
-        closings = Closings()
+        closings = WaitingOnClose()
         server = Sink().server(on_close=closings.on_close, close_timeout=0)
         async with running(server) as address:
             async with await Client.greeted(address):
@@ -315,7 +315,7 @@ def test_an_on_close_that_takes_longer_than_hook_timeout_is_cancelled_and_logged
     run: Any, caplog: pytest.LogCaptureFixture
 ) -> None:
     async def scenario() -> None:
-        closings = Closings()
+        closings = WaitingOnClose()
         ids: list[str] = []
         server = Sink().server(
             on_connect=lambda session, callback: (ids.append(session.id), callback()),
@@ -354,7 +354,7 @@ def test_an_on_close_that_swallows_its_cancellation_does_not_hold_up_close(run: 
     run(scenario())
 
 
-class Course:
+class OrderedHooks:
     """A server whose hooks note when they begin and end; `steps` has it all."""
 
     def __init__(self, **options: Any) -> None:
@@ -386,7 +386,7 @@ def test_on_close_comes_when_the_hook_of_a_client_that_left_is_cancelled(
     run: Any, hook: str
 ) -> None:
     async def scenario() -> None:
-        course = Course()
+        course = OrderedHooks()
 
         async def connect(session: Any) -> None:
             await course.at(hook)
@@ -416,7 +416,7 @@ def test_on_close_comes_when_the_hook_of_a_client_that_left_is_cancelled(
 @pytest.mark.row("HOOK-16", "HOOK-18")
 def test_on_close_comes_when_on_data_has_dealt_with_the_abortion(run: Any) -> None:
     async def scenario() -> None:
-        course = Course()
+        course = OrderedHooks()
 
         async def on_data(stream: Any, session: Any) -> None:
             try:
@@ -445,7 +445,7 @@ def test_on_close_comes_when_on_data_has_dealt_with_the_abortion(run: Any) -> No
 @pytest.mark.parametrize("style", ["callback", "coroutine"])
 def test_on_close_waits_for_the_hook_of_a_complete_message(run: Any, style: str) -> None:
     async def scenario() -> None:
-        course = Course()
+        course = OrderedHooks()
         callbacks: list[Callable[..., object]] = []
 
         def plain(stream: Any, session: Any, callback: Callable[..., object]) -> None:
@@ -480,7 +480,7 @@ def test_on_close_waits_for_the_hook_of_a_complete_message(run: Any, style: str)
 @pytest.mark.row("HOOK-16", "STATE-09")
 def test_on_close_comes_once_for_a_client_that_on_connect_rejects_or_fails(run: Any) -> None:
     async def scenario() -> None:
-        course = Course()
+        course = OrderedHooks()
 
         def on_connect(session: Any, callback: Callable[..., object]) -> None:
             raise errors.pop()

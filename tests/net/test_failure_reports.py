@@ -15,7 +15,7 @@ from typing import Any
 
 import pytest
 from clients import Client, Sink, until
-from hook_kit import BODY, END, MAIL, RCPT, STAGES, STYLES, Call, Met, forever, hold
+from hook_kit import BODY, END, MAIL, RCPT, STAGES, STYLES, AtHook, Call, forever, hold
 from proxy_kit import LINE, LOCAL, binary
 from sasl_kit import OPEN, b64
 from scenario import DEFAULTS, EH, codes
@@ -45,7 +45,7 @@ def raises(call: Call) -> None:
 @pytest.mark.parametrize("name", STAGES)
 @each_style
 def test_an_error_has_session_client_and_the_name_of_its_hook(name: str, style: str) -> None:
-    with Met(name, style, raises) as it:
+    with AtHook(name, style, raises) as it:
         session_id = it.wire.session.id
         assert [facts(error) for error in it.errors] == [(session_id, "192.0.2.1", name)]
 
@@ -56,7 +56,7 @@ def test_an_error_has_session_client_and_the_name_of_its_hook(name: str, style: 
 def test_a_log_line_without_a_listener_has_session_client_and_hook(
     name: str, style: str, log: list[str]
 ) -> None:
-    with Met(name, style, raises, listen=False) as it:
+    with AtHook(name, style, raises, listen=False) as it:
         start = f"{it.wire.session.id}: 192.0.2.1: {name} failed: LookupError: ours"
     assert [line for line in log if line.startswith(start)]
 
@@ -67,7 +67,7 @@ def test_a_hook_that_never_answers_is_named(name: str, style: str) -> None:
     def act(call: Call) -> Any:
         return None if style == "callback" else forever()
 
-    with Met(name, style, act) as it:
+    with AtHook(name, style, act) as it:
         it.wait(241)
         (error,) = it.errors
         assert facts(error) == (it.wire.session.id, "192.0.2.1", name)
@@ -82,7 +82,7 @@ def accepts_then_raises(call: Call) -> None:
 @pytest.mark.parametrize("name", STAGES)
 def test_an_exception_after_the_answer_is_reported_with_its_hook(name: str) -> None:
     # The state of the dialogue is another one by then.
-    with Met(name, "callback", accepts_then_raises) as it:
+    with AtHook(name, "callback", accepts_then_raises) as it:
         assert it.reply == it.stage.accepted
         assert [facts(error)[2] for error in it.errors] == [name]
 
@@ -233,7 +233,7 @@ def test_dropped_parts_of_an_answer_are_logged_with_session_and_hook(
     def act(call: Call) -> None:
         call.callback(SMTPError("x" * 5000, 550, "4.7.1"))
 
-    with Met(name, "callback", act) as it:
+    with AtHook(name, "callback", act) as it:
         start = f"{it.wire.session.id}: 192.0.2.1: {name}: "
     assert f"{start}cut the text of a reply from 5000 characters" in log
     assert f"{start}dropped the enhanced code '4.7.1', which does not fit 550" in log

@@ -28,7 +28,7 @@ from fastsmtp.testing import VirtualLoop, Wire, running
 PATIENCE = 60.0
 
 
-class Office:
+class LookupServer:
     """A resolver, and the server that asks it. answer: called for each address."""
 
     def __init__(self, loop: VirtualLoop, answer: Callable[[str], Any]) -> None:
@@ -90,7 +90,7 @@ def clients(first: int = 1) -> Iterator[str]:
 
 
 def test_clients_of_one_address_wait_for_one_answer(loop: VirtualLoop) -> None:
-    office = Office(loop, after(1.0, ["m.example"]))
+    office = LookupServer(loop, after(1.0, ["m.example"]))
     wires = [office.client() for _ in range(50)]
     loop.advance(1.0)
     for wire in wires:
@@ -101,7 +101,7 @@ def test_clients_of_one_address_wait_for_one_answer(loop: VirtualLoop) -> None:
 
 
 def test_clients_that_come_and_leave_ask_no_more_than_one_that_stays(loop: VirtualLoop) -> None:
-    office = Office(loop, after(1.0, ["m.example"]))
+    office = LookupServer(loop, after(1.0, ["m.example"]))
     for _ in range(200):
         office.client().close()
     with office.client() as wire:
@@ -111,7 +111,7 @@ def test_clients_that_come_and_leave_ask_no_more_than_one_that_stays(loop: Virtu
 
 
 def test_a_client_that_joins_late_waits_no_longer_than_the_first(loop: VirtualLoop) -> None:
-    office = Office(loop, never)
+    office = LookupServer(loop, never)
     with office.client() as first:
         first.advance(1.0)
         with office.client() as second:
@@ -123,7 +123,7 @@ def test_a_client_that_joins_late_waits_no_longer_than_the_first(loop: VirtualLo
 
 @pytest.mark.parametrize("answer", [never, raising(OSError()), after(0.1, OSError()), after(0, 42)])
 def test_a_failure_is_remembered_for_a_minute(loop: VirtualLoop, answer: Any) -> None:
-    office = Office(loop, answer)
+    office = LookupServer(loop, answer)
     office.leaves_with_name("192.0.2.1")
     assert not office.waits("192.0.2.1")
     assert len(office.asked) == 1
@@ -141,7 +141,7 @@ def test_a_failure_is_remembered_for_a_minute(loop: VirtualLoop, answer: Any) ->
     ],
 )
 def test_a_missing_name_is_an_answer_and_not_a_failure(loop: VirtualLoop, error: Any) -> None:
-    office = Office(loop, after(1.0, error))
+    office = LookupServer(loop, after(1.0, error))
     for address, _ in zip(clients(), range(3 * limits.MAX_SLOW), strict=False):
         assert office.waits(address)
         loop.advance(1.0)
@@ -154,7 +154,7 @@ def test_a_missing_name_is_an_answer_and_not_a_failure(loop: VirtualLoop, error:
 @pytest.mark.row("OPS-14")
 @pytest.mark.parametrize("answer", [never, after(1.4, OSError()), after(0.5, 42)])
 def test_a_dead_resolver_delays_only_the_first_greetings(loop: VirtualLoop, answer: Any) -> None:
-    office = Office(loop, answer)
+    office = LookupServer(loop, answer)
     addresses = clients()
     delayed = 0
     for address, _ in zip(addresses, range(100), strict=False):
@@ -177,7 +177,7 @@ def test_a_dead_resolver_delays_only_the_first_greetings(loop: VirtualLoop, answ
 
 
 def test_clients_that_wait_are_greeted_when_a_resolver_is_given_up(loop: VirtualLoop) -> None:
-    office = Office(loop, never)
+    office = LookupServer(loop, never)
     addresses = clients()
     early = [office.client(next(addresses)) for _ in range(limits.MAX_SLOW)]
     loop.advance(limits.LOOKUP_TIMEOUT - 0.1)
@@ -190,7 +190,7 @@ def test_clients_that_wait_are_greeted_when_a_resolver_is_given_up(loop: Virtual
 
 
 def test_failures_without_delay_do_not_pause_the_lookups(loop: VirtualLoop) -> None:
-    office = Office(loop, raising(OSError("no network")))
+    office = LookupServer(loop, raising(OSError("no network")))
     for address, _ in zip(clients(), range(50), strict=False):
         assert not office.waits(address)
     assert len(office.asked) == 50
@@ -200,7 +200,7 @@ def test_failures_without_delay_do_not_pause_the_lookups(loop: VirtualLoop) -> N
 
 
 def test_beyond_the_places_a_client_has_no_name_and_does_not_wait(loop: VirtualLoop) -> None:
-    office = Office(loop, after(1.0, ["m.example"]))
+    office = LookupServer(loop, after(1.0, ["m.example"]))
     addresses = clients()
     waiting = [office.client(next(addresses)) for _ in range(limits.MAX_IN_FLIGHT)]
     assert not office.waits(next(addresses))
@@ -223,7 +223,7 @@ def test_a_coroutine_that_does_not_end_keeps_its_place(loop: VirtualLoop) -> Non
                 pass
         return []
 
-    office = Office(loop, stubborn)
+    office = LookupServer(loop, stubborn)
     addresses = clients()
     lookup = state_of(office.server).lookup
     assert lookup is not None
@@ -238,7 +238,7 @@ def test_a_coroutine_that_does_not_end_keeps_its_place(loop: VirtualLoop) -> Non
 def test_one_ipv6_net_cannot_take_the_places_of_others_or_stop_the_lookups(
     loop: VirtualLoop,
 ) -> None:
-    office = Office(loop, never)
+    office = LookupServer(loop, never)
     wires = [office.client(f"2001:db8::{number:x}") for number in range(1, 200)]
     assert len(office.asked) == limits.MAX_PER_HOST
     loop.advance(limits.LOOKUP_TIMEOUT)
@@ -312,7 +312,7 @@ ODD: dict[str, Callable[[str], Any]] = {
 def test_a_resolver_with_an_invalid_result_costs_the_name_and_no_log_line(
     loop: VirtualLoop, answer: Any, caplog: pytest.LogCaptureFixture
 ) -> None:
-    office = Office(loop, answer)
+    office = LookupServer(loop, answer)
     with office.client() as wire:
         loop.advance(limits.LOOKUP_TIMEOUT)
         assert codes(wire.receive() + wire.send(EH))[0] == "220"
@@ -327,7 +327,7 @@ def test_a_result_of_aiodns_is_understood(loop: VirtualLoop) -> None:
     class Result:
         name = "M.example."
 
-    assert Office(loop, after(0.1, Result())).leaves_with_name("192.0.2.1") == "m.example"
+    assert LookupServer(loop, after(0.1, Result())).leaves_with_name("192.0.2.1") == "m.example"
 
 
 def test_a_server_that_is_closed_releases_its_resolver(run: Any) -> None:

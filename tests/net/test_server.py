@@ -196,7 +196,7 @@ def test_the_event_close_comes_once_when_all_is_over(run: Any) -> None:
 # --- hooks ----------------------------------------------------------------------------------------
 
 
-class Noting:
+class NotingHook:
     """Keeps which hook was called on which object."""
 
     def __init__(self) -> None:
@@ -217,7 +217,7 @@ async def sends_one(server: SMTPServer) -> None:
 
 
 def test_hooks_are_set_by_option_by_assignment_and_by_subclass(run: Any) -> None:
-    noting, sink = Noting(), Sink()
+    noting, sink = NotingHook(), Sink()
 
     class Mine(SMTPServer):
         def on_rcpt_to(self, address: Any, session: Any, callback: Callable[..., object]) -> None:
@@ -247,7 +247,7 @@ def test_an_option_and_an_assignment_win_over_a_method(run: Any) -> None:
         def on_rcpt_to(self, address: Any, session: Any, callback: Callable[..., object]) -> None:
             callback(SMTPError("by the method"))
 
-    noting, sink = Noting(), Sink()
+    noting, sink = NotingHook(), Sink()
     run(sends_one(Refusing(**DEFAULTS, on_data=sink.on_data, on_rcpt_to=noting.rcpt)))
     server = Refusing(**DEFAULTS, on_data=sink.on_data)
     server.on_rcpt_to = noting.rcpt
@@ -259,7 +259,7 @@ def test_an_option_and_an_assignment_win_over_a_method(run: Any) -> None:
 
 
 def test_a_deleted_hook_is_called_no_more(run: Any) -> None:
-    noting = Noting()
+    noting = NotingHook()
     server = Sink().server(on_rcpt_to=noting.rcpt)
     server.on_close = noting.close
 
@@ -277,7 +277,7 @@ def test_a_deleted_hook_is_called_no_more(run: Any) -> None:
 
 
 def test_a_hook_that_is_deleted_gives_way_to_the_method(run: Any) -> None:
-    noting, sink = Noting(), Sink()
+    noting, sink = NotingHook(), Sink()
 
     class Mine(SMTPServer):
         def on_rcpt_to(self, address: Any, session: Any, callback: Callable[..., object]) -> None:

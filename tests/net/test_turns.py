@@ -59,7 +59,7 @@ class Work(Receiver):
             self.flow.go_on_later()
 
 
-class Turning:
+class LoopWithTurns:
     """Turns on a loop of their own, and what is done in them."""
 
     def __init__(self) -> None:
@@ -80,7 +80,7 @@ class Turning:
 
 @row("CPU-02")
 def test_a_turn_visits_as_many_as_its_time_allows_and_the_next_one_the_rest() -> None:
-    turning = Turning()
+    turning = LoopWithTurns()
     for number in range(50):
         turning.work(str(number)).flow.go_on_later()
     sizes = [len(turning.turn()) for _ in range(4)]
@@ -93,7 +93,7 @@ def test_a_turn_visits_as_many_as_its_time_allows_and_the_next_one_the_rest() ->
 
 @row("CPU-02")
 def test_flows_with_more_work_take_turns() -> None:
-    turning = Turning()
+    turning = LoopWithTurns()
     for name in "abc":
         turning.work(name, 1000).flow.go_on_later()
     for _ in range(30):
@@ -104,7 +104,7 @@ def test_flows_with_more_work_take_turns() -> None:
 
 @row("CPU-02")
 def test_a_flow_that_has_used_little_comes_before_those_that_have_used_much() -> None:
-    turning = Turning()
+    turning = LoopWithTurns()
     for number in range(256):
         turning.work(f"heavy {number}", 1000, 2 * SLICE).flow.go_on_later()
     for _ in range(40):
@@ -118,7 +118,7 @@ def test_a_flow_that_has_used_little_comes_before_those_that_have_used_much() ->
 
 @row("CPU-02")
 def test_saved_up_time_is_bounded_by_the_credit() -> None:
-    turning = Turning()
+    turning = LoopWithTurns()
     for number in range(8):
         turning.work(f"heavy {number}", 10_000).flow.go_on_later()
     late = turning.work("late", 10_000)
@@ -131,7 +131,7 @@ def test_saved_up_time_is_bounded_by_the_credit() -> None:
 
 
 def test_a_pause_of_the_process_counts_as_one_bounded_visit() -> None:
-    turning = Turning()
+    turning = LoopWithTurns()
     for number in range(8):
         turning.work(f"heavy {number}", 10_000).flow.go_on_later()
     unlucky = turning.work("unlucky", 1000)
@@ -144,7 +144,7 @@ def test_a_pause_of_the_process_counts_as_one_bounded_visit() -> None:
 
 
 def test_work_outside_of_visits_shares_the_turn() -> None:
-    turning = Turning()
+    turning = LoopWithTurns()
     allowed = 0
     for number in range(100):
         work = turning.work(str(number))
@@ -160,7 +160,7 @@ def test_work_outside_of_visits_shares_the_turn() -> None:
 
 
 def test_a_visit_that_fails_is_reported_and_stops_no_other() -> None:
-    turning = Turning()
+    turning = LoopWithTurns()
     other = turning.work("other")
 
     class Failing(Receiver):

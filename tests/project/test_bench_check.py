@@ -37,7 +37,7 @@ def entry(name: str, seconds: float) -> dict[str, Any]:
     return {"fullname": name, "stats": {"min": seconds}, "extra_info": {}}
 
 
-class Side:
+class FakeBuild:
     """A build whose benchmarks take the given times, run after run."""
 
     def __init__(self, *failed: str, **times: list[float]) -> None:
@@ -54,72 +54,72 @@ class Side:
         return Run({"machine_info": {}}, found, self.failed)
 
 
-def words(base: Side, candidate: Side, rounds: int = 4, more: int = 8) -> dict[str, str]:
+def words(base: FakeBuild, candidate: FakeBuild, rounds: int = 4, more: int = 8) -> dict[str, str]:
     found = alternation.alternate(base, candidate, TOLERANCE, rounds, more)
     return {verdict.name: verdict.word for verdict in found.verdicts}
 
 
 def test_a_benchmark_that_takes_15_percent_more_is_slower_and_the_rest_is_not() -> None:
-    base = Side(parse=[1.0, 1.02, 1.1], feed=[2.0, 2.1])
-    candidate = Side(parse=[1.15, 1.3, 1.2], feed=[2.02, 2.3])
+    base = FakeBuild(parse=[1.0, 1.02, 1.1], feed=[2.0, 2.1])
+    candidate = FakeBuild(parse=[1.15, 1.3, 1.2], feed=[2.02, 2.3])
     assert words(base, candidate) == {"parse": "slower", "feed": "same"}
 
 
 def test_a_benchmark_that_takes_15_percent_less_is_faster() -> None:
-    assert words(Side(parse=[1.15]), Side(parse=[1.0])) == {"parse": "faster"}
+    assert words(FakeBuild(parse=[1.15]), FakeBuild(parse=[1.0])) == {"parse": "faster"}
 
 
 def test_noise_on_one_side_only_makes_nothing_slower() -> None:
     """Of five runs four are disturbed; the fastest is as it was, and so are most pairs."""
-    candidate = Side(parse=[1.6, 1.0, 1.02, 1.01, 1.9])
-    assert words(Side(parse=[1.0]), candidate) == {"parse": "same"}
+    candidate = FakeBuild(parse=[1.6, 1.0, 1.02, 1.01, 1.9])
+    assert words(FakeBuild(parse=[1.0]), candidate) == {"parse": "same"}
 
 
 def test_a_fast_moment_that_only_the_base_has_met_makes_nothing_slower() -> None:
-    base = Side(parse=[1.0, 1.0, 0.8, *[1.0] * 20])
-    assert words(base, Side(parse=[1.0])) == {"parse": "same"}
+    base = FakeBuild(parse=[1.0, 1.0, 0.8, *[1.0] * 20])
+    assert words(base, FakeBuild(parse=[1.0])) == {"parse": "same"}
 
 
 def test_a_fast_moment_that_only_the_candidate_has_met_hides_nothing() -> None:
-    candidate = Side(parse=[1.15, 1.15, 0.9, *[1.15] * 20])
-    assert words(Side(parse=[1.0]), candidate) == {"parse": "slower"}
+    candidate = FakeBuild(parse=[1.15, 1.15, 0.9, *[1.15] * 20])
+    assert words(FakeBuild(parse=[1.0]), candidate) == {"parse": "slower"}
 
 
 def test_a_benchmark_that_may_be_slower_is_run_again_until_it_is_not() -> None:
-    base = Side(parse=[1.0], feed=[1.0])
-    candidate = Side(parse=[1.2, 1.2, 1.0, 1.0, 1.0, 1.0, 1.0], feed=[1.0])
+    base = FakeBuild(parse=[1.0], feed=[1.0])
+    candidate = FakeBuild(parse=[1.2, 1.2, 1.0, 1.0, 1.0, 1.0, 1.0], feed=[1.0])
     assert words(base, candidate, rounds=2, more=20) == {"parse": "same", "feed": "same"}
     assert candidate.asked == [None, None, ["parse"], ["parse"], ["parse"]]
     assert base.asked == candidate.asked
 
 
 def test_more_rounds_have_a_bound() -> None:
-    candidate = Side(parse=[1.2])
-    assert words(Side(parse=[1.0]), candidate, rounds=2, more=5) == {"parse": "slower"}
+    candidate = FakeBuild(parse=[1.2])
+    assert words(FakeBuild(parse=[1.0]), candidate, rounds=2, more=5) == {"parse": "slower"}
     assert len(candidate.asked) == 7
 
 
 def test_both_runs_of_a_pair_have_the_same_seed_of_hashes() -> None:
-    base, candidate = Side(parse=[1.0]), Side(parse=[1.0])
+    base, candidate = FakeBuild(parse=[1.0]), FakeBuild(parse=[1.0])
     words(base, candidate, rounds=3)
     assert base.seeds == candidate.seeds == [1, 2, 3]
 
 
 def test_a_benchmark_that_does_not_run_on_the_base_is_new() -> None:
-    found = words(Side("feed", parse=[1.0]), Side(parse=[1.0], feed=[9.0]))
+    found = words(FakeBuild("feed", parse=[1.0]), FakeBuild(parse=[1.0], feed=[9.0]))
     assert found == {"parse": "same", "feed": "new"}
 
 
 def test_a_benchmark_that_fails_on_the_candidate_ends_the_check() -> None:
-    candidate = Side("feed", parse=[1.0])
-    found = alternation.alternate(Side(parse=[1.0]), candidate, TOLERANCE, 4, 8)
+    candidate = FakeBuild("feed", parse=[1.0])
+    found = alternation.alternate(FakeBuild(parse=[1.0]), candidate, TOLERANCE, 4, 8)
     assert found.failed == ["feed"]
     assert len(candidate.asked) == 1
 
 
 def test_a_check_whose_base_runs_nothing_does_not_pass() -> None:
     with pytest.raises(CannotRun, match="nothing was compared"):
-        words(Side("feed"), Side(feed=[1.0]))
+        words(FakeBuild("feed"), FakeBuild(feed=[1.0]))
 
 
 def test_the_report_names_each_benchmark_with_both_figures() -> None:

@@ -63,7 +63,7 @@ def blocks() -> list[Block]:
 # --- programs -------------------------------------------------------------------------------------
 
 
-class Stage:
+class ProgramRunner:
     """Executes a block, and keeps what it would have run for ever."""
 
     def __init__(self) -> None:
@@ -101,7 +101,7 @@ class Stage:
         exec(code, {"__name__": "__main__"})
 
 
-class Talk:
+class DialogueClient:
     """A client that plays a dialogue line by line."""
 
     def __init__(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
@@ -143,7 +143,7 @@ async def play(server: SMTPServer, kind: str, dialogue: str) -> None:
     assert isinstance(address, tuple)
     reader, writer = await asyncio.open_connection(*address)
     try:
-        talk = Talk(reader, writer)
+        talk = DialogueClient(reader, writer)
         if kind != "at connect":
             await talk.greet()
         await talk.play(dialogue)
@@ -153,7 +153,7 @@ async def play(server: SMTPServer, kind: str, dialogue: str) -> None:
             await writer.wait_closed()
 
 
-async def perform(stage: Stage, program: Coroutine[Any, Any, None], block: Block) -> None:
+async def perform(stage: ProgramRunner, program: Coroutine[Any, Any, None], block: Block) -> None:
     """Run a program until its dialogues are played; one that has none ends by itself."""
     if not block.dialogues:
         async with asyncio.timeout(PATIENCE):
@@ -175,7 +175,7 @@ def test_the_programs_of_the_pages_run_and_have_the_dialogue_that_is_shown(
     run: Any, block: Block, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.chdir(tmp_path)
-    stage = Stage()
+    stage = ProgramRunner()
     with stage.set_up():
         stage.execute(block)
         assert len(stage.programs) <= 1

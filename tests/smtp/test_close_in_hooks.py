@@ -26,7 +26,7 @@ SOON = 0.05  # seconds; a close_timeout that a test waits for
 row = pytest.mark.row
 
 
-class Scene:
+class ClosingServer:
     """A server whose hook `name` closes it, in one of the ways below. steps: what has happened."""
 
     def __init__(self, name: str, way: str, **options: Any) -> None:
@@ -82,28 +82,28 @@ class Scene:
         return self.tasks[-1]
 
 
-async def awaits(scene: Scene, close: Any, callback: Any) -> None:
+async def awaits(scene: ClosingServer, close: Any, callback: Any) -> None:
     await close()
 
 
-async def awaits_after_a_turn(scene: Scene, close: Any, callback: Any) -> None:
+async def awaits_after_a_turn(scene: ClosingServer, close: Any, callback: Any) -> None:
     await asyncio.sleep(0)
     await close()
 
 
-async def waits_for_a_task(scene: Scene, close: Any, callback: Any) -> None:
+async def waits_for_a_task(scene: ClosingServer, close: Any, callback: Any) -> None:
     await scene.keep(close())
 
 
-async def waits_with_a_limit(scene: Scene, close: Any, callback: Any) -> None:
+async def waits_with_a_limit(scene: ClosingServer, close: Any, callback: Any) -> None:
     await asyncio.wait_for(close(), PATIENCE)
 
 
-async def gathers(scene: Scene, close: Any, callback: Any) -> None:
+async def gathers(scene: ClosingServer, close: Any, callback: Any) -> None:
     await asyncio.gather(asyncio.sleep(0), close())
 
 
-def answers_from_a_task(scene: Scene, close: Any, callback: Any) -> None:
+def answers_from_a_task(scene: ClosingServer, close: Any, callback: Any) -> None:
     async def finish() -> None:
         await close()
         callback()
@@ -111,11 +111,11 @@ def answers_from_a_task(scene: Scene, close: Any, callback: Any) -> None:
     scene.keep(finish())
 
 
-def answers_when_it_is_done(scene: Scene, close: Any, callback: Any) -> None:
+def answers_when_it_is_done(scene: ClosingServer, close: Any, callback: Any) -> None:
     scene.keep(close()).add_done_callback(lambda done: callback())
 
 
-def answers_at_once(scene: Scene, close: Any, callback: Any) -> None:
+def answers_at_once(scene: ClosingServer, close: Any, callback: Any) -> None:
     scene.keep(close())
     callback()
 
@@ -170,7 +170,7 @@ def test_a_hook_that_closes_its_server_answers_its_own_client(
             loop.set_task_factory(
                 lambda loop, coroutine, **options: asyncio.Task(coroutine, loop=loop, **options)
             )
-        scene = Scene(name, way)
+        scene = ClosingServer(name, way)
         async with running(scene.server) as address:
             assert await talks(address, name) == [CLOSING]
             await happened(scene.returned)
@@ -193,7 +193,7 @@ def test_a_client_gets_421_in_place_of_its_greeting_when_on_connect_has_closed_t
     async def scenario() -> None:
         if way == "both":
             return
-        scene = Scene("on_connect", way)
+        scene = ClosingServer("on_connect", way)
         async with running(scene.server) as address, await Client.connect(address) as client:
             heard = await client.rest()
             assert heard in (["421"], ["220", CLOSING])
@@ -209,7 +209,7 @@ def test_a_client_gets_421_in_place_of_its_greeting_when_on_connect_has_closed_t
 @each_way
 def test_close_in_a_hook_waits_for_the_messages_of_others(run: Any, way: str) -> None:
     async def scenario() -> None:
-        scene = Scene("on_rcpt_to", way)
+        scene = ClosingServer("on_rcpt_to", way)
         async with running(scene.server) as address:
             # The hook closes at the first RCPT; the other one has its body under way before.
             closing, scene.server.on_rcpt_to = scene.server.on_rcpt_to, None
@@ -245,7 +245,7 @@ async def refused_at_last(address: Any) -> None:
 @pytest.mark.parametrize("name", TALKS)
 def test_hooks_that_close_at_once_do_not_wait_for_each_other(run: Any, name: str, way: str) -> None:
     async def scenario() -> None:
-        scene = Scene(name, way)
+        scene = ClosingServer(name, way)
         async with (
             running(scene.server) as address,
             await Client.greeted(address) as one,
@@ -271,7 +271,7 @@ def test_hooks_that_close_at_once_do_not_wait_for_each_other(run: Any, name: str
 @pytest.mark.parametrize("way", ["coroutine", "callback, from a task"])
 def test_close_sees_two_hooks_that_wait_for_it(run: Any, way: str) -> None:
     async def scenario() -> None:
-        scene = Scene("on_rcpt_to", way)
+        scene = ClosingServer("on_rcpt_to", way)
         both = asyncio.Event()
         close, calls = scene.server.close, []
 
@@ -300,7 +300,7 @@ def test_the_client_of_the_hook_is_answered_after_others_were_cut(
     run: Any, way: str, timeout: float
 ) -> None:
     async def scenario() -> None:
-        scene = Scene("on_rcpt_to", way, close_timeout=timeout)
+        scene = ClosingServer("on_rcpt_to", way, close_timeout=timeout)
         async with running(scene.server) as address:
             closing, scene.server.on_rcpt_to = scene.server.on_rcpt_to, None
             async with await Client.in_data(address) as other:
@@ -343,7 +343,7 @@ def test_a_hook_that_does_not_end_after_close_has_returned_is_cut(run: Any) -> N
 @pytest.mark.parametrize("first", ["hook", "program"])
 def test_a_hook_and_the_program_may_both_close(run: Any, first: str) -> None:
     async def scenario() -> None:
-        scene = Scene("on_rcpt_to", "coroutine, after a turn")
+        scene = ClosingServer("on_rcpt_to", "coroutine, after a turn")
         steps = scene.steps
         async with running(scene.server) as address, await Client.greeted(address) as client:
             assert await client.ask(MAIL) == "250 2.1.0"

@@ -14,7 +14,7 @@ from collections.abc import Callable, Iterator
 from typing import Any
 
 import pytest
-from hook_kit import Call, Met, Odd
+from hook_kit import AtHook, Call, OddException
 
 from fastsmtp import SMTPError
 
@@ -189,7 +189,7 @@ def yielding(name: str, what: Callable[[], Any]) -> Callable[[Call], Any]:
 
 
 RAISED = (
-    *(GeneratorExit, asyncio.CancelledError, StopIteration, StopAsyncIteration, Odd),
+    *(GeneratorExit, asyncio.CancelledError, StopIteration, StopAsyncIteration, OddException),
     *(ValueError, RecursionError, MemoryError, asyncio.InvalidStateError, TimeoutError),
 )
 RUBBISH: dict[str, Callable[[], Any]] = {
@@ -228,7 +228,7 @@ class Outcome:
     """What came of one such hook: replies, and what was told of it."""
 
     def __init__(self, name: str, style: str, act: Callable[[Call], Any], tasks: bool) -> None:
-        met = Met(name, style, act, bring=False)
+        met = AtHook(name, style, act, bring=False)
         if tasks:
             met.loop.set_task_factory(
                 lambda loop, coroutine, **options: asyncio.Task(coroutine, loop=loop, **options)
@@ -295,7 +295,7 @@ ANSWERS: list[tuple[Any, str, list[type[BaseException]]]] = [
     (raising(GeneratorExit), "451 4.3.0", [GeneratorExit]),
     (raising(StopIteration), "451 4.3.0", [RuntimeError]),
     (raising(StopAsyncIteration), "451 4.3.0", [StopAsyncIteration]),
-    (raising(Odd), "451 4.3.0", [Odd]),
+    (raising(OddException), "451 4.3.0", [OddException]),
 ]
 
 
@@ -320,7 +320,7 @@ def test_a_task_that_was_kept_knows_that_its_hook_was_cancelled() -> None:
         kept.append(current())
         current().cancel("by itself")
 
-    with Met("on_rcpt_to", "coroutine", act) as met:
+    with AtHook("on_rcpt_to", "coroutine", act) as met:
         met.wait(0)
         assert kept[0].cancelled()
         with pytest.raises(asyncio.CancelledError, match="by itself"):

@@ -13,7 +13,7 @@ from collections.abc import Callable, Iterator
 from typing import Any
 
 import pytest
-from hook_kit import BODY, COMMANDS, END, MAIL, RCPT, STAGES, STYLES, Call, Met
+from hook_kit import BODY, COMMANDS, END, MAIL, RCPT, STAGES, STYLES, AtHook, Call
 from scenario import EH, Conversation, Script, one_way, parse_replies
 
 from fastsmtp import SMTPError
@@ -49,7 +49,7 @@ def gives(error: Any = None, result: Any = None) -> Callable[[Call], Any]:
 @each_hook
 @each_style
 def test_a_hook_that_returns_none_accepts(name: str, style: str) -> None:
-    with Met(name, style, gives(None, None)) as met:
+    with AtHook(name, style, gives(None, None)) as met:
         assert met.reply == met.stage.accepted
         met.go_on()
 
@@ -58,7 +58,7 @@ def test_a_hook_that_returns_none_accepts(name: str, style: str) -> None:
 @each_style
 def test_a_message_is_answered_with_a_text_or_nothing(style: str) -> None:
     for answer in NONSENSE:
-        with Met("on_data", style, gives(None, answer)) as met:
+        with AtHook("on_data", style, gives(None, answer)) as met:
             assert met.reply == "451 4.3.0", answer
             met.go_on()
 
@@ -68,7 +68,7 @@ def test_a_message_is_answered_with_a_text_or_nothing(style: str) -> None:
 @pytest.mark.parametrize("style", ["callback", "coroutine with callback"])
 def test_a_second_argument_is_ignored_where_the_answer_is_yes_or_no(name: str, style: str) -> None:
     for answer in ("250 OK", *NONSENSE):
-        with Met(name, style, gives(None, answer)) as met:
+        with AtHook(name, style, gives(None, answer)) as met:
             assert met.reply == met.stage.accepted, answer
             met.go_on()
 
@@ -76,7 +76,7 @@ def test_a_second_argument_is_ignored_where_the_answer_is_yes_or_no(name: str, s
 @row("HOOK-06")
 @each_style
 def test_line_ends_in_a_text_make_lines_of_the_same_reply(style: str) -> None:
-    with Met("on_data", style, gives(None, "250 OK\r\n250 EVIL")) as met:
+    with AtHook("on_data", style, gives(None, "250 OK\r\n250 EVIL")) as met:
         replies = parse_replies(met.written)
         assert [(reply.code, reply.enhanced) for reply in replies] == [(250, "2.6.0")]
         assert replies[0].lines == ("OK", "250 EVIL")
@@ -86,7 +86,7 @@ def test_line_ends_in_a_text_make_lines_of_the_same_reply(style: str) -> None:
 @row("HOOK-06")
 @pytest.mark.parametrize("text", ["", "\r\n", "2.0.0", "2.0.0 "])
 def test_an_empty_text_gets_the_default(text: str) -> None:
-    with Met("on_data", "callback", gives(None, text)) as met:
+    with AtHook("on_data", "callback", gives(None, text)) as met:
         assert len(parse_replies(met.written)) == 1
         assert parse_replies(met.written)[0].code == 250
         assert parse_replies(met.written)[0].lines == ("OK: message queued",)
@@ -100,7 +100,7 @@ def test_an_empty_text_gets_the_default(text: str) -> None:
 @pytest.mark.parametrize("style", ["callback", "coroutine with callback"])
 def test_a_first_argument_that_is_not_an_exception_is_a_failure(name: str, style: str) -> None:
     for error in ("550 5.7.1 no", *NONSENSE):
-        with Met(name, style, gives(error)) as met:
+        with AtHook(name, style, gives(error)) as met:
             assert met.reply == met.stage.failed, error
             if name != "on_connect":
                 met.go_on()
@@ -109,7 +109,7 @@ def test_a_first_argument_that_is_not_an_exception_is_a_failure(name: str, style
 @row("HOOK-06")
 @each_hook
 def test_any_exception_given_to_callback_rejects_with_the_default_code(name: str) -> None:
-    with Met(name, "callback", gives(LookupError("no such thing"))) as met:
+    with AtHook(name, "callback", gives(LookupError("no such thing"))) as met:
         assert met.reply == met.stage.rejected
         assert b"no such thing" in met.written
         assert not met.errors
@@ -146,7 +146,7 @@ def test_a_hook_that_makes_an_smtp_error_of_a_wrong_code_fails(name: str, style:
     def act(call: Call) -> None:
         raise SMTPError("no such user", 250)
 
-    with Met(name, style, act) as met:
+    with AtHook(name, style, act) as met:
         assert met.reply == met.stage.failed
         assert [type(error) for error in met.errors] == [ValueError]
 
@@ -158,7 +158,7 @@ def test_a_hook_that_makes_an_smtp_error_of_a_wrong_code_fails(name: str, style:
 def test_a_code_that_refuses_nothing_is_a_failure_in_a_users_own_error(
     name: str, style: str, code: Any
 ) -> None:
-    with Met(name, style, gives(WithCode(code))) as met:
+    with AtHook(name, style, gives(WithCode(code))) as met:
         assert met.reply == met.stage.failed
         assert [(type(error), error.stage) for error in met.errors] == [(ValueError, name)]
         assert "400 to 599" in str(met.errors[0])
@@ -171,7 +171,7 @@ def test_a_code_that_refuses_nothing_is_a_failure_in_a_users_own_error(
 @each_style
 def test_any_code_of_4xx_and_5xx_is_kept_as_it_is(name: str, style: str) -> None:
     for code in (400, 421, 459, 460, 499, 500, 559, 560, 571, 599):
-        with Met(name, style, gives(SMTPError("no", response_code=code))) as met:
+        with AtHook(name, style, gives(SMTPError("no", response_code=code))) as met:
             assert met.reply.startswith(str(code))
             assert ("." in met.reply) == (name != "on_connect")
             if code == 421 or name == "on_connect":
@@ -192,11 +192,11 @@ class Spam(SMTPError):
 @row("HOOK-06")
 @pytest.mark.parametrize("name", COMMANDS)
 def test_codes_may_be_those_of_an_enumeration_or_of_a_subclass(name: str) -> None:
-    with Met(name, "callback", gives(SMTPError("no", Code.SPAM))) as met:
+    with AtHook(name, "callback", gives(SMTPError("no", Code.SPAM))) as met:
         assert met.reply.startswith("554 ")
-    with Met(name, "callback", gives(Spam("no"))) as met:
+    with AtHook(name, "callback", gives(Spam("no"))) as met:
         assert met.reply == "571 5.7.25"
-    with Met(name, "callback", gives(Spam("no", 450))) as met:
+    with AtHook(name, "callback", gives(Spam("no", 450))) as met:
         assert met.reply.startswith("450 4.")
 
 
@@ -205,7 +205,7 @@ def test_codes_may_be_those_of_an_enumeration_or_of_a_subclass(name: str) -> Non
 @each_style
 def test_a_missing_text_gets_the_default(name: str, style: str) -> None:
     for text in ("", "\r\n", "\n\n"):
-        with Met(name, style, gives(SMTPError(text))) as met:
+        with AtHook(name, style, gives(SMTPError(text))) as met:
             assert met.reply == met.stage.rejected
             assert parse_replies(met.written)[0].lines[0].strip()
 
@@ -214,7 +214,7 @@ def test_a_missing_text_gets_the_default(name: str, style: str) -> None:
 @pytest.mark.parametrize("name", COMMANDS)
 @each_style
 def test_an_enhanced_code_without_text_gets_the_default_text(name: str, style: str) -> None:
-    with Met(name, style, gives(SMTPError("5.7.25", response_code=550))) as met:
+    with AtHook(name, style, gives(SMTPError("5.7.25", response_code=550))) as met:
         assert met.reply == "550 5.7.25"
         assert parse_replies(met.written)[0].lines[0].strip()
 
@@ -229,7 +229,7 @@ def test_an_enhanced_code_that_does_not_fit_is_dropped_and_logged(
     for enhanced in wrong:
         caplog.clear()
         error = SMTPError("no", response_code=550, enhanced_code=enhanced)  # type: ignore[arg-type]
-        with Met(name, "callback", gives(error)) as met:
+        with AtHook(name, "callback", gives(error)) as met:
             assert met.reply == f"550 {expected[name]}"
             assert len(caplog.records) == 1
             met.go_on()
@@ -264,7 +264,7 @@ def test_a_code_alone_brings_the_enhanced_code_of_its_stage(column: int) -> None
     name = (*COMMANDS, "on_data")[column]
     for code, row_of_codes in ENHANCED.items():
         error = SMTPError("no", response_code=code)
-        with Met(name, "callback", gives(error), lmtp=column == 3) as met:
+        with AtHook(name, "callback", gives(error), lmtp=column == 3) as met:
             assert met.reply == f"{code} {row_of_codes[column]}"
 
 
@@ -295,7 +295,7 @@ HOSTILE = {
 @each_style
 def test_any_text_of_a_hook_becomes_one_clean_reply(name: str, style: str) -> None:
     for text in HOSTILE.values():
-        with Met(name, style, gives(SMTPError(text, response_code=554))) as met:
+        with AtHook(name, style, gives(SMTPError(text, response_code=554))) as met:
             assert met.reply[:3] == "554"
             assert len(parse_replies(met.written)) == 1
             assert met.written.isascii()
@@ -329,7 +329,7 @@ def test_the_error_that_a_session_remembers_is_the_reply_as_it_was_sent() -> Non
 # --- HOOK-19: what fails while a failure is told ---
 
 
-class Unspeakable(Exception):
+class UnprintableError(Exception):
     """Nothing can be said of it."""
 
     def __str__(self) -> str:
@@ -338,16 +338,16 @@ class Unspeakable(Exception):
     __repr__ = __str__
 
 
-class UnspeakableRefusal(SMTPError):
-    __str__ = __repr__ = Unspeakable.__str__
+class UnprintableRejection(SMTPError):
+    __str__ = __repr__ = UnprintableError.__str__
 
 
-class Frozen(Exception):
+class ReadOnlyError(Exception):
     def __setattr__(self, name: str, value: object) -> None:
         raise AttributeError(name)
 
 
-class Trap(Exception):
+class TrapError(Exception):
     @property
     def response_code(self) -> int:
         raise ValueError("no code")
@@ -357,7 +357,9 @@ class Trap(Exception):
 @each_hook
 @each_style
 @pytest.mark.parametrize(
-    "error", [Unspeakable, UnspeakableRefusal, Frozen, Trap], ids=lambda e: e.__name__
+    "error",
+    [UnprintableError, UnprintableRejection, ReadOnlyError, TrapError],
+    ids=lambda e: e.__name__,
 )
 def test_an_error_whose_attributes_raise_is_a_failure_like_any_other(
     name: str, style: str, error: type[Exception]
@@ -366,7 +368,7 @@ def test_an_error_whose_attributes_raise_is_a_failure_like_any_other(
         raise error()
 
     for listen in (True, False):
-        with Met(name, style, act, listen=listen) as met:
+        with AtHook(name, style, act, listen=listen) as met:
             assert met.reply == met.stage.failed
             if name != "on_connect":
                 met.go_on()
@@ -374,11 +376,13 @@ def test_an_error_whose_attributes_raise_is_a_failure_like_any_other(
 
 @row("HOOK-19")
 @each_hook
-@pytest.mark.parametrize("error", [Unspeakable, UnspeakableRefusal, Trap], ids=lambda e: e.__name__)
+@pytest.mark.parametrize(
+    "error", [UnprintableError, UnprintableRejection, TrapError], ids=lambda e: e.__name__
+)
 def test_an_error_given_to_callback_whose_attributes_raise_is_a_failure(
     name: str, error: type[Exception]
 ) -> None:
-    with Met(name, "callback", gives(error())) as met:
+    with AtHook(name, "callback", gives(error())) as met:
         assert met.reply == met.stage.failed
         if name != "on_connect":
             met.go_on()
@@ -387,7 +391,7 @@ def test_an_error_given_to_callback_whose_attributes_raise_is_a_failure(
 @row("HOOK-19")
 @each_style
 def test_an_answer_whose_repr_fails_is_a_failure(style: str) -> None:
-    with Met("on_data", style, gives(None, Unspeakable())) as met:
+    with AtHook("on_data", style, gives(None, UnprintableError())) as met:
         assert met.reply == "451 4.3.0"
         met.go_on()
 
@@ -419,7 +423,7 @@ def test_a_log_handler_that_raises_costs_nothing(name: str, style: str) -> None:
     def act(call: Call) -> None:
         raise ValueError("it fails")
 
-    with Met(name, style, act, listen=False) as met:
+    with AtHook(name, style, act, listen=False) as met:
         assert met.reply == met.stage.failed
         if name != "on_connect":
             assert met.say(b"FOO\r\n") == ["500 5.5.2"]
@@ -436,7 +440,7 @@ def test_an_event_listener_that_raises_costs_nothing(name: str, style: str) -> N
     def listener(*arguments: object) -> None:
         raise LookupError("so does the listener")
 
-    with Met(name, style, act, bring=False) as met:
+    with AtHook(name, style, act, bring=False) as met:
         met.server.on("error", listener).on("connect", listener)
         met.bring()
         assert met.reply == met.stage.failed

@@ -11,7 +11,7 @@ from collections.abc import Callable
 from typing import Any
 
 import pytest
-from hook_kit import BODY, COMMANDS, END, MAIL, RCPT, STYLES, Call, Met, forever
+from hook_kit import BODY, COMMANDS, END, MAIL, RCPT, STYLES, AtHook, Call, forever
 from scenario import DEFAULTS, EH, LATE, LH, PRE, RST, Conversation, Script, codes, one_way
 
 from fastsmtp import MessageAborted, SMTPError, SMTPServer
@@ -51,7 +51,7 @@ class Coroutine:
 def test_a_coroutine_whose_client_is_gone_is_cancelled(name: str, style: str, leaves: str) -> None:
     calls: list[Call] = []
     coroutine = Coroutine()
-    with Met(name, style, calls.append if style == "callback" else coroutine) as met:
+    with AtHook(name, style, calls.append if style == "callback" else coroutine) as met:
         if leaves == "eof":  # the client may still be reading: the hook is let finish
             assert met.told(met.wire.eof()) == []
             assert not coroutine.notes
@@ -70,7 +70,7 @@ def test_a_coroutine_whose_client_is_gone_is_cancelled(name: str, style: str, le
 def test_a_client_that_only_half_closed_still_gets_the_answer(name: str, style: str) -> None:
     calls: list[Call] = []
     coroutine = Coroutine()
-    with Met(name, style, calls.append if style == "callback" else coroutine) as met:
+    with AtHook(name, style, calls.append if style == "callback" else coroutine) as met:
         assert met.told(met.wire.eof()) == []
         finish = calls[0].callback if style == "callback" else lambda: coroutine.gate.set()  # type: ignore[union-attr]
         assert met.step(finish) == [met.stage.accepted]
@@ -82,7 +82,7 @@ def test_a_client_that_only_half_closed_still_gets_the_answer(name: str, style: 
 def test_a_hook_with_a_whole_message_is_let_finish_when_the_client_left(style: str) -> None:
     calls: list[Call] = []
     coroutine = Coroutine()
-    with Met("on_data", style, calls.append if style == "callback" else coroutine) as met:
+    with AtHook("on_data", style, calls.append if style == "callback" else coroutine) as met:
         met.wire.reset()
         assert met.wait(100) == []
         assert met.closes == 0
@@ -99,7 +99,7 @@ def test_a_hook_with_a_whole_message_is_let_finish_when_the_client_left(style: s
 def test_a_hook_with_a_whole_message_has_its_timeout_even_when_the_client_left(style: str) -> None:
     calls: list[Call] = []
     coroutine = Coroutine()
-    with Met("on_data", style, calls.append if style == "callback" else coroutine) as met:
+    with AtHook("on_data", style, calls.append if style == "callback" else coroutine) as met:
         met.wait(100)
         met.wire.reset()
         met.wait(139)
@@ -148,7 +148,7 @@ def test_on_close_comes_after_the_end_of_every_other_hook(name: str, style: str)
             order.append("hook")
             raise
 
-    with Met(name, style, slow_to_leave, on_close=lambda session: order.append("close")) as met:
+    with AtHook(name, style, slow_to_leave, on_close=lambda session: order.append("close")) as met:
         met.closes = 1
         met.wire.reset()
         met.wait(241)
@@ -243,7 +243,7 @@ def test_a_hook_that_changes_the_facts_harms_only_itself(hook: str, how: str, lm
             spoil(target, name, how)
             call.callback()
 
-        with Met(hook, "callback", act, lmtp=lmtp, bring=False) as met:
+        with AtHook(hook, "callback", act, lmtp=lmtp, bring=False) as met:
             met.stage = met.stage._replace(before=(), trigger=())
             met.bring()
             told = met.say(greeting) + met.say(MAIL + RCPT + RCPT + b"DATA\r\n")
@@ -288,7 +288,7 @@ def test_session_data_lives_as_long_as_the_connection() -> None:
         call.session.data["huge"] = stored
         call.callback()
 
-    with Met("on_mail_from", "callback", act) as met:
+    with AtHook("on_mail_from", "callback", act) as met:
         assert met.reply == "250 2.1.0"
         assert met.wire.session.data["huge"] is stored
         met.go_on()

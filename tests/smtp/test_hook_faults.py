@@ -14,7 +14,7 @@ from collections.abc import Callable
 from typing import Any
 
 import pytest
-from hook_kit import COMMANDS, STAGES, STYLES, Call, Met, Odd, accept, forever, hold
+from hook_kit import COMMANDS, STAGES, STYLES, AtHook, Call, OddException, accept, forever, hold
 from scenario import DEFAULTS, EH, codes
 
 from fastsmtp import SMTPError, SMTPServer
@@ -38,7 +38,7 @@ def raises(error: BaseException) -> Callable[[Call], None]:
     return act
 
 
-def goes_on_or_is_closed(met: Met, name: str) -> None:
+def goes_on_or_is_closed(met: AtHook, name: str) -> None:
     """A failing command costs nothing but itself; a failing `on_connect` the connection."""
     if name == "on_connect":
         assert met.wire.closed
@@ -54,13 +54,13 @@ def goes_on_or_is_closed(met: Met, name: str) -> None:
 @each_style
 @pytest.mark.parametrize(
     "error",
-    [ValueError, asyncio.CancelledError, RecursionError, MemoryError, GeneratorExit, Odd],
+    [ValueError, asyncio.CancelledError, RecursionError, MemoryError, GeneratorExit, OddException],
     ids=lambda e: e.__name__,
 )
 def test_a_hook_that_raises_is_a_local_error(
     name: str, style: str, error: type[BaseException]
 ) -> None:
-    with Met(name, style, raises(error(SECRET))) as met:
+    with AtHook(name, style, raises(error(SECRET))) as met:
         assert met.reply == met.stage.failed
         assert SECRET.encode() not in met.written
         assert [type(reported) for reported in met.errors] == [error]
@@ -73,7 +73,7 @@ def test_a_hook_that_raises_is_a_local_error(
 def test_the_traceback_of_a_failing_hook_goes_to_the_log_and_not_to_the_client(
     name: str, style: str, caplog: pytest.LogCaptureFixture
 ) -> None:
-    with Met(name, style, raises(ValueError(SECRET)), listen=False) as met:
+    with AtHook(name, style, raises(ValueError(SECRET)), listen=False) as met:
         assert met.reply == met.stage.failed
         assert b"Traceback" not in met.written
         assert b"secret" not in met.written
@@ -89,7 +89,7 @@ def test_the_traceback_of_a_failing_hook_goes_to_the_log_and_not_to_the_client(
 def test_an_exception_that_ends_the_process_closes_the_connection_and_reaches_the_loop(
     name: str, style: str, error: type[BaseException]
 ) -> None:
-    with Met(name, style, raises(error()), bring=False) as met:
+    with AtHook(name, style, raises(error()), bring=False) as met:
         with pytest.raises(error):
             met.bring()
         told = met.wait(0)
@@ -120,7 +120,7 @@ def test_a_hook_that_never_answers_fails_at_its_timeout(name: str, style: str) -
     def act(call: Call) -> object:
         return hangs() if style != "callback" else None
 
-    with Met(name, style, act) as met:
+    with AtHook(name, style, act) as met:
         assert met.reply == ""
         assert met.wait(clock_of(name) - 0.1) == []
         assert not cancelled
@@ -133,7 +133,7 @@ def test_a_hook_that_never_answers_fails_at_its_timeout(name: str, style: str) -
 @row("HOOK-02")
 @each_hook
 def test_a_coroutine_that_ends_without_having_called_back_fails_at_once(name: str) -> None:
-    with Met(name, "coroutine with callback", lambda call: None) as met:
+    with AtHook(name, "coroutine with callback", lambda call: None) as met:
         assert met.reply == met.stage.failed
         assert len(met.errors) == 1
         goes_on_or_is_closed(met, name)
@@ -154,7 +154,7 @@ class Stubborn:
             except asyncio.CancelledError:
                 self.swallowed += 1
 
-    def let_go(self, met: Met) -> None:
+    def let_go(self, met: AtHook) -> None:
         assert self.gate is not None
         met.step(self.gate.set)
 
@@ -166,7 +166,7 @@ def test_a_hook_that_swallows_its_cancellation_is_abandoned(
     name: str, style: str, caplog: pytest.LogCaptureFixture
 ) -> None:
     stubborn = Stubborn()
-    with Met(name, style, stubborn) as met:
+    with AtHook(name, style, stubborn) as met:
         assert met.wait(clock_of(name)) == [met.stage.failed]
         assert stubborn.swallowed == 1
         caplog.clear()
@@ -185,7 +185,7 @@ def test_closing_the_server_does_not_wait_for_a_hook_that_swallows_its_cancellat
     name: str,
 ) -> None:
     stubborn = Stubborn()
-    with Met(name, "coroutine", stubborn) as met:
+    with AtHook(name, "coroutine", stubborn) as met:
         met.wait(clock_of(name) + 5.1)
         closing = met.loop.create_task(met.server.close())
         met.wait(0)
@@ -256,13 +256,13 @@ def test_a_hook_that_blocks_the_loop_times_out_no_client_that_sent_in_time(
 def test_a_hook_that_blocks_the_loop_is_logged_as_a_stall(
     name: str, style: str, caplog: pytest.LogCaptureFixture
 ) -> None:
-    met: Met
+    met: AtHook
 
     def holds_the_loop(call: Call) -> None:
         hold(met.loop, 5)
         accept(call)
 
-    with Met(name, style, holds_the_loop, bring=False) as met:
+    with AtHook(name, style, holds_the_loop, bring=False) as met:
         met.bring()
         assert met.reply == met.stage.accepted
         assert [record.levelno for record in caplog.records] == [logging.WARNING]
@@ -293,7 +293,7 @@ def test_the_first_answer_counts_and_each_later_one_raises_in_the_hook(
         call.callback(answers[first])
         again(call, answers[then], count)
 
-    with Met(name, style, act) as met:
+    with AtHook(name, style, act) as met:
         replies = list(met.codes)
         assert met.reply == (met.stage.accepted if first == "accepts" else met.stage.rejected)
         assert met.wait(0) == []
@@ -313,7 +313,7 @@ def test_a_hook_that_lets_its_second_answer_raise_has_still_answered(name: str, 
         call.callback()
         call.callback(SMTPError("too late"))
 
-    with Met(name, style, act) as met:
+    with AtHook(name, style, act) as met:
         assert met.reply == met.stage.accepted
         assert [type(reported) for reported in met.errors] == [RuntimeError]
         met.go_on()
@@ -323,7 +323,7 @@ def test_a_hook_that_lets_its_second_answer_raise_has_still_answered(name: str, 
 @each_hook
 def test_a_later_answer_of_a_hook_that_answered_from_the_loop_raises_too(name: str) -> None:
     calls: list[Call] = []
-    with Met(name, "callback", calls.append) as met:
+    with AtHook(name, "callback", calls.append) as met:
         assert met.step(calls[0].callback) == [met.stage.accepted]
         assert met.step(lambda: again(calls[0], None, 3)) == []
         met.go_on()
@@ -338,7 +338,7 @@ def test_a_later_answer_of_a_hook_that_answered_from_the_loop_raises_too(name: s
 @pytest.mark.parametrize("error", [None, SMTPError("no")], ids=["accepts", "rejects"])
 def test_an_answer_after_the_timeout_has_no_effect(name: str, error: Exception | None) -> None:
     calls: list[Call] = []
-    with Met(name, "callback", calls.append) as met:
+    with AtHook(name, "callback", calls.append) as met:
         assert met.wait(clock_of(name)) == [met.stage.failed]
         assert met.step(lambda: calls[0].callback(error)) == []
         goes_on_or_is_closed(met, name)
@@ -350,7 +350,7 @@ def test_an_answer_after_the_timeout_has_no_effect(name: str, error: Exception |
 @pytest.mark.parametrize("error", [None, SMTPError("no")], ids=["accepts", "rejects"])
 def test_an_answer_after_the_client_left_has_no_effect(name: str, error: Exception | None) -> None:
     calls: list[Call] = []
-    with Met(name, "callback", calls.append) as met:
+    with AtHook(name, "callback", calls.append) as met:
         met.wire.reset()
         assert met.closes == (0 if name == "on_data" else 1)  # a whole message is let finish
         assert met.step(lambda: calls[0].callback(error)) == []
@@ -369,7 +369,7 @@ def test_an_answer_from_another_thread_is_refused_and_the_hook_can_still_answer(
         except BaseException as error:
             raised.append(error)
 
-    with Met(name, "callback", calls.append) as met:
+    with AtHook(name, "callback", calls.append) as met:
         thread = threading.Thread(target=elsewhere)
         thread.start()
         thread.join()
@@ -383,7 +383,7 @@ def test_an_answer_from_another_thread_is_refused_and_the_hook_can_still_answer(
 @each_hook
 def test_an_answer_after_the_loop_was_closed_is_a_clear_error(name: str) -> None:
     calls: list[Call] = []
-    met = Met(name, "callback", calls.append)
+    met = AtHook(name, "callback", calls.append)
     met.close()
     with pytest.raises(RuntimeError, match="loop"):
         calls[0].callback()
@@ -393,7 +393,7 @@ def test_an_answer_after_the_loop_was_closed_is_a_clear_error(name: str) -> None
 
 CLOSE_FAULTS = [
     *(ValueError, asyncio.CancelledError, RecursionError, MemoryError),
-    *(GeneratorExit, Odd),
+    *(GeneratorExit, OddException),
 ]
 
 

@@ -14,7 +14,7 @@ from collections.abc import Callable
 from typing import Any
 
 import pytest
-from hook_kit import STAGES, STYLES, Call, Met
+from hook_kit import STAGES, STYLES, AtHook, Call
 from scenario import DEFAULTS, EH, codes, parse_replies
 from tls_kit import KINDS, met
 
@@ -27,7 +27,7 @@ row = pytest.mark.row
 YES_OR_NO = ("on_connect", "on_mail_from", "on_rcpt_to")
 
 
-class Unspeakable:
+class Unprintable:
     def __repr__(self) -> str:
         raise ValueError("no repr")
 
@@ -35,7 +35,7 @@ class Unspeakable:
 VALUES = [
     *("550 no such user", "250 OK", "", False, True, 0, 550, 250, (550, "no"), ["550 no"], []),
     *({"code": 550}, {}, b"550 no", SMTPError("no", 550), ValueError("no"), object()),
-    Unspeakable(),
+    Unprintable(),
 ]
 
 
@@ -49,7 +49,7 @@ def returns(value: Any) -> Callable[[Call], Any]:
 def test_a_coroutine_that_returns_a_value_has_failed_and_accepted_nothing(
     name: str, value: Any
 ) -> None:
-    with Met(name, "coroutine", returns(value)) as met_it:
+    with AtHook(name, "coroutine", returns(value)) as met_it:
         assert met_it.reply == met_it.stage.failed
         (error,) = met_it.errors
         assert isinstance(error, TypeError)
@@ -66,7 +66,7 @@ def test_the_log_of_a_meaningless_value_names_session_client_hook_and_the_way_to
     name: str, caplog: pytest.LogCaptureFixture
 ) -> None:
     value = "550 no\r\nsuch user" + "x" * 5000
-    with Met(name, "coroutine", returns(value), listen=False) as met_it:
+    with AtHook(name, "coroutine", returns(value), listen=False) as met_it:
         session_id = met_it.wire.session.id
     (line,) = [record.getMessage() for record in caplog.records]
     assert line.startswith(f"{session_id}: 192.0.2.1: {name} failed: TypeError: {name} returned ")
@@ -134,7 +134,7 @@ def test_a_plain_function_that_returns_a_coroutine_fails_at_once(name: str) -> N
     def hook(*given: Any) -> Any:
         return work(*given)
 
-    with Met(name, "callback", lambda call: None, bring=False) as met_it:
+    with AtHook(name, "callback", lambda call: None, bring=False) as met_it:
         setattr(met_it.server, name, hook)
         met_it.bring()
         assert met_it.reply == met_it.stage.failed
@@ -188,7 +188,7 @@ def test_a_text_that_begins_with_a_reply_code_accepts_no_message(style: str, tex
         call.callback(None, text)
         return None
 
-    with Met("on_data", style, act) as met_it:
+    with AtHook("on_data", style, act) as met_it:
         assert met_it.reply == "451 4.3.0"
         (error,) = met_it.errors
         assert (type(error), error.stage) == (ValueError, "on_data")  # type: ignore[attr-defined]
@@ -220,7 +220,7 @@ def test_a_text_that_begins_with_a_reply_code_accepts_no_message(style: str, tex
 def test_a_250_at_the_start_of_a_text_is_removed_and_numbers_that_are_not_codes_stay(
     text: str, enhanced: str, lines: tuple[str, ...]
 ) -> None:
-    with Met("on_data", "coroutine", returns(text)) as met_it:
+    with AtHook("on_data", "coroutine", returns(text)) as met_it:
         (reply,) = parse_replies(met_it.written)
         assert (reply.code, reply.enhanced, reply.lines) == (250, enhanced, lines)
         met_it.go_on()
@@ -252,14 +252,14 @@ def test_entries_of_a_list_are_checked_one_by_one_and_reported_once() -> None:
 
 @row("HOOK-06")
 @pytest.mark.parametrize("name", STAGES)
-@pytest.mark.parametrize("value", ["550 no such user", 550, SMTPError, False, Unspeakable()])
+@pytest.mark.parametrize("value", ["550 no such user", 550, SMTPError, False, Unprintable()])
 def test_an_error_that_is_not_an_exception_is_a_failure_that_says_how_to_reject(
     name: str, value: Any
 ) -> None:
     def act(call: Call) -> None:
         call.callback(value)
 
-    with Met(name, "callback", act) as met_it:
+    with AtHook(name, "callback", act) as met_it:
         assert met_it.reply == met_it.stage.failed
         (error,) = met_it.errors
         assert (type(error), error.stage) == (TypeError, name)  # type: ignore[attr-defined]
@@ -279,11 +279,11 @@ def test_an_exception_given_to_callback_rejects_and_one_that_is_raised_is_a_fail
     def raises(call: Call) -> None:
         raise ValueError("no such user")
 
-    with Met(name, "callback", gives, listen=False) as met_it:
+    with AtHook(name, "callback", gives, listen=False) as met_it:
         assert met_it.reply == met_it.stage.rejected
         assert b"no such user" in met_it.written
     assert not [record for record in caplog.records if record.levelno >= logging.ERROR]
-    with Met(name, "callback", raises, listen=False) as met_it:
+    with AtHook(name, "callback", raises, listen=False) as met_it:
         assert met_it.reply == met_it.stage.failed
         assert b"no such user" not in met_it.written
     (record,) = [record for record in caplog.records if record.levelno >= logging.ERROR]

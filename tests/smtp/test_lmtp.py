@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 import scenario
 from conftest import Run
-from hook_kit import NoRefusal
+from hook_kit import AcceptingError
 from scenario import (
     DEFAULTS,
     FIN,
@@ -146,7 +146,8 @@ def test_a_list_of_another_length_is_filled_or_cut_and_logged(
 
 @pytest.mark.row("LMTP-04")
 @pytest.mark.parametrize(
-    "entry", [7, 250, b"bytes", object(), ["list"], NoRefusal(), True, "550 no", "451-no", "554"]
+    "entry",
+    [7, 250, b"bytes", object(), ["list"], AcceptingError(), True, "550 no", "451-no", "554"],
 )
 def test_an_entry_of_another_type_fails_for_that_recipient(entry: Any) -> None:
     assert only_codes(verdicts(["b", entry, "d"])) == [ACCEPTED, FAILED, ACCEPTED]
@@ -165,7 +166,7 @@ def test_an_entry_of_another_type_fails_for_that_recipient(entry: Any) -> None:
         (SMTPError("no"), "450 4.2.1", "no"),
         (SMTPError("no", 550), "550 5.7.1", "no"),
         (SMTPError("no", 452, "4.3.1"), "452 4.3.1", "no"),
-        (NoRefusal(), FAILED, None),
+        (AcceptingError(), FAILED, None),
         ("550 no such user", FAILED, None),
         ("250 2.6.0 all the same", ACCEPTED, "all the same"),
     ],

@@ -14,7 +14,7 @@ from typing import Any
 import pytest
 from clients import Client, Sink
 from consumers import READ, Consumer, begun, chunked, each_way
-from hook_kit import BODY, END, MAIL, RCPT, Call, Odd, in_style
+from hook_kit import BODY, END, MAIL, RCPT, Call, OddException, in_style
 from scenario import DEFAULTS, EH, codes
 
 from fastsmtp import MessageAborted, SMTPError
@@ -335,7 +335,7 @@ LONG_LINE = b"A" * 998 + b"\r\n"
 LONG = LONG_LINE * (3 * HIGH_WATER // len(LONG_LINE))
 
 
-class Late:
+class LateConsumer:
     """An `on_data` that calls `consume` `delay` seconds after it was called."""
 
     def __init__(
@@ -371,7 +371,7 @@ class Late:
 @row("I8", "I9")
 @pytest.mark.parametrize("octets", [b"", b"one\r\n", LONG])
 def test_a_late_consumer_gets_the_end_after_all_that_waited(octets: bytes) -> None:
-    late = Late()
+    late = LateConsumer()
     with late.wire() as wire:
         wire.send(b"DATA\r\n")
         wire.send(octets + b".\r\n")
@@ -382,7 +382,7 @@ def test_a_late_consumer_gets_the_end_after_all_that_waited(octets: bytes) -> No
 
 @row("I8", "I9")
 def test_a_late_consumer_gets_chunks_in_their_order() -> None:
-    late = Late()
+    late = LateConsumer()
     sizes = (HIGH_WATER + 1, HIGH_WATER + 2, HIGH_WATER + 3)
     octets = b"".join(
         b"BDAT %d\r\n" % size + b"abc"[at : at + 1] * size for at, size in enumerate(sizes)
@@ -397,7 +397,7 @@ def test_a_late_consumer_gets_chunks_in_their_order() -> None:
 
 @row("I8")
 def test_a_late_consumer_of_a_body_whose_client_has_left_gets_no_true_end() -> None:
-    late = Late()
+    late = LateConsumer()
     with late.wire() as wire:
         wire.send(b"DATA\r\n")
         wire.send(b"one\r\n")
@@ -408,7 +408,7 @@ def test_a_late_consumer_of_a_body_whose_client_has_left_gets_no_true_end() -> N
 
 @row("HOOK-01")
 @pytest.mark.parametrize(
-    "error", [OSError("disk full"), CancelledError(), GeneratorExit(), Odd()], ids=repr
+    "error", [OSError("disk full"), CancelledError(), GeneratorExit(), OddException()], ids=repr
 )
 @pytest.mark.parametrize("complete", [True, False])
 def test_a_late_consumer_that_raises_in_on_chunk_fails_the_hook(
@@ -417,7 +417,7 @@ def test_a_late_consumer_that_raises_in_on_chunk_fails_the_hook(
     def on_chunk(piece: bytes) -> None:
         raise error
 
-    late = Late(on_chunk)
+    late = LateConsumer(on_chunk)
     with late.wire() as wire:
         wire.send(b"DATA\r\n")
         wire.send(b"one\r\n")
@@ -434,7 +434,7 @@ def test_a_late_consumer_that_raises_in_on_chunk_fails_the_hook(
 
 def test_a_late_consumer_gets_a_long_body_whole_over_a_real_connection(run: Any) -> None:
     async def scenario() -> None:
-        late = Late(delay=0.05)  # stands for a look-up; the client goes on meanwhile
+        late = LateConsumer(delay=0.05)  # stands for a look-up; the client goes on meanwhile
         server = Sink().server(on_data=late.on_data)
         async with running(server) as address, await Client.in_data(address) as client:
             assert await client.ask(LONG + b".\r\n") == "250 2.6.0"
@@ -477,7 +477,7 @@ def test_a_consumer_that_raises_fails_the_hook(where: str) -> None:
 @row("HOOK-01")
 @pytest.mark.parametrize("where", ["on_chunk", "on_end"])
 @pytest.mark.parametrize(
-    "error", [CancelledError(), ValueError(), GeneratorExit(), Odd()], ids=repr
+    "error", [CancelledError(), ValueError(), GeneratorExit(), OddException()], ids=repr
 )
 def test_an_exception_of_a_consumer_never_leaves_the_engine(
     where: str, error: BaseException

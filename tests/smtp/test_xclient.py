@@ -9,7 +9,7 @@ from typing import Any
 import hypothesis.strategies as st
 import pytest
 from clients import Client, Sink
-from hook_kit import BODY, END, STYLES, Call, NoRefusal, in_style
+from hook_kit import BODY, END, STYLES, AcceptingError, Call, in_style
 from hypothesis import given
 from proxy_kit import LINE
 from scenario import (
@@ -437,7 +437,7 @@ REFUSED: dict[str, tuple[Any, str]] = {
     "an error": (answers(SMTPError("no")), "550 5.7.8"),
     "an error with a code": (answers(SMTPError("no", response_code=454)), "454 4.7.0"),
     "an error with both codes": (answers(SMTPError("no", 554, "5.7.1")), "554 5.7.1"),
-    "an invalid code": (answers(NoRefusal("no")), "451 4.3.0"),
+    "an invalid code": (answers(AcceptingError("no")), "451 4.3.0"),
     "no answer": (answers(), "550 5.7.8"),
     "an answer without a user": (answers(None, {"message": "no"}), "550 5.7.8"),
     "an answer with a code": (answers(None, {"response_code": 535}), "535 5.7.8"),

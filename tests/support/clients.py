@@ -92,7 +92,7 @@ class Sink:
 
 
 class Client:
-    """A raw client: `send`, `reply`, `ask`, ways to leave. Replies are those of `rows.codes`."""
+    """A raw client: `send`, `reply`, `ask`, ways to leave. Replies are as in `scenario.codes`."""
 
     def __init__(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         self.reader = reader

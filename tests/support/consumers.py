@@ -93,7 +93,7 @@ def chunked(hook: Callable[..., Any], **options: Any) -> Wire:
     return wire
 
 
-class Forgetful(list[Any]):
+class DiscardingList(list[Any]):
     """A list that stays empty, so that nothing it was given counts as held by the engine."""
 
     def append(self, item: Any) -> None:
@@ -113,6 +113,6 @@ def server_in_style(style: str, **options: Any) -> SMTPServer:
         name: in_style(name, style, act) for name in ("on_connect", "on_mail_from", "on_rcpt_to")
     }
     consumer = Consumer("consume" if style == "callback" else "read")
-    consumer.pieces, consumer.ends = Forgetful(), Forgetful()
+    consumer.pieces, consumer.ends = DiscardingList(), DiscardingList()
     hooks["on_data"] = consumer.hook()
     return SMTPServer(**{**DEFAULTS, **hooks, **options})

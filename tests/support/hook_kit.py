@@ -1,6 +1,6 @@
 """One hook with a fault, in any of the three styles, and a connection that is brought to it.
 
-    with Met("on_rcpt_to", "coroutine", fails) as met:
+    with AtHook("on_rcpt_to", "coroutine", fails) as met:
         assert met.reply == "451 4.3.0"
         met.go_on()
 
@@ -27,11 +27,11 @@ BODY = b"Subject: x\r\n\r\ntext\r\n"
 END = b".\r\n"
 
 
-class Odd(BaseException):
+class OddException(BaseException):
     """An exception that is no `Exception`, and not the end of the process either."""
 
 
-class NoRefusal(SMTPError):
+class AcceptingError(SMTPError):
     """Its code accepts, so it refuses nothing; set on the class, where no constructor sees it."""
 
     response_code = 250
@@ -120,7 +120,7 @@ def in_style(name: str, style: str, act: Act) -> Callable[..., Any]:
     return dict(zip(STYLES, (plain, coroutine, both), strict=True))[style]
 
 
-class Met:
+class AtHook:
     """A connection that was brought to hook `name`.
 
     reply: what the hook's answer became on the wire, "" while there is none. codes: all replies,
@@ -161,7 +161,7 @@ class Met:
                 self.close()
                 raise
 
-    def __enter__(self) -> Met:
+    def __enter__(self) -> AtHook:
         return self
 
     def __exit__(self, kind: type[BaseException] | None, *exc_info: object) -> None:

@@ -248,7 +248,7 @@ def test_on_secure_sees_the_certificate_of_the_client() -> None:
         assert client.codes(TX) == ["250 2.1.0", "250 2.1.5"]
 
 
-class Unfit(SMTPError):
+class RejectionWithoutCode(SMTPError):
     """A rejection that says nothing when it is asked."""
 
     @property
@@ -263,7 +263,7 @@ class Unfit(SMTPError):
 @row("HOOK-04")
 @pytest.mark.parametrize(("kind", "said"), [("implicit", ["421"]), ("STARTTLS", [])])
 def test_a_rejection_whose_code_cannot_be_read_is_a_failure(kind: str, said: list[str]) -> None:
-    wire, client = met(kind, lambda socket, session, callback: callback(Unfit()))
+    wire, client = met(kind, lambda socket, session, callback: callback(RejectionWithoutCode()))
     with wire:
         assert codes(client.hear()) == said
         assert wire.closed

@@ -69,7 +69,7 @@ def about(session: Any) -> tuple[Any, ...]:
 
 
 class Trace:
-    """Hooks that write down what they see. Everybody is let in but bob."""
+    """Hooks that write down what they see. Every login but bob's is accepted."""
 
     def __init__(self) -> None:
         self.seen: list[Any] = []
