@@ -352,6 +352,34 @@ def test_pipelined_commands_before_a_half_close_are_all_answered() -> None:
         assert session.wire.transport.closed
 
 
+@row("SLOW-12", "SLOW-14")
+def test_a_client_that_has_sent_its_fin_may_take_its_replies_slowly() -> None:
+    count = 300
+    with Wire(**{**DEFAULTS, "max_junk_commands": 0}) as wire:
+        wire.send(EH)
+        wire.stop_reading()
+        replies = codes(wire.send(b"NOOP\r\n" * count + b"QUIT\r\n") + wire.eof())
+        assert replies == ["250 2.0.0"] * count + ["221 2.0.0"]
+        waiting = wire.transport.get_write_buffer_size()
+        while wire.transport.get_write_buffer_size():
+            assert not wire.transport.closed
+            wire.take(waiting // 10 + 1)
+            wire.advance(20)
+        assert wire.transport.closed
+
+
+@row("SLOW-14")
+def test_a_client_that_has_sent_its_fin_and_takes_nothing_is_cut() -> None:
+    with Wire(**DEFAULTS) as wire:
+        wire.send(EH)
+        wire.stop_reading()
+        wire.send(b"QUIT\r\n")
+        wire.eof()
+        assert not wire.transport.closed
+        wire.advance(60)
+        assert wire.transport.closed
+
+
 # --- greeting ---
 
 

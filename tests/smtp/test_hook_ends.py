@@ -1,4 +1,4 @@
-"""Hooks and the ends of things: the client leaves, the connection ends, a hook changes the facts.
+"""Hooks and the ends of things: client, transaction or connection ends, a hook changes the facts.
 
 What the engine decides by is its own; `on_close` comes once, and after every other hook of its
 connection (RFC 5321 §3.8, §4.2.5).
@@ -128,6 +128,60 @@ def test_a_reset_between_the_acceptance_and_our_reply_leaves_the_message_accepte
         assert accepted == [BODY]
         assert wire.transport.closed
         assert not wire.server.connections
+
+
+# --- a transaction that ends while its hook works: RSET, a greeting command ---
+
+
+NEXT = b"MAIL FROM:<other@z.example>\r\nRCPT TO:<third@z.example>\r\n"
+
+
+@row("I3", "I4", "I5")
+@pytest.mark.parametrize("ends", [b"RSET\r\n", b"NOOP\r\nRSET\r\n"])
+@pytest.mark.parametrize("cut", [0, 1, 2])
+def test_a_coroutine_sees_the_transaction_that_it_was_called_for(ends: bytes, cut: int) -> None:
+    seen: list[Any] = []
+
+    async def on_data(stream: Any, session: Any) -> None:
+        envelope = session.envelope
+        seen.append((envelope.mail_from.address, [to.address for to in envelope.rcpt_to]))
+        try:
+            await anext(stream)
+            seen.append(await anext(stream))
+        except MessageAborted as error:
+            seen.append(error.reason)
+            raise
+
+    steps = [MAIL + RCPT + b"BDAT 1\r\nx", ends, NEXT]
+    octets = [b"".join(steps[:cut]), b"".join(steps[cut:])]
+    with Wire(**{**DEFAULTS, "on_data": on_data}) as wire:
+        wire.send(EH)
+        for part in octets:
+            wire.send(part)
+        assert seen == [("a@x.example", ["b@y.example"]), "reset"]
+
+
+@row("HOOK-02", "I12")
+def test_a_coroutine_of_an_ended_transaction_is_cancelled_at_its_timeout() -> None:
+    ended: list[str] = []
+
+    async def on_data(stream: Any, session: Any) -> None:
+        try:
+            await asyncio.Event().wait()
+        finally:
+            ended.append(session.id)
+
+    with Wire(**{**DEFAULTS, "on_data": on_data, "data_hook_timeout": 240}) as wire:
+        wire.send(EH)
+        for _ in range(3):
+            wire.send(MAIL + RCPT + b"BDAT 1\r\nxRSET\r\n")
+            wire.advance(10)
+        wire.advance(200)
+        assert not ended
+        wire.advance(30)
+        assert len(ended) == 3
+        assert not asyncio.all_tasks(wire.loop)
+        assert codes(wire.send(b"NOOP\r\n")) == ["250 2.0.0"]
 
 
 # --- HOOK-16: the order of on_close ---
@@ -293,6 +347,28 @@ def test_session_data_lives_as_long_as_the_connection() -> None:
         assert met.wire.session.data["huge"] is stored
         met.go_on()
         assert met.wire.session.data["huge"] is stored
+
+
+@row("HOOK-13", "I10", "I12")
+def test_a_fact_that_a_hook_deletes_is_not_missed_by_the_engine() -> None:
+    told: list[Any] = []
+
+    def on_rcpt_to(address: Any, session: Any, callback: Any) -> None:
+        del session.remote_address
+        del session.envelope.mail_from
+        raise LookupError
+
+    server = SMTPServer(**{**DEFAULTS, "on_rcpt_to": on_rcpt_to})
+    server.on("error", told.append)
+    with Wire(server) as wire:
+        wire.send(EH)
+        assert codes(wire.send(MAIL + RCPT)) == ["250 2.1.0", "451 4.3.0"]
+        wire.reset()
+        assert not server.connections
+    assert [(type(error), error.remote_address) for error in told] == [
+        (LookupError, "192.0.2.1"),
+        (ConnectionResetError, "192.0.2.1"),
+    ]
 
 
 # --- HOOK-15: many at once ---
