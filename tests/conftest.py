@@ -86,7 +86,7 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     items.sort(key=lambda item: item.path not in slow)
 
 
-# A task or a transport that has just been told to end may need so many turns of the loop to do so.
+# A task or a transport that has just been ended may need so many turns of the loop to do so.
 _TURNS_TO_SETTLE = 20
 
 

@@ -67,7 +67,7 @@ def in_style(style: str, act: Callable[[Any, Any], Any]) -> Callable[..., Any]:
 
 
 class Login:
-    """A greeted connection; `errors` is what the event `error` told."""
+    """A greeted connection; `errors` has what the event `error` reported."""
 
     def __init__(self, **options: Any) -> None:
         self.errors: list[BaseException] = []

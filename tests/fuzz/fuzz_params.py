@@ -33,7 +33,7 @@ NO_TLS = "530 5.7.0"  # of REQUIRETLS
 
 
 class SeenByHooks:
-    """What the hooks were told of one command."""
+    """What the hooks got of one command."""
 
     def __init__(self) -> None:
         self.addresses: list[Any] = []

@@ -42,7 +42,7 @@ def box(tmp_path: Path) -> Maildir:
 
 
 class Gate:
-    """Holds a function of `os` up until told to go on."""
+    """Holds a function of `os` up until `open` is set."""
 
     def __init__(self, monkeypatch: pytest.MonkeyPatch, name: str) -> None:
         self.reached, self.open = threading.Event(), threading.Event()

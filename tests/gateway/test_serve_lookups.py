@@ -1,4 +1,4 @@
-"""`fastsmtp serve` with a resolver that does not answer: it ends when it is told to."""
+"""`fastsmtp serve` with a resolver that does not answer: it ends at a signal."""
 
 from __future__ import annotations
 

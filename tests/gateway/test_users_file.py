@@ -1,6 +1,4 @@
-"""The users file: what may stand in it, what is told of the rest, and how `fastsmtp passwd` writes
-it.
-"""
+"""The users file: what may stand in it, errors for all else, and what `fastsmtp passwd` writes."""
 
 from __future__ import annotations
 

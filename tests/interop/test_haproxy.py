@@ -47,7 +47,7 @@ WAYS = {
 
 
 class Seen(Sink):
-    """What the server was told of its clients."""
+    """The facts about clients that the server had."""
 
     def __init__(self) -> None:
         super().__init__()

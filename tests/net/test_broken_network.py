@@ -40,7 +40,7 @@ pytestmark = pytest.mark.usefixtures("no_leaks")
 row = pytest.mark.row
 
 NO_STRICT: dict[str, Any] = {**COUNTERS_OFF, "strict_pipelining": False}
-# Groups of whole sessions; what is told of the message is b"text".
+# Groups of whole sessions; the body of each message is b"text".
 SESSIONS: dict[str, list[bytes]] = {
     "data": [EH, TX + b"DATA\r\n", b"text\r\n.\r\n", b"NOOP\r\nQUIT\r\n"],
     "bdat": [EH, TX + b"BDAT 3\r\ntexBDAT 3 LAST\r\nt\r\nNOOP\r\nQUIT\r\n"],

@@ -48,7 +48,7 @@ HOSTILE = {
 
 def assert_clean(lines: list[str]) -> None:
     for line in lines:
-        # A reply of several lines is told with its line ends.
+        # A reply of several lines is logged with its line ends.
         assert not UNCLEAN.search(line.replace("\n", "")), repr(line)
         assert len(line) <= 1024
 
@@ -140,7 +140,7 @@ def test_the_reply_to_help_is_the_same_for_every_argument() -> None:
     assert "fastsmtp" not in b"".join(run.written).decode()
 
 
-# --- what is told when something is wrong ---
+# --- what is reported when something is wrong ---
 
 
 @row("HOOK-19", "LOG-04")

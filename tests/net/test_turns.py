@@ -230,7 +230,7 @@ class Turnstile:
 
 
 class Flood(asyncio.Protocol):
-    """A client that waits for replies only until it has said `opening`, and then never."""
+    """A client that waits for replies until it has sent `opening`, and then never."""
 
     def __init__(self, opening: bytes, pattern: bytes) -> None:
         self.lines = [b"EHLO c.example\r\n", *opening.splitlines(keepends=True)]
@@ -248,13 +248,13 @@ class Flood(asyncio.Protocol):
             self.resume_writing()
 
     def resume_writing(self) -> None:
-        for _ in range(4):  # beyond the mark at which it is told to pause
+        for _ in range(4):  # beyond the mark at which it has to pause
             self.transport.write(self.octets)
 
 
 class Newcomers(asyncio.Protocol):
-    """A client that says something, leaves at the reply, and comes again. context: TLS comes first;
-    without a word to say it leaves after the handshake.
+    """A client that sends a line, leaves at the reply, and comes again. context: TLS comes first;
+    without a line to send it leaves after the handshake.
     """
 
     def __init__(self, address: Any, word: bytes, context: ssl.SSLContext | None = None) -> None:

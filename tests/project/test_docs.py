@@ -64,7 +64,7 @@ def blocks() -> list[Block]:
 
 
 class ProgramRunner:
-    """Executes a block, and keeps what it would have run for ever."""
+    """Executes a block, and keeps the coroutine that it would have run for ever."""
 
     def __init__(self) -> None:
         self.servers: list[SMTPServer] = []

@@ -401,7 +401,7 @@ SYNCHRONIZATION = b"554 5.5.0 Error: SMTP synchronization, wait for the reply\r\
 
 
 def without_end(trace: list[tuple[Any, ...]]) -> list[tuple[Any, ...]]:
-    """What the hooks were told before the connection ended."""
+    """What the hooks saw before the connection ended."""
     calls = [event for event in trace if event[0] != "close"]
     return calls[:-1] if calls and calls[-1][0] == "aborted" else calls
 

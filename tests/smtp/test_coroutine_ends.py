@@ -225,7 +225,7 @@ WAYS: list[Callable[[Call], Any]] = [
 
 
 class Outcome:
-    """What came of one such hook: replies, and what was told of it."""
+    """What came of one such hook: replies, and reported errors."""
 
     def __init__(self, name: str, style: str, act: Callable[[Call], Any], tasks: bool) -> None:
         met = AtHook(name, style, act, bring=False)

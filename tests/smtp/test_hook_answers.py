@@ -326,11 +326,11 @@ def test_the_error_that_a_session_remembers_is_the_reply_as_it_was_sent() -> Non
         assert session.wire.session.error == "550-5.1.1 no?[2J 550 5.1.1 more"
 
 
-# --- HOOK-19: what fails while a failure is told ---
+# --- HOOK-19: failures while a failure is reported ---
 
 
 class UnprintableError(Exception):
-    """Nothing can be said of it."""
+    """An error that has neither `str` nor `repr`."""
 
     def __str__(self) -> str:
         raise ValueError("no text")
@@ -397,7 +397,7 @@ def test_an_answer_whose_repr_fails_is_a_failure(style: str) -> None:
 
 
 class Broken(logging.Handler):
-    """The disk of the log is full, and its author did not think of that."""
+    """A handler that raises, as on a full disk."""
 
     def emit(self, record: logging.LogRecord) -> None:
         raise OSError("no space left")

@@ -1,7 +1,7 @@
 """Clients over real sockets, and a sink that keeps what arrives: for the tests on the wire.
 
-`Client` is the raw one: it sends what it is told and reads replies as they come. Nothing here waits
-by the clock, but for `PATIENCE`, after which a test that would hang fails.
+`Client` is the raw one: it sends what a test gives it and reads replies as they come. Nothing here
+waits by the clock, but for `PATIENCE`, after which a test that would hang fails.
 """
 
 from __future__ import annotations

@@ -12,7 +12,7 @@ from serving import Gateway
 
 
 class Faults:
-    """The library that puts faults in, for one directory, and what it has to say."""
+    """The library that injects faults for one directory, and its trace of calls."""
 
     def __init__(self, library: Path, directory: Path) -> None:
         self.directory = directory

@@ -28,11 +28,11 @@ END = b".\r\n"
 
 
 class OddException(BaseException):
-    """An exception that is no `Exception`, and not the end of the process either."""
+    """An exception that is neither an `Exception` nor the end of the process."""
 
 
 class AcceptingError(SMTPError):
-    """Its code accepts, so it refuses nothing; set on the class, where no constructor sees it."""
+    """An error whose code accepts; set on the class, where no constructor sees it."""
 
     response_code = 250
 
@@ -124,7 +124,7 @@ class AtHook:
     """A connection that was brought to hook `name`.
 
     reply: what the hook's answer became on the wire, "" while there is none. codes: all replies,
-    those before it too. errors: what the event `error` told, unless `listen` is False.
+    those before it too. errors: what the event `error` reported, unless `listen` is False.
     """
 
     def __init__(

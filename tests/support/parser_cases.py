@@ -26,10 +26,10 @@ Event = tuple[object, ...]
 
 @dataclass(frozen=True)
 class Mode:
-    """What the octets of a case are, and how the parser was told so."""
+    """What the octets of a case are, and which `expect_*` told the parser so."""
 
     start: Callable[[Parser], None]
-    signals: int  # so many ends are told; what comes after the last one must stay unread
+    signals: int  # so many ends are reported; what comes after the last one must stay unread
     max_command_length: int = 2048
 
 

@@ -105,7 +105,7 @@ def codes(octets: bytes) -> list[str]:
 
 
 class ReceivedMessage(NamedTuple):
-    """What a consumer was told of one message. `reason`: None at the end, else why it was aborted.
+    """What a consumer saw of one message. `reason`: None at the end, else why it was aborted.
 
     The flags are those at the end. An aborted body and one that passed `size` may go on, so theirs
     are None.

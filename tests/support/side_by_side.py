@@ -54,7 +54,7 @@ class SideBySide:
         self.callback: Callable[..., object] | None = None
         self.stale: list[Callable[..., object]] = []
         self.reads = 0  # 1 if on_data reads its body, which is not so when it answers at once
-        self.ends: list[str] = []  # how that body ended, as its consumer was told
+        self.ends: list[str] = []  # how that body ended for its consumer
         self.answered_early = False
         self.log: list[object] = [self.options, start]  # for the message of a failure
         self.closes = 0

@@ -177,7 +177,7 @@ class MemoryTLS:
 
 
 class MemoryClient:
-    """A client on a `Wire`. `plain` has what the server said in clear."""
+    """A client on a `Wire`. `plain` has what the server sent in clear."""
 
     def __init__(self, wire: Wire, **tls: Any) -> None:
         self.wire = wire

@@ -283,7 +283,7 @@ def test_a_client_that_takes_nothing_is_not_read() -> None:
 
 
 class KeyUpdates(Pump):
-    """A pump whose client asks for new keys and says nothing else."""
+    """A pump whose client asks for new keys and sends nothing else."""
 
     def receive(self, data: bytes) -> bytes:
         return b""

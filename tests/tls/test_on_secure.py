@@ -249,7 +249,7 @@ def test_on_secure_sees_the_certificate_of_the_client() -> None:
 
 
 class RejectionWithoutCode(SMTPError):
-    """A rejection that says nothing when it is asked."""
+    """A rejection whose attributes raise."""
 
     @property
     def response_code(self) -> int:  # type: ignore[override]

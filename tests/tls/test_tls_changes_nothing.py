@@ -1,5 +1,5 @@
 """A session with logins, XCLIENT and XFORWARD is the same in clear, inside TLS of either kind, and
-inside TLS behind a balancer: the client is answered the same, the hooks are told the same.
+inside TLS behind a balancer: the client gets the same replies, the hooks the same calls.
 
 Sessions without these: properties/test_tls_segmentation.py.
 """
