@@ -393,6 +393,6 @@ def test_the_tests_that_a_table_names_exist(page: str) -> None:
 
 
 def test_the_sources_that_the_table_of_rfcs_names_exist() -> None:
-    named = re.findall(r"`((?:gateway/)?\w+\.(?:pyx|py|h))`", DOCS["rfc.md"])
+    named = re.findall(r"`((?:gateway/|delivery/)?\w+\.(?:pyx|py|h))`", DOCS["rfc.md"])
     assert named
     assert not [name for name in named if not (ROOT / "fastsmtp" / name).exists()]
