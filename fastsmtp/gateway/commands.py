@@ -13,6 +13,7 @@ from fastsmtp.gateway.config import DEFAULT_LISTEN, DEFAULT_MAILDIR, DEFAULT_SIZ
 from fastsmtp.gateway.log import complain
 from fastsmtp.gateway.logins import MissingPackage, hasher
 from fastsmtp.gateway.service import StartError, run_service
+from fastsmtp.gateway.spool_commands import spool
 from fastsmtp.gateway.users import UsersError, checked_name, prepared, store_user
 
 __all__ = ["run"]
@@ -134,6 +135,9 @@ def passwd(file: str, name: str, stdin: bool) -> int:
     with contextlib.suppress(OSError):
         click.echo(f"fastsmtp: {name} {'has a new password' if existed else 'was added'} in {file}")
     return 0
+
+
+fastsmtp.add_command(spool)
 
 
 def _password_of_stdin() -> str:

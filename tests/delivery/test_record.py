@@ -52,6 +52,21 @@ def test_a_record_is_the_same_after_encoding_and_parsing() -> None:
     assert fields(parse_record(encode_record(record()))) == fields(record())
 
 
+def test_a_record_without_hashes_is_the_same_and_smaller() -> None:
+    octets = encode_record(record(), hashes=False)
+    assert fields(parse_record(octets)) == fields(record())
+    assert parse_record(octets).fingerprint == record().fingerprint
+    assert b"fingerprint" not in octets
+    assert len(octets) < len(encode_record(record()))
+
+
+def test_a_body_in_a_file_keeps_its_hash_in_a_record_without_others() -> None:
+    large = record()
+    large.set_body(Kept("/somewhere/b-1", 5_000_000, "ab" * 32))
+    found = parse_record(encode_record(large, hashes=False), Kept)
+    assert found.sha256 == "ab" * 32
+
+
 def test_the_octets_of_the_message_are_untouched_at_the_end() -> None:
     assert encode_record(record()).endswith(HEADERS + BODY)
 

@@ -74,11 +74,15 @@ ORDER = {
         *("arrival", "connection"),
     ),
     "delivery": (
-        *("promise", "errors", "record", "log", "sink", "batcher", "trace", "arrival", "hook"),
+        *("promise", "errors", "record", "log", "sink", "batcher", "directories", "body_files"),
+        *("trace", "arrival", "hook"),
+        *("spool.directory", "spool.store", "spool.salvage", "spool.keeper", "spool.shelf"),
+        *("spool.breaker", "spool.handover", "spool.drainer", "spool.operations"),
+        *("spool.control", "spool.sink", "spool"),
     ),
 }
 # The house in numbers. A change of one is a decision, not an accident.
-ROOMS, ROOM_LEVELS, ROOM_ARROWS = 35, 11, 112
+ROOMS, ROOM_LEVELS, ROOM_ARROWS = 35, 11, 113
 # These know no socket, no event loop and no clock: octets and `now` come in as arguments.
 SANS_IO = {
     *("_wire", "_parser", "replies", "errors", "session", "_sasl", "_smtp"),

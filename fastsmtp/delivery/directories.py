@@ -1,0 +1,35 @@
+"""Directories whose entries survive a power cut."""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import os
+
+__all__ = ["make_directory", "sync_directory"]
+
+
+def sync_directory(path: str) -> None:
+    """Make what was linked and removed in a directory durable. Blocks; raises OSError."""
+    descriptor = os.open(path, os.O_RDONLY | os.O_DIRECTORY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+def make_directory(path: str) -> None:
+    """Make a directory for its owner alone, and those above it that are missing, durably.
+
+    path: absolute. Blocks; raises OSError.
+    """
+    if os.path.isdir(path):
+        return
+    parent = os.path.dirname(path)
+    if parent != path:
+        make_directory(parent)
+    with contextlib.suppress(FileExistsError):
+        os.mkdir(path, 0o700)
+    if not os.path.isdir(path):
+        raise NotADirectoryError(errno.ENOTDIR, os.strerror(errno.ENOTDIR), path)
+    sync_directory(parent)

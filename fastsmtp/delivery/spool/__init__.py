@@ -1,0 +1,6 @@
+"""A spool: mail is safe on disk at once, in batches, and goes from there into another sink."""
+
+from fastsmtp.delivery.spool.directory import SpoolError
+from fastsmtp.delivery.spool.sink import Spool
+
+__all__ = ["Spool", "SpoolError"]

@@ -1,0 +1,171 @@
+"""The commands of `fastsmtp spool` on a spool that a running server has: a UNIX socket in its
+directory.
+
+The server alone may touch the database (one connection of one process), so it does itself what the
+command wants. A request is one line of JSON, and so is each answer; where an answer has `follows`,
+so many octets follow it.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import json
+import os
+import socket
+from collections.abc import AsyncGenerator, Iterator
+from typing import Final
+
+from fastsmtp.delivery.log import logger
+from fastsmtp.delivery.spool.directory import SpoolDirectory, SpoolError, SpoolInUse
+from fastsmtp.delivery.spool.operations import Answer, Operations, Request
+from fastsmtp.delivery.spool.shelf import Shelf
+
+__all__ = ["ControlServer", "perform"]
+
+LONGEST_LINE: Final = 1024 * 1024  # octets of a request or an answer: thousands of recipients
+CLIENTS: Final = 8
+PATIENCE: Final = 60.0  # seconds for one step of a client
+LONGEST_PATH: Final = 100  # octets; the system's limit is 108 on Linux, 104 elsewhere
+
+
+class ControlServer:
+    """Listens while the spool is in use. path: of the socket."""
+
+    def __init__(self, path: str, operations: Operations) -> None:
+        self._path = path
+        self._operations = operations
+        self._server: asyncio.Server | None = None
+        self._clients: set[asyncio.Task[None]] = set()
+
+    async def start(self) -> None:
+        """Listen. Where that cannot be, the spool works without: one line of the log says so."""
+        try:
+            listener = _listener(self._path)
+        except OSError as error:
+            logger.warning("fastsmtp spool cannot reach this server: %s: %s", self._path, error)
+            return
+        self._server = await asyncio.start_unix_server(
+            self._serve, sock=listener, limit=LONGEST_LINE
+        )
+
+    async def close(self) -> None:
+        """Listen no more; commands under way are cut."""
+        if self._server is None:
+            return
+        self._server.close()
+        for client in self._clients:
+            client.cancel()
+        if self._clients:
+            await asyncio.wait(self._clients)
+        await self._server.wait_closed()
+        with contextlib.suppress(OSError):
+            os.unlink(self._path)
+
+    async def _serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        task = asyncio.current_task()
+        assert task is not None
+        self._clients.add(task)
+        try:
+            # A client that has gone, is too slow, or sends what is no request.
+            with contextlib.suppress(OSError, TimeoutError, ValueError, asyncio.CancelledError):
+                await self._answer(reader, writer)
+        finally:
+            self._clients.discard(task)
+            writer.close()
+
+    async def _answer(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        async with asyncio.timeout(PATIENCE):
+            line = await reader.readline()
+        request = json.loads(line)
+        if not isinstance(request, dict):
+            raise ValueError("a request is an object")
+        if len(self._clients) > CLIENTS:
+            request = {"command": "too many commands at a time"}
+        async with contextlib.aclosing(self._operations.perform(request)) as answers:
+            async for answer in answers:
+                writer.write(answer if isinstance(answer, bytes) else _line(answer))
+                async with asyncio.timeout(PATIENCE):
+                    await writer.drain()
+        writer.write(_line({"end": True}))
+        async with asyncio.timeout(PATIENCE):
+            await writer.drain()
+
+
+async def perform(path: str, request: Request) -> AsyncGenerator[Answer, None]:
+    """Do what a request asks for to the spool in `path`, whether or not a server has it.
+
+    Yields the answers. Raises SpoolError.
+    """
+    directory = SpoolDirectory(path)
+    shelf = Shelf(directory, quota=0, reserve=0)
+    try:
+        await shelf.start(serves=False)
+    except SpoolInUse:
+        async for answer in _asked(directory, request):
+            yield answer
+        return
+    try:
+        async for answer in Operations(shelf, None).perform(request):
+            yield answer
+    finally:
+        await shelf.close(PATIENCE)
+
+
+async def _asked(directory: SpoolDirectory, request: Request) -> AsyncGenerator[Answer, None]:
+    """Let the server that has the spool do it."""
+    try:
+        with _short(directory.control) as path:
+            reader, writer = await asyncio.open_unix_connection(path, limit=LONGEST_LINE)
+        try:
+            writer.write(_line(dict(request)))
+            while not (answer := json.loads(await reader.readline())).get("end"):
+                yield answer
+                left = int(answer.get("follows", 0))
+                while left:
+                    piece = await reader.readexactly(min(left, LONGEST_LINE))
+                    left -= len(piece)
+                    yield piece
+        finally:
+            writer.close()
+    except (OSError, ValueError, EOFError) as error:
+        raise SpoolError(
+            f"the process that uses the spool {directory.path} does not answer: {error}"
+        ) from error
+
+
+def _line(answer: dict[str, object]) -> bytes:
+    return json.dumps(answer).encode("ascii") + b"\n"
+
+
+def _listener(path: str) -> socket.socket:
+    """Return a socket that its owner alone can connect to, in place of what an earlier run left."""
+    listener = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
+    made = f"{path}.new"
+    try:
+        with contextlib.suppress(FileNotFoundError):
+            os.unlink(made)
+        with _short(made) as short:
+            listener.bind(short)
+        os.chmod(made, 0o600)
+        os.rename(made, path)
+        listener.listen(CLIENTS)
+        listener.setblocking(False)
+    except BaseException:
+        listener.close()
+        raise
+    return listener
+
+
+@contextlib.contextmanager
+def _short(path: str) -> Iterator[str]:
+    """A path that fits into the address of a socket, good inside of the block."""
+    if len(os.fsencode(path)) <= LONGEST_PATH:
+        yield path
+        return
+    directory, name = os.path.split(path)
+    descriptor = os.open(directory, os.O_RDONLY | os.O_DIRECTORY)
+    try:
+        yield f"/proc/self/fd/{descriptor}/{name}"
+    finally:
+        os.close(descriptor)

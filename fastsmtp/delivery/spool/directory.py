@@ -1,0 +1,123 @@
+"""The directory of a spool: who may use it, what lies where in it, and the lock that one process
+has.
+
+`spool.db` (and `spool.db-wal` while it is open) has the records, `bodies/` the large bodies, `lock`
+the number of the process that uses it, `control` is the socket of that process.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import fcntl
+import os
+import pwd
+import stat
+from typing import Final
+
+from fastsmtp.delivery.directories import make_directory
+
+__all__ = ["SpoolDirectory", "SpoolError", "SpoolInUse"]
+
+# What a spool has, and what a file system puts into the root of its own.
+_OURS: Final = ("spool.db", "lock")
+_ANYWHERE: Final = frozenset({"lost+found"})
+_OF_OTHERS: Final = stat.S_IWGRP | stat.S_IWOTH
+
+
+class SpoolError(ValueError):
+    """A spool cannot be used. The text is one line for the user, with what to do."""
+
+
+class SpoolInUse(SpoolError):
+    """Another process uses the spool."""
+
+
+class SpoolDirectory:
+    """The places in a spool. path: absolute or not; nothing is looked at before `acquire`."""
+
+    def __init__(self, path: str) -> None:
+        self.path = os.path.abspath(path)
+        self.database = os.path.join(self.path, "spool.db")
+        self.bodies = os.path.join(self.path, "bodies")
+        self.control = os.path.join(self.path, "control")
+        self._lock_file = os.path.join(self.path, "lock")
+        self._lock = -1
+
+    def acquire(self, *, create: bool) -> None:
+        """Check the directory and lock it. create: make it when it is missing.
+
+        Raises SpoolError, SpoolInUse where another process has the lock.
+        """
+        try:
+            self._check(create=create)
+            self._take_lock()
+        except OSError as error:
+            raise SpoolError(
+                f"cannot use the spool {self.path}: {error.strerror}: look at its permissions"
+            ) from error
+        try:
+            make_directory(self.bodies)
+        except OSError as error:
+            self.release()
+            raise SpoolError(f"cannot write to the spool {self.path}: {error.strerror}") from error
+
+    def release(self) -> None:
+        """Release the lock; may be called twice."""
+        if self._lock >= 0:
+            os.close(self._lock)
+            self._lock = -1
+
+    def check_existing(self) -> None:
+        """Raise SpoolError where there is no spool that this user may use."""
+        try:
+            self._check(create=False)
+        except OSError as error:
+            raise SpoolError(f"cannot use the spool {self.path}: {error.strerror}") from error
+
+    def _check(self, *, create: bool) -> None:
+        if not os.path.lexists(self.path):
+            if not create:
+                raise SpoolError(f"there is no spool {self.path}: name the one of the server")
+            make_directory(self.path)
+        facts = os.stat(self.path)
+        if not stat.S_ISDIR(facts.st_mode):
+            raise SpoolError(f"{self.path} is not a directory: name another one for the spool")
+        if facts.st_uid != os.geteuid():
+            raise SpoolError(
+                f"the spool {self.path} belongs to {_user(facts.st_uid)}: run this as that user"
+            )
+        if facts.st_mode & _OF_OTHERS:
+            raise SpoolError(f"others can write to the spool {self.path}: chmod 700 it")
+        held = set(os.listdir(self.path)) - _ANYWHERE
+        if not held.intersection(_OURS) and (held or not create):
+            raise SpoolError(
+                f"{self.path} is not a spool, and it has other files in it: name a new directory"
+                if held
+                else f"there is no spool in {self.path}: name the one of the server"
+            )
+
+    def _take_lock(self) -> None:
+        lock = os.open(self._lock_file, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW, 0o600)
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            holder = os.read(lock, 32).decode("ascii", "replace").strip()
+            os.close(lock)
+            raise SpoolInUse(
+                f"the spool {self.path} is in use by process {holder or 'unknown'}: "
+                "end that one first, or give each its own"
+            ) from None
+        except BaseException:
+            os.close(lock)
+            raise
+        self._lock = lock
+        with contextlib.suppress(OSError):  # a full disk; the number is for people only
+            os.ftruncate(lock, 0)
+            os.pwrite(lock, b"%d\n" % os.getpid(), 0)
+
+
+def _user(number: int) -> str:
+    try:
+        return pwd.getpwuid(number).pw_name
+    except KeyError:
+        return f"the user with number {number}"

@@ -1,0 +1,247 @@
+"""Turns what waits into transactions, and does without a store that has failed until it was opened
+anew and checked.
+
+A `Keeper` lives in the one thread of a spool's batcher. The event loop reads `failure` and
+`is_full` and nothing else.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import os
+import sqlite3
+import time
+from collections.abc import Callable, Sequence
+from typing import Any, Final, NamedTuple, TypeAlias
+
+from fastsmtp.delivery.directories import sync_directory
+from fastsmtp.delivery.errors import Full, Unavailable, Unclear
+from fastsmtp.delivery.log import logger
+from fastsmtp.delivery.spool.store import NewRecord, Store, Trouble
+
+__all__ = ["OPEN", "Changes", "Close", "Item", "Keeper", "damage_of"]
+
+CHECK_SECONDS: Final = 10.0  # 4 GiB at the speed of a plain disk; the rest has its check sums
+# Seconds between two attempts to open a store that has failed.
+PAUSE: Final = 1.0
+OPEN: Final = "open"  # a fact: 1 while a server uses the spool
+_DAMAGED: Final = ("malformed", "not a database")
+_MASK: Final = 0xFF  # of the code that is not extended
+_FULL: Final = 13  # SQLITE_FULL
+
+
+class Changes(NamedTuple):
+    """What the drainer and the commands want changed, in one transaction."""
+
+    gone: tuple[int, ...] = ()
+    troubles: tuple[tuple[int, Trouble], ...] = ()
+    new: tuple[NewRecord, ...] = ()
+
+
+class Close(NamedTuple):
+    """The last item: close the store. is_clean: and note that the process has closed it."""
+
+    is_clean: bool
+
+
+Item: TypeAlias = NewRecord | Changes | Close | Callable[[Store], Any]
+
+
+class Keeper:
+    """The store of a spool, and whether it can be trusted.
+
+    reserve: octets of the disk that are not given to new records, so that there is always room to
+    record what was delivered. failure: why nothing can be stored now, "" if it can.
+    """
+
+    def __init__(self, path: str, *, reserve: int) -> None:
+        self._path = path
+        self._reserve = reserve
+        self._next = 1
+        self._retry_at = 0.0
+        self._store: Store | None = None
+        self.failure = ""
+        self.is_full = False
+        self.is_closed = False
+
+    def open(self) -> Store:
+        """Open the store. Raises sqlite3.Error and SpoolError."""
+        self._store = Store(self._path, first=self._next)
+        return self._store
+
+    def close(self) -> None:
+        """Close the store, if it is open."""
+        if self._store is not None:
+            self._store.close()
+            self._store = None
+
+    def commit(self, items: list[Item]) -> Sequence[Any]:
+        """Do what the items say; return a result or an exception for each: of a new record its
+        number as a text, of changes whether all that had to go was there.
+
+        Raises OSError where the disk is full; nothing was changed then.
+        """
+        last = items[-1]
+        if isinstance(last, Close):
+            before = self.commit(items[:-1]) if len(items) > 1 else ()
+            self._end(last)
+            return [*before, None]
+        store = self._trusted()
+        if store is None:
+            return [Unavailable(self.failure)] * len(items)
+        results: list[Any] = [None] * len(items)
+        written = [number for number, item in enumerate(items) if isinstance(item, tuple)]
+        if written:
+            for number, result in zip(
+                written, self._write(store, [items[number] for number in written]), strict=True
+            ):
+                results[number] = result
+        for number, item in enumerate(items):
+            if not isinstance(item, tuple):
+                results[number] = self._ask(item)
+        return results
+
+    def _end(self, last: Close) -> None:
+        if self._store is not None and last.is_clean:
+            with contextlib.suppress(sqlite3.Error):
+                self._store.set_fact(OPEN, 0)
+        self.close()
+        self.is_closed = True
+
+    # Changes.
+
+    def _write(self, store: Store, items: list[Any]) -> list[Any]:
+        self.is_full = self._free() < self._reserve
+        new = [item for item in items if isinstance(item, NewRecord)]
+        if self.is_full and new:
+            full = Full(f"the disk has less than {self._reserve} octets left")
+            rest = [item for item in items if not isinstance(item, NewRecord)]
+            done = iter(self._write(store, rest) if rest else [])
+            return [full if isinstance(item, NewRecord) else next(done) for item in items]
+        changes = [item for item in items if isinstance(item, Changes)]
+        try:
+            numbers, are_all_gone = store.write(
+                [*new, *(record for change in changes for record in change.new)],
+                [seq for change in changes for seq in change.gone],
+                [trouble for change in changes for trouble in change.troubles],
+            )
+        except sqlite3.Error as error:
+            if _code(error) == _FULL:
+                self.is_full = True
+                raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC)) from error
+            self._distrust(error)
+            return [Unclear(_reason(error))] * len(items)
+        self._next = store.next
+        receipts = map(str, numbers)
+        results = [
+            next(receipts) if isinstance(item, NewRecord) else are_all_gone for item in items
+        ]
+        self._carry_over(store)
+        return results
+
+    def _free(self) -> int:
+        facts = os.statvfs(os.path.dirname(self._path))
+        return facts.f_bavail * facts.f_frsize
+
+    def _carry_over(self, store: Store) -> None:
+        """Keep the log short. What was committed is safe, whatever happens here."""
+        try:
+            store.carry_over()
+        except sqlite3.Error as error:
+            if _code(error) == _FULL:
+                self.is_full = True
+            else:
+                self._distrust(error)
+
+    def _ask(self, question: Callable[[Store], Any]) -> Any:
+        if self._store is None:
+            return Unavailable(self.failure)
+        try:
+            return question(self._store)
+        except sqlite3.Error as error:
+            self._distrust(error)
+            return Unavailable(_reason(error))
+        except Exception as error:
+            return error
+
+    # A store that has failed.
+
+    def _tell(self, failure: str) -> None:
+        """Log why the store cannot be opened, once for each reason."""
+        if failure == self.failure:
+            return
+        self.failure = failure
+        hint = (
+            f": stop the server and run fastsmtp spool repair {os.path.dirname(self._path)}"
+            if damage_of(failure)
+            else ""
+        )
+        logger.error(
+            "the spool %s cannot be used, mail is refused: %s%s", self._path, failure, hint
+        )
+
+    def _distrust(self, error: sqlite3.Error) -> None:
+        """Close a store of which nobody knows what the disk has of it, and open it anew."""
+        self.failure = _reason(error)
+        logger.error("the spool %s has failed and is opened anew: %s", self._path, self.failure)
+        self.close()
+        self._retry_at = 0.0
+        self._trusted()
+
+    def _trusted(self) -> Store | None:
+        """Return the store; try to open it if it has failed, now and then."""
+        if self._store is not None or time.monotonic() < self._retry_at:
+            return self._store
+        self._retry_at = time.monotonic() + PAUSE
+        try:
+            _renew_log(f"{self._path}-wal")
+            store = self.open()
+            store.carry_over(always=True)
+            if found := store.check(CHECK_SECONDS):
+                raise sqlite3.DatabaseError(f"malformed: {found[0]}")
+        except (OSError, ValueError, sqlite3.Error) as error:
+            self.close()
+            self._tell(str(error))
+            return None
+        if self.failure:
+            logger.warning("the spool %s was opened anew and is sound", self._path)
+        self.failure = ""
+        return store
+
+
+def damage_of(text: str) -> str:
+    """Return what SQLite has found, in one line, "" if what it says is not about damage."""
+    return text.splitlines()[0] if any(word in text for word in _DAMAGED) else ""
+
+
+def _renew_log(path: str) -> None:
+    """Write the log anew, so that all of it is on disk.
+
+    After a sync that has failed the kernel may call pages clean that the disk never got; whoever
+    goes on behind them loses what follows with the next power cut.
+    """
+    try:
+        with open(path, "rb") as file:
+            octets = file.read()
+    except FileNotFoundError:
+        return
+    renewed = f"{path}.new"
+    descriptor = os.open(renewed, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600)
+    try:
+        with contextlib.closing(os.fdopen(descriptor, "wb", closefd=False)) as file:
+            file.write(octets)
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+    os.rename(renewed, path)
+    sync_directory(os.path.dirname(path))
+
+
+def _code(error: sqlite3.Error) -> int:
+    return getattr(error, "sqlite_errorcode", 0) & _MASK
+
+
+def _reason(error: sqlite3.Error) -> str:
+    name = getattr(error, "sqlite_errorname", type(error).__name__)
+    return f"{name}:{error}"

@@ -1,0 +1,303 @@
+"""The records of a spool as the event loop sees them: put, ask, change; and how much room is left.
+
+One thread does what has to be done to the file, in batches: see `keeper`.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import functools
+import os
+import sqlite3
+from collections.abc import Callable, Iterable, Sequence
+from typing import Any, Final, TypeVar
+
+from fastsmtp.blocking import call_in_thread
+from fastsmtp.delivery.batcher import Batcher
+from fastsmtp.delivery.body_files import BodyFiles
+from fastsmtp.delivery.errors import DeliveryError, Full, Unavailable, Unclear
+from fastsmtp.delivery.log import logger
+from fastsmtp.delivery.record import Record, encode_record, parse_record
+from fastsmtp.delivery.sink import BodyWriter, Receipt
+from fastsmtp.delivery.spool.directory import SpoolDirectory, SpoolError
+from fastsmtp.delivery.spool.keeper import (
+    CHECK_SECONDS,
+    OPEN,
+    Changes,
+    Close,
+    Item,
+    Keeper,
+    damage_of,
+)
+from fastsmtp.delivery.spool.store import Entry, NewRecord, Store, storable
+
+__all__ = ["Shelf"]
+
+T = TypeVar("T")
+
+# Seconds after which a spool that is full or has failed is looked at again.
+LOOK_AGAIN: Final = 1.0
+
+
+class Shelf:
+    """The records in one directory; `start` locks it.
+
+    quota: octets that the records may have, with their bodies. reserve: octets of the disk that are
+    not for them. newest: number of the newest record. was_cut: the last process that used the spool
+    did not close it. on_new is called when records have come.
+    """
+
+    def __init__(self, directory: SpoolDirectory, *, quota: int, reserve: int) -> None:
+        self.directory = directory
+        self.count = 0
+        self.newest = 0
+        self.was_cut = False
+        self.on_new: Callable[[], None] = _nothing
+        self._quota = quota
+        self._keeper = Keeper(directory.database, reserve=reserve)
+        self._batcher: Batcher[Item, Any] = Batcher(self._keeper.commit, name="fastsmtp-spool")
+        self._bodies = BodyFiles(directory.bodies)
+        self._look: asyncio.TimerHandle | None = None
+        self._is_open = False
+        self._serves = False
+        self._stored = 0  # octets of the records that are there
+        self._coming = 0  # of those that are being added
+        self._undoing: set[asyncio.Task[None]] = set()
+
+    @property
+    def used(self) -> int:
+        """Octets that count towards the quota."""
+        return self._stored + self._coming
+
+    # Its life.
+
+    async def start(self, *, serves: bool) -> None:
+        """Lock, open and check the spool. Raises SpoolError.
+
+        serves: for a server, which makes the directory, and notes its own beginning and end.
+        """
+        loop = asyncio.get_running_loop()
+        found = await call_in_thread(
+            loop, functools.partial(self._open, serves), "fastsmtp-spool-start"
+        )
+        if isinstance(found, BaseException):
+            raise found
+        self._batcher.start()
+        self._is_open = True
+        self._serves = serves
+
+    def _open(self, serves: bool) -> None:
+        self.directory.acquire(create=serves)
+        try:
+            store = self._open_store()
+            if serves:
+                store.set_fact(OPEN, 1)
+        except BaseException:
+            self._keeper.close()
+            self.directory.release()
+            raise
+
+    def _open_store(self) -> Store:
+        path = self.directory.path
+        try:
+            store = self._keeper.open()
+            found = store.check(CHECK_SECONDS)
+            self.was_cut = bool(store.fact(OPEN))
+            if not found:
+                self._recover(store)
+        except sqlite3.DatabaseError as error:
+            if damage_of(str(error)):
+                found = [str(error)]
+            elif "locked" in str(error):
+                raise SpoolError(f"another program has opened {store_of(path)}: end it") from error
+            else:
+                raise SpoolError(f"cannot use the spool {path}: {error}") from error
+        except OSError as error:
+            raise SpoolError(f"cannot use the spool {path}: {error.strerror}") from error
+        if found:
+            raise SpoolError(
+                f"the spool {path} is damaged ({found[0].splitlines()[0]}): "
+                f"run fastsmtp spool repair {path}"
+            )
+        return store
+
+    def _recover(self, store: Store) -> None:
+        """Find out what there is, and remove bodies whose records were never written."""
+        removed = self._bodies.remove_all_but(store.bodies())
+        if removed:
+            logger.info(
+                "removed %d bodies without a record from %s", removed, self.directory.bodies
+            )
+        store.shrink()
+        self.count, self._stored, self.newest = _totals(store)
+
+    async def close(self, patience: float) -> None:
+        """Write what waits, for at most `patience` seconds, and release the directory."""
+        if not self._is_open:
+            return
+        self._is_open = False
+        if self._look is not None:
+            self._look.cancel()
+        self._batcher.add(Close(is_clean=self._serves), 0)
+        await self._batcher.close(patience)
+        self._bodies.close()
+        if self._keeper.is_closed:
+            self.directory.release()
+        # Else the thread hangs in the disk, and so would we: the lock goes with the process.
+
+    # Records in.
+
+    def refusal(self) -> DeliveryError | None:
+        """Return why no record can be taken now."""
+        if self._keeper.failure:
+            return Unavailable(f"the spool has failed: {self._keeper.failure}")
+        if self._keeper.is_full:
+            return Full("the disk of the spool is full")
+        if self.used >= self._quota:
+            return Full(f"the spool has reached its quota of {self._quota} octets")
+        return None
+
+    def put(self, record: Record) -> asyncio.Future[Receipt]:
+        """Add a record; the future has its number once that is durable."""
+        octets = encode_record(record, hashes=False)
+        body = None
+        size = len(octets)
+        if not isinstance(record.body, bytes):
+            body = os.path.basename(record.body.path)
+            size += record.size
+        if error := self.refusal() or self._beyond_quota(size):
+            self._look_again()
+            self._forget_body(body)
+            failed: asyncio.Future[Receipt] = asyncio.get_running_loop().create_future()
+            failed.set_exception(error)
+            return failed
+        self._coming += size
+        added: asyncio.Future[Receipt] = self._batcher.add(
+            NewRecord(storable(record.id), octets, size, body), len(octets)
+        )
+        # Before anybody else: whoever waits for the future finds all counted.
+        added.add_done_callback(functools.partial(self._added, size, body))
+        return added
+
+    def _beyond_quota(self, size: int) -> DeliveryError | None:
+        if self.used + size <= self._quota:
+            return None
+        return Full(f"{size} octets more are beyond the spool's quota of {self._quota}")
+
+    def _added(self, size: int, body: str | None, added: asyncio.Future[Receipt]) -> None:
+        self._coming -= size
+        if added.cancelled():
+            self._count_anew()  # it may be there all the same
+        elif (error := added.exception()) is not None:
+            self._look_again()
+            if not isinstance(error, Unclear):
+                self._forget_body(body)
+        else:
+            self.count += 1
+            self._stored += size
+            self.newest = max(self.newest, int(str(added.result())))
+            self.on_new()
+
+    def _forget_body(self, name: str | None) -> None:
+        """Remove the body of a record that was certainly not added."""
+        if name is not None:
+            self._bodies.call(functools.partial(self._bodies.remove, name))
+
+    def _count_anew(self) -> None:
+        """Ask the store what there is; its answer comes after those of all earlier batches."""
+
+        def counted(answer: asyncio.Future[tuple[int, int, int]]) -> None:
+            if not answer.cancelled() and answer.exception() is None:
+                self.count, self._stored, newest = answer.result()
+                self.newest = max(self.newest, newest)
+                self.on_new()
+
+        self._batcher.add(_totals, 0).add_done_callback(counted)
+
+    def _look_again(self) -> None:
+        """Let the thread look at the disk again, until all is well."""
+        if self._look is None and self._is_open:
+            self._look = asyncio.get_running_loop().call_later(LOOK_AGAIN, self._look_now)
+
+    def _look_now(self) -> None:
+        self._look = None
+
+        def looked(done: asyncio.Future[None]) -> None:
+            if done.exception() is not None or self._keeper.is_full:
+                self._look_again()
+
+        self._batcher.add(_nothing_of, 0).add_done_callback(looked)
+
+    # Records out.
+
+    async def ask(self, question: Callable[[Store], T]) -> T:
+        """Return what `question` returns, which is called in the thread. Raises DeliveryError."""
+        answer: T = await self._batcher.add(question, 0)
+        return answer
+
+    async def remove(self, records: Sequence[Entry]) -> None:
+        """Remove records, and then their bodies. Raises DeliveryError; none has gone then."""
+        await self.change(Changes(gone=tuple(entry.seq for entry in records)), records)
+
+    async def change(self, changes: Changes, gone: Iterable[Entry] = ()) -> None:
+        """Make changes; `gone` are the records that they remove. Raises DeliveryError."""
+        are_all_gone = await self._batcher.add(
+            changes, sum(len(each.octets) for each in changes.new)
+        )
+        if are_all_gone:
+            self.count += len(changes.new) - len(changes.gone)
+            self._stored += sum(each.size for each in changes.new)
+            self._stored -= sum(each.size for each in gone)
+        else:
+            self._count_anew()  # somebody else was faster
+        names = [each.body for each in gone if each.body is not None]
+        if names:
+            await self.ask(functools.partial(self._remove_bodies, names))
+
+    def undo(self, number: int) -> None:
+        """Remove a record, some time soon, if it is still there."""
+        task = asyncio.create_task(self._undo(number))
+        self._undoing.add(task)
+        task.add_done_callback(self._undoing.discard)
+
+    async def _undo(self, number: int) -> None:
+        try:
+            entry = await self.ask(lambda store: store.entry(number))
+            if entry is not None:
+                await self.remove([entry])
+        except DeliveryError as error:
+            logger.warning("record %d stays in the spool: %s", number, error)
+
+    def _remove_bodies(self, names: list[str], store: Store) -> None:
+        named = store.bodies(names)
+        for name in names:
+            if name not in named:
+                self._bodies.remove(name)
+
+    def record_of(self, entry: Entry) -> Record:
+        """Return the record. Raises ValueError where it is damaged."""
+        record = parse_record(entry.octets, self._bodies.stored)
+        if storable(record.id) != entry.id:
+            raise ValueError(f"the record says that its id is {record.id}")
+        return record
+
+    def begin(self) -> BodyWriter:
+        """Begin the body of a record in a file of its own."""
+        return self._bodies.begin()
+
+
+def store_of(path: str) -> str:
+    return os.path.join(path, "spool.db")
+
+
+def _nothing() -> None:
+    pass
+
+
+def _nothing_of(store: Store) -> None:
+    pass
+
+
+def _totals(store: Store) -> tuple[int, int, int]:
+    """Number of records, their octets, number of the newest."""
+    return (*store.totals(), store.next - 1)

@@ -1,0 +1,284 @@
+"""`fastsmtp spool`: look at the records of a spool, and decide about those that are kept.
+
+On a stopped server the commands open the spool themselves; on a running one they ask it.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import json
+import os
+import re
+import sqlite3
+import sys
+import time
+from collections.abc import AsyncGenerator, Callable, Iterable, Iterator, Mapping
+from typing import Any, BinaryIO, Final
+
+import click
+
+from fastsmtp.delivery.spool import SpoolError
+from fastsmtp.delivery.spool.control import perform
+from fastsmtp.delivery.spool.directory import SpoolDirectory
+from fastsmtp.delivery.spool.operations import Answer
+from fastsmtp.delivery.spool.salvage import salvage
+from fastsmtp.log_text import clean, escaped
+
+__all__ = ["spool"]
+
+STATES: Final = ("waiting", "deferred", "refused", "damaged", "all")
+LONGEST_LINE: Final = 2048  # characters of a line of a header
+_UNUSUAL: Final = re.compile(r"[^A-Za-z0-9.-]")
+
+_directory = click.argument("directory")
+_which = click.argument("which", nargs=-1, metavar="[NUMBER|ID]...")
+_state = click.option(
+    "--state", type=click.Choice(STATES), help="All records in this state, instead of named ones."
+)
+_json = click.option("--json", "as_json", is_flag=True, help="One JSON object a line.")
+
+
+@click.group()
+def spool() -> None:
+    """Look at the mail in a spool, and decide about what could not be delivered.
+
+    DIRECTORY is what `fastsmtp serve --spool` has; the server may run or not.
+    """
+
+
+@spool.command(name="list")
+@_directory
+@click.option("--state", type=click.Choice(STATES), default="all", help="Those in this state only.")
+@click.option("--limit", type=click.IntRange(min=1), help="No more than so many.")
+@_json
+def list_records(directory: str, state: str, limit: int | None, as_json: bool) -> int:
+    """List the records, the oldest first."""
+    request = {"command": "list", "state": _named(state), "limit": limit}
+    _tell(_answers(directory, request), _listed, as_json)
+    return 0
+
+
+@spool.command()
+@_directory
+@_which
+@_state
+@_json
+def show(directory: str, which: tuple[str, ...], state: str | None, as_json: bool) -> int:
+    """Show envelope, state and header of records."""
+    request = {"command": "show", **_chosen(which, state)}
+    _tell(_answers(directory, request), _shown, as_json)
+    return 0
+
+
+@spool.command()
+@_directory
+@_which
+@_state
+@_json
+def retry(directory: str, which: tuple[str, ...], state: str | None, as_json: bool) -> int:
+    """Deliver records again that were deferred, refused or found damaged."""
+    request = {"command": "retry", **_chosen(which, state)}
+    _tell(_answers(directory, request), lambda told: [f"{told['retried']} to retry"], as_json)
+    return 0
+
+
+@spool.command()
+@_directory
+@_which
+@_state
+@click.option("--yes", is_flag=True, help="Do not ask.")
+@_json
+def delete(
+    directory: str, which: tuple[str, ...], state: str | None, yes: bool, as_json: bool
+) -> int:
+    """Delete records; nobody is told that their mail was not delivered."""
+    chosen = _chosen(which, state)
+    if not yes:
+        _confirm(directory, chosen)
+    request = {"command": "delete", **chosen}
+    _tell(_answers(directory, request), _deleted, as_json)
+    return 0
+
+
+@spool.command()
+@_directory
+@_which
+@_state
+@click.option(
+    "--output",
+    metavar="FILE",
+    help="Where to write one message, - for standard output; else NUMBER-ID.eml for each.",
+)
+def export(directory: str, which: tuple[str, ...], state: str | None, output: str | None) -> int:
+    """Write records as .eml files, the envelope in X-Envelope-From and X-Envelope-To."""
+    request = {"command": "export", **_chosen(which, state)}
+    with contextlib.ExitStack() as files:
+        file: BinaryIO | None = None
+        for answer in _answers(directory, request):
+            if isinstance(answer, bytes):
+                assert file is not None
+                _write(file, answer)
+            elif file is not None and output is not None:
+                raise click.ClickException("--output is for one record; the first was written")
+            else:
+                files.close()
+                file = _opened(answer, output, files)
+    return 0
+
+
+@spool.command()
+@_directory
+def repair(directory: str) -> int:
+    """Read what can be read of a damaged spool, whose server is stopped, into a new one."""
+    place = SpoolDirectory(directory)
+    try:
+        place.acquire(create=False)
+        try:
+            done = salvage(place)
+        finally:
+            place.release()
+    except (SpoolError, OSError, sqlite3.Error) as error:
+        raise click.ClickException(f"cannot repair {place.path}: {error}") from error
+    _say(f"{done.records} records were read; records may be missing at {done.gaps} places")
+    _say(f"the damaged file is kept as {done.kept}")
+    if done.bodies:
+        _say(f"{done.bodies} bodies of records that cannot be read are kept in {done.kept}.bodies")
+    return 0
+
+
+# What is asked for, and the answers.
+
+
+def _named(state: str | None) -> str:
+    return "" if state in (None, "all") else str(state)
+
+
+def _chosen(which: tuple[str, ...], state: str | None) -> dict[str, object]:
+    if bool(which) == bool(state):
+        raise click.UsageError("name records by number or id, or all of them in one --state")
+    return {"which": list(which), "state": _named(state)}
+
+
+def _answers(directory: str, request: Mapping[str, object]) -> Iterator[Answer]:
+    """Yield the answers; an error among them ends the command with its text."""
+    with asyncio.Runner() as runner:
+        answers = perform(directory, request)
+        try:
+            while (answer := runner.run(_next(answers))) is not None:
+                if isinstance(answer, dict) and "error" in answer:
+                    raise click.ClickException(str(answer["error"]))
+                yield answer
+        except SpoolError as error:
+            raise click.ClickException(str(error)) from error
+        finally:
+            runner.run(answers.aclose())
+
+
+async def _next(answers: AsyncGenerator[Answer, None]) -> Answer | None:
+    return await anext(answers, None)
+
+
+def _tell(
+    answers: Iterable[Answer], lines: Callable[[dict[str, Any]], list[str]], as_json: bool
+) -> None:
+    for answer in answers:
+        assert isinstance(answer, dict)
+        if as_json:
+            _say(json.dumps(answer))
+        else:
+            for line in lines(answer):
+                _say(line)
+
+
+def _confirm(directory: str, chosen: dict[str, object]) -> None:
+    count = sum(1 for _ in _answers(directory, {"command": "list", **chosen}))
+    if not sys.stdin.isatty():
+        raise click.UsageError(f"there is no terminal to ask on whether to delete {count}: --yes")
+    click.confirm(f"Delete {count} records from {directory}?", abort=True)
+
+
+def _say(line: str) -> None:
+    # The reader may have gone: `fastsmtp spool list DIR | head`.
+    with contextlib.suppress(OSError):
+        click.echo(line)
+
+
+# Records as lines. What senders sent is escaped.
+
+
+def _listed(told: dict[str, Any]) -> list[str]:
+    recipients = told.get("rcpt_to", [])
+    more = f" and {len(recipients) - 1} more" if len(recipients) > 1 else ""
+    lines = [
+        f"{told['number']} {told['state']} {_time(told.get('received'))} id={clean(told['id'])} "
+        f"size={told.get('size', told['octets'])} from=<{clean(told.get('mail_from', '?'))}> "
+        f"to=<{clean(recipients[0]) if recipients else ''}>{more}"
+    ]
+    if told["reason"]:
+        lines.append(f"    {told['attempts']} attempts: {_text(told['reason'])}")
+    if told["next_attempt"]:
+        lines.append(f"    next attempt {_time(told['next_attempt'])}")
+    return lines
+
+
+def _shown(told: dict[str, Any]) -> list[str]:
+    lines = _listed(told)
+    client = told.get("client", {})
+    lines += [f"    {name}: {clean(value)}" for name, value in client.items() if value]
+    lines += [f"    recipient: <{clean(each)}>" for each in told.get("rcpt_to", [])]
+    lines += ["", *map(_text, told.get("headers", "").split("\r\n")), ""]
+    return lines
+
+
+def _deleted(told: dict[str, Any]) -> list[str]:
+    kept = told["under_way"]
+    return [f"{told['deleted']} deleted" + (f", {kept} kept: being delivered" if kept else "")]
+
+
+def _text(text: str) -> str:
+    return escaped(text, LONGEST_LINE, plain=" ")
+
+
+def _time(seconds: float | None) -> str:
+    if seconds is None:
+        return "?"
+    return time.strftime("%Y-%m-%dT%H:%M:%S%z", time.localtime(seconds))
+
+
+# Exported messages.
+
+
+def _opened(told: Answer, output: str | None, files: contextlib.ExitStack) -> BinaryIO:
+    """Open the file of the next message; it must not be there yet."""
+    assert isinstance(told, dict)
+    if output == "-":
+        return sys.stdout.buffer
+    # Nothing that a client sent is part of a path but letters, digits, dots and hyphens.
+    name = output or f"{told['number']}-{_UNUSUAL.sub('-', told['id'])[:64]}.eml"
+    try:
+        file = files.enter_context(_synced(name))
+    except OSError as error:
+        raise click.ClickException(f"cannot write {name}: {error.strerror}") from error
+    _say(name)
+    return file
+
+
+@contextlib.contextmanager
+def _synced(name: str) -> Iterator[BinaryIO]:
+    """A new file that is on disk at the end of the block: what was exported may be deleted."""
+    with open(name, "xb", opener=_for_owner) as file:
+        yield file
+        file.flush()
+        os.fsync(file.fileno())
+
+
+def _for_owner(path: str, flags: int) -> int:
+    return os.open(path, flags, 0o600)
+
+
+def _write(file: BinaryIO, octets: bytes) -> None:
+    try:
+        file.write(octets)
+    except OSError as error:
+        raise click.ClickException(f"cannot write the message: {error.strerror}") from error
