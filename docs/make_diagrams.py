@@ -164,7 +164,7 @@ def stages() -> Drawing:
     it.label(942, 150, "FIN")
     it.label(818, 146, "client gone")
     it.text(250, 192, "The first three stages are skipped where they are not needed.", "small")
-    it.text(250, 210, "Each has a deadline, and ends when the server closes.", "small")
+    it.text(250, 210, "Each ends in bounded time, or when the server closes.", "small")
     it.room(16, 246, 978, 328, "States of a dialogue, while it is talking: _smtp/states.py")
     it.box(86, 340, 108, "OPENING", "on_connect")
     it.box(244, 340, 120, "CONNECTED", "greeted by us")
