@@ -146,7 +146,7 @@ def stages() -> Drawing:
     it.box(550, 106, 124, "GreetingWait", "greet_delay, DNS")
     it.box(716, 106, 144, "Talking", "or SecureTalking", kind="own")
     it.box(914, 106, 124, "Lingering", "for LINGER, 5 s", kind="last")
-    it.box(914, 190, 124, "Lost", "hooks may be at work", kind="last")
+    it.box(914, 190, 124, "Lost", "hooks may be running", kind="last")
     it.box(754, 190, 116, "ended", "all is released")
     it.arrow("M128 106 H154")
     it.arrow("M292 106 H314")

@@ -240,6 +240,8 @@ def test_wheel_says_what_it_needs(metadata: email.message.Message) -> None:
     extras = set(metadata.get_all("Provides-Extra", []))
     assert extras == {"server", "tls", "dns", "test", "types", "lint", "fuzz", "bench", "docs"}
     assert metadata["License-Expression"] == "MIT"
+    addresses = dict(line.split(", ") for line in metadata.get_all("Project-URL", []))
+    assert addresses == PROJECT["urls"]
     assert metadata["Requires-Python"] == ">=3.11"
 
 
