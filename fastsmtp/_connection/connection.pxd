@@ -2,6 +2,7 @@ cimport cython
 from fastsmtp._connection.arrival cimport arrive, let_in, prepare, shake_hands
 from fastsmtp._connection.deadline_timer cimport DeadlineTimer
 from fastsmtp._connection.output cimport Output
+from fastsmtp._connection.server_state cimport ServerState
 from fastsmtp._connection.stages cimport Stage, Talking, held
 from fastsmtp._hooks.coroutine_driver cimport drive
 from fastsmtp._native cimport forks
@@ -15,7 +16,8 @@ cdef Stage _TALKING, _GONE, _LINGERING
 
 
 cdef class Connection(Receiver):
-    cdef public object context, server, loop, tls
+    cdef public ServerState server
+    cdef public object context, loop, tls
     cdef public Session session
     cdef public SMTPProtocol protocol
     cdef public Output output

@@ -60,14 +60,14 @@ class Connection(Receiver):
         now: Callable[[], float] = time.monotonic,
         tls: ListenerTLS | None = None,
     ) -> None:
-        policy = server.tables.policy
         self.server = server
         self.loop = loop
-        self._turns = server.turns or Turns(loop, now)
-        self.tls = tls or server.tls.default
+        self._turns = self.server.turns or Turns(loop, now)
+        self.tls = tls or self.server.tls.default
         self.context: Context | None = None
-        self.session = Session(lmtp=policy.lmtp, secure=policy.secured)
-        self.protocol = SMTPProtocol(server.tables, self.session, self, now(), self._turns)
+        tables = self.server.tables
+        self.session = Session(lmtp=tables.policy.lmtp, secure=tables.policy.secured)
+        self.protocol = SMTPProtocol(tables, self.session, self, now(), self._turns)
         self.timer = DeadlineTimer(self, self.protocol, loop, now)
         self.output = cast("Output", None)  # before there is a transport
         self._stage = _GONE
@@ -241,7 +241,7 @@ class Connection(Receiver):
     def close(self) -> None:
         self.enter(_LINGERING)
         self.protocol.stop_clock()
-        self.output.finish(self.timer.now())
+        self.output.finish(self.timer.now(), self.protocol.parted)
 
     def cut(self) -> None:
         self.enter(_GONE)

@@ -24,5 +24,5 @@ cdef class Output:
     cdef _watch(self, double now, Py_ssize_t waiting)
     cpdef Py_ssize_t unsent(self)
     cpdef set_reading(self, bint reading)
-    cpdef finish(self, double now)
+    cpdef finish(self, double now, bint parted)
     cpdef lost(self)

@@ -128,13 +128,18 @@ class Output:
 
     # The end.
 
-    def finish(self, now: float) -> None:
+    def finish(self, now: float, parted: bool) -> None:
         """Reply flushed, then FIN, then up to LINGER for the client's FIN, then abort.
 
         Closing at once with input unread would have the kernel send a reset, and the client lose
-        our last reply.
+        our last reply. parted: the client sends nothing more, and waits for that reply only. When
+        the kernel has all of it the rest is the kernel's, unless a close_notify is still to come.
         """
         transport = self.transport
+        if parted and self.pump is None and not self.unsent():
+            self.drop_unread()
+            transport.close()
+            return
         if self.close_at == _INFINITY:
             self.close_at = now + LINGER
             if not self.is_reading:

@@ -1,8 +1,11 @@
 cimport cython
+from fastsmtp._smtp.server_tables cimport ServerTables
 
 
 cdef class ConnectionRegistry:
-    cdef object _options, _tables, _all_gone, _rest_is_gone
+    cdef ServerTables _tables
+    cdef object _all_gone, _rest_is_gone
+    cdef Py_ssize_t _max_clients, _max_per_host
     cdef public dict _hosts
     cdef Py_ssize_t _max_lingering
     cdef public set connections, refused, callers

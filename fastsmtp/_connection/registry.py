@@ -73,8 +73,9 @@ class ConnectionRegistry:
     """
 
     def __init__(self, options: Options, tables: ServerTables) -> None:
-        self._options = options
         self._tables = tables
+        self._max_clients = options.max_clients
+        self._max_per_host = options.max_clients_per_host
         self._hosts: dict[str, int] = {}  # clients of each
         self._max_lingering = max_lingering()
         self._all_gone = asyncio.Event()
@@ -96,7 +97,7 @@ class ConnectionRegistry:
 
     def admit(self, connection: Registered) -> Reply | None:
         """Give a connection its place; the reply says why there is none."""
-        limit = self._options.max_clients
+        limit = self._max_clients
         refusal = None
         if limit and len(self.connections) + max(0, len(self.close_hooks) - limit) >= limit:
             refusal = self._tables.too_many_clients
@@ -107,7 +108,7 @@ class ConnectionRegistry:
 
     def admit_host(self, connection: Registered, address: str) -> Reply | None:
         """Count a client of this address; the reply says why it is one too many."""
-        limit = self._options.max_clients_per_host
+        limit = self._max_per_host
         if limit:
             key = host_key(address)
             count = self._hosts.get(key, 0)

@@ -31,11 +31,11 @@ class Clock:
     def __init__(self, policy: Policy, now: float) -> None:
         self.now = now
         self.deadline = inf
-        self.line_timeout = policy.socket_timeout  # of the line that is due, a command's or AUTH's
+        self._policy = policy
+        self.line_timeout = self._policy.socket_timeout  # of what is due, a command or AUTH's line
         self.receiving = False  # octets of a body or chunk are due
         self.lagging = False  # the consumer lags, so the client is not read
-        self._policy = policy
-        self._credit = policy.data_timeout
+        self._credit = self._policy.data_timeout
         self._payload_seen = 0
 
     def stop(self) -> None:

@@ -7,6 +7,7 @@ from fastsmtp._hooks.callback cimport Answer, Asker, new_answer
 from fastsmtp._native cimport thread_ident
 from fastsmtp._parser cimport Parser
 from fastsmtp._smtp.policy cimport Policy
+from fastsmtp._smtp.server_tables cimport ServerTables
 from fastsmtp._smtp.states cimport Transaction
 from fastsmtp.replies cimport Reply
 from fastsmtp.session cimport Session, set_envelope
@@ -24,7 +25,8 @@ cdef class Intake:
 
 cdef class Dialogue(Asker):
     # connection
-    cdef public object tables, options, host, tls
+    cdef public ServerTables tables
+    cdef public object options, host, tls
     cdef public Session session
     cdef public Policy policy
     cdef public Hooks hooks
@@ -34,7 +36,7 @@ cdef class Dialogue(Asker):
     cdef public Parser parser
     cdef public Counters counters
     cdef public Intake mail_data
-    cdef public bint stopping, lost, halted, more, first_line, caught_up
+    cdef public bint stopping, lost, halted, more, first_line, caught_up, parted
     cdef public int watch
     cdef public Answer waiting, late
     cdef public list out
@@ -52,6 +54,7 @@ cdef class Dialogue(Asker):
     # transaction
     cdef public Transaction transaction
 
+    cdef _meet(self)
     cpdef bint is_closing(self)
     cpdef reply(self, Reply reply)
     cdef _queue(self, Reply reply)
@@ -63,6 +66,7 @@ cdef class Dialogue(Asker):
     cpdef ask(self, str name, hook, subject, then)
     cpdef Answer asked(self, str name, hook, subject, then)
     cpdef call(self, hook, subject, Answer answer)
+    cpdef ask_without_subject(self, str name, hook, then)
     cpdef wait(self, Answer answer, double timeout)
     cpdef stop_if_asked(self)
     cpdef watch_lines(self)
@@ -74,6 +78,8 @@ cdef class Dialogue(Asker):
     cpdef count_transaction(self)
     cpdef end_transaction(self)
     cpdef _drop_transaction(self)
+    cpdef greet(self)
+    cpdef greeted(self, str verb, str name)
     cpdef announce(self)
     cpdef bint _speaks_for_others(self)
     cpdef forget_transaction(self)

@@ -58,16 +58,16 @@ class Dialogue(Asker):
 
     def __init__(self, tables: ServerTables, session: Session, host: Host, now: float) -> None:
         # connection
+        # The fields are read again where the arguments would do: C knows their types.
         self.tables = tables
-        policy = tables.policy
-        self.policy = policy
-        self.options = policy.options
-        self.hooks = tables.hooks
+        self.policy = self.tables.policy
+        self.options = self.policy.options
+        self.hooks = self.tables.hooks
         self.session = session
         self.host = host
-        self.clock = Clock(policy, now)
-        self.parser = Parser(policy.max_command_length)
-        self.counters = Counters(policy.options)
+        self.clock = Clock(self.policy, now)
+        self.parser = Parser(self.policy.max_command_length)
+        self.counters = Counters(self.policy)
         self.busy = False
         self.stopping = False
         self.lost = False
@@ -78,20 +78,21 @@ class Dialogue(Asker):
         self.waiting: Answer | None = None
         self.late: Answer | None = None
         self.caught_up = False  # the consumer has; told when the time is known
+        self.parted = False  # the client has said QUIT, and waits for nothing but its 221
         self.out: list[bytes] = []
         self.out_octets = 0
-        self._enhanced = policy.enhanced
+        self._enhanced = self.policy.enhanced
         self._thread = thread_ident()
         self._transactions = 1
         self.announced = False  # the event `connect` was emitted
         self.peer = ""  # who is at the other end of the socket, for the log
-        self._meet(session)
+        self._meet()
 
-    def _meet(self, session: Session) -> None:
+    def _meet(self) -> None:
         """What the client is and says, before it has said anything."""
         # connection
-        self.client_hostname = session.client_hostname
-        self.remote_address = session.remote_address  # the effective one; "" is in no network
+        self.client_hostname = self.session.client_hostname
+        self.remote_address = self.session.remote_address  # the effective one; "" is in no network
         self.via = ""  # what the log says of a balancer behind that address
         self.is_unix = False  # the client is at the other end of a UNIX socket
         self.secure = self.policy.secured

@@ -56,6 +56,11 @@ class Policy:
             octets = RECIPIENT_OCTETS * options.max_recipients
             self.max_recipient_octets = max(octets, MIN_RECIPIENT_OCTETS)
         self.max_messages = options.max_messages
+        self.max_errors = options.max_errors
+        self.max_junk_commands = options.max_junk_commands
+        self.max_unrecognized_commands = options.max_unrecognized_commands
+        self.max_allowed_unauthenticated_commands = options.max_allowed_unauthenticated_commands
+        self.max_auth_failures = options.max_auth_failures
         self.socket_timeout = options.socket_timeout
         self.data_timeout = options.data_timeout
         self.min_data_rate = options.min_data_rate

@@ -2,6 +2,7 @@ cimport cython
 from fastsmtp._smtp.data cimport MailData
 from fastsmtp._smtp.preconditions cimport check_preconditions
 from fastsmtp._smtp.dialogue cimport Dialogue
+from fastsmtp._smtp.simple_verbs cimport connect
 from fastsmtp._hooks.callback cimport Answer
 from fastsmtp._pace cimport Pace
 from fastsmtp._parser cimport Command, Fault, Parser

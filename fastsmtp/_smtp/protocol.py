@@ -146,9 +146,9 @@ class SMTPProtocol(Dialogue):
         self.unsent = 0  # octets of earlier replies that it has not taken
         self._eof = False
         self.started = False  # the hook on_connect was reached, so on_close is due
-        self._handlers = tables.handlers
-        self._refusals = tables.refusals
-        self._flags = tables.flags
+        self._handlers = self.tables.handlers
+        self._refusals = self.tables.refusals
+        self._flags = self.tables.flags
         self.watch_lines()
         self.mail_data = self._mail_data = MailData(self)
 

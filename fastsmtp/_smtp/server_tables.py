@@ -58,9 +58,7 @@ class ServerTables:
         self.policy = Policy(options)
         self.starttls_available = tls and "STARTTLS" not in options.disabled_commands
         # By columns: each is looked up by verb.
-        self.handlers: tuple[Any, ...] = tuple(row.handler for row in rows)
-        self.refusals = tuple(row.refusals for row in rows)
-        self.flags = tuple(row.flags for row in rows)
+        self.handlers, self.refusals, self.flags = zip(*rows, strict=True)
         self.mail_parameters = mail_parameters(options)
         self.rcpt_parameters = rcpt_parameters(options)
         self.too_large = replies.TOO_LARGE.formatted(options.size)
@@ -119,4 +117,4 @@ class ServerTables:
         """
         values = iter((self.options.name, client_hostname))
         first, *parts = self._helo_response.split("%s")
-        return first + "".join(next(values, "") + part for part in parts)
+        return first + "".join([next(values, "") + part for part in parts])

@@ -90,4 +90,6 @@ def handle_quit(dialogue: Dialogue, argument: bytes) -> None:
     if argument:
         dialogue.reply(replies.QUIT_SYNTAX)
     else:
+        # QUIT is the last of a group (RFC 2920 §3.1): a client that sends on may not be done.
+        dialogue.parted = not dialogue.out and not dialogue.parser.buffered
         dialogue.reply_and_close(replies.BYE)

@@ -1,5 +1,8 @@
+from fastsmtp._smtp.policy cimport Policy
+
+
 cdef class Counters:
-    cdef public object _options
+    cdef Policy _policy
     cdef public Py_ssize_t unrecognized, unauthenticated, errors, junk, auth_failures, messages
     cdef public Py_ssize_t unlogged
     cpdef bint strike_unauthenticated(self)

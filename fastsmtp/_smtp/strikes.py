@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from typing import Final
 
-from fastsmtp.options import Options
+from fastsmtp._smtp.policy import Policy
 
 __all__ = ["Counters"]
 
@@ -22,7 +22,7 @@ class Counters:
     """
 
     __slots__ = (
-        "_options",
+        "_policy",
         "auth_failures",
         "errors",
         "junk",
@@ -32,8 +32,8 @@ class Counters:
         "unrecognized",
     )
 
-    def __init__(self, options: Options) -> None:
-        self._options = options
+    def __init__(self, policy: Policy) -> None:
+        self._policy = policy
         self.unrecognized = 0
         self.unauthenticated = 0
         self.errors = 0
@@ -45,27 +45,27 @@ class Counters:
     def strike_unrecognized(self) -> bool:
         """An unknown or disabled verb."""
         self.unrecognized += 1
-        return self.unrecognized >= self._options.max_unrecognized_commands > 0
+        return self.unrecognized >= self._policy.max_unrecognized_commands > 0
 
     def strike_unauthenticated(self) -> bool:
         """A line while authentication is required and missing."""
         self.unauthenticated += 1
-        return self.unauthenticated >= self._options.max_allowed_unauthenticated_commands > 0
+        return self.unauthenticated >= self._policy.max_allowed_unauthenticated_commands > 0
 
     def strike_error(self) -> bool:
         """A refusal that is the client's doing."""
         self.errors += 1
-        return self.errors >= self._options.max_errors > 0
+        return self.errors >= self._policy.max_errors > 0
 
     def strike_junk(self) -> bool:
         """A command that brings no message nearer."""
         self.junk += 1
-        return self.junk >= self._options.max_junk_commands > 0
+        return self.junk >= self._policy.max_junk_commands > 0
 
     def strike_auth_failure(self) -> bool:
         """A failed authentication; nothing takes it back."""
         self.auth_failures += 1
-        return self.auth_failures >= self._options.max_auth_failures > 0
+        return self.auth_failures >= self._policy.max_auth_failures > 0
 
     def message_done(self, accepted: bool, is_tiny: bool) -> None:
         """A message has its final reply. A client that delivers mail starts anew.
@@ -82,7 +82,7 @@ class Counters:
 
     def too_much_junk(self) -> bool:
         """Tiny messages have reached the limit: each had its reply, the next one is refused."""
-        return self.junk >= self._options.max_junk_commands > 0
+        return self.junk >= self._policy.max_junk_commands > 0
 
     def too_many_messages(self, limit: int) -> bool:
         """`limit` messages were accepted already; 0: there is no limit."""

@@ -295,7 +295,7 @@ def test_a_client_that_takes_its_replies_late_gets_all_of_them() -> None:
 
 
 @row("SLOW-13")
-@pytest.mark.parametrize("end", [b"QUIT\r\n", b"NOOP\n", b"GET / HTTP/1.0\r\n"])
+@pytest.mark.parametrize("end", [b"NOOP\r\nQUIT\r\n", b"NOOP\n", b"GET / HTTP/1.0\r\n"])
 def test_a_client_that_does_not_close_after_our_last_reply_is_cut(end: bytes) -> None:
     with Wire(**DEFAULTS) as wire:
         wire.send(end)
@@ -307,6 +307,38 @@ def test_a_client_that_does_not_close_after_our_last_reply_is_cut(end: bytes) ->
         wire.advance(0.2)
         assert wire.transport.closed
         assert not wire.server.connections
+
+
+@row("SLOW-13")
+def test_a_client_that_waits_for_nothing_but_its_221_is_not_waited_for() -> None:
+    with Wire(**DEFAULTS) as wire:
+        assert codes(wire.send(EH))[-1][:3] == "250"
+        assert codes(wire.send(b"QUIT\r\n")) == ["221 2.0.0"]
+        assert wire.transport.closed
+        assert not wire.server.connections
+
+
+@row("SLOW-13")
+@pytest.mark.parametrize("end", [b"NOOP\r\nQUIT\r\n", b"QUIT\r\nNOOP\r\n", b"QUIT\r\nx"])
+def test_a_client_that_has_other_replies_to_read_or_sends_on_is_waited_for(end: bytes) -> None:
+    with Wire(**DEFAULTS) as wire:
+        wire.send(end)
+        assert wire.transport.eof_written
+        assert not wire.transport.closed
+        wire.eof()
+        assert wire.transport.closed
+
+
+@row("SLOW-13")
+def test_a_client_that_has_not_taken_its_221_is_waited_for() -> None:
+    with Wire(**DEFAULTS) as wire:
+        wire.send(EH)
+        wire.stop_reading()
+        wire.send(b"QUIT\r\n")
+        assert not wire.transport.closed
+        wire.take(100)
+        wire.eof()
+        assert wire.transport.closed
 
 
 @row("SLOW-13", "FLOOD-11")

@@ -387,8 +387,8 @@ class Conversation:
             if not self.closed:
                 self.do(FIN)
             assert self.closed, "the server does not close"
-            if not self.wire.transport.closed:
-                self.do(FIN)  # the server lingers until the client has closed as well
+            if not self.wire.transport.closed:  # the server lingers until the client closes as well
+                assert self.wire.eof() == b"", "a reply after the last one"
             assert self.wire.transport.closed, "the server does not let go"
             parse_replies(b"".join(self.written))
             if "on_close" not in self.recorder.hooks.unset and self.trace:

@@ -1,0 +1,4 @@
+cdef class Events:
+    cdef dict _listeners
+
+    cpdef bint has_listener(self, str event) except -1
