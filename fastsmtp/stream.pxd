@@ -32,6 +32,7 @@ cpdef feed_stream(DataStream stream, bytes piece)
 cpdef end_stream(DataStream stream)
 cpdef abort_stream(DataStream stream, reason)
 cpdef drop_stream(DataStream stream)
+cpdef bint resume_with_stream(DataStream stream, waiter, driver) except -1
 cpdef release_stream(DataStream stream)
 cpdef bint is_finished(DataStream stream) except -1
 cpdef bint is_half_read(DataStream stream) except -1

@@ -367,6 +367,16 @@ def drop_stream(stream: DataStream) -> None:
     release_stream(stream)
 
 
+def resume_with_stream(stream: DataStream, waiter: object, driver: Any) -> bool:
+    """Call `driver.resume()` as soon as what the consumer waits for is there, None: nothing.
+    Returns False, and does nothing, where `waiter` is not what the stream has it wait for.
+    """
+    if waiter is None or waiter is not stream._waiter:
+        return False
+    stream._driver = driver
+    return True
+
+
 def release_stream(stream: DataStream) -> None:
     """Drop the engine's callables: they are bound to what holds the stream, or the connection."""
     stream._on_room = _nothing

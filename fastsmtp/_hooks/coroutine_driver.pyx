@@ -28,7 +28,7 @@ from fastsmtp._capi cimport (
     PyIter_Send,
 )
 from fastsmtp._hooks.callback cimport Answer
-from fastsmtp.stream cimport DataStream
+from fastsmtp.stream cimport DataStream, resume_with_stream
 
 from asyncio import CancelledError, Task, current_task, tasks
 
@@ -37,16 +37,6 @@ from fastsmtp import _interpreter
 
 # asyncio's current task of each loop.
 cdef dict CURRENT_TASKS = tasks._current_tasks if _interpreter.IS_KNOWN else None
-
-
-cdef object make_current(object loop, object task):
-    """Make `task` the current one, None: none; returns the one that was."""
-    before = CURRENT_TASKS.get(loop)
-    if task is None:
-        del CURRENT_TASKS[loop]
-    else:
-        CURRENT_TASKS[loop] = task
-    return before
 
 
 class _HookTask(Task):
@@ -177,7 +167,8 @@ cdef class Driver:
         cdef PyObject *result = NULL
         cdef PySendResult how = PYGEN_ERROR
         failure = None
-        outer = make_current(self._loop, self._task)
+        outer = CURRENT_TASKS.get(self._loop)
+        CURRENT_TASKS[self._loop] = self._task
         enter_context(self._context)
         self._is_stepping = True
         try:
@@ -189,7 +180,10 @@ cdef class Driver:
         finally:
             self._is_stepping = False
             leave_context(self._context)
-            make_current(self._loop, outer)
+            if outer is None:
+                del CURRENT_TASKS[self._loop]
+            else:
+                CURRENT_TASKS[self._loop] = outer
         if how == PYGEN_ERROR:
             return self._failed(failure)
         value = <object>result
@@ -228,11 +222,9 @@ cdef class Driver:
             self._begun.wait(self._yielded)
         elif (
             self._stream is not None
-            and self._yielded is not None  # by a bare yield, where nobody waits for the stream
-            and self._yielded is self._stream._waiter
             and Py_REFCNT(<PyObject *>self._task) == 1
+            and resume_with_stream(self._stream, self._yielded, self)
         ):
-            self._stream._driver = self
             self._answer.driver = self
         else:
             self.begin()
@@ -252,7 +244,8 @@ cdef class Driver:
         """begin()\n--\n\nLet the Task live: it goes on from here, or behind the present step."""
         if self._begun is None:
             if self._answer.driver is not None:
-                self._answer.driver = self._stream._driver = None
+                self._answer.driver = None
+                resume_with_stream(self._stream, self._yielded, None)
             self._live()
             if not self._is_stepping:
                 self._begun.wait(self._yielded)

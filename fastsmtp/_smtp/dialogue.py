@@ -196,7 +196,10 @@ class Dialogue(Asker):
         self.parser.clear()
         self.mail_data.abort("disconnected")
 
-    # Waiting.
+    # Waiting. `ask` is for hooks that a connection meets once or never. The others save a call:
+    # `asked` that of `then` where MAIL or RCPT is answered at once; `ask_without_subject` that of
+    # a lambda that drops the subject of `on_connect`; `make_answer` and `call` apart one more of
+    # `wait` for `on_data`, whose answer is there before its stream and is waited for at the end.
 
     def make_answer(self, name: str, then: type_then) -> Answer:
         """Return the `callback` for one call of hook `name`."""
