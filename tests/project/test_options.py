@@ -671,7 +671,7 @@ def test_an_unknown_option_gets_the_name_that_was_meant(wrong: str, right: str) 
 
 
 @pytest.mark.parametrize("name", NEAR_NONE)
-def test_a_name_without_a_near_one_is_just_unknown(name: str) -> None:
+def test_an_unknown_option_without_a_near_name_has_no_suggestion(name: str) -> None:
     assert refusal(name, 1) == f"TypeError: unknown option {name!r}"
 
 

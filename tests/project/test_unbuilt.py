@@ -70,7 +70,7 @@ def test_a_build_for_another_python_is_named(checkout: Path) -> None:
     assert f"is not compiled for this Python ({this}), only for {that}; run: " in told
 
 
-def test_without_a_project_beside_it_the_package_is_to_be_installed_anew(checkout: Path) -> None:
+def test_an_unbuilt_package_without_its_project_says_to_install_it_again(checkout: Path) -> None:
     (checkout / "pyproject.toml").unlink()
     (told,) = errors_of(checkout, "-m", "fastsmtp").splitlines()
     assert "pip install --force-reinstall fastsmtp-engine" in told

@@ -240,7 +240,7 @@ def test_discarding_while_paused_ends_the_pause_and_tells_the_end(complete: bool
 
 
 @pytest.mark.parametrize("complete", [True, False])
-def test_what_on_chunk_raises_after_resume_fails_the_hook(complete: bool) -> None:
+def test_an_exception_of_on_chunk_after_resume_fails_the_hook(complete: bool) -> None:
     class Failing(Pausing):
         def _on_chunk(self, piece: bytes) -> None:
             super()._on_chunk(piece)
