@@ -12,19 +12,31 @@ import textwrap
 from collections.abc import Iterable
 from pathlib import Path
 
-from fastsmtp._options.hooks import HOOK_TEXTS
 from fastsmtp._options.kinds import Group
-from fastsmtp.options import OPTIONS, Option
+from fastsmtp.options import HOOKS, OPTIONS, Option
 
 MODULE = Path(__file__).parents[1] / "fastsmtp" / "server_options.py"
+
+# Hook -> when it is called and what its answer decides, as editors show it.
+HOOK_TEXTS = {
+    "on_connect": "A client has connected: greet it, or refuse it with 554 and close.",
+    "on_secure": "A TLS handshake has succeeded: go on, or close.",
+    "on_auth": "The client has authenticated itself: answer with a user, or refuse it with 535.",
+    "on_scram": "SCRAM begins: answer with the keys of the user, or with None for an unknown one.",
+    "on_mail_from": "MAIL: accept the sender, or refuse it with 550.",
+    "on_rcpt_to": "RCPT: accept the recipient, or refuse it with 550.",
+    "on_data": "A message begins: read it and accept it, or refuse it with 450. LMTP takes a list"
+    " with one answer for each recipient.",
+    "on_close": "The connection has ended. The result is ignored.",
+}
 
 HEAD = '''\
 """The keyword arguments of `SMTPServer`, for annotations in programs and for editors.
 
     from fastsmtp.server_options import ServerOptions
 
-The engine itself does not import this. Made by docs/make_server_options.py from fastsmtp/options.py
-and fastsmtp/_options/: change it there.
+The engine itself does not import this. Made by docs/make_server_options.py, which has the texts of
+hooks, from fastsmtp/options.py, which has those of options: change it there.
 """
 
 from __future__ import annotations
@@ -52,7 +64,7 @@ def render() -> str:
     """Return the whole module."""
     tls = [one for one in OPTIONS.values() if one.group is Group.TLS]
     others = [one for one in OPTIONS.values() if one.group is not Group.TLS]
-    styles = {name: _type_of(name) for name in HOOK_TEXTS}
+    styles = {name: _type_of(name) for name in HOOKS}
     methods = {name: style.removeprefix("On") + "Method" for name, style in styles.items()}
     imported = sorted((*styles.values(), *methods.values()))
     head = HEAD.replace("{imports}", "\n".join(f"    {name}," for name in imported))

@@ -14,7 +14,6 @@ from collections.abc import Mapping
 from types import MappingProxyType
 from typing import Any, Final, final
 
-from fastsmtp._options.hooks import HOOKS
 from fastsmtp._options.kinds import (
     COMMAND_LENGTH,
     COUNT,
@@ -54,6 +53,18 @@ from fastsmtp.descriptors import default_max_clients
 from fastsmtp.networks import Networks
 
 __all__ = ["HOOKS", "OPTIONS", "Networks", "Option", "Options", "parse_options", "tls_options"]
+
+# Hook -> names of its arguments; all but on_close take the trailing callback.
+HOOKS: Final[dict[str, tuple[str, ...]]] = {
+    "on_connect": ("session", "callback"),
+    "on_secure": ("socket", "session", "callback"),
+    "on_auth": ("auth", "session", "callback"),
+    "on_scram": ("username", "session", "callback"),
+    "on_mail_from": ("address", "session", "callback"),
+    "on_rcpt_to": ("address", "session", "callback"),
+    "on_data": ("stream", "session", "callback"),
+    "on_close": ("session",),
+}
 
 
 # A table: one row per option, in the order of the docs.
@@ -414,7 +425,7 @@ def _check_together(options: Options) -> None:
 def _unknown_option(name: object) -> str:
     if name in HOOKS:
         return f"{name!r} is a hook, not an option"
-    near = nearest_option(str(name), OPTIONS)
+    near = nearest_option(str(name), OPTIONS, HOOKS)
     unknown = f"unknown option {_short.repr(name)}"
     if near:
         return f"{unknown}, did you mean {near!r}?"

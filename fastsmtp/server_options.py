@@ -2,8 +2,8 @@
 
     from fastsmtp.server_options import ServerOptions
 
-The engine itself does not import this. Made by docs/make_server_options.py from fastsmtp/options.py
-and fastsmtp/_options/: change it there.
+The engine itself does not import this. Made by docs/make_server_options.py, which has the texts of
+hooks, from fastsmtp/options.py, which has those of options: change it there.
 """
 
 from __future__ import annotations

@@ -13,8 +13,8 @@ from collections.abc import Callable
 from typing import Any, Final
 
 from fastsmtp._hooks.callback import Answer
-from fastsmtp._options.hooks import HOOKS
 from fastsmtp._options.names import looks_like_hook, nearest_hook
+from fastsmtp.options import HOOKS
 
 __all__ = ["Hooks", "check_hook_name", "check_hook_names_of"]
 
@@ -115,7 +115,7 @@ def check_hook_name(name: str) -> None:
     """
     if name in HOOKS or not looks_like_hook(name):
         return
-    near = nearest_hook(name)
+    near = nearest_hook(name, HOOKS)
     meant = f"did you mean {near!r}?" if near else f"it is one of {', '.join(HOOKS)}"
     raise TypeError(f"{name!r} is not a hook, {meant}")
 

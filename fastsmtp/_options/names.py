@@ -11,8 +11,6 @@ import re
 from collections.abc import Iterable
 from typing import Final
 
-from fastsmtp._options.hooks import HOOKS
-
 __all__ = ["looks_like_hook", "nearest", "nearest_hook", "nearest_option"]
 
 # The share of common letters that makes two names alike: one letter wrong in four, and a
@@ -73,18 +71,18 @@ def nearest(word: str, known: Iterable[str], alike: float = ALIKE) -> str:
     return next(iter(difflib.get_close_matches(word[:MAX_LENGTH], list(known), 1, alike)), "")
 
 
-def nearest_hook(name: str) -> str:
+def nearest_hook(name: str, hooks: Iterable[str]) -> str:
     """Return the hook that `name`, which looks like one, may have been meant to be, "" for none."""
-    known = {_squashed(hook)[2:]: hook for hook in HOOKS}
+    known = {_squashed(hook)[2:]: hook for hook in hooks}
     word = _squashed(name)[2:]
     return OTHER_HOOKS.get(word) or known.get(nearest(word, known, ALIKE_HOOKS), "")
 
 
-def nearest_option(name: str, options: Iterable[str]) -> str:
+def nearest_option(name: str, options: Iterable[str], hooks: Iterable[str]) -> str:
     """Return the option or hook that `name` may have been meant to be, "" for none."""
     if looks_like_hook(name):
-        return nearest_hook(name)
-    known = {_squashed(one): one for one in (*options, *HOOKS)}
+        return nearest_hook(name, hooks)
+    known = {_squashed(one): one for one in (*options, *hooks)}
     word = _squashed(name)
     return OTHER_NAMES.get(word) or known.get(nearest(word, known), "")
 

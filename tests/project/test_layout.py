@@ -51,7 +51,7 @@ LEVELS = (
 # Inside of a room a module imports only from those that stand before it.
 ORDER = {
     "_wire": ("grammar", "proxy_header"),
-    "_options": ("hooks", "names", "given", "kinds"),
+    "_options": ("names", "given", "kinds"),
     "_sasl": ("exchange", "saslprep", "mechanisms", "scram"),
     "_net": (
         *("turns", "epoll_transport", "listener", "resolvers", "reverse_dns"),
@@ -112,6 +112,7 @@ LATE = {
 
 LINES_OF_A_FILE = {".py": 450, ".pyx": 900}  # the docstring at its head is not counted
 HEAD = re.compile(r'\A"""(?:(?!""").)*"""\n', re.DOTALL)
+MADE = {"fastsmtp/server_options.py"}  # by a script: as long as the table that it is made from
 LINES_OF_A_FUNCTION = 40
 # "file:function" -> why it is better whole. Counted without the docstring.
 LONG_FUNCTIONS: dict[str, str] = {}
@@ -536,7 +537,7 @@ def test_files_stay_within_their_budget() -> None:
         text = path.read_text(encoding="utf-8")
         lines = len(HEAD.sub("", text).splitlines())
         budget = LINES_OF_A_FILE.get(path.suffix)
-        if budget is not None and lines > budget:
+        if budget is not None and lines > budget and relative(path) not in MADE:
             wrong.append(f"{relative(path)}: {lines} lines, the budget is {budget}")
     faults(wrong)
 
