@@ -36,6 +36,7 @@ import time
 from collections.abc import Iterator
 from typing import Final
 
+from fastsmtp.delivery.directories import make_directory, sync_directory
 from fastsmtp.errors import SMTPError
 from fastsmtp.gateway.log import logger
 
@@ -97,7 +98,7 @@ class Maildir:
         self.tmp = os.path.join(path, "tmp")
         self._host = re.sub(r"[^A-Za-z0-9.-]", "-", socket.gethostname())[:MAX_HOST] or "localhost"
         for directory in (path, self.new, self.tmp, os.path.join(path, "cur")):
-            _make_directory(directory)
+            make_directory(directory)
         self._check_writable()
 
     def deliver(self) -> Delivery:
@@ -175,7 +176,7 @@ class Delivery:
             self._write(octets)
             os.fsync(self._descriptor)
             self._publish()
-            _sync_directory(self._maildir.new)
+            sync_directory(self._maildir.new)
             self._state = _State.DELIVERED
             # The message is safe and will be acknowledged; what goes wrong from here on costs a
             # leftover at most.
@@ -291,28 +292,6 @@ def _unlink(path: str) -> None:
         pass
     except OSError as error:
         logger.warning("a file stays behind: %s: %s", path, error.strerror)
-
-
-def _sync_directory(path: str) -> None:
-    descriptor = os.open(path, os.O_RDONLY | os.O_DIRECTORY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
-
-
-def _make_directory(path: str) -> None:
-    """Make a directory, and those above it, so that it survives a power cut."""
-    if os.path.isdir(path):
-        return
-    parent = os.path.dirname(path)
-    if parent != path:
-        _make_directory(parent)
-    with contextlib.suppress(FileExistsError):
-        os.mkdir(path, 0o700)
-    if not os.path.isdir(path):
-        raise NotADirectoryError(errno.ENOTDIR, os.strerror(errno.ENOTDIR), path)
-    _sync_directory(parent)
 
 
 def _remove_leftover(path: str) -> bool:
