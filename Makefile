@@ -15,7 +15,7 @@ PYTEST = $(PYTHON) -m pytest $(PYTEST_ARGS)
 ifneq ($(dir $(PYTHON)),./)
 export PATH := $(abspath $(dir $(PYTHON))):$(PATH)
 endif
-CYTHON_SOURCES = $(wildcard fastsmtp/*.pyx fastsmtp/*/*.pyx fastsmtp/*.pxd fastsmtp/*/*.pxd)
+CYTHON_SOURCES = $(wildcard $(foreach depth,fastsmtp fastsmtp/* fastsmtp/*/*,$(depth)/*.pyx $(depth)/*.pxd))
 
 # A module that a running process has mapped must not be written over: each mode is built in a folder of its own,
 # and the result is moved into place, so that such a process keeps the file it has. A compiled module hides the .py
@@ -114,7 +114,7 @@ types:
 stubs:
 	$(PYTHON) -m mypy.stubtest --allowlist tests/typing/stubtest_allowlist.txt --ignore-unused-allowlist \
 		fastsmtp._parser fastsmtp._wire.grammar fastsmtp._wire.proxy_header fastsmtp._net.epoll_transport fastsmtp._native fastsmtp._hooks.coroutine_driver \
-		fastsmtp._tls.records fastsmtp._net.turns
+		fastsmtp._tls.records fastsmtp._net.turns fastsmtp.delivery.maildir._commit
 
 check: lint types stubs test
 

@@ -48,6 +48,7 @@ CYTHON = [
     "_hooks/coroutine_driver.pyx",
     "_tls/records.pyx",
     "_net/turns.pyx",
+    "delivery/maildir/_commit.pyx",
 ]
 PYTHON = [
     "_tls/client_hello.py",

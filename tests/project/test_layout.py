@@ -79,6 +79,8 @@ ORDER = {
         *("spool.directory", "spool.store", "spool.salvage", "spool.keeper", "spool.shelf"),
         *("spool.breaker", "spool.handover", "spool.drainer", "spool.operations"),
         *("spool.control", "spool.sink", "spool"),
+        *("maildir._commit", "maildir.box", "maildir.syncing", "maildir.large", "maildir.sink"),
+        "maildir",
     ),
 }
 # The house in numbers. A change of one is a decision, not an accident.

@@ -4,11 +4,13 @@
  * always); FAULT_ORDER, a file that holds at most one order; FAULT_TRACE, a file to which every
  * watched call is appended as "<call> <result> <path>", and "fired" for an order that was carried out.
  *
- * An order is "<serial> <call> <k> <action>": at the k-th <call> since the order with this serial was
- * first seen, do <action>: the number of an errno, "kill-before", "kill-after", or "wait", which opens
- * the FIFO FAULT_GATE for reading and so waits for somebody to open it for writing.
- * Calls: open, write, fsync, fsync_directory, link, rename, unlink, reply (a socket is sent the
- * acceptance of a message).
+ * An order is "<serial> <call> <k> <action> <then>": at the k-th <call> since the order with this serial was
+ * first seen, do <action>: the number of an errno, that number with a minus (the call is made, and
+ * its success is lost), "kill-before", "kill-after", or "wait", which opens
+ * the FIFO FAULT_GATE for reading and so waits for somebody to open it for writing. After that the
+ * next call <then> fails with EIO, unless it is "-".
+ * Calls: open, write, fsync, fsync_directory, syncfs, link, rename, unlink, reply (a socket is sent
+ * the acceptance of a message); flock, which is not in the trace. Those that take a descriptor of a directory have the same names.
  */
 #define _GNU_SOURCE
 #include <dlfcn.h>
@@ -20,6 +22,7 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/file.h>
 #include <sys/socket.h>
 #include <sys/stat.h>
 #include <sys/syscall.h>
@@ -28,7 +31,7 @@
 
 static pthread_mutex_t lock = PTHREAD_MUTEX_INITIALIZER;
 static long serial_seen = -1;
-static int calls_seen;
+static int calls_seen, fired;
 
 /* The calls of the shim itself go to the kernel directly, or they would come back here. */
 static void note(const char *call, long result, const char *path) {
@@ -51,10 +54,12 @@ static void die(void) {
         pause();
 }
 
-/* What to do at this call: 0 nothing, -1 die before, -2 die behind, else an errno. */
+enum { DIE_BEFORE = -10001, DIE_AFTER = -10002 };
+
+/* What to do at this call: 0 nothing, else an errno, or a negative one. */
 static int ordered(const char *call) {
     const char *name = getenv("FAULT_ORDER");
-    char text[128] = "", wanted[32], action[32];
+    char text[128] = "", wanted[32], action[32], then[32];
     long serial;
     int k, what = 0;
     if (name == NULL)
@@ -64,22 +69,26 @@ static int ordered(const char *call) {
         return 0;
     long length = syscall(SYS_read, file, text, sizeof text - 1);
     syscall(SYS_close, file);
-    if (length <= 0 || sscanf(text, "%ld %31s %d %31s", &serial, wanted, &k, action) != 4)
+    if (length <= 0 || sscanf(text, "%ld %31s %d %31s %31s", &serial, wanted, &k, action, then) != 5)
         return 0;
     pthread_mutex_lock(&lock);
     if (serial != serial_seen) {
         serial_seen = serial;
-        calls_seen = 0;
+        calls_seen = fired = 0;
     }
     int due = strcmp(call, wanted) == 0 && ++calls_seen == k;
+    int due_then = fired == 1 && strcmp(call, then) == 0;
+    fired += due || due_then;
     pthread_mutex_unlock(&lock);
+    if (due_then)
+        return EIO;
     if (!due)
         return 0;
     note("fired", 0, call);
     if (strcmp(action, "kill-before") == 0)
-        what = -1;
+        what = DIE_BEFORE;
     else if (strcmp(action, "kill-after") == 0)
-        what = -2;
+        what = DIE_AFTER;
     else if (strcmp(action, "wait") == 0) {
         int gate = syscall(SYS_openat, AT_FDCWD, getenv("FAULT_GATE"), O_RDONLY, 0);
         syscall(SYS_close, gate);
@@ -101,6 +110,18 @@ static int path_of(int descriptor, char *path, size_t room) {
     return watched(path);
 }
 
+/* The whole path of a name in a directory. */
+static int path_at(int directory, const char *name, char *path, size_t room) {
+    if (directory == AT_FDCWD || name[0] == '/') {
+        snprintf(path, room, "%s", name);
+        return watched(path);
+    }
+    path_of(directory, path, room);
+    size_t length = strlen(path);
+    snprintf(path + length, room - length, "/%s", name);
+    return watched(path);
+}
+
 #define GUARDED(call, path, expression)                 \
     do {                                                \
         int what = ordered(call);                       \
@@ -109,15 +130,15 @@ static int path_of(int descriptor, char *path, size_t room) {
             errno = what;                               \
             return -1;                                  \
         }                                               \
-        if (what == -1)                                 \
+        if (what == DIE_BEFORE)                                 \
             die();                                      \
         __typeof__(expression) result = (expression);   \
         int kept = errno;                               \
         note(call, result < 0 ? -kept : (long)result, path); \
-        if (what == -2)                                 \
+        if (what == DIE_AFTER)                          \
             die();                                      \
-        errno = kept;                                   \
-        return result;                                  \
+        errno = what < 0 ? -what : kept;                \
+        return what < 0 ? -1 : result;                                  \
     } while (0)
 
 #define REAL(name, ...) ((__typeof__(&name))dlsym(RTLD_NEXT, #name))(__VA_ARGS__)
@@ -134,6 +155,20 @@ static int path_of(int descriptor, char *path, size_t room) {
     }
 OPEN(open)
 OPEN(open64)
+
+#define OPENAT(name)                                                      \
+    int name(int directory, const char *file, int flags, ...) {           \
+        char path[4400];                                                  \
+        va_list more;                                                     \
+        va_start(more, flags);                                            \
+        int mode = flags & O_CREAT ? va_arg(more, int) : 0;               \
+        va_end(more);                                                     \
+        if (!(flags & O_CREAT) || !path_at(directory, file, path, sizeof path)) \
+            return REAL(name, directory, file, flags, mode);              \
+        GUARDED("open", path, REAL(name, directory, file, flags, mode));  \
+    }
+OPENAT(openat)
+OPENAT(openat64)
 
 /* An acceptance, as the gateway words it. */
 static int is_reply(int descriptor, const void *octets, size_t length) {
@@ -179,6 +214,15 @@ int fsync(int descriptor) {
     GUARDED(S_ISDIR(facts.st_mode) ? "fsync_directory" : "fsync", path, REAL(fsync, descriptor));
 }
 
+int flock(int descriptor, int operation) {
+    char path[4200];
+    int what = path_of(descriptor, path, sizeof path) ? ordered("flock") : 0;
+    if (what <= 0)
+        return REAL(flock, descriptor, operation);
+    errno = what;
+    return -1;
+}
+
 int link(const char *from, const char *to) {
     if (!watched(from))
         return REAL(link, from, to);
@@ -186,9 +230,31 @@ int link(const char *from, const char *to) {
 }
 
 int linkat(int from_directory, const char *from, int to_directory, const char *to, int flags) {
-    if (!watched(from))
+    char path[4400];
+    if (!path_at(to_directory, to, path, sizeof path))
         return REAL(linkat, from_directory, from, to_directory, to, flags);
-    GUARDED("link", to, REAL(linkat, from_directory, from, to_directory, to, flags));
+    GUARDED("link", path, REAL(linkat, from_directory, from, to_directory, to, flags));
+}
+
+int renameat(int from_directory, const char *from, int to_directory, const char *to) {
+    char path[4400];
+    if (!path_at(to_directory, to, path, sizeof path))
+        return REAL(renameat, from_directory, from, to_directory, to);
+    GUARDED("rename", path, REAL(renameat, from_directory, from, to_directory, to));
+}
+
+int unlinkat(int directory, const char *name, int flags) {
+    char path[4400];
+    if (!path_at(directory, name, path, sizeof path))
+        return REAL(unlinkat, directory, name, flags);
+    GUARDED("unlink", path, REAL(unlinkat, directory, name, flags));
+}
+
+int syncfs(int descriptor) {
+    char path[4200];
+    if (!path_of(descriptor, path, sizeof path))
+        return REAL(syncfs, descriptor);
+    GUARDED("syncfs", path, REAL(syncfs, descriptor));
 }
 
 int rename(const char *from, const char *to) {

@@ -41,9 +41,11 @@ class Faults:
         """Begin a new trace."""
         self.log.unlink(missing_ok=True)
 
-    def order(self, call: str, action: str, k: int = 1) -> None:
-        """Do `action` at the `k`-th `call` from now on, once."""
-        text = f"{next(self._serials)} {call} {k} {action}\n"
+    def order(self, call: str, action: str, k: int = 1, *, then: str = "") -> None:
+        """Do `action` at the `k`-th `call` from now on, once. then: another call, which fails with
+        EIO at its next time after that.
+        """
+        text = f"{next(self._serials)} {call} {k} {action} {then or '-'}\n"
         self._order.with_suffix(".next").write_text(text)
         self._order.with_suffix(".next").rename(self._order)
 

@@ -1,0 +1,528 @@
+"""Brings messages into a Maildir: every system call of those that wait together in one call.
+
+In: descriptors of `tmp` and `new`, and drafts: a name, octets, or a file that was begun already.
+Out: each draft says what became of it, by a step and an errno; nothing raises half-way, and of a
+draft that has failed no name is left. The GIL is released once, whatever the number of drafts.
+
+The order of calls is the promise: write to `tmp`, sync the files, link them into `new`, sync `new`
+once for all of them, and only then remove the names in `tmp`. An fsync that has failed is not tried
+again: the kernel may have dropped the dirty pages, and a second one would say that all is well.
+
+Files hold LF where the wire had CRLF, over any cut of the pieces; a CR that no LF follows stays.
+"""
+
+from cpython.bytes cimport PyBytes_AS_STRING, PyBytes_GET_SIZE
+from libc.errno cimport (
+    EEXIST,
+    EINTR,
+    ENOENT,
+    ENOSYS,
+    EOPNOTSUPP,
+    EPERM,
+    errno,
+)
+from libc.stdio cimport snprintf
+from libc.stdlib cimport free, malloc
+from libc.string cimport memchr, memcpy
+from posix.fcntl cimport O_CREAT, O_EXCL, O_WRONLY
+from posix.stat cimport fstat, struct_stat
+from posix.time cimport CLOCK_MONOTONIC, clock_gettime, timespec
+from posix.unistd cimport close, fsync, write
+
+import enum
+
+
+cdef extern from *:
+    """
+    #include <errno.h>
+    #include <fcntl.h>
+    #include <stdio.h>
+    #include <sys/file.h>
+    #include <sys/stat.h>
+    #include <unistd.h>
+    #if defined(__linux__) && defined(_GNU_SOURCE)
+    #define FS_HAVE_SYNCFS 1
+    #define FS_START_WRITING(descriptor) sync_file_range(descriptor, 0, 0, SYNC_FILE_RANGE_WRITE)
+    #else
+    #define FS_HAVE_SYNCFS 0
+    #define FS_START_WRITING(descriptor) ((void)0)
+    #define syncfs(descriptor) (-1)
+    #endif
+    """
+    const bint FS_HAVE_SYNCFS
+    void FS_START_WRITING(int descriptor) nogil
+    const int ENOTSUP
+    const int EWOULDBLOCK
+    const int AT_SYMLINK_NOFOLLOW
+    const int LOCK_EX
+    const int LOCK_NB
+    const int O_CLOEXEC
+    int flock(int descriptor, int operation) nogil
+    int fstatat(int directory, const char *name, struct_stat *facts, int flags) nogil
+    int linkat(int old, const char *name, int new, const char *new_name, int flags) nogil
+    int openat(int directory, const char *name, int flags, int mode) nogil
+    int renameat(int old, const char *name, int new, const char *new_name) nogil
+    int syncfs(int descriptor) nogil
+    int unlinkat(int directory, const char *name, int flags) nogil
+
+
+cdef enum:
+    NAME_ATTEMPTS = 5  # names hold 64 random bits: a second attempt is already very strange
+    MAX_NAME = 200  # octets of a name that is given
+    NAME_ROOM = MAX_NAME + 4  # with what a further attempt adds, and NUL
+    BUFFER = 65536  # octets of one write
+
+cdef enum:
+    AT_CREATE = 1
+    AT_WRITE = 2
+    AT_SYNC = 3
+    AT_LINK = 4
+    AT_SYNC_DIRECTORY = 5
+
+HAS_SYNCFS = bool(FS_HAVE_SYNCFS)
+
+
+class Step(enum.IntEnum):
+    """Where a commit has failed; DONE: it has not."""
+
+    DONE = 0
+    CREATE = AT_CREATE
+    WRITE = AT_WRITE
+    SYNC = AT_SYNC
+    LINK = AT_LINK
+    SYNC_DIRECTORY = AT_SYNC_DIRECTORY
+
+
+cdef struct Work:
+    int tmp
+    int new
+    char *buffer
+    size_t used  # octets in the buffer, all of the file that is being written
+    double seconds  # that the sync of the files took
+
+
+cdef struct File:
+    const char *given  # the name
+    const char *head
+    size_t head_length
+    const char *body
+    size_t body_length
+    bint is_written  # head and body stand in the file already
+    char temporary[NAME_ROOM]  # as it stands in tmp
+    char final[NAME_ROOM]  # as it stands in new
+    bint in_tmp
+    bint in_new
+    bint ended
+    bint has_held  # the last piece ended with a CR, whose LF may follow
+    bint is_open  # `descriptor` is one: 0 is what an object that was never made has there
+    int descriptor
+    int step
+    int error
+    int stays  # why a name could not be removed, an errno
+
+
+# Every function returns whether the file is still on its way.
+
+cdef bint fail(File *file, const Work *work, int step, int error) noexcept nogil:
+    file.step = step
+    file.error = error
+    end(file, work)
+    return False
+
+
+cdef void end(File *file, const Work *work) noexcept nogil:
+    """Remove the names that must not stay, then close: the lock outlives the name in tmp."""
+    if file.step != 0 and file.in_new:
+        remove_name(file, work.new, file.final)
+    if file.in_tmp:
+        remove_name(file, work.tmp, file.temporary)
+        file.in_tmp = False
+    if file.is_open:
+        # After an fsync there is nothing left that close could report; without one nobody relies
+        # on the file.
+        close(file.descriptor)
+        file.is_open = False
+    file.ended = True
+
+
+cdef void remove_name(File *file, int directory, const char *name) noexcept nogil:
+    if unlinkat(directory, name, 0) != 0 and errno != ENOENT:
+        file.stays = errno
+
+
+cdef void set_name(char *name, const char *given, int attempt) noexcept nogil:
+    if attempt == 0:
+        snprintf(name, NAME_ROOM, b"%s", given)
+    else:
+        snprintf(name, NAME_ROOM, b"%s-%d", given, attempt)
+
+
+cdef bint create(File *file, const Work *work) noexcept nogil:
+    cdef int attempt
+    for attempt in range(NAME_ATTEMPTS):
+        set_name(file.temporary, file.given, attempt)
+        # O_EXCL: never into a file, or through a link, that somebody else has put there.
+        file.descriptor = openat(
+            work.tmp, file.temporary, O_WRONLY | O_CREAT | O_EXCL | O_CLOEXEC, 0o600
+        )
+        if file.descriptor < 0:
+            if errno == EEXIST:
+                continue
+            return fail(file, work, AT_CREATE, errno)
+        if is_ours(file.descriptor):
+            file.in_tmp = True
+            file.is_open = True
+            return True
+        close(file.descriptor)
+    return fail(file, work, AT_CREATE, EEXIST)
+
+
+cdef bint is_ours(int descriptor) noexcept nogil:
+    """Lock the new file; False when a cleaner of another process got hold of it before us, which
+    then removes it.
+    """
+    cdef struct_stat facts
+    if flock(descriptor, LOCK_EX | LOCK_NB) != 0:
+        return errno != EWOULDBLOCK  # no locks on this file system: then cleaners go by age
+    return fstat(descriptor, &facts) != 0 or facts.st_nlink == 1
+
+
+cdef bint put(File *file, Work *work, const char *octets, size_t length) noexcept nogil:
+    """Add octets of the wire to the file."""
+    cdef const char *stop = octets + length
+    cdef const char *cr
+    cdef const char *upto
+    if length and file.has_held:
+        file.has_held = False
+        if octets[0] != c"\n" and not copy(file, work, b"\r", 1):
+            return False
+    while octets < stop:
+        cr = <const char *>memchr(octets, c"\r", stop - octets)
+        upto = stop if cr == NULL else cr
+        if cr != NULL and cr + 1 < stop and cr[1] != c"\n":
+            upto = cr + 1  # a CR that stays
+            cr = NULL
+        if not copy(file, work, octets, upto - octets):
+            return False
+        octets = upto
+        if cr != NULL:
+            octets += 1
+            file.has_held = octets == stop
+    return True
+
+
+cdef bint copy(File *file, Work *work, const char *octets, size_t length) noexcept nogil:
+    """Add octets to the buffer, and write it whenever it is full."""
+    cdef size_t part
+    while length:
+        part = min(length, BUFFER - work.used)
+        memcpy(work.buffer + work.used, octets, part)
+        work.used += part
+        octets += part
+        length -= part
+        if work.used == BUFFER and not flush(file, work):
+            return False
+    return True
+
+
+cdef bint flush(File *file, Work *work) noexcept nogil:
+    cdef size_t done = 0
+    cdef ssize_t taken
+    while done < work.used:  # the kernel may take a part: a signal, or the last free block
+        taken = write(file.descriptor, work.buffer + done, work.used - done)
+        if taken >= 0:
+            done += taken
+        elif errno != EINTR:
+            work.used = 0
+            return fail(file, work, AT_WRITE, errno)
+    work.used = 0
+    return True
+
+
+cdef bint finish(File *file, Work *work) noexcept nogil:
+    """Write what is left."""
+    if file.has_held:
+        file.has_held = False
+        if not copy(file, work, b"\r", 1):
+            return False
+    return flush(file, work)
+
+
+cdef bint publish(File *file, const Work *work) noexcept nogil:
+    cdef int attempt, error
+    for attempt in range(NAME_ATTEMPTS):
+        set_name(file.final, file.given, attempt)
+        error = give_name(file, work)
+        # NFS may say EEXIST of our own link, when the answer to the first try was lost.
+        if error == 0 or error == EEXIST and is_same_file(file, work):
+            file.in_new = True
+            return True
+        if error != EEXIST:
+            return fail(file, work, AT_LINK, error)
+    return fail(file, work, AT_LINK, EEXIST)
+
+
+cdef int give_name(File *file, const Work *work) noexcept nogil:
+    """Return 0 or an errno. Not rename(): link() never replaces a file that is there."""
+    cdef struct_stat facts
+    if linkat(work.tmp, file.temporary, work.new, file.final, 0) == 0:
+        return 0
+    # What a file system without hard links answers; EPERM is Linux's word for it.
+    if errno != EPERM and errno != ENOTSUP and errno != EOPNOTSUPP and errno != ENOSYS:
+        return errno
+    if fstatat(work.new, file.final, &facts, AT_SYMLINK_NOFOLLOW) == 0:
+        return EEXIST
+    if renameat(work.tmp, file.temporary, work.new, file.final) != 0:
+        return errno
+    file.in_tmp = False
+    return 0
+
+
+cdef bint is_same_file(File *file, const Work *work) noexcept nogil:
+    cdef struct_stat ours, found
+    return (
+        fstat(file.descriptor, &ours) == 0
+        and fstatat(work.new, file.final, &found, AT_SYMLINK_NOFOLLOW) == 0
+        and ours.st_dev == found.st_dev
+        and ours.st_ino == found.st_ino
+    )
+
+
+cdef bint begin(File *file, Work *work) noexcept nogil:
+    """Make the file, and write what was given with the draft, unless that was done already."""
+    if file.is_written:
+        return True
+    file.is_written = True
+    return (
+        create(file, work)
+        and put(file, work, file.head, file.head_length)
+        and put(file, work, file.body, file.body_length)
+    )
+
+
+cdef double monotonic() noexcept nogil:
+    cdef timespec moment
+    clock_gettime(CLOCK_MONOTONIC, &moment)
+    return moment.tv_sec + moment.tv_nsec * 1e-9
+
+
+cdef void commit_all(File **files, int count, Work *work, bint sync_all) noexcept nogil:
+    cdef int number, error
+    cdef int published = 0
+    cdef double began
+    for number in range(count):
+        if begin(files[number], work):
+            finish(files[number], work)
+    began = monotonic()
+    sync(files, count, work, sync_all)
+    work.seconds = monotonic() - began
+    for number in range(count):
+        if not files[number].ended and publish(files[number], work):
+            published += 1
+    error = errno if published and fsync(work.new) != 0 else 0
+    for number in range(count):
+        if not files[number].ended:
+            if error:
+                fail(files[number], work, AT_SYNC_DIRECTORY, error)
+            else:
+                # The message is safe; what goes wrong from here on costs a leftover at most.
+                end(files[number], work)
+
+
+cdef void sync(File **files, int count, const Work *work, bint sync_all) noexcept nogil:
+    cdef int number
+    cdef int error = errno if sync_all and syncfs(work.tmp) != 0 else 0
+    if not sync_all and count > 1:
+        # A hint: the files find their blocks together, and the first fsync commits that for all.
+        for number in range(count):
+            if not files[number].ended:
+                FS_START_WRITING(files[number].descriptor)
+    for number in range(count):
+        if files[number].ended:
+            continue
+        if sync_all and error:
+            fail(files[number], work, AT_SYNC, error)
+        elif not sync_all and fsync(files[number].descriptor) != 0:
+            fail(files[number], work, AT_SYNC, errno)
+
+
+cdef class Place:
+    """Place(tmp, new)\n--\n\nThe directories of a Maildir: descriptors, closed at its end."""
+
+    cdef int tmp
+    cdef int new
+    cdef bint is_open
+
+    def __cinit__(self, int tmp, int new):
+        self.tmp = tmp
+        self.new = new
+        self.is_open = True
+
+    def __dealloc__(self):
+        if self.is_open:
+            close(self.tmp)
+            close(self.new)
+
+
+cdef class Draft:
+    """Draft(place, name, head, body)\n--\n\nOne message on its way into a Maildir.
+
+    name: a file name, at most 200 octets. head, body: octets, written one after the other; what
+    `write` adds comes after them. Nothing is on disk before `write` or `commit`. A draft that is
+    forgotten is discarded.
+    """
+
+    cdef File file
+    cdef readonly Place place  # None after the end
+    cdef readonly bytes name
+    cdef bytes head
+    cdef bytes body
+    cdef bint is_taken  # somebody works on it now
+
+    def __cinit__(
+        self,
+        Place place not None,
+        bytes name not None,
+        bytes head not None,
+        bytes body not None,
+    ):
+        if not 0 < len(name) <= MAX_NAME or b"/" in name or b"\0" in name:
+            raise ValueError(f"not a name for a file: {name!r:.40}")
+        self.place = place
+        self.name = name
+        self.head = head
+        self.body = body
+        self.file.given = PyBytes_AS_STRING(name)
+        self.file.head = PyBytes_AS_STRING(head)
+        self.file.head_length = PyBytes_GET_SIZE(head)
+        self.file.body = PyBytes_AS_STRING(body)
+        self.file.body_length = PyBytes_GET_SIZE(body)
+
+    def __dealloc__(self):
+        cdef Work work
+        if self.file.is_open:
+            work.tmp = self.place.tmp
+            end(&self.file, &work)
+
+    @property
+    def ended(self):
+        """Whether it was committed or discarded, or has failed."""
+        return bool(self.file.ended)
+
+    @property
+    def step(self):
+        """Where it has failed; DONE while it has not."""
+        return Step(self.file.step)
+
+    @property
+    def error(self):
+        """Why it has failed, an errno; 0 while it has not."""
+        return self.file.error
+
+    @property
+    def stays(self):
+        """Why a name in `tmp` or `new` could not be removed, an errno; 0: none stays."""
+        return self.file.stays
+
+    @property
+    def temporary(self):
+        """The name in `tmp`, empty when there is none."""
+        return <bytes>self.file.temporary if self.file.in_tmp else b""
+
+    @property
+    def final(self):
+        """The name in `new`, empty when there is none."""
+        return <bytes>self.file.final if self.file.in_new and not self.file.step else b""
+
+    def write(self, bytes octets not None):
+        """write(octets)\n--\n\nAdd octets to the file, which is made first.
+
+        Returns whether it went well; `step` and `error` say what did not, and nothing is left.
+        Raises RuntimeError after the end.
+        """
+        cdef Work work
+        cdef bint is_good
+        cdef const char *start = PyBytes_AS_STRING(octets)
+        cdef size_t length = PyBytes_GET_SIZE(octets)
+        check(self, self.place)
+        prepare(&work, self.place)
+        self.is_taken = True
+        with nogil:
+            is_good = (
+                begin(&self.file, &work)
+                and put(&self.file, &work, start, length)
+                and flush(&self.file, &work)
+            )
+            free(work.buffer)
+        self.is_taken = False
+        forget_place(self)
+        return is_good
+
+    def discard(self):
+        """discard()\n--\n\nLeave nothing in `tmp`; a no-op from `commit` on."""
+        cdef Work work
+        if not self.file.ended and not self.is_taken:
+            self.is_taken = True
+            work.tmp = self.place.tmp
+            with nogil:
+                end(&self.file, &work)
+            forget_place(self)
+
+
+cdef int forget_place(Draft draft) except -1:
+    """Do not keep directories open for a draft that has ended."""
+    if draft.file.ended:
+        draft.place = None
+    return 0
+
+
+cdef int check(Draft draft, Place place) except -1:
+    if draft.file.ended or draft.is_taken:
+        raise RuntimeError("the draft has ended, or is at work")
+    if draft.place is not place:
+        raise ValueError("the draft belongs to another place")
+    return 0
+
+
+cdef int prepare(Work *work, Place place) except -1:
+    work.tmp = place.tmp
+    work.new = place.new
+    work.used = 0
+    work.buffer = <char *>malloc(BUFFER)
+    if work.buffer == NULL:
+        raise MemoryError
+    return 0
+
+
+def commit(Place place not None, list drafts not None, bint sync_all):
+    """commit(place, drafts, sync_all)\n--\n\nMake drafts durable and visible, or leave nothing.
+
+    sync_all: by one `syncfs` of the file system instead of an fsync for each file. Afterwards each
+    draft has `final`, or `step` and `error`. Returns the seconds that the sync of the files took.
+    Raises, before it touches any, RuntimeError for a draft that has ended, and ValueError for one
+    of another place.
+    """
+    cdef Work work
+    cdef Draft draft
+    cdef list kept = list(drafts)
+    cdef int count = 0
+    if sync_all and not FS_HAVE_SYNCFS:
+        raise ValueError("this system has no syncfs")
+    for draft in kept:
+        check(draft, place)
+    prepare(&work, place)
+    cdef File **files = <File **>malloc((len(kept) + 1) * sizeof(File *))
+    if files == NULL:
+        free(work.buffer)
+        raise MemoryError
+    for draft in kept:
+        draft.is_taken = True
+        files[count] = &draft.file
+        count += 1
+    with nogil:
+        commit_all(files, count, &work, sync_all)
+        free(work.buffer)
+        free(files)
+    for draft in kept:
+        forget_place(draft)
+    return work.seconds

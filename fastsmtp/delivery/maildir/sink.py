@@ -1,0 +1,152 @@
+"""`Maildir`: a sink whose 250 means that the message is a synced file in `new`.
+
+What waits together is committed together, in one call without the GIL (`_commit.pyx` has the order
+of calls, which is the promise). A body that is too large for a record goes into the very file that
+becomes the message, as it comes.
+
+Line ends: files hold LF where the wire had CRLF, as every reader of a Maildir on UNIX expects. With
+CRLF in the file Python's `mailbox` works, but mutt 2.2 shows a stray ^M behind header fields, and
+others no longer find the empty line behind the header. Nothing is lost: the engine refuses a
+message with a bare CR or LF, so turning each LF back into CRLF gives the octets that were sent.
+
+After a sync that has failed, and when the directories are no longer there, they are opened anew
+and checked before the next message.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import errno
+import os
+from typing import Final
+
+from fastsmtp.blocking import call_in_thread
+from fastsmtp.delivery.batcher import Batcher
+from fastsmtp.delivery.errors import Unavailable
+from fastsmtp.delivery.log import logger
+from fastsmtp.delivery.maildir._commit import Draft, Place, Step, commit
+from fastsmtp.delivery.maildir.box import Box
+from fastsmtp.delivery.maildir.large import LargeBody, LargeFile, call_each, failure
+from fastsmtp.delivery.maildir.syncing import SyncChoice
+from fastsmtp.delivery.promise import Promise
+from fastsmtp.delivery.record import Record
+from fastsmtp.delivery.sink import BodyWriter, Receipt, Sink
+
+__all__ = ["Maildir"]
+
+FILE_THREADS: Final = 4  # for large bodies as they come
+
+DISCARDED: Final = "the body was discarded"
+
+# After these the kernel may have dropped what was written before, too.
+_DOUBTFUL: Final = frozenset({Step.SYNC, Step.SYNC_DIRECTORY})
+# Two batches at a time: one is written while the other waits for the disk.
+COMMIT_THREADS: Final = 2
+
+
+class Maildir(Sink):
+    """A Maildir; made when it is missing.
+
+    path: of its directory. Receipts are names of files in `new`.
+    """
+
+    done = "delivered"
+    receipt_key = "file"
+
+    def __init__(self, path: str | os.PathLike[str]) -> None:
+        self.path = os.path.abspath(path)
+        self._box: Box | None = None
+        self._place: Place | None = None  # None after a fault: to be opened and checked
+        self._syncs = SyncChoice()
+        self._commits = Batcher(self._commit, name="fastsmtp-maildir", threads=COMMIT_THREADS)
+        self._files = Batcher(
+            call_each, name="fastsmtp-maildir-file", threads=FILE_THREADS, max_items=1
+        )
+
+    async def start(self) -> Promise:
+        """Make the directories, and remove what an earlier run has left unfinished.
+
+        Raises OSError when the directory cannot be made or written to. One that is only full is no
+        error: mail is refused with 452 until there is room.
+        """
+        if self._box is not None:
+            raise RuntimeError(f"{self.path} was started before")
+        loop = asyncio.get_running_loop()
+        opened = await call_in_thread(loop, self._open, "fastsmtp-maildir-open")
+        if isinstance(opened, BaseException):
+            raise opened
+        self._box, self._place = opened
+        self._commits.start()
+        self._files.start()
+        self.promise = Promise.DISK
+        return self.promise
+
+    def put(self, record: Record) -> asyncio.Future[Receipt]:
+        """Take one message; its receipt is the name of its file."""
+        return self._commits.add(record, len(record.headers) + record.size)
+
+    def begin(self, record: Record) -> BodyWriter:
+        """Begin the file of a message whose body is large; `put` makes it durable and visible."""
+        return LargeBody(lambda: self._draft(record.headers, b""), f"{self.path}/tmp", self._files)
+
+    def undo(self, record: Record, receipt: Receipt) -> None:
+        """Remove a message whose client got no 250."""
+        if isinstance(receipt, str) and self._box is not None:
+            box = self._box
+            self._files.add(lambda: box.remove(receipt), 0)
+
+    async def close(self, patience: float) -> None:
+        """End; see `Sink.close`."""
+        await asyncio.gather(self._commits.close(patience), self._files.close(patience))
+        self.promise = self._place = None
+
+    # In threads.
+
+    def _open(self) -> tuple[Box, Place]:
+        box = Box(self.path)
+        removed = box.remove_leftovers()
+        if removed:
+            logger.info("removed %d unfinished files of an earlier run from %s", removed, box.tmp)
+        return box, box.open()
+
+    def _draft(self, head: bytes, body: bytes) -> Draft:
+        """Return a new draft; raises OSError while the directories cannot be used."""
+        assert self._box is not None
+        place = self._place
+        if place is None:
+            place = self._place = self._box.open_again()
+        return Draft(place, self._box.unique_name().encode("ascii"), head, body)
+
+    def _commit(self, records: list[Record]) -> list[Receipt | BaseException]:
+        """Commit what waits together; return a name or an error for each."""
+        drafts = [self._draft_of(record) for record in records]
+        good = [draft for draft in drafts if isinstance(draft, Draft)]
+        # Large bodies that were begun before a fault lie in another place than the rest.
+        for place in {draft.place for draft in good if draft.place is not None}:
+            together = [draft for draft in good if draft.place is place]
+            takes_all = self._syncs.takes_all(len(together))
+            seconds = commit(place, together, takes_all)
+            self._syncs.note(takes_all, len(together), seconds)
+        return [self._result(draft) if isinstance(draft, Draft) else draft for draft in drafts]
+
+    def _draft_of(self, record: Record) -> Draft | BaseException:
+        try:
+            if isinstance(record.body, LargeFile):
+                draft = record.body.draft
+                return Unavailable(DISCARDED) if draft.ended else draft
+            if isinstance(record.body, bytes):
+                return self._draft(record.headers, record.body)
+        except OSError as error:
+            return error
+        return Unavailable("a Maildir takes bodies that it has begun itself")
+
+    def _result(self, draft: Draft) -> str | OSError | Unavailable:
+        if draft.stays:
+            logger.warning("a file stays behind in %s: %s", self.path, os.strerror(draft.stays))
+        if draft.final:
+            return draft.final.decode("ascii")
+        if draft.step is Step.DONE:
+            return Unavailable(DISCARDED)
+        if draft.step in _DOUBTFUL or draft.error == errno.ENOENT:
+            self._place = None
+        return failure(draft)
