@@ -343,13 +343,20 @@ def test_what_came_over_the_wire_can_be_had_back(box: Box, lines: list[bytes]) -
 
 def test_a_draft_ends_once(box: Box) -> None:
     place = box.open()
-    for end in (lambda draft: commit(place, [draft], False), Draft.discard):
+    for end, is_kept in (
+        (lambda draft: commit(place, [draft], False), True),
+        (Draft.discard, False),
+    ):
         draft = Draft(place, box.unique_name().encode(), b"", BODY)
         end(draft)
+        name = draft.final
         draft.discard()
-        for again in (lambda draft: draft.write(b"more"), lambda d: commit(place, [d], False)):
-            with pytest.raises(RuntimeError):
-                again(draft)
+        commit(place, [draft], False)
+        with pytest.raises(RuntimeError):
+            draft.write(b"more")
+        assert draft.final == name
+        assert Path(box.new, name.decode()).is_file() is bool(name) is is_kept
+        assert os.listdir(box.tmp) == []
 
 
 def test_one_wrong_draft_touches_none_of_its_batch(box: Box) -> None:

@@ -404,6 +404,9 @@ cdef class Draft:
             work.tmp = self.place.tmp
             end(&self.file, &work)
 
+    cdef bint is_over(self):
+        return self.file.ended or self.is_taken
+
     @property
     def ended(self):
         """Whether it was committed or discarded, or has failed."""
@@ -444,7 +447,8 @@ cdef class Draft:
         cdef bint is_good
         cdef const char *start = PyBytes_AS_STRING(octets)
         cdef size_t length = PyBytes_GET_SIZE(octets)
-        check(self, self.place)
+        if self.is_over():
+            raise RuntimeError("the draft has ended, or is at work")
         prepare(&work, self.place)
         self.is_taken = True
         with nogil:
@@ -461,7 +465,7 @@ cdef class Draft:
     def discard(self):
         """discard()\n--\n\nLeave nothing in `tmp`; a no-op from `commit` on."""
         cdef Work work
-        if not self.file.ended and not self.is_taken:
+        if not self.is_over():
             self.is_taken = True
             work.tmp = self.place.tmp
             with nogil:
@@ -473,14 +477,6 @@ cdef int forget_place(Draft draft) except -1:
     """Do not keep directories open for a draft that has ended."""
     if draft.file.ended:
         draft.place = None
-    return 0
-
-
-cdef int check(Draft draft, Place place) except -1:
-    if draft.file.ended or draft.is_taken:
-        raise RuntimeError("the draft has ended, or is at work")
-    if draft.place is not place:
-        raise ValueError("the draft belongs to another place")
     return 0
 
 
@@ -498,18 +494,19 @@ def commit(Place place not None, list drafts not None, bint sync_all):
     """commit(place, drafts, sync_all)\n--\n\nMake drafts durable and visible, or leave nothing.
 
     sync_all: by one `syncfs` of the file system instead of an fsync for each file. Afterwards each
-    draft has `final`, or `step` and `error`. Returns the seconds that the sync of the files took.
-    Raises, before it touches any, RuntimeError for a draft that has ended, and ValueError for one
-    of another place.
+    draft has `final`, or `step` and `error`; one that had ended before, or is at work in another
+    thread, is left alone. Returns the seconds that the sync of the files took. Raises ValueError
+    for a draft of another place, and then touches none.
     """
     cdef Work work
     cdef Draft draft
-    cdef list kept = list(drafts)
+    cdef list kept = [each for each in drafts if not (<Draft?>each).is_over()]
     cdef int count = 0
     if sync_all and not FS_HAVE_SYNCFS:
         raise ValueError("this system has no syncfs")
     for draft in kept:
-        check(draft, place)
+        if draft.place is not place:
+            raise ValueError("the draft belongs to another place")
     prepare(&work, place)
     cdef File **files = <File **>malloc((len(kept) + 1) * sizeof(File *))
     if files == NULL:

@@ -72,10 +72,9 @@ class Maildir(Sink):
         if self._box is not None:
             raise RuntimeError(f"{self.path} was started before")
         loop = asyncio.get_running_loop()
-        opened = await call_in_thread(loop, self._open, "fastsmtp-maildir-open")
-        if isinstance(opened, BaseException):
-            raise opened
-        self._box, self._place = opened
+        failed = await call_in_thread(loop, self._open, "fastsmtp-maildir-open")
+        if failed is not None:
+            raise failed
         self._commits.start()
         self._files.start()
         self.promise = Promise.DISK
@@ -102,12 +101,13 @@ class Maildir(Sink):
 
     # In threads.
 
-    def _open(self) -> tuple[Box, Place]:
+    def _open(self) -> None:
         box = Box(self.path)
         removed = box.remove_leftovers()
         if removed:
             logger.info("removed %d unfinished files of an earlier run from %s", removed, box.tmp)
-        return box, box.open()
+        self._place = box.open()
+        self._box = box
 
     def _draft(self, head: bytes, body: bytes) -> Draft:
         """Return a new draft; raises OSError while the directories cannot be used."""
