@@ -23,6 +23,7 @@ from fastsmtp._connection.registry import Registered
 from fastsmtp._connection.server_state import ServerState
 from fastsmtp._hooks.binding import Hooks, check_hook_name, check_hook_names_of
 from fastsmtp._hooks.coroutine_driver import current_hook_task
+from fastsmtp._hooks.lifespans import Lifespans
 from fastsmtp._log import logger
 from fastsmtp._net.listener import bind, check_place
 from fastsmtp._smtp.start import warn_of_impossible_demands
@@ -61,6 +62,7 @@ class SMTPServer(HookAttributes):
             if method is not None:
                 setattr(self, name, method)
         self._server_state = ServerState(self._options, self._hooks)
+        self._lifespans = Lifespans()
         self._listeners = Listeners(self._server_state.registry)
         self._closing = Closing(self._server_state.registry, self._options.close_timeout)
         self._ending: asyncio.Task[None] | None = None  # begun by the first `close`
@@ -103,17 +105,20 @@ class SMTPServer(HookAttributes):
     ) -> None:
         """Listen on a TCP port (0: any free one), on the UNIX socket `path`, or on a bound `sock`.
 
-        May be called several times. callback: called when listening. secure: whether TLS comes
-        before the first octet of SMTP here, None: as the option `secure` says. Raises OSError when
-        the address cannot be had, TypeError and ValueError for what is no place to listen on, LMTP
-        on TCP port 25 among it (RFC 2033 §5), ValueError for `secure` without a certificate,
-        RuntimeError when the server was closed.
+        May be called several times. Hooks that are asynchronous context managers are entered by the
+        first call, and left at the end of `close`. callback: called when listening. secure: whether
+        TLS comes before the first octet of SMTP here, None: as the option `secure` says. Raises
+        OSError when the address cannot be had, TypeError and ValueError for what is no place to
+        listen on, LMTP on TCP port 25 among it (RFC 2033 §5), ValueError for `secure` without a
+        certificate, RuntimeError when the server was closed, and what a hook that is entered
+        raises.
         """
         check_place(port, host, path, sock)
         if self._ending is not None:
             raise RuntimeError("the server is closed")
         state, loop = self._server_state, asyncio.get_running_loop()
         state.use_loop(loop)
+        await self._lifespans.enter(getattr(self, name, None) for name in HOOKS)
         bound = await bind(port, host, path, sock, lmtp=self._options.lmtp)
         try:
             tls = state.tls_of_listener(secure=self._options.secure if secure is None else secure)
@@ -202,6 +207,7 @@ class SMTPServer(HookAttributes):
         finally:
             self._server_state.registry.release_callers()
             await self._server_state.end()
+            await self._lifespans.leave()
         self._server_state.events.emit("close")
 
     def update_secure_context(self, **options: Unpack[TLSOptions]) -> None:

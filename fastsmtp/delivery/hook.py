@@ -13,7 +13,7 @@ from fastsmtp.delivery.arrival import Arrival, Traffic, record_of
 from fastsmtp.delivery.errors import Full, Refused, Unavailable
 from fastsmtp.delivery.log import Entry, log_entry, logger
 from fastsmtp.delivery.promise import Promise
-from fastsmtp.delivery.sink import Sink
+from fastsmtp.delivery.sink import CLOSE_PATIENCE, Sink
 from fastsmtp.errors import SMTPError
 from fastsmtp.session import Session
 from fastsmtp.stream import DataStream
@@ -41,8 +41,8 @@ def deliver(
     beyond it bodies go through the sink's files, and `on_mail_from` refuses. log: called for each
     message; must not block.
 
-    A sink that was not started is started by the first message. Start it yourself (`async with
-    sink:`) to hear of what is wrong with it before mail comes.
+    The server starts the sink when it begins to listen, and closes it at the end of `close`, unless
+    somebody else has started it (`async with sink:`).
     """
     return Delivery(sink, name or socket.gethostname(), headers, max_in_flight, log)
 
@@ -50,8 +50,8 @@ def deliver(
 class Delivery:
     """The hooks of one sink: the object itself is `on_data`. For one event loop.
 
-    `on_mail_from` and `on_connect` refuse early what could not be delivered. in_flight, delivered,
-    refused, aborted, late: see `traffic`.
+    `on_mail_from` and `on_connect` refuse early what could not be delivered. traffic: what is in
+    flight, and counts. As a context manager, which servers enter, it starts and closes the sink.
     """
 
     def __init__(
@@ -66,14 +66,30 @@ class Delivery:
         self.traffic = Traffic(sink, max_in_flight, log, headers=headers)
         self._name = name
         self._early: list[Arrival] = []  # they wait for the start of the sink
-        self._starting: asyncio.Future[Promise] | None = None
+        self._starting: asyncio.Task[Promise] | None = None
+        self._entered = 0  # servers that have this hook
+        self._owns_sink = False
+
+    async def __aenter__(self) -> Delivery:
+        """Start the sink, unless that was done; raises what its `start` raises."""
+        if self.sink.promise is None:
+            await asyncio.shield(self._start())
+        self._entered += 1
+        return self
+
+    async def __aexit__(self, *exception: object) -> None:
+        """Close the sink when the last server has, if it was started here."""
+        self._entered -= 1
+        if not self._entered and self._owns_sink:
+            self._owns_sink = False
+            await self.sink.close(CLOSE_PATIENCE)
 
     def __call__(self, stream: DataStream, session: Session, callback: type_callback) -> None:
         """Take one message: `on_data`."""
         record = record_of(session, self._name, time.time())
         arrival = Arrival(self.traffic, stream, record, callback)
         if self.sink.promise is None:
-            self._start(arrival)
+            self._start_for(arrival)
             return
         refusal = self.sink.refusal()
         if refusal is not None:
@@ -98,21 +114,32 @@ class Delivery:
         else:
             callback(SMTPError("Service not available, try again later", 421, "4.3.2"))
 
-    def _start(self, arrival: Arrival) -> None:
-        """Start the sink, which nobody has started; messages wait in their streams."""
-        self._early.append(arrival)
+    def _start(self) -> asyncio.Task[Promise]:
+        """Start the sink, or join its start."""
         if self._starting is None:
-            self._starting = asyncio.ensure_future(self.sink.start())
+            self._owns_sink = True
+            self._starting = asyncio.get_running_loop().create_task(self._begin_sink())
             self._starting.add_done_callback(self._started)
+        return self._starting
 
-    def _started(self, starting: asyncio.Future[Promise]) -> None:
+    async def _begin_sink(self) -> Promise:
+        return await self.sink.start()
+
+    def _start_for(self, arrival: Arrival) -> None:
+        """The hook was set on a server that listened already: a message is the first to ask."""
+        self._early.append(arrival)
+        self._start()
+
+    def _started(self, starting: asyncio.Task[Promise]) -> None:
         self._starting = None
         early, self._early = self._early, []
         error = asyncio.CancelledError() if starting.cancelled() else starting.exception()
-        if error is not None:
+        if error is None:
+            for arrival in early:
+                arrival.begin()
+            return
+        self._owns_sink = False
+        if early:
             logger.error("the sink cannot be started: %s", error or type(error).__name__)
         for arrival in early:
-            if error is not None:
-                arrival.fail(Unavailable(f"the sink cannot be started: {error}"))
-            else:
-                arrival.begin()
+            arrival.fail(Unavailable(f"the sink cannot be started: {error}"))

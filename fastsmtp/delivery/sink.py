@@ -9,21 +9,21 @@ from __future__ import annotations
 import abc
 import asyncio
 from collections.abc import Sequence
-from typing import Self, TypeAlias
+from typing import Final, Self, TypeAlias
 
 from fastsmtp.delivery.errors import DeliveryError
 from fastsmtp.delivery.promise import Promise
 from fastsmtp.delivery.record import Record, StoredBody
 from fastsmtp.errors import SMTPError
 
-__all__ = ["BodyWriter", "Fate", "Receipt", "Sink"]
+__all__ = ["CLOSE_PATIENCE", "BodyWriter", "Fate", "Receipt", "Sink"]
 
 # What has become of one recipient: a name for the log, or why it has not got the message.
 Fate: TypeAlias = str | DeliveryError
 # One fate for all recipients, or one for each, in their order.
 Receipt: TypeAlias = str | Sequence[Fate]
 
-CLOSE_PATIENCE = 30.0  # seconds; `async with`
+CLOSE_PATIENCE: Final = 30.0  # seconds, where nobody says how many
 
 
 class BodyWriter(abc.ABC):

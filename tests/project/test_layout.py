@@ -57,7 +57,7 @@ ORDER = {
         *("turns", "epoll_transport", "listener", "resolvers", "reverse_dns"),
         "timer_wheel",
     ),
-    "_hooks": ("callback", "binding", "coroutine_driver", "tasks"),
+    "_hooks": ("callback", "binding", "coroutine_driver", "tasks", "lifespans"),
     "_tls": (
         *("client_hello", "pem", "self_signed", "lenient_verify"),
         *("contexts", "records", "pump", "facts", "handshake_queue"),

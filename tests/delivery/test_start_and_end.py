@@ -1,0 +1,80 @@
+"""Who starts a sink and who closes it: the server that has its hook, unless somebody else did."""
+
+from __future__ import annotations
+
+import asyncio
+
+import pytest
+from clients import Client
+from on_loops import on_loops
+from scenario import DEFAULTS
+from sinks import MemorySink
+
+from fastsmtp import SMTPServer
+from fastsmtp.delivery import Promise, deliver
+from fastsmtp.testing import running
+
+
+class Counting(MemorySink):
+    """A sink that counts its starts and ends."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.promise = None
+        self.starts = self.closes = 0
+
+    async def start(self) -> Promise:
+        self.starts += 1
+        return await super().start()
+
+    async def close(self, patience: float) -> None:
+        self.closes += 1
+        await super().close(patience)
+
+
+def server_for(hook: object) -> SMTPServer:
+    return SMTPServer(**DEFAULTS, on_data=hook)
+
+
+@on_loops
+async def test_a_server_starts_the_sink_of_its_hook_and_closes_it_at_its_end() -> None:
+    sink = Counting()
+    async with running(server_for(deliver(sink))) as address:
+        assert (sink.starts, sink.promise) == (1, Promise.MEMORY)
+        async with await Client.in_data(address) as client:
+            assert await client.ask(b"x\r\n.\r\n") == "250 2.6.0"
+        assert sink.closes == 0
+    assert (sink.starts, sink.closes) == (1, 1)
+    assert len(sink.records) == 1
+
+
+@on_loops
+async def test_what_is_wrong_with_a_sink_is_raised_by_listen() -> None:
+    sink = Counting()
+    sink.start_error = PermissionError(13, "Permission denied", "/mail")
+    server = server_for(deliver(sink))
+    with pytest.raises(PermissionError, match="/mail"):
+        await server.listen(0, "127.0.0.1")
+    await server.close()
+    assert sink.closes == 0
+
+
+@on_loops
+async def test_a_sink_that_was_started_by_its_program_is_left_open_by_the_server() -> None:
+    async with Counting() as sink:
+        async with running(server_for(deliver(sink))):
+            pass
+        assert (sink.starts, sink.closes) == (1, 0)
+    assert sink.closes == 1
+
+
+@on_loops
+async def test_servers_that_share_a_hook_start_its_sink_once_and_the_last_one_closes_it() -> None:
+    sink = Counting()
+    hook = deliver(sink)
+    first, second = server_for(hook), server_for(hook)
+    await asyncio.gather(first.listen(0, "127.0.0.1"), second.listen(0, "127.0.0.1"))
+    await first.close()
+    assert (sink.starts, sink.closes) == (1, 0)
+    await second.close()
+    assert (sink.starts, sink.closes) == (1, 1)
