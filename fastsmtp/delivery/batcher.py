@@ -63,7 +63,7 @@ class Batcher(Generic[T, R]):
         self._max_items = max_items
         self._max_octets = max_octets
         self._count = threads
-        self._threads: list[threading.Thread] = []
+        self._alive = 0  # threads that have not ended
         self._loop: asyncio.AbstractEventLoop | None = None
         self._process = 0
         self._turn: list[_Entry[T, R]] = []  # of this turn of the loop, not shown to the threads
@@ -86,7 +86,7 @@ class Batcher(Generic[T, R]):
             # A daemon: a disk that hangs must not keep the process. What it had is unanswered.
             thread = threading.Thread(target=self._run, name=f"{self._name}-{number}", daemon=True)
             thread.start()
-            self._threads.append(thread)
+            self._alive += 1
 
     def add(self, item: T, octets: int) -> asyncio.Future[R]:
         """Return a future for what `commit` makes of `item`; it raises `DeliveryError`.
@@ -120,10 +120,8 @@ class Batcher(Generic[T, R]):
         self._ended = loop.create_future()
         with self._condition:
             self._closing = True
-            is_idle = not self._waiting and not self._begun
             self._condition.notify_all()
-        if not is_idle:
-            await asyncio.wait([self._ended], timeout=patience)
+        await asyncio.wait([self._ended], timeout=patience)
         with self._condition:
             left = [*self._waiting]
             self._waiting.clear()
@@ -150,20 +148,24 @@ class Batcher(Generic[T, R]):
                 entry.future.set_result(result)
         with self._condition:
             self._begun.difference_update(batch)
-            is_idle = not self._begun and not self._waiting
-        if is_idle and self._ended is not None and not self._ended.done():
+
+    def _thread_has_ended(self) -> None:
+        self._alive -= 1
+        if not self._alive and self._ended is not None and not self._ended.done():
             self._ended.set_result(None)
 
     # In the threads.
 
     def _run(self) -> None:
-        while batch := self._take():
-            results = self._results(batch)
-            assert self._loop is not None
-            try:
+        assert self._loop is not None
+        try:
+            while batch := self._take():
+                results = self._results(batch)
                 self._loop.call_soon_threadsafe(self._answer, batch, results)
-            except RuntimeError:  # the loop is closed: nobody waits any more
-                return
+                del batch, results  # they would be held until the next ones come
+            self._loop.call_soon_threadsafe(self._thread_has_ended)
+        except RuntimeError:  # the loop is closed: nobody waits any more
+            pass
 
     def _take(self) -> list[_Entry[T, R]]:
         """Wait for items and return those of the next batch; none: it is the end."""
