@@ -31,11 +31,11 @@ define compile
 	done
 endef
 
-.PHONY: help build debug sanitize test cov fuzz lint format types stubs check bench bench-check bench-record bench-peers bench-ladders bench-publish docs dist clean
+.PHONY: help build debug sanitize test cov fuzz lint format types stubs check bench bench-check bench-record bench-peers bench-durable bench-ladders bench-publish docs dist clean
 
 help:
 	@echo "build debug sanitize - test cov fuzz - lint types stubs - check - docs dist clean"
-	@echo "bench bench-check bench-record - bench-peers bench-ladders bench-publish"
+	@echo "bench bench-check bench-record - bench-peers bench-durable bench-ladders bench-publish"
 
 build:
 	$(call compile,release)
@@ -136,6 +136,11 @@ bench-record:
 bench-peers: build
 	$(PYTHON) bench peers $(BENCH_ARGS)
 	$(PYTHON) bench chart
+
+# Messages per second and CPU time of servers that sync each message before its 250, beside Postfix, which needs root.
+bench-durable: build
+	$(PYTHON) bench durable $(BENCH_ARGS)
+	$(PYTHON) bench durable-chart
 
 # Memory, cost and latency beside many connections, hostile input, imports; BENCH_ARGS="--only memory,slices".
 bench-ladders: build

@@ -2,13 +2,14 @@
  *
  *     generator --port N [--host 127.0.0.1] [--mode MODE] [--count N] [--connections N]
  *               [--octets N] [--body FILE] [--end CODE] [--tls] [--sources N] [--seconds N]
+ *               [--dot]
  *
  * A mode is a script (see script.h): steps that are written at once, each with the codes of the
  * replies that have to come before the next step. count is that of messages, or of connections
  * where a mode has no messages. connections: how many are open at the same time; of `idle`, how
  * many are being set up at the same time. octets: of a message; its lines have 78, or it is what
  * FILE has, over and over, which must not end mail data. end: what the end of mail data is answered
- * with. sources: addresses that are connected from, 127.0.0.1 and the next ones. seconds: after
+ * with. dot: the time of a message begins where its octets do, not its commands. sources: addresses that are connected from, 127.0.0.1 and the next ones. seconds: after
  * which it gives up.
  *
  * It prints one line of JSON when all is done; `idle` prints it when all connections stand, and
@@ -60,10 +61,10 @@ struct client {
 
 static struct {
     const char *host, *body, *end;
-    int port, tls;
+    int port, tls, dot;
     long count, connections, octets, sources, seconds;
     struct mode *mode;
-} given = {"127.0.0.1", NULL, "250", 0, 0, 1000, 20, 1024, 1, 60, MODES};
+} given = {"127.0.0.1", NULL, "250", 0, 0, 0, 1000, 20, 1024, 1, 60, MODES};
 
 static int polling;
 static long total, opened, ended, messages; /* connections, and what was sent through them */
@@ -109,6 +110,8 @@ static int enter(struct client *c)
         return 0;
     c->sent = 0;
     c->due = step_of(c)->codes;
+    if (given.dot && step_of(c)->with != NO_MESSAGE)
+        c->began = now();
     return 1;
 }
 
@@ -484,7 +487,7 @@ static void parse(int count, char **arguments)
     static const struct option options[] = {
         {"host", 1, 0, 'h'}, {"port", 1, 0, 'p'}, {"mode", 1, 0, 'm'}, {"count", 1, 0, 'n'},
         {"connections", 1, 0, 'c'}, {"octets", 1, 0, 'o'}, {"body", 1, 0, 'b'},
-        {"end", 1, 0, 'e'}, {"tls", 0, 0, 't'}, {"sources", 1, 0, 's'}, {"seconds", 1, 0, 'u'},
+        {"end", 1, 0, 'e'}, {"tls", 0, 0, 't'}, {"dot", 0, 0, 'd'}, {"sources", 1, 0, 's'}, {"seconds", 1, 0, 'u'},
         {0, 0, 0, 0},
     };
     for (int option; (option = getopt_long(count, arguments, "", options, NULL)) != -1;) {
@@ -498,6 +501,7 @@ static void parse(int count, char **arguments)
         case 'b': given.body = optarg; break;
         case 'e': given.end = optarg; break;
         case 't': given.tls = 1; break;
+        case 'd': given.dot = 1; break;
         case 's': given.sources = number("sources", optarg, 1, 250); break;
         case 'u': given.seconds = number("seconds", optarg, 1, 3600); break;
         default: exit(2);

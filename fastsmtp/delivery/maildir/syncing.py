@@ -11,16 +11,17 @@ from __future__ import annotations
 import os
 import re
 import time
+from collections import deque
+from statistics import median
 from typing import Final
 
 from fastsmtp.delivery.maildir._commit import HAS_SYNCFS
 
 __all__ = ["SyncChoice", "reports_errors"]
 
-# Seconds after which a measurement says nothing any more. Where `syncfs` takes long, it is what is
-# lost in them: one slow batch.
-STALE: Final = 60.0
-WEIGHT: Final = 0.2  # of the last measurement; a single slow one must not decide
+KEPT: Final = 5  # measurements of each way; their median ignores a single slow one
+# The way that is not taken is tried again after so many times what it took: it costs 2 % at most.
+RETRY: Final = 50
 
 
 def reports_errors(release: str) -> bool:
@@ -36,24 +37,35 @@ class SyncChoice:
 
     def __init__(self) -> None:
         self._is_possible = HAS_SYNCFS and reports_errors(os.uname().release)
-        self._seconds = {True: 0.0, False: 0.0}  # of one `syncfs`; of the fsync of one file
-        self._measured = {True: -STALE, False: -STALE}  # when
+        self._all = _Way()  # one `syncfs`
+        self._each = _Way()  # the fsync of one file
 
     def takes_all(self, count: int, now: float | None = None) -> bool:
         """Return whether to sync `count` files by one `syncfs`."""
         if count < 2 or not self._is_possible:
             return False
         now = time.monotonic() if now is None else now
-        for all_ in (True, False):
-            if now - self._measured[all_] >= STALE:
-                return all_
-        return self._seconds[True] < count * self._seconds[False]
+        if now >= self._all.retry_at:
+            return True
+        if now >= self._each.retry_at:
+            return False
+        return self._all.seconds < count * self._each.seconds
 
     def note(self, all_: bool, count: int, seconds: float, now: float | None = None) -> None:
         """Note how long the sync of `count` files took."""
-        now = time.monotonic() if now is None else now
-        took = seconds if all_ else seconds / count
-        if now - self._measured[all_] < STALE:
-            took = WEIGHT * took + (1 - WEIGHT) * self._seconds[all_]
-        self._seconds[all_] = took
-        self._measured[all_] = now
+        way, amount = (self._all, 1) if all_ else (self._each, count)
+        way.note(seconds, amount, time.monotonic() if now is None else now)
+
+
+class _Way:
+    """seconds: what one takes. retry_at: when to measure it again, a time of `time.monotonic`."""
+
+    def __init__(self) -> None:
+        self.seconds = 0.0
+        self.retry_at = float("-inf")
+        self._last: deque[float] = deque(maxlen=KEPT)
+
+    def note(self, seconds: float, amount: int, now: float) -> None:
+        self._last.append(seconds / amount)
+        self.seconds = median(self._last)
+        self.retry_at = now + RETRY * self.seconds * amount
