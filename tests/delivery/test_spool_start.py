@@ -45,8 +45,8 @@ async def filled(path: Path, count: int, size: int = 200) -> None:
 async def test_a_missing_directory_is_made_for_its_owner_alone(tmp_path: Path) -> None:
     async with Spool(str(tmp_path / "a" / "b")):
         assert (tmp_path / "a" / "b").stat().st_mode & 0o777 == 0o700
-        for name in ("spool.db", "lock"):
-            assert (tmp_path / "a" / "b" / name).stat().st_mode & 0o077 in (0, 0o044)
+        for name in ("spool.db", "spool.db-wal", "lock", "control"):
+            assert (tmp_path / "a" / "b" / name).stat().st_mode & 0o777 == 0o600
 
 
 @on_loops

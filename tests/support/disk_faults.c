@@ -9,7 +9,7 @@
  * its success is lost), "kill-before", "kill-after", or "wait", which opens
  * the FIFO FAULT_GATE for reading and so waits for somebody to open it for writing. After that the
  * next call <then> fails with EIO, unless it is "-".
- * Calls: open, write, fsync, fsync_directory, syncfs, link, rename, unlink, reply (a socket is sent
+ * Calls: open, write, fsync, fsync_directory, syncfs, link, rename, unlink, truncate, reply (a socket is sent
  * the acceptance of a message); flock, which is not in the trace. Those that take a descriptor of a directory have the same names.
  */
 #define _GNU_SOURCE
@@ -173,7 +173,7 @@ OPENAT(openat64)
 /* An acceptance, as the gateway words it. */
 static int is_reply(int descriptor, const void *octets, size_t length) {
     struct stat facts;
-    return length > 4 && memmem(octets, length, "message delivered", 17) != NULL &&
+    return length > 4 && memmem(octets, length, "OK: message ", 12) != NULL &&
            fstat(descriptor, &facts) == 0 && S_ISSOCK(facts.st_mode);
 }
 
@@ -205,6 +205,33 @@ ssize_t sendmsg(int descriptor, const struct msghdr *message, int flags) {
             GUARDED("reply", "-", REAL(sendmsg, descriptor, message, flags));
     return REAL(sendmsg, descriptor, message, flags);
 }
+
+#define PWRITE(name)                                                                   \
+    ssize_t name(int descriptor, const void *octets, size_t length, off_t place) {     \
+        char path[4200];                                                               \
+        if (!path_of(descriptor, path, sizeof path))                                   \
+            return REAL(name, descriptor, octets, length, place);                      \
+        GUARDED("write", path, REAL(name, descriptor, octets, length, place));         \
+    }
+PWRITE(pwrite)
+PWRITE(pwrite64)
+
+int fdatasync(int descriptor) {
+    char path[4200];
+    if (!path_of(descriptor, path, sizeof path))
+        return REAL(fdatasync, descriptor);
+    GUARDED("fsync", path, REAL(fdatasync, descriptor));
+}
+
+#define FTRUNCATE(name)                                                      \
+    int name(int descriptor, off_t length) {                                 \
+        char path[4200];                                                     \
+        if (!path_of(descriptor, path, sizeof path))                         \
+            return REAL(name, descriptor, length);                           \
+        GUARDED("truncate", path, REAL(name, descriptor, length));           \
+    }
+FTRUNCATE(ftruncate)
+FTRUNCATE(ftruncate64)
 
 int fsync(int descriptor) {
     char path[4200];

@@ -122,9 +122,14 @@ class Entry(NamedTuple):
 
 
 def open_database(path: str) -> sqlite3.Connection:
-    """Open the file; where it is damaged or newer, nothing is changed. Raises SpoolError."""
+    """Open the file, or make it; where it is damaged or newer, nothing is changed.
+
+    Raises SpoolError, OSError, sqlite3.Error.
+    """
     if sqlite3.sqlite_version_info < OLDEST_LIBRARY:
         raise SpoolError(f"SQLite {sqlite3.sqlite_version} is too old for a spool: it takes 3.24")
+    # For its owner alone, whatever the umask; the log of SQLite follows it.
+    os.close(os.open(path, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW, 0o600))
     connection = sqlite3.connect(
         path,
         timeout=0,
