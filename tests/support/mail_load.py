@@ -22,6 +22,7 @@ class Load:
         self.acknowledged: set[str] = set()
         self.refused: list[bytes] = []
         self.on_acknowledged: Callable[[int], None] = lambda count: None
+        self.on_refused: Callable[[bytes], None] = lambda answer: None
         self._port = port
         self._connections = connections
         self._chance = random.Random(seed)
@@ -53,15 +54,17 @@ class Load:
         while not self._stop:
             body = self._body()
             writer.write(b"MAIL FROM:<a@x.example>\r\nRCPT TO:<b@y.example>\r\nDATA\r\n")
-            for _ in range(3):
-                await _reply(reader)
-            writer.write(body + b".\r\n")
-            answer = await _reply(reader)
+            answers = [await _reply(reader) for _ in range(3)]
+            answer = next((each for each in answers if each[:1] in b"45"), answers[-1])
+            if answer.startswith(b"354"):
+                writer.write(body + b".\r\n")
+                answer = await _reply(reader)
             if answer.startswith(b"250"):
                 self.acknowledged.add(hashlib.sha256(body).hexdigest())
                 self.on_acknowledged(len(self.acknowledged))
             else:
                 self.refused.append(answer)
+                self.on_refused(answer)
 
     def _body(self) -> bytes:
         line = self._chance.randbytes(32).hex().encode() + b"\r\n"

@@ -128,6 +128,8 @@ class Drainer:
             room = self.breaker.room(self._parallel, len(self._in_flight), time.monotonic())
             # By halves: records are fetched in batches.
             enough = 1 if self.breaker.is_open else (self._parallel + 1) // 2
+            # What is not noted is delivered again after a crash: there is a limit to that.
+            room = min(room, self._parallel + MARKS - len(self._busy))
             if room < enough:
                 is_paused = self.breaker.is_open and not self._in_flight
                 await self._sleep(self.breaker.until - time.monotonic() if is_paused else None)
@@ -321,7 +323,11 @@ class Drainer:
             except DeliveryError as error:
                 if not self._cannot_note:
                     self._cannot_note = True
-                    logger.error("cannot note in the spool what was delivered: %s", error)
+                    logger.error(
+                        "the spool %s cannot note what was delivered, and waits: %s",
+                        self._shelf.directory.path,
+                        error,
+                    )
                 await asyncio.sleep(NOTE_AGAIN)
             else:
                 self._cannot_note = False

@@ -70,6 +70,16 @@ class Keeper:
         self._store = Store(self._path, first=self._next)
         return self._store
 
+    def note_use(self) -> None:
+        """Note that a server uses the store. A full disk is no reason not to start."""
+        assert self._store is not None
+        try:
+            self._store.set_fact(OPEN, 1)
+        except sqlite3.Error as error:
+            if _code(error) != _FULL:
+                raise
+            self.is_full = True
+
     def close(self) -> None:
         """Close the store, if it is open."""
         if self._store is not None:
@@ -90,6 +100,7 @@ class Keeper:
         store = self._trusted()
         if store is None:
             return [Unavailable(self.failure)] * len(items)
+        self.is_full = self._free() < self._reserve
         results: list[Any] = [None] * len(items)
         written = [number for number, item in enumerate(items) if isinstance(item, tuple)]
         if written:
@@ -112,7 +123,6 @@ class Keeper:
     # Changes.
 
     def _write(self, store: Store, items: list[Any]) -> list[Any]:
-        self.is_full = self._free() < self._reserve
         new = [item for item in items if isinstance(item, NewRecord)]
         if self.is_full and new:
             full = Full(f"the disk has less than {self._reserve} octets left")
@@ -160,6 +170,9 @@ class Keeper:
         try:
             return question(self._store)
         except sqlite3.Error as error:
+            if _code(error) == _FULL:
+                self.is_full = True
+                return Full(_reason(error))
             self._distrust(error)
             return Unavailable(_reason(error))
         except Exception as error:

@@ -89,15 +89,13 @@ class Shelf:
     def _open(self, serves: bool) -> None:
         self.directory.acquire(create=serves)
         try:
-            store = self._open_store()
-            if serves:
-                store.set_fact(OPEN, 1)
+            self._open_store(serves)
         except BaseException:
             self._keeper.close()
             self.directory.release()
             raise
 
-    def _open_store(self) -> Store:
+    def _open_store(self, serves: bool) -> None:
         path = self.directory.path
         try:
             store = self._keeper.open()
@@ -105,6 +103,8 @@ class Shelf:
             self.was_cut = bool(store.fact(OPEN))
             if not found:
                 self._recover(store)
+            if serves and not found:
+                self._keeper.note_use()
         except sqlite3.DatabaseError as error:
             if damage_of(str(error)):
                 found = [str(error)]
@@ -119,7 +119,6 @@ class Shelf:
                 f"the spool {path} is damaged ({found[0].splitlines()[0]}): "
                 f"run fastsmtp spool repair {path}"
             )
-        return store
 
     def _recover(self, store: Store) -> None:
         """Find out what there is, and remove bodies whose records were never written."""
