@@ -42,8 +42,8 @@ DataAnswer: TypeAlias = str | list[LMTPAnswer] | ListOf[LMTPAnswer] | None
 class Callback(Protocol):
     """The argument `callback` of hooks whose answer is yes or no."""
 
-    def __call__(self, error: Exception | None = None, /) -> None:
-        """Accept, or reject with `error`.
+    def __call__(self, error: Exception | None = None, /) -> bool:
+        """Accept, or reject with `error`. Return whether the answer counts; it may be too late.
 
         Raises RuntimeError for a second call, and for one from another thread than the loop's.
         """
@@ -52,30 +52,33 @@ class Callback(Protocol):
 class AuthCallback(Protocol):
     """The argument `callback` of `on_auth`."""
 
-    def __call__(self, error: Exception | None = None, answer: AuthAnswer = None, /) -> None:
-        """Reject with `error`, or answer; raises as `Callback` does."""
+    def __call__(self, error: Exception | None = None, answer: AuthAnswer = None, /) -> bool:
+        """Reject with `error`, or answer; returns and raises as `Callback` does."""
 
 
 class ScramCallback(Protocol):
     """The argument `callback` of `on_scram`."""
 
-    def __call__(self, error: Exception | None = None, keys: ScramKeys | None = None, /) -> None:
-        """Reject with `error`, or answer with the user's keys, None for an unknown user; raises as
-        `Callback` does.
+    def __call__(self, error: Exception | None = None, keys: ScramKeys | None = None, /) -> bool:
+        """Reject with `error`, or answer with the user's keys, None for an unknown user; returns
+        and raises as `Callback` does.
         """
 
 
 class DataCallback(Protocol):
     """The argument `callback` of `on_data`."""
 
-    def __call__(self, error: Exception | None = None, answer: DataAnswer = None, /) -> None:
-        """Reject with `error`, or accept with `answer` as the text; raises as `Callback` does."""
+    def __call__(self, error: Exception | None = None, answer: DataAnswer = None, /) -> bool:
+        """Reject with `error`, or accept with `answer` as the text; returns and raises as
+        `Callback` does.
+        """
 
 
 # --- hooks ---
 
-# What a function with `callback` returns: nothing, or, as a coroutine function, what is awaited.
-Done: TypeAlias = Coroutine[Any, Any, None] | None
+# What a function with `callback` returns: nothing, or what `callback` has returned (a lambda cannot
+# help that), or, as a coroutine function, what is awaited.
+Done: TypeAlias = Coroutine[Any, Any, None] | bool | None
 
 OnConnect: TypeAlias = (
     Callable[[Session, Callback], Done] | Callable[[Session], Coroutine[Any, Any, None]]

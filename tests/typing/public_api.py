@@ -61,7 +61,7 @@ async def on_scram(username: str, session: Session) -> ScramKeys | None:
 
 
 def on_mail_from(
-    address: Address, session: Session, callback: Callable[[Exception | None], None]
+    address: Address, session: Session, callback: Callable[[Exception | None], object]
 ) -> None:
     """A plain function: the answer is a call."""
     assert_type(address.address, str)
@@ -137,7 +137,7 @@ async def serve() -> None:
 
 
 def on_secure(
-    socket: TLSSocket, session: Session, callback: Callable[[Exception | None], None]
+    socket: TLSSocket, session: Session, callback: Callable[[Exception | None], object]
 ) -> None:
     """The facts of TLS."""
     assert_type(socket.verified, bool)

@@ -70,6 +70,15 @@ def data(stream: DataStream, session: Session, callback: DataCallback) -> None:
     stream.consume(lambda piece: None, lambda error: callback(error, "OK: stored"))
 
 
+def data_that_undoes(stream: DataStream, session: Session, callback: DataCallback) -> None:
+    if not callback(None, "OK: stored"):
+        print("too late: undo")
+
+
+def mail_or_rcpt_in_one_line(address: Address, session: Session, callback: Callback) -> bool:
+    return callback()
+
+
 def close(session: Session) -> None:
     print(session.id)
 
@@ -158,6 +167,7 @@ def lmtp_by_callback(stream: DataStream, session: Session, callback: DataCallbac
 
 SMTPServer(on_connect=connect, on_secure=secure, on_auth=auth, on_scram=scram)
 SMTPServer(on_mail_from=mail_or_rcpt, on_rcpt_to=mail_or_rcpt, on_data=data, on_close=close)
+SMTPServer(on_rcpt_to=mail_or_rcpt_in_one_line, on_data=data_that_undoes)
 SMTPServer(on_connect=connect_later, on_secure=secure_later, on_auth=auth_later)
 SMTPServer(on_auth=auth_as_mapping, on_scram=scram_later, on_close=close_later)
 SMTPServer(on_auth=auth_refused, on_mail_from=mail_or_rcpt_later, on_rcpt_to=mail_or_rcpt_later)
