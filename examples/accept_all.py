@@ -7,13 +7,12 @@ A plain function gets a `callback` as its last argument and answers by calling i
 """
 
 import sys
-from collections.abc import Callable
-from typing import Any
 
 from fastsmtp import DataStream, MessageAborted, Session, SMTPServer
+from fastsmtp.hook_types import DataCallback
 
 
-def on_data(stream: DataStream, session: Session, callback: Callable[..., Any]) -> None:
+def on_data(stream: DataStream, session: Session, callback: DataCallback) -> None:
     """Count the octets while they arrive; answer at the end."""
     recipients = ", ".join(str(address) for address in session.envelope.rcpt_to)
 

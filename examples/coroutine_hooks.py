@@ -20,12 +20,14 @@ class Exchanger(SMTPServer):
     """Hooks can be methods of a subclass."""
 
     async def on_mail_from(self, address: Address, session: Session) -> None:
-        """Accept bounces (`<>`); reject strangers who use our own domain."""
-        if address.domain == DOMAIN:
+        """Accept bounces (`<>`); reject strangers that use our own domain, in any case."""
+        if address.domain.lower() == DOMAIN:
             raise SMTPError("you are not one of us", response_code=550, enhanced_code="5.7.1")
 
     async def on_rcpt_to(self, address: Address, session: Session) -> None:
         """Reject unknown recipients now, so that no bounce has to be sent later."""
+        if not address.domain:
+            return  # <Postmaster>, which every server must accept (RFC 5321 §4.5.1)
         if address.domain.lower() != DOMAIN:
             raise SMTPError("relaying denied", response_code=554)
         if not await self.is_known(address.local_part.lower()):

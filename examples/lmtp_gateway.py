@@ -73,4 +73,6 @@ def main(path: str, folder: str) -> None:
 
 
 if __name__ == "__main__":
-    main(*sys.argv[1:3])
+    if len(sys.argv) != 3:
+        sys.exit(f"usage: {sys.argv[0]} socket folder")
+    main(*sys.argv[1:])
