@@ -36,10 +36,10 @@ def family(name: str) -> list[str]:
     return [f"{name}-{number:02}" for number in range(1, LAST_ROWS[name] + 1)]
 
 
-# What a row waits for -> the rows that need no test before it is there. Some have tests already, of
-# the part that does not wait. Rows only ever leave this table.
+# What a row needs -> the rows that have no test before it is there. Some have tests already, of the
+# part that does not need it. Rows only ever leave this table.
 WAITING = {
-    "nightly: memory that runs out at each allocation": ["MEM-07"],
+    "a nightly run in which memory runs out at each allocation": ["MEM-07"],
     "a restart of workers that share a socket": ["OPS-04"],
     "processors of several generations": ["OPS-15"],
 }
@@ -126,7 +126,7 @@ def files_of(row: str) -> str:
     """The last cell of a row: its test files, those with the most tests first."""
     for what, rows in WAITING.items():
         if row in rows:
-            return f"none yet: it waits for {what}"
+            return f"none yet; it needs {what}"
     found = Counter(place.file for place in places() if place.row == row)
     names = sorted(found, key=lambda name: (-found[name], name))
     return " ".join(f"`{name}`" for name in names) or "none"

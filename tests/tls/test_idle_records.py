@@ -299,7 +299,7 @@ def test_key_updates_without_end_close_the_connection(loop: VirtualLoop) -> None
     client.wire.close()
 
 
-@row("TLS-18", "PIPE-06")
+@row("TLS-18", "PIPE-07")
 def test_the_rest_of_a_read_waits_for_a_hook(loop: VirtualLoop) -> None:
     """Nothing is decrypted for a dialogue that takes no more, and nothing is lost."""
     waiting: list[Callable[..., object]] = []
