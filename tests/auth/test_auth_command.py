@@ -682,7 +682,7 @@ def test_a_failure_stays_counted_after_reset_greeting_and_message() -> None:
 
 @row("SLOW-07")
 @pytest.mark.parametrize("start", [b"AUTH PLAIN\r\n", b"AUTH LOGIN YW5u\r\n"])
-def test_an_answer_has_a_minute(start: bytes) -> None:
+def test_a_response_to_a_challenge_may_take_a_minute(start: bytes) -> None:
     with Conversation(**OPEN, **AuthHooks().options()) as session:
         assert session.do(EH, start, pause(59.9)) == ["250", "334"]
         assert session.do(pause(0.2)) == ["421 4.4.2"]

@@ -156,7 +156,7 @@ def test_a_hook_of_each_style_can_refuse(style: str, result: Any, code: str, tex
         assert counters.auth_failures == (code[0] == "5")
 
 
-def test_a_hook_that_says_421_ends_the_connection() -> None:
+def test_a_hook_that_rejects_with_421_ends_the_connection() -> None:
     with Login(on_auth=in_style("callback", lambda auth, session: SMTPError("", 421))) as login:
         assert login.say(*PLAIN) == ["421 4.7.0"]
         assert login.wire.closed

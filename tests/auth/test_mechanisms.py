@@ -138,7 +138,7 @@ def test_plain_without_an_initial_response_is_asked_for_one() -> None:
 
 @row("AUTH-05")
 @pytest.mark.parametrize("initial", [True, False])
-def test_login_asks_for_what_it_has_not_been_given(initial: bool) -> None:
+def test_login_prompts_only_for_missing_values(initial: bool) -> None:
     login = Login()
     if initial:
         step = login.start(b"ann")
@@ -151,7 +151,7 @@ def test_login_asks_for_what_it_has_not_been_given(initial: bool) -> None:
 
 
 @row("AUTH-05")
-def test_login_without_a_name_says_so() -> None:
+def test_login_without_a_name_ends_as_a_missing_name() -> None:
     assert Login().start(b"") is End.NO_USERNAME
     login = Login()
     login.start(None)

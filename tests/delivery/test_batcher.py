@@ -65,7 +65,7 @@ async def test_items_of_one_turn_of_the_loop_are_one_batch() -> None:
 
 
 @on_loops
-async def test_what_waits_while_a_batch_is_committed_is_the_next_batch() -> None:
+async def test_items_that_wait_while_a_batch_is_committed_are_the_next_batch() -> None:
     store = Store(held=True)
     async with running(store.commit) as batcher:
         first = batcher.add("a", 1)

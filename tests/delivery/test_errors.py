@@ -54,12 +54,12 @@ def test_another_error_of_the_system_is_unavailable_and_is_named() -> None:
     assert str(error) == "EIO:Input/output error"
 
 
-def test_what_nobody_has_thought_of_is_unclear() -> None:
+def test_an_unexpected_exception_is_an_unclear_delivery() -> None:
     error = delivery_error(KeyError("x"))
     assert isinstance(error, Unclear)
     assert str(error) == "KeyError: 'x'"
 
 
-def test_a_failure_that_is_one_already_stays_what_it_is() -> None:
+def test_an_error_that_is_a_delivery_error_is_returned_unchanged() -> None:
     error = Full("x")
     assert delivery_error(error) is error

@@ -199,7 +199,7 @@ def test_the_reply_comes_when_the_promise_holds_and_not_before() -> None:
     ],
 )
 @pytest.mark.parametrize("raised", [True, False])
-def test_what_a_sink_fails_with_is_the_reply_and_one_line(
+def test_the_error_of_a_sink_is_the_reply_and_one_line(
     error: Exception, reply: str, raised: bool
 ) -> None:
     class Failing(MemorySink):
@@ -226,7 +226,7 @@ def test_a_future_that_is_cancelled_is_451() -> None:
         assert codes(flow.step(lambda: flow.sink.held[0].cancel())) == ["451 4.3.0"]
 
 
-def test_what_the_sink_calls_done_is_in_reply_and_line() -> None:
+def test_the_word_of_a_sink_for_done_is_in_reply_and_line() -> None:
     sink = MemorySink()
     sink.done, sink.receipt_key = "queued", "spool"
     with Flow(sink) as flow:
@@ -449,7 +449,7 @@ def test_a_failure_after_the_clock_is_logged_and_not_undone() -> None:
 # --- octets in flight ---
 
 
-def test_what_waits_for_the_sink_is_counted_until_it_is_answered() -> None:
+def test_a_message_that_waits_for_the_sink_is_counted_until_its_answer() -> None:
     with Flow(MemorySink(holds=True)) as flow:
         flow.send(MESSAGE)
         assert flow.hook.traffic.in_flight == OVERHEAD + len(MESSAGE)
@@ -504,7 +504,7 @@ def test_a_sink_that_is_down_refuses_at_connect_at_mail_and_at_data() -> None:
 # --- the start ---
 
 
-def test_a_sink_that_nobody_has_started_is_started_by_the_first_message() -> None:
+def test_a_sink_that_was_not_started_is_started_by_the_first_message() -> None:
     sink = MemorySink()
     sink.promise = None
     with Flow(sink) as flow:

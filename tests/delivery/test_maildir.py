@@ -273,7 +273,7 @@ async def test_a_body_of_another_sink_is_refused(tmp_path: Path) -> None:
 
 
 @on_loops
-async def test_it_starts_once_and_takes_nothing_before_and_after(tmp_path: Path) -> None:
+async def test_a_maildir_starts_once_and_accepts_no_message_before_or_after(tmp_path: Path) -> None:
     sink = Maildir(tmp_path / "mail")
     with pytest.raises(RuntimeError):
         sink.put(record())
@@ -294,7 +294,7 @@ async def test_a_file_in_place_of_the_directory_is_an_error(tmp_path: Path) -> N
 
 
 @on_loops
-async def test_what_was_put_before_the_end_is_committed(tmp_path: Path) -> None:
+async def test_messages_put_before_the_end_are_committed(tmp_path: Path) -> None:
     async with maildir(tmp_path / "mail") as sink:
         putting = [sink.put(record()) for _ in range(20)]
     assert all(isinstance(each.result(), str) for each in putting)
@@ -335,7 +335,7 @@ def test_line_ends_at_the_end_of_a_write_are_like_all_others(
 
 
 @given(st.lists(st.binary(max_size=9)))
-def test_what_came_over_the_wire_can_be_had_back(box: Box, lines: list[bytes]) -> None:
+def test_the_octets_of_the_wire_can_be_restored_from_the_file(box: Box, lines: list[bytes]) -> None:
     lines = [line.replace(b"\r", b"").replace(b"\n", b"") for line in lines]
     sent = b"".join(line + b"\r\n" for line in lines)
     assert delivered(box, [sent]).replace(b"\n", b"\r\n") == sent
@@ -383,7 +383,7 @@ def test_a_draft_has_a_name_for_a_file(box: Box, name: bytes) -> None:
         lambda box: Place("text", 3),
     ],
 )
-def test_what_could_not_be_made_closes_no_file_of_others(
+def test_an_object_whose_construction_fails_closes_no_file_of_others(
     box: Box, make: Callable[[Box], object]
 ) -> None:
     before = os.fstat(0)

@@ -110,7 +110,7 @@ def test_every_cut_is_noticed() -> None:
             parse_record(octets[:length])
 
 
-def test_a_newer_version_is_told() -> None:
+def test_a_record_of_a_newer_version_is_an_error_that_names_it() -> None:
     octets = encode_record(record()).replace(b"record 1 ", b"record 2 ", 1)
     with pytest.raises(ValueError, match="version 2; this program knows 1"):
         parse_record(octets)

@@ -38,7 +38,7 @@ async def put_large(spool: Spool, id: str, body: bytes = LARGE) -> str:
 
 
 @on_loops
-async def test_what_was_put_is_in_the_file_and_its_receipt_is_its_number(tmp_path: Path) -> None:
+async def test_a_record_is_in_the_file_and_its_number_is_the_receipt(tmp_path: Path) -> None:
     async with Spool(str(tmp_path / "s")) as spool:
         assert spool.promise is Promise.DISK
         receipts = await asyncio.gather(*(spool.put(record(f"s-{n}")) for n in range(5)))
@@ -50,7 +50,7 @@ async def test_what_was_put_is_in_the_file_and_its_receipt_is_its_number(tmp_pat
 
 
 @on_loops
-async def test_what_waits_together_is_one_transaction(tmp_path: Path) -> None:
+async def test_records_that_wait_together_are_one_transaction(tmp_path: Path) -> None:
     commits = []
 
     def traced(statement: str) -> None:
@@ -80,7 +80,9 @@ async def test_messages_are_drained_in_their_order_with_the_same_octets(tmp_path
 
 
 @on_loops
-async def test_what_was_not_drained_is_drained_after_the_next_start(tmp_path: Path) -> None:
+async def test_records_that_were_not_drained_are_drained_after_the_next_start(
+    tmp_path: Path,
+) -> None:
     async with Spool(str(tmp_path / "s")) as spool:
         for n in range(3):
             await spool.put(record(f"s-{n}"))

@@ -290,7 +290,9 @@ async def test_a_spool_with_a_long_path_can_be_asked_too(tmp_path: Path) -> None
 
 
 @on_loops
-async def test_clients_that_send_no_request_or_go_hurt_nobody(tmp_path: Path) -> None:
+async def test_clients_that_send_no_request_or_disconnect_do_not_affect_others(
+    tmp_path: Path,
+) -> None:
     async with Spool(str(tmp_path / "s")) as spool:
         await spool.put(record())
         control = str(tmp_path / "s" / "control")

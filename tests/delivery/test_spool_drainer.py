@@ -69,7 +69,7 @@ async def test_a_later_message_does_not_wait_for_one_that_failed(
 
 @pytest.mark.parametrize("error", [REFUSED, TooLarge("too large")])
 @on_loops
-async def test_what_is_refused_for_good_is_kept_and_not_tried_again(
+async def test_a_record_that_is_refused_for_good_is_kept_and_not_tried_again(
     tmp_path: Path, error: Exception, caplog: pytest.LogCaptureFixture
 ) -> None:
     sink = Collector()
@@ -191,7 +191,7 @@ async def emptied_but_one(spool: Spool) -> None:
 
 
 @on_loops
-async def test_what_was_delivered_is_not_given_again_while_the_store_cannot_note_it(
+async def test_a_delivered_record_is_not_given_again_while_the_store_cannot_note_it(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(drainer, "NOTE_AGAIN", 0.01)

@@ -135,7 +135,9 @@ async def test_a_second_process_is_refused_and_the_first_goes_on(tmp_path: Path)
 
 
 @on_loops
-async def test_another_program_that_has_the_database_is_told(tmp_path: Path) -> None:
+async def test_a_database_that_another_program_has_locked_is_an_error_that_names_it(
+    tmp_path: Path,
+) -> None:
     await filled(tmp_path / "s", 1)
     other = sqlite3.connect(database(tmp_path / "s"), isolation_level=None)
     try:

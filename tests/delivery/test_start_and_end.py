@@ -49,7 +49,7 @@ async def test_a_server_starts_the_sink_of_its_hook_and_closes_it_at_its_end() -
 
 
 @on_loops
-async def test_what_is_wrong_with_a_sink_is_raised_by_listen() -> None:
+async def test_an_error_at_the_start_of_a_sink_is_raised_by_listen() -> None:
     sink = Counting()
     sink.start_error = PermissionError(13, "Permission denied", "/mail")
     server = server_for(deliver(sink))

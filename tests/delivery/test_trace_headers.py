@@ -157,7 +157,7 @@ def test_a_session_without_tls_of_ours_has_no_comment_about_tls(facts: dict[str,
 @pytest.mark.parametrize(
     ("opening_command", "protocol"), [("EHLO", "UTF8SMTP"), ("LHLO", "UTF8LMTP")]
 )
-def test_an_internationalised_message_says_so_and_keeps_its_addresses(
+def test_an_internationalised_message_has_utf8_in_its_protocol_and_keeps_its_addresses(
     opening_command: str, protocol: str
 ) -> None:
     session = session_of(
@@ -179,7 +179,7 @@ def test_a_source_route_is_left_out_of_the_headers() -> None:
     assert text.startswith("Return-Path: <a@x.example>\nDelivered-To: b@y.example\n")
 
 
-def test_the_for_clause_stands_with_one_recipient_only() -> None:
+def test_the_for_clause_is_there_with_exactly_one_recipient() -> None:
     message = parsed(session_of(rcpt_to=("b@y.example", "c@y.example", "b@y.example")))
     assert message.get_all("Delivered-To") == ["b@y.example", "c@y.example", "b@y.example"]
     assert " for " not in unfolded(message)
@@ -331,7 +331,7 @@ def test_smug_34_a_body_that_begins_with_a_space_gets_an_empty_line_before_it(fi
     assert not made(session_of(), "mx.example", first=b"X" + first).endswith(b"\n\n")
 
 
-def test_what_is_kept_of_one_client_is_not_said_of_another() -> None:
+def test_headers_of_one_client_contain_nothing_of_another() -> None:
     one, other = (
         session_of(),
         session_of(host_name_appears_as="d.example", rcpt_to=("c@y.example",)),

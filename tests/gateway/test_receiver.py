@@ -414,7 +414,7 @@ def test_an_abort_is_logged_in_one_line_with_the_reason(
     assert line.endswith(" reason=disconnected")
 
 
-def test_log_01_what_the_client_says_is_cleaned(
+def test_log_01_text_of_a_client_is_cleaned(
     run: type_run, box: Maildir, disk: Disk, lines: Callable[[], list[str]]
 ) -> None:
     session = session_for('" to=<x"@y.example')

@@ -73,7 +73,7 @@ async def test_listening_side_by_side_enters_a_hook_once() -> None:
 
 
 @on_loops
-async def test_what_a_hook_raises_there_is_raised_by_listen_and_nobody_listens() -> None:
+async def test_an_error_of_a_hook_that_is_entered_is_raised_by_listen_and_nothing_listens() -> None:
     said: list[str] = []
     server = SMTPServer(
         **DEFAULTS,

@@ -481,7 +481,7 @@ def take(*given: Any) -> None:
         ({}, False),  # no client can log in, so there is no MAIL: that is the warning
     ],
 )
-def test_a_server_without_on_data_that_takes_recipients_says_so_once(
+def test_a_server_without_on_data_that_takes_recipients_warns_once(
     run: Any, options: dict[str, Any], warned: bool, caplog: pytest.LogCaptureFixture
 ) -> None:
     async def scenario() -> None:

@@ -413,7 +413,7 @@ def test_a_refusal_at_connect_is_as_for_any_client() -> None:
 
 
 @row("PROXY-07")
-def test_the_session_has_what_the_tlvs_say() -> None:
+def test_the_session_has_the_values_of_the_tlvs() -> None:
     ssl = b"\x05\x00\x00\x00\x02" + tlv(0x21, b"TLSv1.3") + tlv(0x22, "Zoë Ö".encode())
     ssl += tlv(0x23, b"ECDHE") + tlv(0x24, b"SHA256") + tlv(0x25, b"RSA2048") + tlv(0x29, b"?")
     octets = [(1, b"smtp"), (2, b""), (4, b"pad"), (5, b"\x00id"), (0x20, ssl), (0x30, b"blue")]

@@ -58,7 +58,7 @@ def test_an_argument_that_is_not_a_choice_is_refused(
     assert arguments[0] in capsys.readouterr().err
 
 
-def test_every_goal_is_of_a_cell_that_is_measured() -> None:
+def test_every_goal_compares_figures_that_are_measured() -> None:
     for goal in goals.COMPARED:
         for cell in (goal.of, goal.to):
             assert cell is not None

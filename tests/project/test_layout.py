@@ -524,7 +524,7 @@ def test_every_compiled_module_has_its_stub() -> None:
     )
 
 
-def test_the_version_stands_in_one_place_which_pyproject_names() -> None:
+def test_the_version_is_defined_in_one_place_that_pyproject_names() -> None:
     pyproject = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))
     assert pyproject["project"]["dynamic"] == ["version"]
     assert pyproject["tool"]["setuptools"]["dynamic"]["version"] == {"attr": "fastsmtp.__version__"}

@@ -604,7 +604,7 @@ def test_lmtp_has_to_offer_what_its_rfc_demands(name: str) -> None:
     assert parse_options({"lmtp": True, name: False}).lmtp
 
 
-def test_binarymime_without_what_it_needs_is_only_not_offered() -> None:
+def test_binarymime_without_chunking_is_a_valid_option() -> None:
     options = parse(hide_binarymime=False, hide_chunking=True, hide_8bitmime=True)
     assert not options.hide_binarymime
 

@@ -95,7 +95,7 @@ def test_options_beside_a_server_are_an_error() -> None:
         Wire(Gateway(), size=1)
 
 
-def test_time_passes_when_the_test_says_so(wire: Wire) -> None:
+def test_time_passes_only_when_the_test_advances_it(wire: Wire) -> None:
     wire.send(EHLO)
     assert wire.advance(299) == b""
     assert wire.advance(2).startswith(b"421 4.4.2 ")

@@ -29,7 +29,7 @@ async def body_of(stream: Any) -> bytes:
     return b"".join([piece async for piece in stream])
 
 
-def test_a_bare_yield_before_the_message_is_read_is_gone_on_from(run: Any) -> None:
+def test_a_hook_resumes_after_a_bare_yield_before_it_reads_its_message(run: Any) -> None:
     async def on_data(stream: Any, session: Any) -> None:
         await asyncio.sleep(0)
         await body_of(stream)

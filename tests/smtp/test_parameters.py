@@ -214,7 +214,7 @@ def test_orcpt_keeps_its_type_and_is_decoded(sent: str, stored: str) -> None:
 
 
 @pytest.mark.row("PARM-05")
-def test_utf8_stands_in_orcpt_and_envid_of_an_smtputf8_transaction_only() -> None:
+def test_utf8_is_allowed_in_orcpt_and_envid_of_an_smtputf8_transaction_only() -> None:
     lines = "MAIL FROM:<a@x> SMTPUTF8 ENVID=\u00e9\r\nRCPT TO:<b@y> ORCPT=utf-8;\u00e9\r\n"
     ran = every_cut([EH, lines.encode()])
     assert dsn(ran)[1] == "utf-8;\u00e9"

@@ -159,7 +159,7 @@ def test_the_clock_of_a_hook_that_pauses_runs_and_its_consumer_gets_the_end_at_o
 
 
 @pytest.mark.parametrize("reason", ["disconnected", "shutdown"])
-def test_a_paused_consumer_hears_at_once_that_there_will_be_no_end(reason: str) -> None:
+def test_a_paused_consumer_gets_message_aborted_at_once(reason: str) -> None:
     consumer = Pausing()
     with consumer.wire() as wire:
         wire.send(b"one\r\n")
@@ -183,7 +183,7 @@ def test_a_reset_between_chunks_reaches_a_paused_consumer_at_once() -> None:
     assert consumer.ends == ["reset"]
 
 
-def test_a_body_beyond_size_ends_after_what_has_waited() -> None:
+def test_a_body_beyond_size_ends_after_the_waiting_pieces() -> None:
     consumer = Pausing()
     with consumer.wire(size=10) as wire:
         wire.send(b"one\r\n")

@@ -170,7 +170,7 @@ def test_a_body_above_size_is_not_given_as_if_it_were_whole(
 
 
 @row("HOOK-09")
-def test_a_hook_may_say_in_its_own_words_that_a_body_is_too_large() -> None:
+def test_a_hook_may_refuse_a_body_that_is_too_large_with_its_own_text() -> None:
     def on_data(stream: Any, session: Any, callback: Any) -> None:
         async def read() -> None:
             try:

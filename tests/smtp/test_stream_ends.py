@@ -200,7 +200,7 @@ def test_the_consumer_learns_of_the_crossing_before_the_client_has_finished(way:
 
 @row("SIZE-03")
 @pytest.mark.parametrize("way", ["consume", "async for"])  # `read` has a rejection of its own
-def test_the_rejection_of_the_hook_stands_over_the_size(way: str) -> None:
+def test_a_rejection_by_the_hook_takes_precedence_over_the_size(way: str) -> None:
     consumer = Consumer(way, SMTPError("no", response_code=554))
     with begun(consumer.hook(), size=100) as wire:
         assert codes(wire.send(b"x" * 1000 + b"\r\n" + END)) == ["554 5.6.0"]

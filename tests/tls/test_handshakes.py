@@ -140,7 +140,7 @@ def test_a_connection_whose_turn_comes_is_read_again() -> None:
 
 @row("TLS-14")
 @pytest.mark.parametrize("listens", [False, True])
-def test_a_listener_hears_each_failure_and_takes_none_from_count_and_log(
+def test_a_listener_gets_each_failure_and_all_are_still_counted_and_logged(
     listens: bool, caplog: pytest.LogCaptureFixture
 ) -> None:
     loop = VirtualLoop()

@@ -38,7 +38,7 @@ def test_the_greeting_comes_within_tls(cuts: int, version: dict[str, Any]) -> No
 
 
 @row("PROXY-08")
-def test_all_that_the_client_says_in_one_read_with_its_last_flight_is_served() -> None:
+def test_commands_in_one_read_with_the_last_flight_of_the_handshake_are_served() -> None:
     with Wire(**secure()) as wire:
         tls = MemoryTLS()
         flight = tls.shake(wire.send(tls.shake()))

@@ -99,7 +99,7 @@ def test_a_rejection_without_a_code_closes_without_a_reply(kind: str, style: str
 
 @pytest.mark.parametrize("style", STYLES)
 @pytest.mark.parametrize("kind", KINDS)
-def test_a_rejection_with_a_code_stands_in_the_place_of_the_greeting_only(
+def test_a_rejection_with_a_code_is_sent_only_in_place_of_the_greeting(
     kind: str, style: str
 ) -> None:
     def no(socket: Any, session: Any) -> None:

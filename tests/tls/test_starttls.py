@@ -199,7 +199,7 @@ def states(before: tuple[bytes, ...]) -> dict[str, object]:
         (EH, b"MAIL\r\nNOPE\r\n" + TX + b"RSET\r\n"),
     ],
 )
-def test_the_engine_forgets_all_that_the_client_said_before_starttls(
+def test_the_engine_forgets_everything_that_a_client_sent_before_starttls(
     before: tuple[bytes, ...],
 ) -> None:
     found, fresh = states(before), states(())

@@ -91,7 +91,7 @@ def test_postmaster_needs_no_domain_as_a_recipient(name: str) -> None:
 
 @pytest.mark.row("ADDR-02")
 @pytest.mark.parametrize("path", ["<Postmaster@>", "<postmasters>", '<"postmaster">', "<post>"])
-def test_no_other_recipient_goes_without_a_domain(path: str) -> None:
+def test_a_recipient_other_than_postmaster_needs_a_domain(path: str) -> None:
     assert_refused(path)
 
 

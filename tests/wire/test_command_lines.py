@@ -342,7 +342,7 @@ def test_a_text_of_10_kb_is_cut_and_wrapped(stage: str, utf8: bool) -> None:
 
 @pytest.mark.row("LINE-14")
 @pytest.mark.parametrize("text", ["queued\r\nas\0 \xe9", "2.0.0 queued\r\nas\0 \xe9"])
-def test_the_text_of_an_acceptance_is_cleaned_likewise(text: str) -> None:
+def test_the_text_of_an_acceptance_is_cleaned_too(text: str) -> None:
     ran = one_way([*PRE, b"text\r\n.\r\n"], Script(data=text))
     assert str(ran.replies[-1]) == ("250 2.0.0" if text[0] == "2" else "250 2.6.0")
     assert ran.replies[-1].lines == ("queued", "as? ?")

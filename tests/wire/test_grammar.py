@@ -466,7 +466,7 @@ def test_every_code_point_is_taken_or_refused_as_the_rule_says() -> None:
         assert isinstance(parse_forward_path(b"TO:<" + sign + b"@x>", True, False), tuple) is good
 
 
-def test_utf8_without_smtputf8_needs_it() -> None:
+def test_a_utf8_address_needs_smtputf8_on_every_level() -> None:
     """BYTE-03, BYTE-06."""
     for argument in both(b"<\xc3\xa9@x.example>"):
         assert read(argument) == NEEDS_SMTPUTF8
@@ -752,7 +752,7 @@ def test_a_parameter_is_found_after_the_path(argument: str) -> None:
         "FROM:<a@x SMTPUTF8",
     ],
 )
-def test_a_parameter_is_not_found_where_none_stands(argument: str) -> None:
+def test_text_that_is_not_the_parameter_is_not_found_as_one(argument: str) -> None:
     assert has_parameter(argument.encode(), b"SMTPUTF8") is False
 
 

@@ -457,7 +457,7 @@ def test_commands_do_not_depend_on_how_octets_were_cut(wire: bytes, cuts: list[i
 
 
 @given(line=st.binary(max_size=80), after=st.binary(max_size=20))
-def test_a_line_is_what_stands_before_the_first_crlf(line: bytes, after: bytes) -> None:
+def test_a_line_ends_at_the_first_crlf(line: bytes, after: bytes) -> None:
     octets = line + b"\r\n" + after
     text, _, _ = octets.partition(b"\r\n")
     events, _ = play(lines(), [b"RSET\r\n" + octets])
