@@ -231,7 +231,9 @@ def test_wheel_holds_the_package_its_types_and_the_compiled_modules(wheel_names:
 
 
 @pytest.mark.slow
-def test_wheel_says_what_it_needs(metadata: email.message.Message) -> None:
+def test_wheel_metadata_has_requirements_extras_and_addresses(
+    metadata: email.message.Message,
+) -> None:
     assert metadata["Name"] == PROJECT["name"]
     assert metadata["Version"] == fastsmtp.__version__
     requirements = metadata.get_all("Requires-Dist", [])
@@ -345,6 +347,16 @@ def test_after_the_first_command_of_readme_python_finds_a_built_package_in_the_c
 ) -> None:
     command = [set_up_by_readme / ".venv/bin/python", "-m", "fastsmtp", "serve", "--help"]
     assert "--maildir" in output_of(*command, cwd=set_up_by_readme)
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(os.name != "posix", reason="README's commands are for a POSIX shell")
+def test_after_the_first_command_of_readme_type_checkers_find_the_package_by_its_path(
+    set_up_by_readme: Path, tmp_path: Path
+) -> None:
+    python = set_up_by_readme / ".venv/bin/python"
+    printed = output_of(python, "-c", r"import sys; print(*sys.path, sep='\n')", cwd=tmp_path)
+    assert str(set_up_by_readme) in printed.splitlines()
 
 
 def readme_commands() -> list[str]:
