@@ -9,6 +9,7 @@ coroutine function, or a coroutine function without it. The engine itself does n
 from __future__ import annotations
 
 from collections.abc import Callable, Coroutine, Mapping
+from contextlib import AbstractAsyncContextManager
 from typing import Any, Never, ParamSpec, Protocol, TypeAlias, TypeVar, overload
 
 from fastsmtp._options.given import ListOf
@@ -20,9 +21,9 @@ from fastsmtp.session import Session
 from fastsmtp.stream import DataStream
 
 __all__ = [
-    "AuthAnswer", "AuthCallback", "Callback", "DataAnswer", "DataCallback", "LMTPAnswer", "OnAuth",
-    "OnClose", "OnConnect", "OnData", "OnMailFrom", "OnRcptTo", "OnScram", "OnSecure",
-    "ScramCallback",
+    "AuthAnswer", "AuthCallback", "Callback", "DataAnswer", "DataCallback", "LMTPAnswer",
+    "LifespanFactory", "OnAuth", "OnClose", "OnConnect", "OnData", "OnMailFrom", "OnRcptTo",
+    "OnScram", "OnSecure", "ScramCallback",
 ]  # fmt: skip
 
 # --- answers ---
@@ -34,6 +35,9 @@ LMTPAnswer: TypeAlias = str | Exception | None
 # What `on_data` answers: the text of the reply, or in LMTP one answer for each recipient. Besides
 # `ListOf`, `list` tells a checker of what type a list is that is written out.
 DataAnswer: TypeAlias = str | list[LMTPAnswer] | ListOf[LMTPAnswer] | None
+
+# Of the server, which may be one of a class of the program's own.
+LifespanFactory: TypeAlias = Callable[[Any], AbstractAsyncContextManager[object]]
 
 
 # --- callbacks ---

@@ -1,4 +1,4 @@
-"""What it takes to run a server as a process: the loop that it has, and a start that a signal ends.
+"""What it takes to run a server as a process: loop, signals, and a start that they end.
 
 In: a start, and the event that a signal sets. Out: whether the start was waited for.
 """
@@ -6,10 +6,13 @@ In: a start, and the event that a signal sets. Out: whether the start was waited
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Coroutine
+import signal
+import threading
+from collections.abc import Callable, Coroutine, Iterator, Mapping
+from contextlib import contextmanager, suppress
 from typing import Any
 
-__all__ = ["begin_unless_stopped", "loop_factory"]
+__all__ = ["begin_unless_stopped", "check_can_run", "handling", "loop_factory"]
 
 
 def loop_factory() -> Callable[[], asyncio.AbstractEventLoop] | None:
@@ -19,6 +22,43 @@ def loop_factory() -> Callable[[], asyncio.AbstractEventLoop] | None:
     except ImportError:  # not on Windows
         return None
     return uvloop.new_event_loop
+
+
+def check_can_run(*, handle_signals: bool) -> None:
+    """Raise RuntimeError where a loop of our own cannot run, or, `handle_signals`, have signals."""
+    try:
+        asyncio.get_running_loop()
+    except RuntimeError:
+        pass
+    else:
+        raise RuntimeError(
+            "run() starts an event loop, and one is running here:"
+            " await server.listen(…) and server.serve_forever() in it"
+        )
+    if handle_signals and threading.current_thread() is not threading.main_thread():
+        raise RuntimeError(
+            "run() handles signals, which only the main thread can:"
+            " call run(…, handle_signals=False) in another one"
+        )
+
+
+@contextmanager
+def handling(
+    loop: asyncio.AbstractEventLoop, signals: Mapping[str, Callable[[], object]]
+) -> Iterator[None]:
+    """Have `loop` call a function for each signal, by name; what the system does not have is left
+    out.
+    """
+    numbers = [getattr(signal, name) for name in signals if hasattr(signal, name)]
+    with suppress(NotImplementedError):  # Windows
+        for number in numbers:
+            loop.add_signal_handler(number, signals[number.name])
+    try:
+        yield
+    finally:
+        with suppress(NotImplementedError):
+            for number in numbers:
+                loop.remove_signal_handler(number)
 
 
 async def begin_unless_stopped(start: Coroutine[Any, Any, object], stop: asyncio.Event) -> bool:

@@ -8,11 +8,9 @@ ports, UNIX sockets and given sockets, all with the same service. It needs a run
 from __future__ import annotations
 
 import asyncio
-import signal
 import socket
 import time
-from collections.abc import Callable
-from contextlib import suppress
+from collections.abc import Callable, Coroutine
 from functools import partial
 from typing import TYPE_CHECKING, Any, Literal, Self, TypeAlias
 
@@ -23,16 +21,17 @@ from fastsmtp._connection.registry import Registered
 from fastsmtp._connection.server_state import ServerState
 from fastsmtp._hooks.binding import Hooks, check_hook_name, check_hook_names_of
 from fastsmtp._hooks.coroutine_driver import current_hook_task
-from fastsmtp._hooks.lifespans import Lifespans
+from fastsmtp._hooks.lifespans import Lifespan, check_lifespan, managers_of
 from fastsmtp._log import logger
 from fastsmtp._net.listener import bind, check_place
 from fastsmtp._smtp.start import warn_of_impossible_demands
 from fastsmtp.options import HOOKS, Options, parse_options
-from fastsmtp.running import begin_unless_stopped, loop_factory
+from fastsmtp.running import begin_unless_stopped, check_can_run, handling, loop_factory
 
 if TYPE_CHECKING:
     from typing import Unpack
 
+    from fastsmtp.hook_types import LifespanFactory
     from fastsmtp.server_options import HookAttributes, ServerOptions, TLSOptions
 else:  # an import would take longer than all of this module
     HookAttributes = object
@@ -47,12 +46,17 @@ class SMTPServer(HookAttributes):
     """An SMTP or LMTP server.
 
     Options and hooks are keyword arguments; a hook can also be assigned (`server.on_rcpt_to = f`)
-    or be a method of a subclass. Raises TypeError for an unknown option, a function that cannot be
-    that hook, and a method `on_…` that is not one; ValueError for a bad value.
+    or be a method of a subclass. lifespan: what begins before the server listens and ends after its
+    last client, as a function of the server that returns an asynchronous context manager. Raises
+    TypeError for an unknown option, a function that cannot be that hook, and a method `on_…` that
+    is not one; ValueError for a bad value.
     """
 
-    def __init__(self, **options: Unpack[ServerOptions]) -> None:
+    def __init__(
+        self, *, lifespan: LifespanFactory | None = None, **options: Unpack[ServerOptions]
+    ) -> None:
         check_hook_names_of(type(self), SMTPServer)
+        check_lifespan(lifespan)
         given: dict[str, Any] = {**options}
         hooks = {name: given.pop(name) for name in HOOKS if name in given}
         self._options: Options = parse_options(given)
@@ -61,11 +65,19 @@ class SMTPServer(HookAttributes):
             method = hooks.get(name, getattr(self, name, None))
             if method is not None:
                 setattr(self, name, method)
+        self._lifespan_factory = lifespan
         self._server_state = ServerState(self._options, self._hooks)
-        self._lifespans = Lifespans()
+        self._begin_life()
+
+    def _begin_life(self) -> None:
+        """Make what lives to the end of `close`."""
         self._listeners = Listeners(self._server_state.registry)
         self._closing = Closing(self._server_state.registry, self._options.close_timeout)
+        self._lifespan: Lifespan | None = None  # begun by the first `listen`
+        self._opening = 0  # calls of `listen` under way
         self._ending: asyncio.Task[None] | None = None  # begun by the first `close`
+        self._has_drained = asyncio.Event()
+        self._has_ended = asyncio.Event()
 
     if not TYPE_CHECKING:  # to a type checker, this would say that every name may be assigned to
 
@@ -102,34 +114,39 @@ class SMTPServer(HookAttributes):
         path: str | None = None,
         sock: socket.socket | None = None,
         secure: bool | None = None,
+        reuse_port: bool = False,
     ) -> None:
         """Listen on a TCP port (0: any free one), on the UNIX socket `path`, or on a bound `sock`.
 
-        May be called several times. Hooks that are asynchronous context managers are entered by the
-        first call, and left at the end of `close`. callback: called when listening. secure: whether
-        TLS comes before the first octet of SMTP here, None: as the option `secure` says. Raises
-        OSError when the address cannot be had, TypeError and ValueError for what is no place to
-        listen on, LMTP on TCP port 25 among it (RFC 2033 §5), ValueError for `secure` without a
-        certificate, RuntimeError when the server was closed, and what a hook that is entered
-        raises.
+        May be called several times, and again after `close`. host: None for every address of IPv4
+        and IPv6. callback: called when listening. secure: whether TLS comes before the first octet
+        of SMTP here, None: as the option `secure` says. reuse_port: several processes may listen on
+        this port. The first call enters the lifespan, and hooks that are asynchronous context
+        managers.
+
+        Raises OSError when the address cannot be had, TypeError and ValueError for what is no place
+        to listen on, LMTP on TCP port 25 among it (RFC 2033 §5), ValueError for `secure` without a
+        certificate, RuntimeError when the server is closing, and what the lifespan raises.
         """
-        check_place(port, host, path, sock)
-        if self._ending is not None:
-            raise RuntimeError("the server is closed")
-        state, loop = self._server_state, asyncio.get_running_loop()
+        check_place(port, host, path, sock, reuse_port)
+        state, loop = self._state_to_listen(), asyncio.get_running_loop()
         state.use_loop(loop)
-        await self._lifespans.enter(getattr(self, name, None) for name in HOOKS)
-        bound = await bind(port, host, path, sock, lmtp=self._options.lmtp)
+        bound = await bind(port, host, path, sock, reuse_port=reuse_port, lmtp=self._options.lmtp)
+        self._opening += 1
         try:
             tls = state.tls_of_listener(secure=self._options.secure if secure is None else secure)
+            self._check_still_open(state)
+            await self._start_lifespan()
             factory = partial(Connection, state, loop, time.monotonic, tls)
             await self._listeners.open(bound, factory, state.sockets)
-            if self._ending is not None:  # by now
-                raise RuntimeError("the server is closed")
+            self._check_still_open(state)
         except BaseException:
             for listener in bound:
                 listener.close()
+            self._opening -= 1
+            await self._end_useless_lifespan()
             raise
+        self._opening -= 1
         is_first = not self._listeners.addresses
         self._listeners.add(bound)
         for listener in bound:
@@ -139,6 +156,41 @@ class SMTPServer(HookAttributes):
             warn_of_impossible_demands(state.tables)
         if callback is not None:
             callback()
+
+    def _state_to_listen(self) -> ServerState:
+        """Return the state to listen with: a new one if the last one has come to its end."""
+        if self._ending is not None:
+            if not self._ending.done():
+                raise RuntimeError("the server is closing: listen when close() has returned")
+            self._server_state = ServerState(self._options, self._hooks, self._server_state)
+            self._begin_life()
+        return self._server_state
+
+    def _check_still_open(self, state: ServerState) -> None:
+        if self._ending is not None or self._server_state is not state:
+            raise RuntimeError("the server was closed")
+
+    async def _start_lifespan(self) -> None:
+        if self._lifespan is None or self._lifespan.is_over:
+            hooks = [getattr(self, name, None) for name in HOOKS]
+            managers = managers_of(self, self._lifespan_factory, hooks)
+            self._lifespan = Lifespan(managers) if managers else None
+        if self._lifespan is not None:
+            await self._lifespan.wait_started()
+
+    async def _end_useless_lifespan(self) -> None:
+        """A call of `listen` has failed: nothing begins if no other one has succeeded, or may."""
+        lifespan = self._lifespan
+        if lifespan is not None and not self._opening and not self._listeners.addresses:
+            self._lifespan = None
+            await lifespan.leave()
+
+    def close_listener(self, address: type_address) -> None:
+        """Stop listening on one of `addresses`; its connections, and other listeners, go on.
+
+        Raises ValueError for an address that the server does not listen on.
+        """
+        self._listeners.close_one(address)
 
     def address(self) -> type_address | None:
         """Return (host, port) or the path of the first listener, None when there is none."""
@@ -173,7 +225,8 @@ class SMTPServer(HookAttributes):
 
         Idle clients hear 421 at once (RFC 5321 §3.8). A second call joins the first. callback:
         called at the end. In a hook of this server, or a Task that one has begun, it returns when
-        all others have gone: the hook has yet to answer its own client, and the end comes then.
+        all others have gone: the hook has yet to answer its own client, and the end comes then. In
+        its lifespan it returns before the clean-up. What a clean-up raises is logged.
 
         In a forked child of the process that listens it closes the descriptors that the child has
         inherited, and nothing else: the connections are the parent's.
@@ -190,10 +243,11 @@ class SMTPServer(HookAttributes):
         if self._ending is None:
             self._listeners.close()
             self._ending = loop.create_task(self._end())
-        if is_of_hook:
+        is_of_lifespan = self._lifespan is not None and self._lifespan.is_current
+        if is_of_hook or is_of_lifespan:
             if callback is not None:
                 self._ending.add_done_callback(lambda end: callback())
-            await registry.wait_for_the_rest()
+            await (registry.wait_for_the_rest() if is_of_hook else self._has_drained.wait())
         else:
             await asyncio.shield(self._ending)
             if callback is not None:
@@ -206,9 +260,19 @@ class SMTPServer(HookAttributes):
             await self._closing.drain()
         finally:
             self._server_state.registry.release_callers()
+            self._has_drained.set()
             await self._server_state.end()
-            await self._lifespans.leave()
+            if self._lifespan is not None:
+                await self._lifespan.leave()
+            self._has_ended.set()
         self._server_state.events.emit("close")
+
+    async def __aenter__(self) -> Self:
+        """`async with server:` closes the server at the end; `listen` is called inside."""
+        return self
+
+    async def __aexit__(self, *exception: object) -> None:
+        await self.close()
 
     def update_secure_context(self, **options: Unpack[TLSOptions]) -> None:
         """Read key and certificates anew, and use them for every handshake from now on.
@@ -231,6 +295,19 @@ class SMTPServer(HookAttributes):
 
     # Running.
 
+    async def serve_forever(self) -> None:
+        """Wait until the server is closed. A call that is cancelled closes it first.
+
+        Raises RuntimeError if the server does not listen.
+        """
+        if self._ending is None and not self._listeners.addresses:
+            raise RuntimeError("the server does not listen: await listen() first")
+        try:
+            await self._has_ended.wait()
+        except asyncio.CancelledError:
+            await self.close()
+            raise
+
     def run(
         self,
         port: int | None = None,
@@ -238,35 +315,55 @@ class SMTPServer(HookAttributes):
         *,
         path: str | None = None,
         sock: socket.socket | None = None,
+        reuse_port: bool = False,
+        handle_signals: bool = True,
     ) -> None:
-        """Listen and serve until SIGTERM or SIGINT, on uvloop where it is installed; blocking.
+        """Listen and serve until SIGTERM, SIGINT or `close`, on uvloop where it is installed;
+        blocking.
 
         The first signal closes with draining, a second one at once. SIGHUP reads key and
-        certificates anew.
-        """
-        with asyncio.Runner(loop_factory=loop_factory()) as runner:
-            runner.run(self._serve(port, host, path, sock))
+        certificates anew. handle_signals: False leaves signals to the program, and is needed in
+        another thread than the main one.
 
-    async def _serve(
-        self, port: int | None, host: str | None, path: str | None, sock: socket.socket | None
-    ) -> None:
-        loop = asyncio.get_running_loop()
-        stop = asyncio.Event()
+        Raises RuntimeError in a running event loop and for signals in another thread, what `listen`
+        raises, and SystemExit with status 1 when a clean-up has failed, which is logged.
+        """
+        check_can_run(handle_signals=handle_signals)
+        with asyncio.Runner(loop_factory=loop_factory()) as runner:
+            start = self.listen(port, host, path=path, sock=sock, reuse_port=reuse_port)
+            if not runner.run(self.serve_until_stopped(start, handle_signals=handle_signals)):
+                raise SystemExit(1)
+
+    async def serve_until_stopped(
+        self, start: Coroutine[Any, Any, object], *, handle_signals: bool = True
+    ) -> bool:
+        """Await `start`, which calls `listen`, and serve as `run` does, in the loop that runs.
+
+        Return whether every clean-up has succeeded. Raises what `start` raises; a signal during
+        `start` cancels it.
+        """
+        loop, stop = asyncio.get_running_loop(), asyncio.Event()
 
         def on_signal() -> None:
             if stop.is_set():
-                self._closing.hurry()
+                self._hurry()
             stop.set()
 
-        for number in (signal.SIGTERM, signal.SIGINT):
-            with suppress(NotImplementedError):
-                loop.add_signal_handler(number, on_signal)
-        if hasattr(signal, "SIGHUP"):
-            with suppress(NotImplementedError):
-                loop.add_signal_handler(signal.SIGHUP, self._reload)
-        await begin_unless_stopped(self.listen(port, host, path=path, sock=sock), stop)
-        await stop.wait()
-        await self.close()
+        signals = {"SIGTERM": on_signal, "SIGINT": on_signal, "SIGHUP": self._reload}
+        with handling(loop, signals if handle_signals else {}):
+            try:
+                if await begin_unless_stopped(start, stop):
+                    await begin_unless_stopped(self._has_ended.wait(), stop)
+            finally:
+                if self._ending or self._lifespan or self._listeners.addresses:
+                    await self.close()
+        return self._lifespan is None or not self._lifespan.has_failed
+
+    def _hurry(self) -> None:
+        """A second signal: cut the connections, or the clean-up once that is at work."""
+        self._closing.hurry()
+        if self._lifespan is not None:
+            self._lifespan.hurry()
 
 
 def state_of(server: SMTPServer) -> ServerState:

@@ -73,7 +73,17 @@ class Listeners:
                     await listener.revive()
             except OSError as error:
                 logger.error("listening on %s: %s", listener.address, error)
+            if listener not in self._open:  # closed meanwhile
+                listener.close()
         self._reviving = None
+
+    def close_one(self, address: tuple[str, int] | str) -> None:
+        """Stop accepting on one address; raises ValueError for one that is not listened on."""
+        found = [listener for listener in self._open if listener.address == address]
+        if not found:
+            raise ValueError(f"the server does not listen on {address!r:.120}")
+        self._open.remove(found[0])
+        found[0].close()
 
     def close(self) -> None:
         """Stop accepting."""

@@ -39,17 +39,19 @@ _FACTS_OF_CONNECT: Final = (
 
 
 class ServerState:
-    """The engine's side of one `SMTPServer`, held by it and by each of its connections.
+    """The engine's side of one `SMTPServer`, held by it and by each of its connections, from the
+    first `listen` to the end of `close`; the next life has a state of its own.
 
-    sockets: accepts connections in place of the loop, None: the loop does it. timers, turns: of the
-    loop, None before the server listens.
+    earlier: that of the life before, whose certificates and listeners of events go on. sockets:
+    accepts connections in place of the loop, None: the loop does it. timers, turns: of the loop,
+    None before the server listens.
     """
 
-    def __init__(self, options: Options, hooks: Hooks) -> None:
+    def __init__(self, options: Options, hooks: Hooks, earlier: ServerState | None = None) -> None:
         self.options = options
         self.hooks = hooks
-        self.events = Events()
-        self.tls = ServerTLS(options)
+        self.events: Events = Events() if earlier is None else earlier.events
+        self.tls: ServerTLS = ServerTLS(options) if earlier is None else earlier.tls
         self.handshakes = Handshakes()
         self.tables = make_tables(options, hooks, tls=self.tls.is_configured)
         self.registry = ConnectionRegistry(options, self.tables)

@@ -1,42 +1,126 @@
-"""Hooks that have a beginning and an end: those that are asynchronous context managers.
+"""What begins and ends with a server: its `lifespan`, and hooks that are context managers.
 
-They are entered before a server listens, so that what is wrong with them is an error at the start,
-and left in the reverse order when the last client has gone.
+In: asynchronous context managers. Out: they are entered before a server listens, so that what is
+wrong with them is an error at the start, and left in the reverse order after the last client. Each
+is left whatever the others do; an error then is logged.
 """
 
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Iterable
-from contextlib import AsyncExitStack
+import inspect
+from collections.abc import Callable, Iterable
+from contextlib import AbstractAsyncContextManager
+from contextvars import ContextVar
+from typing import Any, Final, TypeAlias
 
-__all__ = ["Lifespans"]
+from fastsmtp._log import logger
+
+__all__ = ["Lifespan", "check_lifespan", "managers_of"]
+
+Manager: TypeAlias = AbstractAsyncContextManager[object]
+
+_TAKES: Final = "lifespan takes a function that returns an asynchronous context manager"
+
+# The lifespan whose managers, or Tasks that they have begun, run in this context.
+_current: ContextVar[Lifespan | None] = ContextVar("fastsmtp.lifespan", default=None)
 
 
-class Lifespans:
-    """The hooks of one server that were entered."""
+def check_lifespan(factory: object) -> None:
+    """Raise TypeError for what cannot be the argument `lifespan` of a server."""
+    if factory is not None and not callable(factory):
+        raise TypeError(f"{_TAKES}, not {type(factory).__name__}")
 
-    def __init__(self) -> None:
-        self._stack: AsyncExitStack | None = None
-        self._entering = asyncio.Lock()  # two calls of `listen` may run side by side
 
-    async def enter(self, hooks: Iterable[object]) -> None:
-        """Enter those of `hooks` that can be, in their order, once.
+def managers_of(
+    server: object, factory: Callable[[Any], Manager] | None, hooks: Iterable[object]
+) -> list[Manager]:
+    """Return what is to be entered for `server`, in this order; TypeError: `factory` has not made a
+    context manager.
+    """
+    # One object may be several hooks.
+    different = {id(hook): hook for hook in hooks}.values()
+    managers = [hook for hook in different if isinstance(hook, AbstractAsyncContextManager)]
+    if factory is None:
+        return managers
+    made: object = factory(server)
+    if not isinstance(made, AbstractAsyncContextManager):
+        if inspect.iscoroutine(made):
+            made.close()  # or Python warns that it was never awaited
+        advice = "decorate it with contextlib.asynccontextmanager"
+        raise TypeError(f"{_TAKES}, not {type(made).__name__}: {advice}")
+    return [made, *managers]
 
-        Raises what one of them raises; those before it were left again then.
+
+class Lifespan:
+    """One start and one clean-up, both in a Task of its own: a task group or a timeout that is open
+    in between belongs to the Task that has entered it. has_failed: something was logged.
+    """
+
+    def __init__(self, managers: Iterable[Manager]) -> None:
+        self.has_failed = False
+        self._started = asyncio.Event()  # or the start has failed
+        self._error: BaseException | None = None
+        self._leaving = asyncio.Event()
+        self._task = asyncio.get_running_loop().create_task(self._live(managers))
+
+    @property
+    def is_over(self) -> bool:
+        """Whether all are left, or could not be entered."""
+        return self._task.done()
+
+    @property
+    def is_current(self) -> bool:
+        """Whether the caller is one of the managers, or a Task that one has begun."""
+        return _current.get() is self
+
+    async def wait_started(self) -> None:
+        """Wait until all are entered. A call that is cancelled calls the start off.
+
+        Raises what one of them raises; those before it are left then.
         """
-        async with self._entering:
-            if self._stack is not None:
-                return
-            async with AsyncExitStack() as stack:
-                # One object may be several hooks.
-                for hook in {id(hook): hook for hook in hooks}.values():
-                    if hasattr(type(hook), "__aenter__"):
-                        await stack.enter_async_context(hook)  # type: ignore[arg-type]  # is one
-                self._stack = stack.pop_all()
+        if self.is_current and not self._started.is_set():
+            raise RuntimeError("listen() would wait for itself in the start of a lifespan")
+        try:
+            await self._started.wait()
+        except asyncio.CancelledError:
+            self._task.cancel()
+            await asyncio.wait((self._task,))
+            raise
+        if isinstance(self._error, asyncio.CancelledError):
+            raise RuntimeError("the start was called off")
+        if self._error is not None:
+            raise self._error
 
     async def leave(self) -> None:
-        """Leave them all."""
-        stack, self._stack = self._stack, None
-        if stack is not None:
-            await stack.aclose()
+        """Leave them all; a start under way is called off."""
+        self._leaving.set()
+        if not self._started.is_set():
+            self._task.cancel()
+        await asyncio.wait((self._task,))
+
+    def hurry(self) -> None:
+        """Cancel the clean-up that is at work; the next one follows."""
+        if self._leaving.is_set():
+            self._task.cancel()
+
+    async def _live(self, managers: Iterable[Manager]) -> None:
+        _current.set(self)
+        entered: list[Manager] = []
+        try:
+            for manager in managers:
+                await manager.__aenter__()
+                entered.append(manager)
+            self._started.set()
+            await self._leaving.wait()
+        except BaseException as error:  # of the start; or a task group in here has cancelled us
+            self._error = error
+        for manager in reversed(entered):
+            try:
+                # Without the error of another one: a generator without `finally` would skip its
+                # clean-up.
+                await manager.__aexit__(None, None, None)
+            except BaseException as error:
+                self.has_failed = True
+                logger.error("a clean-up at the end of the server has failed", exc_info=error)
+        self._started.set()

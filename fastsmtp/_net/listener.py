@@ -34,6 +34,7 @@ __all__ = [
 T = TypeVar("T")
 
 BACKLOG: Final = 1024
+PORT_ATTEMPTS: Final = 16  # free ports of one address that another one may not have free
 MAX_PORT: Final = 65_535
 SMTP_PORT: Final = 25
 KEEPALIVE_IDLE: Final = 120  # seconds before the kernel asks whether a silent peer is still there
@@ -73,7 +74,7 @@ def own_sockets(turns: Turns) -> Sockets | None:
     return None
 
 
-def check_place(port: object, host: object, path: object, sock: object) -> None:
+def check_place(port: object, host: object, path: object, sock: object, reuse_port: object) -> None:
     """Raise TypeError or ValueError, which name the argument, for what is no place to listen on.
 
     The resolver would take a port modulo 65536, and text for a number.
@@ -95,6 +96,10 @@ def check_place(port: object, host: object, path: object, sock: object) -> None:
         raise TypeError(f"sock takes a bound socket.socket, got {sock!r:.80}")
     if sock is not None:
         _check_sock(sock)
+    if reuse_port and port is None:
+        raise TypeError("reuse_port is for a port")
+    if reuse_port and not hasattr(socket, "SO_REUSEPORT"):
+        raise ValueError("reuse_port takes only False: this system does not have it")
 
 
 def _check_sock(sock: socket.socket) -> None:
@@ -113,30 +118,43 @@ def _check_sock(sock: socket.socket) -> None:
         raise ValueError("sock takes a bound socket: call its bind() first")
 
 
-async def bind_tcp(host: str | None, port: int) -> list[socket.socket]:
-    """Return bound sockets, one per address that `host` stands for. Raises OSError."""
-    infos = await _looked_up(host or None, port)
+async def bind_tcp(host: str | None, port: int, *, reuse_port: bool = False) -> list[socket.socket]:
+    """Return bound sockets, one per address that `host` stands for, None: that of every address of
+    IPv4 and of IPv6. All have the same port. Raises OSError.
+    """
+    infos = list(dict.fromkeys(await _looked_up(host or None, port)))
+    for attempt in range(PORT_ATTEMPTS):
+        try:
+            return _bind_each(infos, host, port, reuse_port=reuse_port)
+        except OSError as error:
+            if port or error.errno != errno.EADDRINUSE or attempt == PORT_ATTEMPTS - 1:
+                raise
+    raise AssertionError("the last attempt returns or raises")
+
+
+def _bind_each(
+    infos: list[Any], host: str | None, port: int, *, reuse_port: bool
+) -> list[socket.socket]:
     sockets: list[socket.socket] = []
     missing: OSError | None = None
     try:
-        for family, kind, protocol, _, address in dict.fromkeys(infos):
+        for family, kind, protocol, _, address in infos:
             try:
                 sock = socket.socket(family, kind, protocol)
             except OSError as error:
                 missing = error
                 continue
             sockets.append(sock)
-            if os.name == "posix":
-                sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-            if family == socket.AF_INET6:
-                sock.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 1)
+            _set_bind_options(sock, reuse_port=reuse_port)
             try:
-                sock.bind(address)
+                sock.bind((address[0], port, *address[2:]))
             except OSError as error:
                 missing = OSError(error.errno, f"{error.strerror}: {address[0]} port {port}")
                 if error.errno not in _NOT_HERE:
                     raise missing from error
                 sockets.pop().close()
+            else:
+                port = sock.getsockname()[1]
         if not sockets:
             raise missing or OSError(f"{host} has no address")
     except BaseException:
@@ -144,6 +162,15 @@ async def bind_tcp(host: str | None, port: int) -> list[socket.socket]:
             sock.close()
         raise
     return sockets
+
+
+def _set_bind_options(sock: socket.socket, *, reuse_port: bool) -> None:
+    if os.name == "posix":
+        sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+    if reuse_port:
+        sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT, 1)
+    if sock.family == socket.AF_INET6:
+        sock.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 1)
 
 
 async def _looked_up(host: str | None, port: int) -> list[Any]:
@@ -219,11 +246,17 @@ class Listener:
     """
 
     def __init__(
-        self, sock: socket.socket, path: str | None = None, *, is_given: bool = False
+        self,
+        sock: socket.socket,
+        path: str | None = None,
+        *,
+        is_given: bool = False,
+        reuse_port: bool = False,
     ) -> None:
         self._given = sock if is_given else None
         sock = self._sock = sock.dup() if is_given else sock
         self._path = path
+        self._reuse_port = reuse_port
         self._server: asyncio.Server | Acceptor | None = None
         self._factory: Callable[[], Any] | None = None
         self._sockets: Sockets | None = None
@@ -271,7 +304,7 @@ class Listener:
         if isinstance(self.address, str):
             sock = bind_unix(self.address)
         else:
-            sock = (await bind_tcp(self.address[0], self.address[1]))[0]
+            sock = (await bind_tcp(*self.address, reuse_port=self._reuse_port))[0]
             if family != sock.family:
                 raise OSError(f"{self.address} cannot be bound again")
             _set_options(sock)
@@ -304,7 +337,13 @@ class Listener:
 
 
 async def bind(
-    port: int | None, host: str | None, path: str | None, sock: socket.socket | None, *, lmtp: bool
+    port: int | None,
+    host: str | None,
+    path: str | None,
+    sock: socket.socket | None,
+    *,
+    reuse_port: bool,
+    lmtp: bool,
 ) -> list[Listener]:
     """Return a listener for each address of a place that `check_place` has let pass.
 
@@ -319,7 +358,8 @@ async def bind(
     assert port is not None
     if lmtp:
         _check_lmtp_port(port)
-    return [Listener(bound) for bound in await bind_tcp(host, port)]
+    sockets = await bind_tcp(host, port, reuse_port=reuse_port)
+    return [Listener(bound, reuse_port=reuse_port) for bound in sockets]
 
 
 def _check_lmtp_port(port: int) -> None:

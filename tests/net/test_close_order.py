@@ -11,7 +11,7 @@ from contextlib import suppress
 from typing import Any
 
 import pytest
-from clients import CLOSING, Client, Sink, happened, until
+from clients import CLOSING, Client, Sink, greets, happened, until
 from scenario import TX
 
 from fastsmtp import MessageAborted, SMTPError
@@ -172,15 +172,15 @@ def test_close_ends_with_on_close_then_the_event_then_the_callback(run: Any) -> 
     run(scenario())
 
 
-def test_a_server_that_never_listened_can_be_closed(run: Any) -> None:
+def test_a_server_that_never_listened_can_be_closed_and_listen_then(run: Any) -> None:
     async def scenario() -> None:
         told: list[str] = []
         server = Sink().server()
         server.on("close", lambda: told.append("event"))
         await server.close(lambda: told.append("callback"))
         assert told == ["event", "callback"]
-        with pytest.raises(RuntimeError):
-            await server.listen(0, "127.0.0.1")
+        async with running(server) as address:
+            await greets(address)
 
     run(scenario())
 

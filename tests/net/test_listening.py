@@ -18,7 +18,8 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from clients import Client, Sink, digest, greets, refused
+from clients import Client, Sink, digest, greets, refused, until
+from on_loops import on_loops
 from scenario import TX
 
 from fastsmtp import SMTPServer
@@ -520,7 +521,7 @@ def test_a_hook_that_is_set_before_listen_needs_no_warning(
 def test_a_host_with_several_addresses_logs_one_warning(
     run: Any, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    async def two(host: Any, port: int) -> list[socket.socket]:
+    async def two(host: Any, port: int, *, reuse_port: bool) -> list[socket.socket]:
         return [tcp_socket(), tcp_socket()]
 
     async def scenario() -> None:
@@ -534,3 +535,187 @@ def test_a_host_with_several_addresses_logs_one_warning(
         run(scenario())
     assert len(caplog.messages) == 1
     assert "authentication is required" in caplog.messages[0]
+
+
+# --- both families, shared ports, one listener alone, a second life ---
+
+
+@on_loops
+async def test_without_a_host_ipv4_and_ipv6_are_served_on_one_port() -> None:
+    server = Sink().server()
+    try:
+        await server.listen(0, None)
+        hosts = {host for host, _ in server.addresses()}
+        if hosts == {"0.0.0.0"}:
+            pytest.skip("no IPv6 here")
+        assert hosts == {"0.0.0.0", "::"}
+        (port,) = {port for _, port in server.addresses()}
+        await greets(("127.0.0.1", port))
+        await greets(("::1", port))
+    finally:
+        await server.close()
+
+
+@on_loops
+async def test_a_free_port_of_ipv4_that_ipv6_does_not_have_is_not_taken(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    infos = [
+        (socket.AF_INET, socket.SOCK_STREAM, 6, "", (host, 0)) for host in ("127.0.0.1", "::1")
+    ]
+    taken: list[socket.socket] = []
+    bind_one = socket.socket.bind
+
+    class Rival(socket.socket):
+        """The second address of the first attempt finds its port in use."""
+
+        def bind(self, address: Any) -> None:
+            if address[0] == "::1":
+                address = ("127.0.0.2", address[1])
+                if not taken:
+                    taken.append(socket.socket())
+                    bind_one(taken[0], address)
+                    taken[0].listen()
+            super().bind(address)
+
+    async def looked_up(host: Any, port: int) -> Any:
+        return infos
+
+    monkeypatch.setattr("fastsmtp._net.listener._looked_up", looked_up)
+    monkeypatch.setattr("fastsmtp._net.listener.socket.socket", Rival)
+    server = Sink().server()
+    await server.listen(0, "both.test")
+    monkeypatch.undo()
+    with taken[0]:
+        (port,) = {port for _, port in server.addresses()}
+        assert port != taken[0].getsockname()[1]
+        assert [host for host, _ in server.addresses()] == ["127.0.0.1", "127.0.0.2"]
+    await server.close()
+
+
+@pytest.mark.skipif(not hasattr(socket, "SO_REUSEPORT"), reason="no SO_REUSEPORT here")
+@on_loops
+async def test_servers_that_reuse_a_port_share_it_and_others_cannot_have_it() -> None:
+    first, second, other = Sink().server(), Sink().server(), Sink().server()
+    await first.listen(0, "127.0.0.1", reuse_port=True)
+    host, port = first.address()
+    await second.listen(port, host, reuse_port=True)
+    with pytest.raises(OSError):
+        await other.listen(port, host)
+    await first.close()
+    await greets((host, port))
+    await second.close()
+    await refused((host, port))
+
+
+@on_loops
+async def test_reuse_port_without_a_port_is_an_error(tmp_path: Path) -> None:
+    with pytest.raises(TypeError, match="reuse_port is for a port"):
+        await Sink().server().listen(path=str(tmp_path / "smtp"), reuse_port=True)
+
+
+@on_loops
+async def test_one_listener_is_closed_alone_and_its_clients_stay(tmp_path: Path) -> None:
+    server, path = Sink().server(), str(tmp_path / "smtp")
+    async with running(server) as address:
+        await server.listen(path=path)
+        async with await Client.greeted(address) as client:
+            server.close_listener(address)
+            assert server.addresses() == [path]
+            await refused(address)
+            await greets(path)
+            assert await client.ask(b"NOOP\r\n") == "250 2.0.0"
+        server.close_listener(path)
+        assert server.address() is None
+        assert not os.path.exists(path)
+        with pytest.raises(ValueError, match="does not listen on"):
+            server.close_listener(path)
+        await server.listen(*reversed(address))
+        await greets(address)
+
+
+@on_loops
+async def test_a_closed_server_listens_again_with_its_events_and_limits() -> None:
+    told: list[str] = []
+    server = Sink().server(max_clients=1)
+    server.on("close", lambda: told.append("close"))
+    for life in (1, 2):
+        async with running(server) as address, await Client.greeted(address) as client:
+            assert len(server.connections) == 1
+            async with await Client.connect(address) as second:
+                assert await second.reply() == "421"
+            assert await client.ask(b"NOOP\r\n") == "250 2.0.0"
+        assert server.address() is None
+        assert told == ["close"] * life
+
+
+def test_a_closed_server_listens_again_on_another_loop() -> None:
+    server = Sink().server()
+
+    async def life() -> None:
+        async with running(server) as address:
+            await greets(address)
+
+    asyncio.run(life())
+    asyncio.run(life())
+
+
+@on_loops
+async def test_a_server_that_is_closing_does_not_listen() -> None:
+    server = Sink().server()
+    async with running(server) as address, await Client.in_data(address) as client:
+        closing = asyncio.ensure_future(server.close())
+        await until(lambda: server.address() is None)
+        with pytest.raises(RuntimeError, match="the server is closing"):
+            await server.listen(0, "127.0.0.1")
+        assert await client.ask(b".\r\n") == "250 2.6.0"
+        await closing
+
+
+# --- serving until the end ---
+
+
+@on_loops
+async def test_async_with_closes_the_server() -> None:
+    async with Sink().server() as server:
+        await server.listen(0, "127.0.0.1")
+        address = server.address()
+        await greets(address)
+    await refused(address)
+
+
+@on_loops
+async def test_serve_forever_returns_when_the_server_is_closed() -> None:
+    server = Sink().server()
+    await server.listen(0, "127.0.0.1")
+    serving = asyncio.ensure_future(server.serve_forever())
+    await greets(server.address())
+    assert not serving.done()
+    await server.close()
+    await serving
+    await server.serve_forever()  # it has ended
+
+
+@on_loops
+async def test_serve_forever_closes_the_server_when_it_is_cancelled() -> None:
+    server = Sink().server()
+    await server.listen(0, "127.0.0.1")
+    address = server.address()
+    serving = asyncio.ensure_future(server.serve_forever())
+    await greets(address)
+    serving.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await serving
+    await refused(address)
+
+
+@on_loops
+async def test_serve_forever_without_a_listener_is_an_error() -> None:
+    with pytest.raises(RuntimeError, match="await listen"):
+        await Sink().server().serve_forever()
+
+
+@on_loops
+async def test_run_in_a_running_loop_is_an_error_that_says_what_to_do() -> None:
+    with pytest.raises(RuntimeError, match=r"await server\.listen"):
+        Sink().server().run(0)

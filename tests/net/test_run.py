@@ -252,6 +252,149 @@ def test_a_port_in_use_ends_run_with_an_oserror() -> None:
         assert server.process.returncode == 1
 
 
+LIFESPAN = """
+import asyncio, contextlib, threading
+from fastsmtp import SMTPServer
+
+def say(*words):
+    print(*words, flush=True)
+
+@contextlib.asynccontextmanager
+async def lifespan(server):
+    say("start")
+    if FAULT == "start raises":
+        raise OSError("no database")
+    try:
+        if FAULT == "start hangs":
+            await asyncio.Event().wait()
+        yield
+    finally:
+        say("clean up")
+    if FAULT == "clean-up raises":
+        raise OSError("no goodbye")
+    if FAULT == "clean-up hangs":
+        await asyncio.Event().wait()
+
+async def on_data(stream, session):
+    await server.close()
+
+server = SMTPServer(auth_optional=True, on_data=on_data, lifespan=lifespan)
+server.on("listening", lambda address: say(address[1]))
+server.run(0, "127.0.0.1")
+say("returned")
+"""
+
+
+@contextmanager
+def lifespan_program(fault: str) -> Iterator[subprocess.Popen[bytes]]:
+    """A program whose lifespan has a fault; its first line is read."""
+    process = subprocess.Popen(
+        [sys.executable, "-W", "error", "-c", f"FAULT = {fault!r}\n{LIFESPAN}"],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        bufsize=0,
+    )
+    with process:
+        try:
+            assert line_of(process) == "start"
+            yield process
+        finally:
+            process.kill()
+
+
+def line_of(process: subprocess.Popen[bytes]) -> str:
+    assert process.stdout is not None
+    return process.stdout.readline().decode().rstrip()
+
+
+def end_of(process: subprocess.Popen[bytes]) -> tuple[int, list[str], str]:
+    """Its status, what it still says, and its last line on stderr."""
+    out, err = process.communicate(timeout=PATIENCE)
+    return process.returncode, out.decode().split(), (err.decode().splitlines() or [""])[-1]
+
+
+def test_a_start_that_raises_is_the_error_of_run() -> None:
+    with lifespan_program("start raises") as process:
+        assert end_of(process) == (1, [], "OSError: no database")
+
+
+def test_a_signal_ends_a_start_that_hangs() -> None:
+    with lifespan_program("start hangs") as process:
+        process.send_signal(signal.SIGTERM)
+        assert end_of(process) == (0, ["clean", "up", "returned"], "")
+
+
+def test_a_clean_up_that_raises_makes_the_status_of_run_1() -> None:
+    with lifespan_program("clean-up raises") as process:
+        line_of(process)
+        process.send_signal(signal.SIGTERM)
+        assert end_of(process) == (1, ["clean", "up"], "OSError: no goodbye")
+
+
+def test_a_second_signal_ends_a_clean_up_that_hangs() -> None:
+    with lifespan_program("clean-up hangs") as process:
+        line_of(process)
+        process.send_signal(signal.SIGTERM)
+        assert line_of(process) == "clean up"
+        process.send_signal(signal.SIGTERM)
+        assert end_of(process)[:2] == (1, [])
+
+
+def test_run_returns_when_a_hook_closes_the_server() -> None:
+    with lifespan_program("") as process:
+        client = Client(int(line_of(process)))
+        try:
+            assert client.reply() == "220"
+            assert client.ask(b"HELO c\r\n", TX, b"DATA\r\n", b".\r\n") == "250 2.6.0"
+            assert client.rest() == [CLOSING]
+        finally:
+            client.close()
+        assert end_of(process) == (0, ["clean", "up", "returned"], "")
+
+
+IN_A_THREAD = """
+import asyncio, threading
+from fastsmtp import SMTPServer
+
+async def on_data(stream, session):
+    stream.discard()
+    await server.close()
+
+def serve():
+    try:
+        server.run(0, "127.0.0.1")
+    except RuntimeError as error:
+        print(error, flush=True)
+    server.run(0, "127.0.0.1", handle_signals=False)
+    print("returned", flush=True)
+
+server = SMTPServer(auth_optional=True, on_data=on_data)
+server.on("listening", lambda address: print(address[1], flush=True))
+thread = threading.Thread(target=serve)
+thread.start()
+thread.join()
+"""
+
+
+def test_run_in_another_thread_needs_to_be_told_that_it_has_no_signals() -> None:
+    process = subprocess.Popen(
+        [sys.executable, "-W", "error", "-c", IN_A_THREAD],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        bufsize=0,
+    )
+    with process:
+        try:
+            assert "handle_signals=False" in line_of(process)
+            client = Client(int(line_of(process)))
+            assert client.reply() == "220"
+            assert client.ask(b"HELO c\r\n", TX, b"DATA\r\n", b".\r\n") == "250 2.6.0"
+            assert client.rest() == [CLOSING]
+            assert end_of(process) == (0, ["returned"], "")
+        finally:
+            process.kill()
+
+
 DEAD_RESOLVER = """
 import socket, time
 

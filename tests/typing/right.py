@@ -8,7 +8,8 @@ import asyncio
 import functools
 import os
 import ssl
-from collections.abc import Mapping
+from collections.abc import AsyncGenerator, Mapping
+from contextlib import asynccontextmanager
 from ipaddress import IPv4Network
 from pathlib import Path
 from typing import Unpack
@@ -29,6 +30,7 @@ from fastsmtp.hook_types import (
     Callback,
     DataAnswer,
     DataCallback,
+    LifespanFactory,
     LMTPAnswer,
     OnData,
     OnRcptTo,
@@ -297,3 +299,36 @@ server.update_secure_context(**tls)
 server.update_secure_context(key="key.pem", cert="cert.pem")
 Wire(auth_optional=True, on_data=data_later)
 Wire(server)
+
+# --- lifespans, and running ---
+
+
+class Mine(SMTPServer):
+    pool: object = None
+
+
+@asynccontextmanager
+async def lifespan(server: SMTPServer) -> AsyncGenerator[None, None]:
+    yield
+
+
+@asynccontextmanager
+async def lifespan_of_mine(server: Mine) -> AsyncGenerator[str, None]:
+    server.pool = object()
+    yield "open"
+
+
+made: LifespanFactory = lifespan
+SMTPServer(lifespan=made, auth_optional=True, on_data=data)
+Mine(lifespan=lifespan_of_mine, **common)
+
+
+async def serve() -> None:
+    async with Mine(**common) as mine:
+        await mine.listen(25, None, reuse_port=True)
+        mine.pool = None
+        for address in mine.addresses():
+            mine.close_listener(address)
+        await mine.serve_forever()
+    if not await server.serve_until_stopped(server.listen(path="s"), handle_signals=False):
+        server.run(25, None, reuse_port=True, handle_signals=False)

@@ -4,6 +4,9 @@ each type checker, for a comment that suppresses nothing is an error itself.
 
 from __future__ import annotations
 
+from collections.abc import AsyncGenerator
+from contextlib import asynccontextmanager
+
 from fastsmtp import Address, Auth, DataStream, Session, SMTPError, SMTPServer
 from fastsmtp.hook_types import Callback, DataCallback
 from fastsmtp.server_options import ServerOptions, TLSOptions
@@ -39,6 +42,27 @@ SMTPServer(min_version="SSLv3")  # type: ignore[arg-type]  # pyright: ignore[rep
 SMTPServer(scram_secret="secret")  # type: ignore[arg-type]  # pyright: ignore[reportArgumentType]
 SMTPServer(sni_options={"mx.example": {"size": 1}})  # type: ignore[dict-item]  # pyright: ignore[reportArgumentType]
 SMTPServer(resolver="dns")  # type: ignore[arg-type]  # pyright: ignore[reportArgumentType]
+
+SMTPServer().run(handle_signals="no")  # type: ignore[arg-type]  # pyright: ignore[reportArgumentType]
+SMTPServer().close_listener(25)  # type: ignore[arg-type]  # pyright: ignore[reportArgumentType]
+
+# --- lifespans of a wrong shape ---
+
+
+async def only_a_coroutine(server: SMTPServer) -> None: ...
+async def only_a_generator(server: SMTPServer) -> AsyncGenerator[None, None]:
+    yield
+
+
+@asynccontextmanager
+async def without_server() -> AsyncGenerator[None, None]:
+    yield
+
+
+SMTPServer(lifespan=True)  # type: ignore[arg-type]  # pyright: ignore[reportArgumentType]
+SMTPServer(lifespan=only_a_coroutine)  # type: ignore[arg-type]  # pyright: ignore[reportArgumentType]
+SMTPServer(lifespan=only_a_generator)  # type: ignore[arg-type]  # pyright: ignore[reportArgumentType]
+SMTPServer(lifespan=without_server)  # type: ignore[arg-type]  # pyright: ignore[reportArgumentType]
 
 # --- hooks of a wrong shape ---
 
