@@ -18,7 +18,6 @@ import time
 from collections.abc import Callable, Container
 from typing import Any, BinaryIO, Final, TypeVar
 
-from fastsmtp.delivery.directories import sync_directory
 from fastsmtp.delivery.errors import Unavailable, delivery_error
 from fastsmtp.delivery.log import logger
 from fastsmtp.delivery.record import StoredBody
@@ -134,6 +133,7 @@ class BodyFileWriter(BodyWriter):
         self._size = 0
         self._hash = hashlib.sha256()
         self._descriptor = -1
+        self._directory = -1
         self._job: asyncio.Future[Any] | None = None
         self._is_over = False
 
@@ -193,6 +193,9 @@ class BodyFileWriter(BodyWriter):
         if self._descriptor < 0:
             if self._size:
                 raise Unavailable("the body has failed before")
+            # Before the first write, and for this body alone: the kernel reports an error of
+            # writing back once for each open descriptor, and to none that is opened after it.
+            self._directory = os.open(self._files.directory, os.O_RDONLY | os.O_DIRECTORY)
             self._descriptor = os.open(self._path, _FLAGS, 0o600)
         for piece in pieces:
             self._hash.update(piece)
@@ -204,8 +207,8 @@ class BodyFileWriter(BodyWriter):
     def _finish(self, pieces: list[bytes]) -> StoredBody:
         self._write(pieces)
         os.fsync(self._descriptor)
+        os.fsync(self._directory)
         self._close()
-        sync_directory(self._files.directory)
         return BodyFile(self._path, self._size, self._hash.hexdigest())
 
     def _remove(self) -> None:
@@ -213,8 +216,9 @@ class BodyFileWriter(BodyWriter):
         _unlink(self._path)
 
     def _close(self) -> None:
-        descriptor, self._descriptor = self._descriptor, -1
-        if descriptor >= 0:
+        descriptors = (self._descriptor, self._directory)
+        self._descriptor = self._directory = -1
+        for descriptor in descriptors:
             # After an fsync there is nothing left that close() could report; without one nobody
             # relies on the file.
             with contextlib.suppress(OSError):

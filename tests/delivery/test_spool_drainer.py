@@ -5,7 +5,9 @@ from __future__ import annotations
 import asyncio
 import itertools
 import logging
+import os
 import sqlite3
+import sys
 from pathlib import Path
 
 import pytest
@@ -13,9 +15,20 @@ from on_loops import on_loops
 from spool_kit import BODY, Collector, database, emptied, record
 
 from fastsmtp import SMTPError
-from fastsmtp.delivery import Full, Recipient, Refused, TooLarge, Unavailable, Unclear
+from fastsmtp.delivery import (
+    Full,
+    Receipt,
+    Recipient,
+    Record,
+    Refused,
+    TooLarge,
+    Unavailable,
+    Unclear,
+    encode_record,
+)
 from fastsmtp.delivery.spool import Spool, breaker, drainer
 from fastsmtp.delivery.spool.breaker import FAILURES, Breaker
+from fastsmtp.delivery.spool.store import LOG_OCTETS, NewRecord, Store
 
 REFUSED = Refused(SMTPError("No such user", 550, "5.1.1"))
 
@@ -293,3 +306,59 @@ def test_a_breaker_opens_after_failures_in_a_row_and_its_pauses_grow_to_a_limit(
     assert breaker_.succeed() is True
     assert breaker_.room(64, 0, 0.0) == 64
     assert [breaker_.fail("down", 1.0), breaker_.succeed()] == [False, False]
+
+
+class Counter(Collector):
+    """Counts what it takes, and keeps nothing; looks at the memory at some of it."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.count = 0
+        self.resident: dict[int, int] = {}
+        self.logs: list[int] = []
+        self.log = Path()
+
+    def put(self, record: Record) -> asyncio.Future[Receipt]:
+        future: asyncio.Future[Receipt] = asyncio.get_running_loop().create_future()
+        future.set_result("counted")
+        self.count += 1
+        if self.count % 10_000 == 0:
+            self.resident[self.count] = resident()
+            self.logs.append(self.log.stat().st_size)
+        return future
+
+
+def resident() -> int:
+    """Octets of memory that this process has."""
+    return int(Path("/proc/self/statm").read_text().split()[1]) * os.sysconf("SC_PAGE_SIZE")
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(sys.platform != "linux", reason="/proc/self/statm")
+@on_loops
+async def test_memory_and_log_stay_small_while_100_000_messages_are_drained(
+    tmp_path: Path,
+) -> None:
+    (tmp_path / "s").mkdir(0o700)
+    (tmp_path / "s" / "lock").touch()
+    store = Store(str(database(tmp_path / "s")))
+    octets = encode_record(record("s-1", BODY * 50))
+    for _ in range(400):
+        store.write([NewRecord("s-1", octets, len(octets))] * 250)
+        store.carry_over()
+    store.close()
+    sink = Counter()
+    sink.log = tmp_path / "s" / "spool.db-wal"
+    async with Spool(str(tmp_path / "s"), drain_into=sink) as spool:
+        assert spool.count == 100_000
+        async with asyncio.timeout(120):
+            while spool.count:
+                await asyncio.sleep(0.05)
+    assert sink.count == 100_000
+    assert sink.resident[100_000] - sink.resident[20_000] < 16 * 2**20
+    assert max(sink.logs) < 2 * LOG_OCTETS
+    # An empty spool gives the disk back at its next start.
+    before = database(tmp_path / "s").stat().st_size
+    async with Spool(str(tmp_path / "s")):
+        pass
+    assert database(tmp_path / "s").stat().st_size < before // 100

@@ -234,6 +234,12 @@ class Store:
         # Filled up to a power of two, so that there are few different statements.
         numbers = [*gone, *[0] * ((1 << (len(gone) - 1).bit_length()) - len(gone))]
         marks = ",".join("?" * len(numbers))
+        # Each page that loses a record is written to the log: those of a run of numbers have few
+        # pages, one that stands alone has one. SQLite does not say how long its log is.
+        touched = f"SELECT coalesce(sum(min(size, {PAGE})), 0) FROM record WHERE seq IN ({marks})"
+        known = set(gone)
+        runs = sum(seq - 1 not in known for seq in known)
+        self._in_log += self._connection.execute(touched, numbers).fetchone()[0] + runs * PAGE
         self._connection.execute(f"DELETE FROM trouble WHERE seq IN ({marks})", numbers)
         return self._connection.execute(
             f"DELETE FROM record WHERE seq IN ({marks})", numbers
