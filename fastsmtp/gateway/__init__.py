@@ -1,6 +1,6 @@
 """The runnable gateway: `fastsmtp serve` takes mail and delivers it into a Maildir.
 
-It stands on the engine's public API and nothing in the engine knows it. `cli` and `commands` read
-the command line, `config` checks it, `service` runs the servers, `receiver` has the hooks, `trace`
-writes the headers put on top of a message, `delivery` puts it on disk, `log` writes the lines.
+It stands on the public API of the engine and of `fastsmtp.delivery`, and neither knows it. `cli`
+and `commands` read the command line, `config` checks it, `service` runs the servers, `receiver`
+knows the recipients, `destination` where mail goes, `log` writes the lines.
 """

@@ -9,7 +9,13 @@ from typing import Final
 
 import click
 
-from fastsmtp.gateway.config import DEFAULT_LISTEN, DEFAULT_MAILDIR, DEFAULT_SIZE, make_config
+from fastsmtp.gateway.config import (
+    DEFAULT_LISTEN,
+    DEFAULT_MAILDIR,
+    DEFAULT_SIZE,
+    DEFAULT_SPOOL_QUOTA,
+    make_config,
+)
 from fastsmtp.gateway.log import complain
 from fastsmtp.gateway.logins import MissingPackage, hasher
 from fastsmtp.gateway.service import StartError, run_service
@@ -51,6 +57,18 @@ def fastsmtp(context: click.Context) -> None:
     help="The Maildir that takes the mail; made when it is missing.",
 )
 @click.option(
+    "--spool",
+    metavar="DIRECTORY",
+    help="Take mail into a spool in this directory, and deliver it from there.",
+)
+@click.option(
+    "--spool-quota",
+    metavar="SIZE",
+    default=DEFAULT_SPOOL_QUOTA,
+    show_default=True,
+    help="Octets that the spool may hold; beyond it mail is refused for now.",
+)
+@click.option(
     "--size",
     metavar="SIZE",
     default=DEFAULT_SIZE,
@@ -85,6 +103,8 @@ def fastsmtp(context: click.Context) -> None:
 def serve(
     listen: tuple[str, ...],
     maildir: str,
+    spool: str | None,
+    spool_quota: str,
     size: str,
     domain: tuple[str, ...],
     cert: str | None,
@@ -100,6 +120,8 @@ def serve(
         config = make_config(
             listen=listen,
             maildir=maildir,
+            spool=spool,
+            spool_quota=spool_quota,
             size=size,
             domains=domain,
             verbose=verbose,

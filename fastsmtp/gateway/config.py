@@ -20,6 +20,7 @@ __all__ = [
     "DEFAULT_LISTEN",
     "DEFAULT_MAILDIR",
     "DEFAULT_SIZE",
+    "DEFAULT_SPOOL_QUOTA",
     "Config",
     "Kind",
     "Listener",
@@ -34,6 +35,8 @@ __all__ = [
 DEFAULT_LISTEN: Final = "127.0.0.1:2525"
 DEFAULT_MAILDIR: Final = "./mail"
 DEFAULT_SIZE: Final = "25M"  # the default of the engine's option `size`
+
+DEFAULT_SPOOL_QUOTA: Final = "8G"
 
 MAX_SOCKET_PATH: Final = 107  # octets: sun_path of Linux has 108, one of them the NUL at its end
 MAX_SIZE: Final = 2**62 - 1  # octets; the most that the engine's option `size` takes
@@ -86,7 +89,8 @@ class Listener:
 class Config:
     """What `fastsmtp serve` was asked to do.
 
-    maildir: absolute path. size: octets, 0 for no limit. domains: keys of `domain_key`; empty:
+    maildir: absolute path. spool: absolute path, "" for none; spool_quota: octets that it may hold.
+    size: octets, 0 for no limit. domains: keys of `domain_key`; empty:
     every domain. name: our own host name, for the greeting and the trace header. cert, key,
     client_ca, users: absolute paths, "" where none is given. ciphers: a list as OpenSSL has it, ""
     for its own.
@@ -104,6 +108,8 @@ class Config:
     users: str = ""
     ciphers: str = ""
     reject_nul: bool = False
+    spool: str = ""
+    spool_quota: int = 0
 
 
 def make_config(
@@ -119,18 +125,19 @@ def make_config(
     users: str | None = None,
     ciphers: str | None = None,
     reject_nul: bool = False,
+    spool: str | None = None,
+    spool_quota: str = DEFAULT_SPOOL_QUOTA,
 ) -> Config:
     """Check all options together; raises ValueError for the first that is wrong."""
     listeners = _listeners(listen, users)
-    if not maildir or "\0" in maildir:
-        raise ValueError("--maildir: a directory is needed")
+    maildir, spool = _directories(maildir, spool)
     if key is not None and cert is None:
         raise ValueError("--key: the certificate is missing, give it with --cert")
     if ciphers is not None and not (ciphers and ciphers.isascii() and ciphers.isprintable()):
         raise ValueError("--ciphers: a list of ciphers is needed, as OpenSSL writes it")
     return Config(
         listeners=listeners,
-        maildir=os.path.abspath(maildir),
+        maildir=maildir,
         size=parse_size(size),
         domains=frozenset(parse_domain(domain) for domain in domains),
         verbose=verbose,
@@ -141,7 +148,32 @@ def make_config(
         users=_file("--users", users),
         ciphers=ciphers or "",
         reject_nul=reject_nul,
+        spool=spool,
+        spool_quota=_spool_quota(spool_quota),
     )
+
+
+def _directories(maildir: str, spool: str | None) -> tuple[str, str]:
+    """Return both as whole paths, "" for no spool."""
+    delivery = _directory("--maildir", maildir)
+    queue = "" if spool is None else _directory("--spool", spool)
+    if queue == delivery:
+        raise ValueError("--spool: it cannot be the Maildir, give it a directory of its own")
+    return delivery, queue
+
+
+def _directory(option: str, path: str) -> str:
+    """Return the whole path of a directory; what is there is seen at the start."""
+    if not path or "\0" in path:
+        raise ValueError(f"{option}: a directory is needed")
+    return os.path.abspath(path)
+
+
+def _spool_quota(text: str) -> int:
+    quota = parse_size(text, "--spool-quota")
+    if quota == 0:
+        raise ValueError("--spool-quota: a spool without room takes no mail")
+    return quota
 
 
 def _listeners(listen: Iterable[str], users: str | None) -> tuple[Listener, ...]:
@@ -249,16 +281,16 @@ def _bad_listener(text: str, why: str = "") -> ValueError:
     return ValueError(f"--listen: {text!r} is no address to listen on; {wanted}")
 
 
-def parse_size(text: str) -> int:
+def parse_size(text: str, option: str = "--size") -> int:
     """Read octets, with k, M or G (powers of 1024, any case) behind the number; 0 is no limit."""
     match = _SIZE.fullmatch(text)
     if match is None:
         raise ValueError(
-            f"--size: {text!r} is no size; it takes octets such as 500000, or 500k, 25M, 1G"
+            f"{option}: {text!r} is no size; it takes octets such as 500000, or 500k, 25M, 1G"
         )
     octets = int(match[1]) * _UNITS[match[2].lower()]
     if octets > MAX_SIZE:
-        raise ValueError(f"--size: {text} is more than the largest size, {MAX_SIZE}")
+        raise ValueError(f"{option}: {text} is more than the largest size, {MAX_SIZE}")
     return octets
 
 

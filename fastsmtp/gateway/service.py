@@ -1,5 +1,5 @@
-"""Runs the gateway: reads keys and users, opens the Maildir, listens, says so, and ends on SIGTERM
-or SIGINT.
+"""Runs the gateway: reads keys and users, opens what it delivers to, listens, says so, and ends on
+SIGTERM or SIGINT.
 
 The first signal stops listening and lets messages in flight get their real reply; a second one
 ends the process at once. Nothing acknowledged is lost by either: a 250 is sent only when the
@@ -31,10 +31,10 @@ from fastsmtp.gateway.certificates import (
     read_certificate,
 )
 from fastsmtp.gateway.config import Config, Kind, Listener
-from fastsmtp.gateway.delivery.maildir import Maildir
+from fastsmtp.gateway.destination import Destination, DestinationError, reason_of
 from fastsmtp.gateway.log import LogWriter, logger
 from fastsmtp.gateway.logins import Checker, Logins, MissingPackage
-from fastsmtp.gateway.receiver import Disk, Receiver
+from fastsmtp.gateway.receiver import Receiver
 from fastsmtp.gateway.users import Users, UsersError, read_users
 from fastsmtp.log_text import client_word
 from fastsmtp.running import begin_unless_stopped
@@ -69,9 +69,9 @@ def run_service(config: Config) -> int:
     with _logging_to(LogWriter(), verbose=config.verbose) as writer:
         certificate = _certificate_of(config)
         logins = _logins_of(config)
-        maildir = _open_maildir(config.maildir)
+        destination = Destination(config, writer.add)
         with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
-            return runner.run(_Service(config, maildir, writer, certificate, logins).run())
+            return runner.run(_Service(config, destination, writer, certificate, logins).run())
 
 
 @contextlib.contextmanager
@@ -85,7 +85,8 @@ def _logging_to(writer: LogWriter, *, verbose: bool) -> Iterator[LogWriter]:
     for source in sources:
         source.addHandler(writer)
     package.setLevel(logging.DEBUG if verbose else logging.WARNING)
-    logger.setLevel(logging.DEBUG if verbose else logging.INFO)
+    for ours in (logger, logging.getLogger("fastsmtp.delivery")):
+        ours.setLevel(logging.DEBUG if verbose else logging.INFO)
     logging.getLogger("fastsmtp.rcpt").setLevel(logging.DEBUG)
     try:
         yield writer
@@ -126,17 +127,6 @@ def _users_of(config: Config) -> Users:
     return users
 
 
-def _open_maildir(path: str) -> Maildir:
-    try:
-        maildir = Maildir(path)
-        removed = maildir.remove_leftovers()
-    except OSError as error:
-        raise StartError(f"cannot deliver into {path}: {_reason(error)}") from error
-    if removed:
-        logger.info("removed %d unfinished files of an earlier run from %s", removed, maildir.tmp)
-    return maildir
-
-
 async def _listen(server: SMTPServer, listener: Listener) -> list[Listener]:
     """Listen, and return where: a host may have several addresses, and port 0 is any free one."""
     before = len(server.addresses())
@@ -146,7 +136,7 @@ async def _listen(server: SMTPServer, listener: Listener) -> list[Listener]:
         else:
             await server.listen(listener.port, listener.host)
     except OSError as error:
-        raise StartError(f"cannot listen on {listener}: {_reason(error)}") from error
+        raise StartError(f"cannot listen on {listener}: {reason_of(error)}") from error
     except UnicodeError as error:  # a host name that no look-up can take
         raise StartError(f"cannot listen on {listener}: no such host") from error
     return [
@@ -155,14 +145,6 @@ async def _listen(server: SMTPServer, listener: Listener) -> list[Listener]:
         else Listener(host=address[0], port=address[1], kind=listener.kind)
         for address in server.addresses()[before:]
     ]
-
-
-def _reason(error: OSError) -> str:
-    """Return why, in the words of the system: an event loop makes a sentence of its own of it."""
-    if error.errno is not None and error.errno > 0:
-        return os.strerror(error.errno)
-    # A host name that cannot be looked up: its numbers are those of another table, and negative.
-    return error.strerror or str(error) or type(error).__name__
 
 
 def _allow_clients(servers: int) -> int:
@@ -203,17 +185,16 @@ class _Service:
     def __init__(
         self,
         config: Config,
-        maildir: Maildir,
+        destination: Destination,
         writer: LogWriter,
         certificate: Certificate | None,
         logins: Logins | None,
     ) -> None:
         self._config = config
-        self._maildir = maildir
+        self._destination = destination
         self._writer = writer
         self._certificate = certificate
         self._logins = logins
-        self._disk = Disk()
         self._servers: dict[Kind, SMTPServer] = {}
         self._stop = asyncio.Event()
         self._hangup = asyncio.Event()
@@ -238,13 +219,17 @@ class _Service:
         return status
 
     async def _begin(self) -> None:
-        """Listen everywhere, and say so."""
+        """Open what we deliver to, listen everywhere, and say so."""
+        try:
+            delivering = await self._destination.start()
+        except DestinationError as error:
+            raise StartError(str(error)) from error
         listeners = self._config.listeners
         addresses = [await _listen(self._servers[each.kind], each) for each in listeners]
         for address in itertools.chain.from_iterable(addresses):
             self._writer.say(f"listening on {address}")
         self._say_what_is_secure()
-        self._writer.say(f"delivering to {self._maildir.path}")
+        self._writer.say(delivering)
 
     async def _reload_until_stopped(self) -> None:
         reloading = asyncio.create_task(self._reload_when_told())
@@ -258,9 +243,9 @@ class _Service:
         if self._logins is not None:
             self._logins.close()  # first: logins that are delayed are not worth waiting for
         await asyncio.gather(*(server.close() for server in self._servers.values()))
-        if await self._disk.close_within(DISK_PATIENCE):
+        if await self._destination.close(DISK_PATIENCE):
             return EXIT_CLEAN
-        logger.error("the disk of %s does not answer: ending without it", self._maildir.path)
+        logger.error("the disk of %s does not answer: ending without it", self._config.maildir)
         return EXIT_AT_ONCE
 
     def _leave(self, status: int) -> None:
@@ -286,9 +271,7 @@ class _Service:
     def _server(self, kind: Kind, max_clients: int) -> SMTPServer:
         config = self._config
         lmtp = kind is Kind.LMTP
-        receiver = Receiver(
-            self._maildir, self._disk, name=config.name, domains=config.domains, lmtp=lmtp
-        )
+        delivery = self._destination.delivery
         server = SMTPServer(
             name=config.name,
             size=config.size,
@@ -297,8 +280,9 @@ class _Service:
             max_clients=max_clients,
             secure=kind is Kind.SMTPS,
             needs_upgrade=kind is Kind.SUBMISSION,
-            on_rcpt_to=receiver.on_rcpt_to,
-            on_data=receiver.on_data,
+            on_mail_from=delivery.on_mail_from,
+            on_rcpt_to=Receiver(config.domains).on_rcpt_to,
+            on_data=delivery,
             **self._login_options(kind),
             **({} if self._certificate is None else self._certificate.options),
         )

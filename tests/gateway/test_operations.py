@@ -23,7 +23,8 @@ import pytest
 from serving import PATIENCE, Gateway, environment, messages
 
 from fastsmtp import SMTPServer
-from fastsmtp.gateway.delivery.maildir import Maildir
+from fastsmtp.delivery import Record
+from fastsmtp.delivery.maildir import Maildir
 from fastsmtp.session import Session
 from fastsmtp.stream import DataStream
 from fastsmtp.testing import running
@@ -59,11 +60,15 @@ def test_ops_11_a_child_of_a_hook_has_no_socket_and_no_mail_of_ours(
     run: type_run, tmp_path: Path
 ) -> None:
     inherited: list[str] = []
-    box = Maildir(str(tmp_path))
+    sink = Maildir(str(tmp_path))
 
     async def on_data(stream: DataStream, session: Session) -> None:
-        delivery = box.deliver()
-        delivery.write(await stream.read())
+        await stream.read()
+        writer = sink.begin(Record("id-1", "", ()))
+        writing = writer.write(bytes(1_000_000))
+        assert writing is not None
+        await writing
+        assert len(os.listdir(tmp_path / "tmp")) == 1
         # close_fds would hide what is only kept from the child by its flag.
         done = subprocess.run(
             [sys.executable, "-c", LIST_FILES],
@@ -74,11 +79,11 @@ def test_ops_11_a_child_of_a_hook_has_no_socket_and_no_mail_of_ours(
             check=True,
         )
         inherited.extend(done.stdout.splitlines())
-        delivery.discard()
+        writer.discard()
 
     async def serve() -> list[bytes]:
         server = SMTPServer(auth_optional=True, disable_reverse_lookup=True, on_data=on_data)
-        async with running(server) as (_, port):
+        async with sink, running(server) as (_, port):
             return await send(
                 port,
                 b"HELO c.example\r\n",

@@ -114,8 +114,8 @@ def test_a_leftover_of_a_killed_run_is_removed_at_the_next_start(maildir: Path) 
         client.mail("a@x.example")
         client.rcpt("b@y.example")
         client.docmd("DATA")
-        client.send(MESSAGE + (b"x" * 78 + b"\r\n") * 5000)
-        # More than the gateway collects: its first part is handed to the disk.
+        client.send(MESSAGE + (b"x" * 78 + b"\r\n") * 20_000)
+        # More than the gateway gathers: its first part is handed to the disk.
         while not (maildir / "tmp").exists() or not leftovers(maildir):
             assert gateway.process.poll() is None
         gateway.kill()

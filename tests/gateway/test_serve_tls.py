@@ -107,7 +107,9 @@ def test_a_gateway_prints_the_protocol_of_each_port_and_the_origin_of_its_certif
         f"fastsmtp: listening on submission://127.0.0.1:{submission}",
     ]
     assert certificate.startswith(f"fastsmtp: certificate from {files.cert}, good until ")
-    assert delivering == f"fastsmtp: delivering to {gateway.maildir}"
+    assert (
+        delivering == f"fastsmtp: delivering to {gateway.maildir}; 250 means: on this disk (disk)"
+    )
 
 
 # --- cipher suites ---

@@ -119,3 +119,13 @@ def test_lmtp_gateway_answers_each_recipient_and_keeps_what_it_took(tmp_path: Pa
             assert [client.getreply()[0] for _ in range(2)] == [250, 452]
     (kept,) = (folder / "alice").iterdir()
     assert kept.read_bytes() == BODY
+
+
+def test_delivery_keeps_what_it_has_acknowledged(tmp_path: Path) -> None:
+    with example("delivery.py", str(tmp_path), "0") as running, smtp(running) as client:
+        client.sendmail("a@x.example", ["b@y.example"], BODY)
+        client.sendmail("a@x.example", ["b@y.example"], b"x" * 3_000_000 + b"\r\n")
+        kept = [path.read_bytes() for path in (tmp_path / "new").iterdir()]
+    assert sorted(len(each) > 3_000_000 for each in kept) == [False, True]
+    assert min(kept, key=len).endswith(b"\nSubject: Hi there\n\n.text\n")
+    assert running.said == ["2 messages delivered"]

@@ -1,1 +1,0 @@
-"""Where mail goes: one module per kind of destination."""
