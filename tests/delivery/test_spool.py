@@ -151,7 +151,7 @@ async def test_orphans_are_removed_at_the_start_and_bodies_of_records_are_not(
         ready = orphan.write(LARGE)
         assert ready is not None
         await ready
-        os.close(orphan._descriptor)  # and never finished, as in a crash
+        orphan._close()  # and never finished, as in a crash
     bodies = tmp_path / "s" / "bodies"
     assert len(list(bodies.iterdir())) == 2
     sink = Collector()
