@@ -13,6 +13,7 @@ import itertools
 import json
 import os
 import secrets
+import select
 import subprocess
 import sys
 import time
@@ -70,13 +71,25 @@ class Drill:
         """Put messages together; for each a file name, or code and enhanced code of a refusal. An
         empty list: the process has died.
         """
-        assert self.process.stdin is not None
+        self.send(*messages)
         assert self.process.stdout is not None
+        line = self.process.stdout.readline()
+        return json.loads(line) if line else []
+
+    def send(self, *messages: str) -> None:
+        """The same without a wait for what becomes of them."""
+        assert self.process.stdin is not None
         with contextlib.suppress(BrokenPipeError):
             self.process.stdin.write(json.dumps(messages) + "\n")
             self.process.stdin.flush()
-        line = self.process.stdout.readline()
-        return json.loads(line) if line else []
+
+    def answer_that_is_there(self) -> list[str | list[Any]]:
+        """What has become of them, empty when that is not known yet."""
+        assert self.process.stdout is not None
+        if not select.select([self.process.stdout], [], [], 0)[0]:
+            return []
+        found: list[str | list[Any]] = json.loads(self.process.stdout.readline())
+        return found
 
     def check(self, messages: tuple[str, ...], results: list[str | list[Any]]) -> int:
         """Fail unless what was acknowledged is there, and nothing else; return how many were."""
@@ -96,8 +109,8 @@ class Drill:
     def end(self) -> tuple[int, str]:
         """End it; return the status and what it said on stderr."""
         with contextlib.suppress(BrokenPipeError):
-            if self.process.stdin is not None and not self.process.stdin.closed:
-                self.process.stdin.close()
+            if self.process.stdin is not None:
+                self.process.stdin.close()  # waits for a write under way, whose reader has gone
         self.process.stdin = None
         errors = self.process.communicate(timeout=PATIENCE)[1]
         return self.process.returncode, errors
