@@ -5,7 +5,7 @@ of calls, which is the promise). A body that is too large for a record goes into
 becomes the message, as it comes.
 
 Line ends: files hold LF where the wire had CRLF, as every reader of a Maildir on UNIX expects. With
-CRLF in the file Python's `mailbox` works, but mutt 2.2 shows a stray ^M behind header fields, and
+CRLF in the file Python's `mailbox` works, but mutt 2.2 shows a stray ^M after header fields, and
 others no longer find the empty line behind the header. Nothing is lost: the engine refuses a
 message with a bare CR or LF, so turning each LF back into CRLF gives the octets that were sent.
 
