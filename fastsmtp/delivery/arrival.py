@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable
-from typing import Any, Final
+from typing import TYPE_CHECKING, Any, Final
 
 from fastsmtp.delivery.errors import (
     DeliveryError,
@@ -26,13 +26,14 @@ from fastsmtp.errors import MessageAborted
 from fastsmtp.session import Session
 from fastsmtp.stream import DataStream
 
+if TYPE_CHECKING:
+    from fastsmtp.hook_types import DataCallback
+
 __all__ = ["Arrival", "Traffic", "record_of"]
 
 OVERHEAD: Final = 4096  # octets that a message takes beside its body, in objects of Python's
 OVER_SIZE: Final = "larger than size"
 TOO_LATE: Final = "the answer came too late"
-
-type_callback = Callable[..., Any]
 
 
 class Traffic:
@@ -111,7 +112,7 @@ class Arrival:
     )
 
     def __init__(
-        self, traffic: Traffic, stream: DataStream, record: Record, callback: type_callback
+        self, traffic: Traffic, stream: DataStream, record: Record, callback: DataCallback
     ) -> None:
         self._traffic = traffic
         self._stream = stream

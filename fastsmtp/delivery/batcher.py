@@ -75,11 +75,16 @@ class Batcher(Generic[T, R]):
         self._ended: asyncio.Future[None] | None = None
 
     def start(self) -> None:
-        """Begin, on the running loop. Raises RuntimeError when it was begun before, or when the
-        system has no threads.
+        """Begin, on the running loop; again after `close`.
+
+        Raises RuntimeError when it was begun before and not closed, while a commit of the time
+        before has not ended, and when the system has no threads.
         """
-        if self._loop is not None:
+        if self._loop is not None and not self._closing:
             raise RuntimeError(f"{self._name} was started before")
+        if self._alive:
+            raise RuntimeError(f"{self._name}: a commit from before close() has not ended")
+        self._closing, self._ended = False, None
         self._loop = asyncio.get_running_loop()
         self._process = os.getpid()
         for number in range(self._count):

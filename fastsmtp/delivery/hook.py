@@ -6,7 +6,7 @@ import asyncio
 import socket
 import time
 from collections.abc import Callable
-from typing import Any, Final
+from typing import TYPE_CHECKING, Final
 
 from fastsmtp import Address
 from fastsmtp.delivery.arrival import Arrival, Traffic, record_of
@@ -18,12 +18,13 @@ from fastsmtp.errors import SMTPError
 from fastsmtp.session import Session
 from fastsmtp.stream import DataStream
 
+if TYPE_CHECKING:
+    from fastsmtp.hook_types import Callback, DataCallback
+
 __all__ = ["Delivery", "deliver"]
 
 # Octets of messages in memory, gathered or waiting for the sink.
 MAX_IN_FLIGHT: Final = 64 * 1024 * 1024
-
-type_callback = Callable[..., Any]
 
 
 def deliver(
@@ -42,8 +43,13 @@ def deliver(
     message; must not block.
 
     The server starts the sink when it begins to listen, and closes it at the end of `close`, unless
-    somebody else has started it (`async with sink:`).
+    somebody else has started it (`async with sink:`). Raises TypeError for what is no sink, and
+    ValueError for no octets in flight.
     """
+    if not isinstance(sink, Sink):
+        raise TypeError(f"deliver takes a Sink, such as Maildir('./mail'), got {sink!r:.80}")
+    if max_in_flight <= 0:
+        raise ValueError(f"max_in_flight takes a number of octets, got {max_in_flight}")
     return Delivery(sink, name or socket.gethostname(), headers, max_in_flight, log)
 
 
@@ -84,7 +90,7 @@ class Delivery:
             self._owns_sink = False
             await self.sink.close(CLOSE_PATIENCE)
 
-    def __call__(self, stream: DataStream, session: Session, callback: type_callback) -> None:
+    def __call__(self, stream: DataStream, session: Session, callback: DataCallback) -> None:
         """Take one message: `on_data`."""
         record = record_of(session, self._name, time.time())
         arrival = Arrival(self.traffic, stream, record, callback)
@@ -103,11 +109,11 @@ class Delivery:
             return Full().reply
         return self.sink.refusal()
 
-    def on_mail_from(self, address: Address, session: Session, callback: type_callback) -> None:
+    def on_mail_from(self, address: Address, session: Session, callback: Callback) -> None:
         """Refuse a transaction whose message could not be delivered now."""
         callback(self.refusal())
 
-    def on_connect(self, session: Session, callback: type_callback) -> None:
+    def on_connect(self, session: Session, callback: Callback) -> None:
         """Refuse a client, 421, while the sink takes nothing."""
         if self.sink.refusal() is None:
             callback(None)

@@ -65,7 +65,7 @@ class Sink(abc.ABC):
         """Make ready for `put`; set and return `promise`, which holds when its future is done.
 
         Raises OSError, ValueError or `DeliveryError` with what to change; RuntimeError when it was
-        started before.
+        started before and not closed. A sink can be started again after `close`.
         """
 
     @abc.abstractmethod

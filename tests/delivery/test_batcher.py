@@ -263,6 +263,32 @@ async def test_starting_twice_is_an_error() -> None:
 
 
 @on_loops
+async def test_a_closed_batcher_can_be_started_again() -> None:
+    store = Store()
+    batcher = Batcher(store.commit, name="test")
+    for item in "ab":
+        batcher.start()
+        assert await batcher.add(item, 1) == item.upper()
+        await batcher.close(PATIENCE)
+    assert store.batches == [["a"], ["b"]]
+
+
+@on_loops
+async def test_a_batcher_whose_last_commit_hangs_cannot_be_started_again() -> None:
+    store = Store(held=True)
+    batcher = Batcher(store.commit, name="test")
+    batcher.start()
+    hanging = batcher.add("a", 1)
+    await reached(store)
+    await batcher.close(0.0)
+    with pytest.raises(RuntimeError, match="has not ended"):
+        batcher.start()
+    store.go_on.set()
+    with pytest.raises(Unclear):
+        await hanging
+
+
+@on_loops
 async def test_adding_on_another_loop_is_an_error() -> None:
     async def elsewhere(batcher: Batcher[str, str]) -> DeliveryError | None:
         batcher.add("a", 1)

@@ -257,6 +257,24 @@ def test_nothing_is_kept_of_a_large_message_that_is_aborted_while_it_is_written(
     assert box.kept() == []
 
 
+def test_a_message_whose_client_was_not_told_of_it_is_taken_back(run: type_run, box: Box) -> None:
+    async def scenario() -> None:
+        answered = asyncio.get_running_loop().create_future()
+
+        def callback(error: object = None, result: object = None) -> bool:
+            answered.set_result(result)
+            return False  # as when the time of the hook was up
+
+        async with box.open() as hook:
+            hook(ended(b"x\r\n"), session_for(), callback)
+            assert await answered is not None
+            await asyncio.sleep(0)
+        assert hook.traffic.late == 1
+
+    run(scenario())
+    assert box.kept() == []
+
+
 # --- one line per message ---
 
 

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import asyncio
+import socket
+from pathlib import Path
 
 import pytest
 from clients import Client
@@ -12,6 +14,8 @@ from sinks import MemorySink
 
 from fastsmtp import SMTPServer
 from fastsmtp.delivery import Promise, deliver
+from fastsmtp.delivery.maildir import Maildir
+from fastsmtp.delivery.spool import Spool
 from fastsmtp.testing import running
 
 
@@ -78,3 +82,33 @@ async def test_servers_that_share_a_hook_start_its_sink_once_and_the_last_one_cl
     assert (sink.starts, sink.closes) == (1, 0)
     await second.close()
     assert (sink.starts, sink.closes) == (1, 1)
+
+
+@on_loops
+async def test_a_server_that_listens_again_starts_its_sink_again(tmp_path: Path) -> None:
+    for sink in (Maildir(tmp_path / "m"), Spool(str(tmp_path / "s"), drain_into=MemorySink())):
+        server = server_for(deliver(sink))
+        for _ in range(2):
+            async with running(server) as address, await Client.in_data(address) as client:
+                assert await client.ask(b"x\r\n.\r\n") == "250 2.6.0"
+    assert len(list((tmp_path / "m" / "new").iterdir())) == 2
+
+
+@on_loops
+async def test_a_server_that_could_not_listen_starts_its_sink_when_it_can(tmp_path: Path) -> None:
+    server = server_for(deliver(Maildir(tmp_path)))
+    with socket.create_server(("127.0.0.1", 0)) as taken, pytest.raises(OSError):
+        await server.listen(taken.getsockname()[1], "127.0.0.1")
+    async with running(server) as address, await Client.in_data(address) as client:
+        assert await client.ask(b"x\r\n.\r\n") == "250 2.6.0"
+
+
+@pytest.mark.parametrize("wrong", [Maildir, "./mail", None, print])
+def test_what_is_no_sink_is_an_error_that_shows_one(wrong: object) -> None:
+    with pytest.raises(TypeError, match=r"Maildir\('\./mail'\)"):
+        deliver(wrong)  # type: ignore[arg-type]
+
+
+def test_no_octets_in_flight_is_an_error() -> None:
+    with pytest.raises(ValueError, match="max_in_flight"):
+        deliver(MemorySink(), max_in_flight=0)

@@ -6,6 +6,7 @@ import importlib
 import pydoc
 import re
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -78,3 +79,16 @@ def test_every_name_that_programs_are_given_is_on_their_page(name: str) -> None:
     public = importlib.import_module(f"fastsmtp.{name}").__all__
     assert f"`fastsmtp.{name}`" in page
     assert [each for each in public if not re.search(rf"`{each}\b", page)] == []
+
+
+@pytest.mark.parametrize(
+    "name", ["delivery", "delivery.arrival.Traffic", "delivery.Sink", "delivery.Record"]
+)
+def test_every_name_of_delivery_is_on_its_page(name: str) -> None:
+    page = read(DOCS / "delivery.md")
+    module, _, attribute = name.partition(".")
+    thing: Any = importlib.import_module(f"fastsmtp.{module}")
+    for part in filter(None, attribute.split(".")):
+        thing = getattr(thing, part)
+    public = getattr(thing, "__all__", None) or shown(thing)
+    assert [each for each in sorted(public) if not re.search(rf"\b{each}\b", page)] == []

@@ -12,7 +12,7 @@ from collections.abc import AsyncGenerator, Mapping
 from contextlib import asynccontextmanager
 from ipaddress import IPv4Network
 from pathlib import Path
-from typing import Unpack
+from typing import Unpack, assert_type
 
 from fastsmtp import (
     Address,
@@ -25,6 +25,17 @@ from fastsmtp import (
     SMTPServer,
 )
 from fastsmtp.certificates import TLSSocket
+from fastsmtp.delivery import (
+    Promise,
+    Receipt,
+    Record,
+    Sink,
+    deliver,
+    encode_record,
+    parse_record,
+)
+from fastsmtp.delivery.maildir import Maildir
+from fastsmtp.delivery.spool import Spool
 from fastsmtp.hook_types import (
     AuthCallback,
     Callback,
@@ -332,3 +343,24 @@ async def serve() -> None:
         await mine.serve_forever()
     if not await server.serve_until_stopped(server.listen(path="s"), handle_signals=False):
         server.run(25, None, reuse_port=True, handle_signals=False)
+
+
+class Journal(Sink):
+    async def start(self) -> Promise:
+        self.promise = Promise.DISK
+        return self.promise
+
+    def put(self, record: Record) -> asyncio.Future[Receipt]:
+        assert_type(record.rcpt_to[0].address, str)
+        assert_type(record.fingerprint, str)
+        return asyncio.get_running_loop().create_future()
+
+    async def close(self, patience: float) -> None: ...
+
+
+delivery = deliver(Journal(), name="mx.example", log=lambda entry: print(entry.id, entry.size))
+SMTPServer(on_connect=delivery.on_connect, on_mail_from=delivery.on_mail_from, on_data=delivery)
+assert_type(delivery.traffic.in_flight, int)
+assert_type(delivery.refusal(), SMTPError | None)
+assert_type(parse_record(encode_record(Record("i", "", ()))), Record)
+deliver(Spool("spool", drain_into=Maildir("mail")))

@@ -70,7 +70,7 @@ class Maildir(Sink):
         Raises OSError when the directory cannot be made or written to. One that is only full is no
         error: mail is refused with 452 until there is room.
         """
-        if self._box is not None:
+        if self.promise is not None:
             raise RuntimeError(f"{self.path} was started before")
         loop = asyncio.get_running_loop()
         failed = await call_in_thread(loop, self._open, "fastsmtp-maildir-open")
