@@ -48,7 +48,7 @@ from fastsmtp._options.kinds import (
     optional,
     row,
 )
-from fastsmtp._options.names import looks_like_hook, nearest_option
+from fastsmtp._options.names import ELSEWHERE, looks_like_hook, nearest_option
 from fastsmtp.descriptors import default_max_clients
 from fastsmtp.networks import Networks
 
@@ -425,8 +425,10 @@ def _check_together(options: Options) -> None:
 def _unknown_option(name: object) -> str:
     if name in HOOKS:
         return f"{name!r} is a hook, not an option"
-    near = nearest_option(str(name), OPTIONS, HOOKS)
     unknown = f"unknown option {_short.repr(name)}"
+    if name in ELSEWHERE:
+        return f"{unknown}: {ELSEWHERE[str(name)]}"
+    near = nearest_option(str(name), OPTIONS, HOOKS)
     if near:
         return f"{unknown}, did you mean {near!r}?"
     return f"{unknown}, hooks are {', '.join(HOOKS)}" if looks_like_hook(str(name)) else unknown

@@ -11,15 +11,28 @@ import re
 from collections.abc import Iterable
 from typing import Final
 
-__all__ = ["looks_like_hook", "nearest", "nearest_hook", "nearest_option"]
+__all__ = ["ELSEWHERE", "looks_like_hook", "nearest", "nearest_hook", "nearest_option"]
 
 # The share of common letters that makes two names alike: one letter wrong in four, and a
 # transposition in a name of four, are still found. Hooks have shorter names.
 ALIKE: Final = 0.75
 ALIKE_HOOKS: Final = 0.7
 
+# Names that are something else than an option -> where they belong.
+ELSEWHERE: Final = {
+    "host": "it is an argument of listen and run",
+    "logger": 'log lines go to logging.getLogger("fastsmtp")',
+    "on_error": 'for the event, call server.on("error", listener)',
+    "onError": 'for the event, call server.on("error", listener)',
+    "path": "it is an argument of listen and run",
+    "port": "it is an argument of listen and run",
+    "sock": "it is an argument of listen and run",
+}
+
 # Names of other libraries (smtp-server, aiosmtpd, ssl), written without `_` -> ours.
 OTHER_NAMES: Final = {
+    "authcallback": "on_auth",
+    "authenticator": "on_auth",
     "authexcludemechanism": "auth_methods",
     "authrequired": "auth_optional",
     "authrequiretls": "allow_insecure_auth",
@@ -31,19 +44,24 @@ OTHER_NAMES: Final = {
     "hostname": "name",
     "ident": "banner",
     "keyfile": "key",
+    "lenient": "lenient_address_parsing",
     "maxconnections": "max_clients",
     "maxmessagesize": "size",
+    "maxmsgsize": "size",
     "maxsize": "size",
     "messagesizelimit": "size",
     "passphrase": "key_password",
     "privatekey": "key",
+    "proxyprotocol": "use_proxy",
     "proxyprotocoltimeout": "proxy_timeout",
     "readtimeout": "socket_timeout",
     "requirestarttls": "needs_upgrade",
     "requiretls": "needs_upgrade",
     "securecontext": "ssl_context",
+    "serverhostname": "name",
     "timeout": "socket_timeout",
     "tlscontext": "ssl_context",
+    "useproxyprotocol": "use_proxy",
 }
 OTHER_HOOKS: Final = {
     "authenticate": "on_auth",

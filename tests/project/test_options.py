@@ -652,6 +652,9 @@ MEANT = {
     "timeout": "socket_timeout",
     "require_starttls": "needs_upgrade",
     "certfile": "cert",
+    "authenticator": "on_auth",
+    "server_hostname": "name",
+    "use_proxy_protocol": "use_proxy",
     "on_connection": "on_connect",
     "on_disconnect": "on_close",
     "on_message": "on_data",
@@ -660,14 +663,31 @@ MEANT = {
     "on_starttls": "on_secure",
 }
 # Names that are near to none: what looks like a hook gets the list of them.
-NEAR_NONE = ("zzzzzzzzzz", "command", "port", "logger", "loop", "greeting", "")
-HOOKS_NEAR_NONE = ("on_ehlo", "on_helo", "on_command", "on_error", "on_vrfy", "on_", "onIdle")
+NEAR_NONE = ("zzzzzzzzzz", "command", "handler", "loop", "greeting", "")
+HOOKS_NEAR_NONE = ("on_ehlo", "on_helo", "on_command", "on_quit", "on_vrfy", "on_", "onIdle")
 
 
 @pytest.mark.parametrize(("wrong", "right"), MEANT.items())
 def test_an_unknown_option_gets_the_name_that_was_meant(wrong: str, right: str) -> None:
     message = refusal(wrong, 1)
     assert message == f"TypeError: unknown option {wrong!r}, did you mean {right!r}?"
+
+
+@pytest.mark.parametrize(
+    ("name", "place"),
+    [
+        ("port", "argument of listen and run"),
+        ("path", "argument of listen and run"),
+        ("on_error", 'server.on("error", listener)'),
+        ("onError", 'server.on("error", listener)'),
+        ("logger", 'logging.getLogger("fastsmtp")'),
+    ],
+)
+def test_a_name_that_is_not_an_option_gets_the_place_where_it_belongs(
+    name: str, place: str
+) -> None:
+    assert refusal(name, None).startswith(f"TypeError: unknown option {name!r}: ")
+    assert refusal(name, None).endswith(place)
 
 
 @pytest.mark.parametrize("name", NEAR_NONE)
@@ -693,9 +713,10 @@ def test_one_letter_too_few_or_in_the_wrong_place_leads_to_the_right_name(name: 
 
 
 def test_the_names_of_other_libraries_lead_to_names_that_exist() -> None:
-    assert set(names.OTHER_NAMES.values()) <= OPTIONS.keys()
+    assert set(names.OTHER_NAMES.values()) <= OPTIONS.keys() | HOOKS.keys()
     assert set(names.OTHER_HOOKS.values()) <= HOOKS.keys()
     assert not {name.replace("_", "") for name in OPTIONS} & names.OTHER_NAMES.keys()
+    assert not (OPTIONS.keys() | HOOKS.keys()) & names.ELSEWHERE.keys()
 
 
 def test_a_long_name_is_cut_in_the_message() -> None:
