@@ -173,7 +173,7 @@ class Arrival:
             self._record.set_body(body)
             self._put()
         else:
-            self._writer.finish().add_done_callback(self._finished)
+            self._finish_body()
 
     # Into the sink.
 
@@ -220,6 +220,15 @@ class Arrival:
             self.fail(error)
         else:
             self._stream.resume()
+
+    def _finish_body(self) -> None:
+        assert self._writer is not None
+        try:
+            future = self._writer.finish()
+        except Exception as error:
+            self.fail(error)
+            return
+        future.add_done_callback(self._finished)
 
     def _finished(self, future: asyncio.Future[Any]) -> None:
         error = _failure_of(future)
@@ -291,11 +300,17 @@ class Arrival:
         self._pieces = []
         writer, self._writer = self._writer, None
         if writer is not None:
-            writer.discard()
+            try:
+                writer.discard()
+            except Exception as error:  # foreign code: the client gets its answer all the same
+                logger.error("id=%s: a body stays behind", self._record.id, exc_info=error)
 
     def _log(self, what: str, key: str, value: str) -> None:
         entry = entry_of(what, self._record, self._stream.byte_length, key, value)
-        self._traffic.log(entry)
+        try:
+            self._traffic.log(entry)
+        except Exception as error:  # as above
+            logger.error("the log has failed: %s", entry, exc_info=error)
 
 
 def _failure_of(future: asyncio.Future[Any]) -> BaseException | None:

@@ -321,7 +321,7 @@ def test_the_end_of_a_large_body_waits_for_the_writes_before_it() -> None:
         assert codes(said) == ["250 2.6.0"]
 
 
-@pytest.mark.parametrize("where", ["begin", "write", "write later", "finish"])
+@pytest.mark.parametrize("where", ["begin", "write", "write later", "finish", "finish later"])
 def test_a_body_that_cannot_be_stored_is_refused_and_discarded(where: str) -> None:
     class Failing(MemorySink):
         def begin(self, record: Record) -> Any:
@@ -330,16 +330,20 @@ def test_a_body_that_cannot_be_stored_is_refused_and_discarded(where: str) -> No
             writer = super().begin(record)
             if where == "write":
                 writer.write = self._raise  # type: ignore[method-assign]
+            elif where == "finish":
+                writer.finish = self._raise  # type: ignore[method-assign]
             return writer
 
-        def _raise(self, octets: bytes) -> None:
+        def _raise(self, *octets: bytes) -> Any:
             raise Full("x")
 
     with Flow(Failing(max_record=10, waits=True)) as flow:
         said = flow.send(MESSAGE)
-        if where in ("write later", "finish"):
+        if where in ("write later", "finish", "finish later"):
             (writer,) = flow.sink.writers
             if where == "finish":
+                said += flow.step(lambda: writer.waiting.set_result(None))
+            elif where == "finish later":
                 said += flow.step(lambda: writer.waiting.set_result(None))
                 said += flow.step(lambda: writer.ending.set_exception(Full("x")))
             else:
@@ -357,6 +361,37 @@ def test_a_write_that_fails_in_mid_body_lets_the_client_send_the_rest() -> None:
         (writer,) = flow.sink.writers
         assert flow.step(lambda: writer.waiting.set_exception(Full("x"))) == b""
         assert codes(flow.body(LARGE + END)) == ["452 4.3.1"]
+
+
+def test_a_log_or_a_discard_that_fails_costs_no_client_its_answer(log: list[str]) -> None:
+    class Failing(MemorySink):
+        def begin(self, record: Record) -> Any:
+            writer = super().begin(record)
+            writer.discard = self._raise  # type: ignore[method-assign]
+            return writer
+
+        def _raise(self) -> None:
+            raise OSError("x")
+
+    def no_log(entry: Entry) -> None:
+        raise ValueError("no disk")
+
+    sink = Failing(max_record=100)
+    sink.answer = Full("x")
+    with Flow(sink, size=150) as flow:
+        flow.hook.traffic.log = no_log
+        assert codes(flow.send(MESSAGE)) == ["452 4.3.1"]
+        assert codes(flow.send(b"x" * 200 + b"\r\n")) == ["552 5.3.4"]
+    assert sum("the log has failed: refused id=" in line for line in log) == 2
+    assert sum("a body stays behind" in line for line in log) == 1
+
+
+@pytest.mark.parametrize("error, reply", [(Full("x"), "452 4.3.1"), (Unclear("x"), "451 4.3.0")])
+def test_in_lmtp_a_failure_is_the_answer_for_each_recipient(error: Exception, reply: str) -> None:
+    sink = MemorySink()
+    sink.answer = error
+    with Flow(sink, lmtp=True) as flow:
+        assert codes(flow.send(MESSAGE, group=TWO)) == [reply] * 2
 
 
 class WithoutBegin(MemorySink):
