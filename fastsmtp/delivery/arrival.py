@@ -1,8 +1,8 @@
 """One message on its way from the stream into the sink, by callables alone: no Task.
 
-A body of at most `max_record` octets is gathered and put. A larger one, or one that comes when
-too much is in flight, goes through the sink's `begin` while it comes, and its client waits as long
-as a write is under way.
+A body of at most `max_record` octets is gathered and put. A larger one, one that MAIL has announced
+as larger (SIZE=, RFC 1870 §6.1), or one that comes when too much is in flight, goes through the
+sink's `begin` while it comes, and its client waits as long as a write is under way.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ from fastsmtp.stream import DataStream
 if TYPE_CHECKING:
     from fastsmtp.hook_types import DataCallback
 
-__all__ = ["Arrival", "Traffic", "record_of"]
+__all__ = ["Arrival", "Traffic", "announced_size", "record_of"]
 
 OVERHEAD: Final = 4096  # octets that a message takes beside its body, in objects of Python's
 OVER_SIZE: Final = "larger than size"
@@ -58,6 +58,13 @@ class Traffic:
         self.max_in_flight = max_in_flight
         self.in_flight = 0
         self.delivered = self.refused = self.aborted = self.late = 0
+
+
+def announced_size(session: Session) -> int:
+    """Return what MAIL has said of the size of the message, in octets; 0 if it has not."""
+    sender = session.envelope.mail_from
+    value = None if sender is None else sender.args.get("SIZE")
+    return int(value) if isinstance(value, str) else 0
 
 
 def record_of(session: Session, node: str, received: float) -> Record:
@@ -101,6 +108,7 @@ class Arrival:
     """One message. `begin` once; all else is called back."""
 
     __slots__ = (
+        "_announced",
         "_callback",
         "_held",
         "_is_over",
@@ -112,11 +120,17 @@ class Arrival:
     )
 
     def __init__(
-        self, traffic: Traffic, stream: DataStream, record: Record, callback: DataCallback
+        self,
+        traffic: Traffic,
+        stream: DataStream,
+        record: Record,
+        announced: int,
+        callback: DataCallback,
     ) -> None:
         self._traffic = traffic
         self._stream = stream
         self._record = record
+        self._announced = announced  # octets, by SIZE= of MAIL; 0: nothing
         self._callback = callback
         self._pieces: list[bytes] = []
         self._held = OVERHEAD  # of this message in `in_flight`
@@ -148,9 +162,11 @@ class Arrival:
         self._pieces.append(piece)
         self._held += size
         traffic.in_flight += size
-        is_large = self._stream.byte_length > traffic.sink.max_record
-        if is_large or traffic.in_flight > traffic.max_in_flight:
+        if self._is_large() or traffic.in_flight > traffic.max_in_flight:
             self._begin_body()
+
+    def _is_large(self) -> bool:
+        return max(self._stream.byte_length, self._announced) > self._traffic.sink.max_record
 
     def _on_end(self, error: MessageAborted | None) -> None:
         if self._is_over:
@@ -188,8 +204,7 @@ class Arrival:
         try:
             self._writer = traffic.sink.begin(self._record)
         except NotImplementedError:
-            is_large = self._stream.byte_length > traffic.sink.max_record
-            kind = TooLarge if is_large else Full
+            kind = TooLarge if self._is_large() else Full
             self.fail(kind("the sink takes no body beyond its record"))
             return
         except Exception as error:  # foreign code

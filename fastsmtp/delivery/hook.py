@@ -9,7 +9,7 @@ from collections.abc import Callable
 from typing import TYPE_CHECKING, Final
 
 from fastsmtp import Address
-from fastsmtp.delivery.arrival import Arrival, Traffic, record_of
+from fastsmtp.delivery.arrival import Arrival, Traffic, announced_size, record_of
 from fastsmtp.delivery.errors import Full, Refused, Unavailable
 from fastsmtp.delivery.log import Entry, log_entry, logger
 from fastsmtp.delivery.promise import Promise
@@ -93,7 +93,7 @@ class Delivery:
     def __call__(self, stream: DataStream, session: Session, callback: DataCallback) -> None:
         """Take one message: `on_data`."""
         record = record_of(session, self._name, time.time())
-        arrival = Arrival(self.traffic, stream, record, callback)
+        arrival = Arrival(self.traffic, stream, record, announced_size(session), callback)
         if self.sink.promise is None:
             self._start_for(arrival)
             return

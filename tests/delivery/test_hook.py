@@ -293,6 +293,19 @@ def test_a_body_of_max_record_octets_is_the_last_that_is_put_whole(size: int, la
         assert bool(flow.sink.writers) is large
 
 
+@pytest.mark.parametrize(
+    "announced, large", [(b"", False), (b" SIZE=1000", False), (b" SIZE=1001", True)]
+)
+def test_a_body_that_mail_has_announced_as_large_is_written_from_its_first_octet(
+    announced: bytes, large: bool
+) -> None:
+    mail = MAIL.replace(b">", b">" + announced)
+    with Flow(MemorySink(max_record=1000)) as flow:
+        assert codes(flow.send(MESSAGE, group=mail + RCPT + b"DATA\r\n")) == ["250 2.6.0"]
+        assert bool(flow.sink.writers) is large
+        assert flow.record.size == len(MESSAGE)
+
+
 def test_a_slow_write_makes_the_client_wait_and_one_write_runs_at_a_time() -> None:
     with Flow(MemorySink(max_record=1000, waits=True)) as flow:
         flow.wire.send(DATA)
