@@ -12,6 +12,7 @@ from on_loops import on_loops
 from spool_kit import BODY, LARGE, Collector, database, emptied, record
 
 from fastsmtp.delivery import Full, Promise, Record, Unavailable, parse_record
+from fastsmtp.delivery.maildir import Maildir
 from fastsmtp.delivery.spool import Spool
 
 
@@ -139,6 +140,22 @@ async def test_a_body_beyond_what_the_sink_takes_in_a_record_is_handed_over_in_p
         await spool.put(record("s-1", body))
         await emptied(spool)
     assert sink.taken == [("s-1", ("b@y.example",), body)]
+
+
+@on_loops
+async def test_messages_small_and_large_are_drained_into_a_maildir(tmp_path: Path) -> None:
+    huge = b"Subject: huge\r\n\r\n" + b"0123456789abcde\r\n" * 100_000
+    sink = Maildir(str(tmp_path / "mail"))
+    async with Spool(str(tmp_path / "s"), drain_into=sink) as spool:
+        await spool.put(record("s-1"))
+        await put_large(spool, "s-2")
+        await put_large(spool, "s-3", huge)
+        await emptied(spool)
+    found = [path.read_bytes() for path in (tmp_path / "mail" / "new").iterdir()]
+    headers = record().headers
+    sent = [(headers + body).replace(b"\r\n", b"\n") for body in (BODY, LARGE, huge)]
+    assert sorted(found) == sorted(sent)
+    assert list((tmp_path / "mail" / "tmp").iterdir()) == []
 
 
 @on_loops

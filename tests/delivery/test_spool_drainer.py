@@ -9,6 +9,7 @@ import os
 import sqlite3
 import sys
 from pathlib import Path
+from typing import Any
 
 import pytest
 from on_loops import on_loops
@@ -126,6 +127,35 @@ async def test_recipients_that_failed_are_tried_again_without_the_others(tmp_pat
             while spool.count != 1:
                 await asyncio.sleep(0.005)
     assert sink.taken == [("s-1", ("b@y",), BODY)]
+    assert troubles(tmp_path / "s") == [("refused", 1, "No such user")]
+
+
+@on_loops
+async def test_a_message_is_split_once_although_the_store_said_that_it_failed(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(drainer, "NOTE_AGAIN", 0.01)
+    sink = Collector()
+    sink.outcomes.append(["taken", REFUSED])
+    async with Spool(str(tmp_path / "s"), drain_into=sink) as spool:
+        keeper = spool._shelf._keeper
+        write = keeper._write
+        splits = []
+
+        def unclear(store: Store, items: list[Any]) -> list[Any]:
+            results = write(store, items)
+            if any(getattr(item, "gone", ()) for item in items):
+                splits.append(items)
+                return [Unclear("nobody knows")] * len(items)
+            return results
+
+        monkeypatch.setattr(keeper, "_write", unclear)
+        await spool.put(record("s-1", BODY, "a@y", "b@y"))
+        async with asyncio.timeout(10):
+            while not splits or spool._drainer is None or spool._drainer._busy:
+                await asyncio.sleep(0.005)
+        assert len(splits) == 1
+        assert spool.count == 1
     assert troubles(tmp_path / "s") == [("refused", 1, "No such user")]
 
 

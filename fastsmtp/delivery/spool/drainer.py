@@ -320,6 +320,7 @@ class Drainer:
         while True:
             try:
                 await self._shelf.change(changes, gone)
+                break
             except DeliveryError as error:
                 if not self._cannot_note:
                     self._cannot_note = True
@@ -329,11 +330,19 @@ class Drainer:
                         error,
                     )
                 await asyncio.sleep(NOTE_AGAIN)
-            else:
-                self._cannot_note = False
-                self._busy.difference_update(changes.gone, [seq for seq, _ in changes.troubles])
-                self._wake.set()
-                return
+            if changes.new and await self._was_made(changes):
+                self._shelf.count_anew()
+                break
+        self._cannot_note = False
+        self._busy.difference_update(changes.gone, [seq for seq, _ in changes.troubles])
+        self._wake.set()
+
+    async def _was_made(self, changes: Changes) -> bool:
+        """Whether a change was made although it has failed: it must not add its records twice."""
+        try:
+            return await self._shelf.ask(lambda store: store.entry(changes.gone[0])) is None
+        except DeliveryError:
+            return False
 
     def _keep(self, task: asyncio.Future[Any]) -> None:
         self._pending.add(task)

@@ -23,7 +23,7 @@ from fastsmtp.delivery.spool.store import NewRecord, Store, Trouble
 __all__ = ["OPEN", "Changes", "Close", "Item", "Keeper", "damage_of"]
 
 CHECK_SECONDS: Final = 10.0  # 4 GiB at the speed of a plain disk; the rest has its check sums
-# Seconds between two attempts to open a store that has failed.
+# Seconds between two attempts to open a store that has failed, and between two looks at the disk.
 PAUSE: Final = 1.0
 OPEN: Final = "open"  # a fact: 1 while a server uses the spool
 _DAMAGED: Final = ("malformed", "not a database")
@@ -60,6 +60,8 @@ class Keeper:
         self._reserve = reserve
         self._next = 1
         self._retry_at = 0.0
+        self._unlooked = 0  # octets of records since the disk was looked at
+        self._look_again_at = 0.0
         self._store: Store | None = None
         self.failure = ""
         self.is_full = False
@@ -100,7 +102,7 @@ class Keeper:
         store = self._trusted()
         if store is None:
             return [Unavailable(self.failure)] * len(items)
-        self.is_full = self._free() < self._reserve
+        self._look_at_disk()
         results: list[Any] = [None] * len(items)
         written = [number for number, item in enumerate(items) if isinstance(item, tuple)]
         if written:
@@ -143,6 +145,7 @@ class Keeper:
             self._distrust(error)
             return [Unclear(_reason(error))] * len(items)
         self._next = store.next
+        self._unlooked += sum(len(item.octets) for item in new)
         receipts = map(str, numbers)
         results = [
             next(receipts) if isinstance(item, NewRecord) else are_all_gone for item in items
@@ -150,9 +153,14 @@ class Keeper:
         self._carry_over(store)
         return results
 
-    def _free(self) -> int:
-        facts = os.statvfs(os.path.dirname(self._path))
-        return facts.f_bavail * facts.f_frsize
+    def _look_at_disk(self) -> None:
+        """Find out whether new records have room; not for each batch, others need the GIL too."""
+        now = time.monotonic()
+        if self.is_full or self._unlooked * 8 >= self._reserve or now >= self._look_again_at:
+            facts = os.statvfs(os.path.dirname(self._path))
+            self.is_full = facts.f_bavail * facts.f_frsize < self._reserve
+            self._unlooked = 0
+            self._look_again_at = now + PAUSE
 
     def _carry_over(self, store: Store) -> None:
         """Keep the log short. What was committed is safe, whatever happens here."""

@@ -186,7 +186,7 @@ class Shelf:
     def _added(self, size: int, body: str | None, added: asyncio.Future[Receipt]) -> None:
         self._coming -= size
         if added.cancelled():
-            self._count_anew()  # it may be there all the same
+            self.count_anew()  # it may be there all the same
         elif (error := added.exception()) is not None:
             self._look_again()
             if not isinstance(error, Unclear):
@@ -202,7 +202,7 @@ class Shelf:
         if name is not None:
             self._bodies.call(functools.partial(self._bodies.remove, name))
 
-    def _count_anew(self) -> None:
+    def count_anew(self) -> None:
         """Ask the store what there is; its answer comes after those of all earlier batches."""
 
         def counted(answer: asyncio.Future[tuple[int, int, int]]) -> None:
@@ -248,7 +248,7 @@ class Shelf:
             self._stored += sum(each.size for each in changes.new)
             self._stored -= sum(each.size for each in gone)
         else:
-            self._count_anew()  # somebody else was faster
+            self.count_anew()  # somebody else was faster
         names = [each.body for each in gone if each.body is not None]
         if names:
             await self.ask(functools.partial(self._remove_bodies, names))
