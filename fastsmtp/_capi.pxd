@@ -1,10 +1,10 @@
-"""What we use of CPython's C API beside that which Cython declares, once for all modules."""
+"""The parts of CPython's C API that we use and that Cython does not declare, for all modules."""
 
 from cpython.object cimport PyObject
 
 
 cdef extern from "Python.h":
-    # As they are, with the references left to us: a buffer is filled before it becomes an object.
+    # With manual reference counts: a buffer is filled before it becomes an object.
     PyObject *new_bytes "PyBytes_FromStringAndSize"(const char *octets, Py_ssize_t n) except NULL
     int resize_bytes "_PyBytes_Resize"(PyObject **octets, Py_ssize_t n) except -1
     char *bytes_octets "PyBytes_AS_STRING"(PyObject *octets)

@@ -1,8 +1,8 @@
 """Failures: where one has happened, and its line in the log.
 
 In: an exception and a `Place`. Out: attributes on the exception for listeners of the event `error`,
-and a bounded line that names session, client and stage. What a hook has raised by mistake is told
-with its traceback and with the way to reject on purpose.
+and a bounded line that names session, client and stage. For an unexpected exception of a hook, the
+line has the traceback and explains how to reject.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from fastsmtp.log_text import escaped
 
 __all__ = ["Place", "describe", "log_failure", "mark", "shown", "text_of"]
 
-MAX_TEXT: Final = 200  # characters of an exception's text in a line; the traceback has all of it
+MAX_TEXT: Final = 200  # characters of an exception's text in a log line
 
 _short: Final = reprlib.Repr()
 _short.maxstring = _short.maxother = 80
@@ -27,9 +27,9 @@ _WAY_TO_REJECT: Final = "; to reject, raise SMTPError or pass the error to callb
 class Place(NamedTuple):
     """Where something has failed.
 
-    stage: the name of a hook, "tls" or "socket". remote_address: of the client; of the proxy, where
-    that does not know its client; "unix" for a UNIX socket. client: the same for a log line, with
-    the balancer.
+    stage: the name of a hook, "tls" or "socket". remote_address: of the client; of the proxy if
+    the proxy does not know its client; "unix" for a UNIX socket. client: the same for a log line,
+    with the proxy.
     """
 
     session_id: str
@@ -39,7 +39,7 @@ class Place(NamedTuple):
 
 
 def mark(error: BaseException, place: Place) -> None:
-    """Give `error` the attributes that are promised to listeners of the event `error`."""
+    """Set the attributes of `error` that listeners of the event `error` expect."""
     with suppress(Exception):  # an exception class of a user may take no attributes
         error.session_id = place.session_id  # type: ignore[attr-defined]
         error.remote_address = place.remote_address  # type: ignore[attr-defined]
@@ -47,7 +47,7 @@ def mark(error: BaseException, place: Place) -> None:
 
 
 def log_failure(error: BaseException, place: Place) -> None:
-    """Log what nobody listens for; a failure of TLS has a line of its own already."""
+    """Log a failure for which there is no listener; a TLS failure has its own log line already."""
     if place.stage == "socket":
         logger.info(
             "%s: %s: connection lost inside a transaction: %s",
@@ -56,7 +56,7 @@ def log_failure(error: BaseException, place: Place) -> None:
             describe(error),
         )
     elif place.stage != "tls":
-        # What the engine itself objects to has no traceback, and says in its text what to do.
+        # The engine's own errors have no traceback, and their text explains what to do.
         was_raised = error.__traceback__ is not None
         logger.error(
             "%s: %s: %s failed: %s%s",
@@ -82,13 +82,13 @@ def describe(error: BaseException) -> str:
     try:
         text = escaped(text_of(error), MAX_TEXT, plain=" ")
     except Exception:  # `__str__` of a user's exception
-        text = "its text cannot be had"
+        text = "its text cannot be shown"
     return f"{type(error).__name__}: {text}" if text else type(error).__name__
 
 
 def text_of(error: BaseException) -> str:
-    """Return the text of `error`. An `ssl.SSLError` that was not made of a number and a text would
-    show its arguments as a tuple.
+    """Return the text of `error`. An `ssl.SSLError` whose arguments are not a number and a text
+    would show them as a tuple.
     """
     text = str(error)
     if isinstance(error, OSError) and text == str(error.args):

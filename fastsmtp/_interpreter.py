@@ -1,6 +1,6 @@
-"""The versions of CPython whose private parts may be used: those on which the tests of that run.
+"""The versions of CPython whose private parts may be used: those on which their use is tested.
 
-On any other nothing private is touched, and something slower, or something less, takes its place.
+On any other version nothing private is used; something slower, or less complete, replaces it.
 `docs/internals.md` has the list.
 """
 

@@ -1,4 +1,4 @@
-"""The engine's way to the log: a handler that fails costs a line, never a connection."""
+"""The engine's loggers: a failing handler costs a log line, never a connection."""
 
 from __future__ import annotations
 
@@ -10,38 +10,38 @@ __all__ = ["logger", "rcpt_logger"]
 
 
 class GuardedLogger:
-    """A logger of the engine; what its handlers raise ends here."""
+    """A logger of the engine; exceptions of its handlers are suppressed."""
 
     def __init__(self, name: str) -> None:
         self._logger = logging.getLogger(name)
 
     @property
     def shows_debug(self) -> bool:
-        """Whether lines of level DEBUG go anywhere: ask before making their text."""
+        """Whether lines of level DEBUG are logged; ask before making their text."""
         return self._logger.isEnabledFor(logging.DEBUG)
 
     def debug(self, message: str, *values: object) -> None:
-        """What happened on one connection."""
+        """Log an event of one connection."""
         self._log(logging.DEBUG, message, *values)
 
     def info(self, message: str, *values: object) -> None:
-        """What is worth a line, and nobody's fault."""
+        """Log a notable event that is not an error."""
         self._log(logging.INFO, message, *values)
 
     def warning(self, message: str, *values: object) -> None:
-        """What an operator should look at."""
+        """Log something that an operator should look at."""
         self._log(logging.WARNING, message, *values)
 
     def error(self, message: str, *values: object, exc_info: Any = None) -> None:
-        """What has failed; exc_info: the exception whose traceback goes with it."""
+        """Log a failure; exc_info: the exception whose traceback is added."""
         self._log(logging.ERROR, message, *values, exc_info=exc_info)
 
     def _log(self, level: int, message: str, *values: object, exc_info: Any = None) -> None:
-        # Handlers and the __repr__ of what they are given are foreign code.
+        # Handlers, and the __repr__ of the values, are foreign code.
         with suppress(Exception):
             self._logger.log(level, message, *values, exc_info=exc_info)
 
 
 logger: Final = GuardedLogger("fastsmtp")
-# Refused recipients, which can be shown without all else that has the level DEBUG.
+# Refused recipients: their lines can be enabled without all other DEBUG lines.
 rcpt_logger: Final = GuardedLogger("fastsmtp.rcpt")

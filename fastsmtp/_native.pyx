@@ -1,6 +1,6 @@
-"""What C knows without asking Python: the time, which thread this is, and which process.
+"""The time, the current thread and the number of forks, from C.
 
-These are looked at for every read and every answer, so compiled modules take them by `cimport`.
+They are needed for every read and every answer, so compiled modules get them by `cimport`.
 """
 
 from posix.time cimport CLOCK_MONOTONIC, clock_gettime, timespec
@@ -34,13 +34,13 @@ cpdef double monotonic():
 
 
 cpdef unsigned long thread_ident():
-    """thread_ident()\n--\n\nThe number that `threading.get_ident` gives."""
+    """thread_ident()\n--\n\nThe number that `threading.get_ident` returns."""
     return PyThread_get_thread_ident()
 
 
 cpdef unsigned long forks():
     """forks()\n--\n\nHow many calls of `fork` have led to this process since this was imported.
 
-    What was made at another number belongs to a parent.
+    An object made at another number belongs to a parent process.
     """
     return forked

@@ -1,7 +1,7 @@
-"""How long a dialogue may go on before others have their turn.
+"""How long a dialogue may go on before other connections are served.
 
-In: nothing. Out: whether it is to stop before its next command. The dialogue knows no clock, so it
-asks an object that may have one; `_net.turns.Turns` does.
+In: nothing. Out: whether the dialogue has to stop before its next command. The dialogue does not
+read clocks, so it asks an object that may; `_net.turns.Turns` does.
 """
 
 from __future__ import annotations
@@ -10,10 +10,10 @@ __all__ = ["UNHURRIED", "Pace"]
 
 
 class Pace:
-    """A pace without a limit, for a dialogue that has no others beside it."""
+    """A pace without a limit, for a dialogue that is alone."""
 
     def is_over(self) -> bool:
-        """Whether what is left has to wait for the next turn."""
+        """Whether the remaining input has to wait for the next turn."""
         return False
 
 

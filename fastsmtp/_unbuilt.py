@@ -1,4 +1,4 @@
-"""What a missing compiled module means, in one line that says what to do."""
+"""The error for a missing compiled module: one line that states what to do."""
 
 from __future__ import annotations
 
@@ -11,11 +11,11 @@ __all__ = ["explained"]
 
 
 def explained(error: ModuleNotFoundError) -> ImportError:
-    """Return what to raise in place of `error`: `error` itself where what is missing is not one of
-    our compiled modules.
+    """Return the error to raise in place of `error`: `error` itself unless one of our compiled
+    modules is missing.
 
-    Its `name` is that of the package, so that `python -m fastsmtp` prints the line alone: runpy
-    takes it for a module that cannot be found, and shows no traceback.
+    Its `name` is that of the package, so that `python -m fastsmtp` prints only the line: runpy
+    treats it as a module that cannot be found, and shows no traceback.
     """
     package = Path(__file__).parent
     stem = package.joinpath(*(error.name or "").split(".")[1:])

@@ -1,9 +1,9 @@
-"""What could make the event loop wait: calls that block, and files that are no files.
+"""Things that could block the event loop: blocking calls, and paths that are not regular files.
 
 A call runs in a daemon thread of its own, and nothing ever waits for such a thread. An executor
-would not do: the event loop joins the threads of its own when it is closed, and the interpreter
-those of all executors when it ends, so that one call that hangs keeps the process. How many run at
-a time is the caller's business: there is no queue here.
+would not do: the event loop joins the threads of its default executor when it is closed, and the
+interpreter those of all executors when it exits, so that one hanging call keeps the process alive.
+The caller limits how many run at a time: there is no queue here.
 """
 
 from __future__ import annotations
@@ -23,11 +23,11 @@ T = TypeVar("T")
 def call_in_thread(
     loop: asyncio.AbstractEventLoop, call: Callable[[], T], name: str
 ) -> asyncio.Future[T | BaseException]:
-    """Return a future of `loop` for what `call` returns, or for what it raises, as a value too:
-    asyncio would log an error that nobody has asked for.
+    """Return a future of `loop` with the result of `call`, or with its exception as a value:
+    asyncio would log an exception that is never retrieved.
 
-    The future stays pending when the loop is closed first. Raises RuntimeError when no thread can
-    be started.
+    The future stays pending if the loop is closed first. Raises RuntimeError when no thread can be
+    started.
     """
     future: asyncio.Future[T | BaseException] = loop.create_future()
 
@@ -39,7 +39,7 @@ def call_in_thread(
             outcome = error
         try:
             loop.call_soon_threadsafe(_settle, future, outcome)
-        except RuntimeError:  # the loop is closed: nobody waits any more
+        except RuntimeError:  # the loop is closed
             pass
 
     threading.Thread(target=run, name=name, daemon=True).start()
@@ -54,7 +54,7 @@ def _settle(future: asyncio.Future[T], outcome: T) -> None:
 def read_at_once(path: str, limit: int) -> tuple[bytes, int]:
     """Return up to `limit` octets of a file, and its mode; never wait for another process.
 
-    Raises OSError, and ValueError for what is not there to be read: a FIFO, a terminal.
+    Raises OSError, and ValueError for a FIFO or a terminal.
     """
     with open(path, "rb", opener=_open_without_waiting) as file:
         mode = os.fstat(file.fileno()).st_mode

@@ -1,4 +1,4 @@
-"""Certificates as the engine reads and makes them, for programs around a server."""
+"""Functions that read, check and make certificates, for programs around a server."""
 
 from fastsmtp._tls.facts import TLSSocket
 from fastsmtp._tls.pem import Pem, expired_at, leaf_of, read_pem

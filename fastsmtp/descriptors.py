@@ -1,7 +1,7 @@
 """How many files this process may open, and how many of them are for clients.
 
-A client that was let in needs a descriptor, and most often one more for its message; one that was
-refused holds its own until it has read the reason.
+An admitted client needs a descriptor, and usually one more for its message; a refused one keeps its
+own until it has read the reason.
 """
 
 from __future__ import annotations
@@ -15,9 +15,9 @@ except ImportError:  # Windows
 
 __all__ = ["default_max_clients", "max_lingering", "open_files"]
 
-OPEN_FILES: Final = 10_240  # OPEN_MAX of macOS, where an infinite limit ends all the same
+OPEN_FILES: Final = 10_240  # OPEN_MAX of macOS, which holds even when the limit is infinite
 MAX_CLIENTS: Final = 2**31 - 1  # as many as the option `max_clients` takes
-# Refused clients that may take their time to leave: at most so many, and at most one for so many
+# Refused clients that may stay connected for a while: at most 16, and at most one for every 64
 # files that the process may open.
 MAX_LINGERING: Final = 16
 FILES_PER_LINGERING: Final = 64
@@ -33,10 +33,10 @@ def open_files() -> int:
 
 
 def default_max_clients() -> int:
-    """Return 0.8 of the files that this process may open; the rest is for what hooks open."""
+    """Return 0.8 of the files that this process may open; hooks need the rest."""
     return min(max(1, int(0.8 * open_files())), MAX_CLIENTS)
 
 
 def max_lingering() -> int:
-    """Return how many refused clients of one server may take their time to leave."""
+    """Return how many refused clients of one server may stay connected for a while."""
     return min(MAX_LINGERING, open_files() // FILES_PER_LINGERING)

@@ -1,12 +1,12 @@
 """What is raised, and by whom.
 
-* `SMTPError`: a hook says no; its code, enhanced code and text become the reply.
-* `MessageAborted`: the engine says that a message body will never be complete.
-* `MessageTooLarge`: the engine says that a body is longer than `read` may return; a hook that lets
-  it through has refused the message.
+* `SMTPError`: a hook refuses; its code, enhanced code and text become the reply.
+* `MessageAborted`: the engine reports that a message body will never be complete.
+* `MessageTooLarge`: the engine reports that a body is longer than `read` may return; a hook that
+  does not catch it has refused the message.
 * Wrong use of the API is a `TypeError`, `ValueError` or `RuntimeError` of the standard library.
 
-Nothing that a peer sends raises; its faults are replies.
+No input of a peer raises an exception; its errors get replies.
 """
 
 from __future__ import annotations
@@ -24,13 +24,13 @@ def is_refusal_code(code: object) -> bool:
 
 
 class SMTPError(Exception):
-    """A refusal that a hook raises, or hands to `callback(error)`.
+    """A refusal that a hook raises, or passes to `callback(error)`.
 
     message: text of the reply; CR and LF make further lines of the same reply. Empty: the default
-    text. response_code: 400 to 599, goes out as it is; None: that of a subclass, else the default
-    of the hook. enhanced_code: such as "5.7.1", its class that of the code (RFC 2034, RFC 3463), or
-    it is dropped; None: that of a subclass, else by code. Raises TypeError for a code that is not
-    an int or that stands in the place of the message, ValueError for an int that refuses nothing.
+    text. response_code: 400 to 599, sent as it is; None: that of a subclass, else the default of
+    the hook. enhanced_code: such as "5.7.1"; dropped unless it is in the class of the code (RFC
+    2034, RFC 3463); None: that of a subclass, else by code. Raises TypeError for a code that is not
+    an int or is given as the message, ValueError for an int outside of 400 to 599.
     """
 
     response_code: int | None = None
@@ -61,7 +61,7 @@ class MessageAborted(Exception):
     """The consumer of a message body will not get the whole of it; nothing was acknowledged.
 
     reason: "disconnected", "timeout", "shutdown", "reset", "bare_newline", "nul", "hook_timeout",
-    "hook_failed", or "answered" (the hook gave its answer before it had read all).
+    "hook_failed", or "answered" (the hook gave its answer before it had read the whole body).
     """
 
     def __init__(self, reason: str) -> None:
@@ -70,10 +70,10 @@ class MessageAborted(Exception):
 
 
 class MessageTooLarge(SMTPError):
-    """`DataStream.read` does not return a body that is longer than its limit, or than `size`.
+    """`DataStream.read` found a body that is longer than its limit, or than the option `size`.
 
-    limit: the octets that it may have. It is a refusal for good, 552 5.3.4 (RFC 1870 §6.3), if the
-    hook lets it through.
+    limit: the octets that a body may have. If the hook does not catch it, the message is refused
+    permanently with 552 5.3.4 (RFC 1870 §6.3).
     """
 
     def __init__(self, limit: int) -> None:

@@ -30,10 +30,10 @@ __all__ = [
 
 # What `on_auth` answers; a mapping has the fields of an AuthResponse as keys.
 AuthAnswer: TypeAlias = AuthResponse | Mapping[str, Any] | None
-# For one recipient, in LMTP: a text or None accepts, an exception rejects.
+# The answer for one recipient, in LMTP: a text or None accepts, an exception rejects.
 LMTPAnswer: TypeAlias = str | Exception | None
-# What `on_data` answers: the text of the reply, or in LMTP one answer for each recipient. Besides
-# `ListOf`, `list` tells a checker of what type a list is that is written out.
+# What `on_data` answers: the text of the reply, or in LMTP one answer for each recipient. `list`
+# is here besides `ListOf` so that a checker can infer the type of a list display.
 DataAnswer: TypeAlias = str | list[LMTPAnswer] | ListOf[LMTPAnswer] | None
 
 # Of the server, which may be one of a class of the program's own.
@@ -49,7 +49,7 @@ class Callback(Protocol):
     def __call__(self, error: Exception | None = None, /) -> bool:
         """Accept, or reject with `error`. Return whether the answer counts; it may be too late.
 
-        Raises RuntimeError for a second call, and for one from another thread than the loop's.
+        Raises RuntimeError for a second call, and for a call from a thread other than the loop's.
         """
 
 
@@ -80,8 +80,8 @@ class DataCallback(Protocol):
 
 # --- hooks ---
 
-# What a function with `callback` returns: nothing, or what `callback` has returned (a lambda cannot
-# help that), or, as a coroutine function, what is awaited.
+# What a function with `callback` returns: nothing, or the result of `callback` (which a lambda cannot
+# avoid), or, as a coroutine function, a coroutine.
 Done: TypeAlias = Coroutine[Any, Any, None] | bool | None
 
 OnConnect: TypeAlias = (
@@ -119,8 +119,8 @@ R_co = TypeVar("R_co", covariant=True)
 class Method(Protocol[P, R_co]):
     """A method that overrides a hook of `HookAttributes`.
 
-    pyright compares it as it stands in the class, with a `self`, of which Never is any type; mypy
-    without. The second overload keeps pyright from taking the parameters of a lambda from here.
+    pyright compares the function in the class, with its `self`, for which Never fits; mypy without
+    it. The second overload keeps pyright from inferring the parameters of a lambda from here.
     """
 
     @overload

@@ -1,4 +1,4 @@
-"""Texts of peers, made fit for a line of a log: one line, no control characters, bounded."""
+"""Texts of peers, made safe for a line of a log: one line, no control characters, bounded."""
 
 from __future__ import annotations
 
@@ -6,12 +6,12 @@ from typing import Final
 
 __all__ = ["clean", "client_word", "escaped"]
 
-MAX_TEXT: Final = 128  # characters of one text of a peer in a line
+MAX_TEXT: Final = 128  # characters of one text of a peer in a log line
 
 
 def client_word(name: str, address: str) -> str:
-    """Return `name[address]`, as mail logs have it, or `[address]` where the name is only the
-    address in brackets. "": a UNIX socket, whose client has no address.
+    """Return `name[address]`, as mail logs have it, or `[address]` if the name is only the address
+    in brackets. An address of "" means a UNIX socket.
     """
     known = "" if name.startswith("[") else clean(name)
     return f"{known}[{clean(address or 'unix')}]"
@@ -21,9 +21,9 @@ def clean(text: str, limit: int = MAX_TEXT) -> str:
     r"""Return `text` as one bounded word for a log: printable, no space, no line end.
 
     C0, DEL, C1, bidirectional and other invisible format characters, lone surrogates and the space
-    become \xNN, \uNNNN or \UNNNNNNNN, and so does the backslash, so that what was sent can be told
-    from what was escaped. A space would let a quoted local part look like the next field of the
-    line. What passes `limit` characters is cut, "..." at its end.
+    become \xNN, \uNNNN or \UNNNNNNNN, and so does the backslash, so that escapes are unambiguous.
+    With a space, a quoted local part could look like the next field of the line. Text longer than
+    `limit` characters is cut and ends in "...".
     """
     return escaped(text, limit, plain="")
 
@@ -50,8 +50,8 @@ def escaped(text: str, limit: int, plain: str) -> str:
 
 
 def _escape(character: str) -> str:
-    # str.isprintable() is False for all of the categories Cc, Cf, Cs, Co, Cn, Zl, Zp and, but for
-    # the space, Zs.
+    # str.isprintable() is False for all of the categories Cc, Cf, Cs, Co, Cn, Zl, Zp, and for Zs
+    # except the space.
     if character.isprintable() and character not in " \\":
         return character
     code = ord(character)

@@ -1,8 +1,8 @@
 """Lists of networks, matched against the textual address of a peer.
 
 In: entries as an operator writes them, checked once, when the list is made. Out: yes or no for an
-address. Never: a host name, a lookup, or an exception for what an address looks like.
-A list says whom to trust, so an entry that can be read in two ways is refused: host bits, zone ids.
+address. There are no host names and no lookups, and a malformed address does not raise.
+A list states which hosts to trust, so ambiguous entries are refused: host bits, zone ids.
 """
 
 from __future__ import annotations
@@ -16,21 +16,21 @@ from typing import Final, TypeAlias, final
 __all__ = ["Networks", "host_key", "peer_address"]
 
 _Network: TypeAlias = IPv4Network | IPv6Network
-# for each prefix length: how many bits of an address to drop, and what may then be left
+# for each prefix length: how many bits to shift an address right, and the networks so shifted
 _Lengths: TypeAlias = tuple[tuple[int, frozenset[int]], ...]
 
-_MAPPED: Final = 0xFFFF  # ::ffff:0:0/96, IPv4 addresses in IPv6 clothes, RFC 4291 §2.5.5.2
+_MAPPED: Final = 0xFFFF  # ::ffff:0:0/96, IPv4-mapped IPv6 addresses, RFC 4291 §2.5.5.2
 _UNIX: Final = "unix"
 
 
 @final
 class Networks:
-    """An immutable list of networks. Its length is that of the list: an empty one is false.
+    """An immutable list of networks. Its length is the number of entries; an empty one is false.
 
     entries: a network in CIDR notation or a single address, as str (`"192.0.2.0/24"`,
-    `"2001:db8::1"`) or as an object of `ipaddress`, and the word `"unix"`, which stands for UNIX
-    sockets. `"0.0.0.0/0"` is all of IPv4, `"::/0"` all of IPv6.
-    TypeError, ValueError: an entry is nothing of this; the message names it.
+    `"2001:db8::1"`) or as an object of `ipaddress`, and the word `"unix"` for UNIX sockets.
+    `"0.0.0.0/0"` is all of IPv4, `"::/0"` all of IPv6. Raises TypeError or ValueError for any other
+    entry; the message names it.
     """
 
     __slots__ = ("_ipv4", "_ipv6", "entries", "unix")
@@ -55,9 +55,9 @@ class Networks:
     def match(self, address: str) -> bool:
         """Return whether one of the networks contains `address`, an IPv4 or IPv6 address as text.
 
-        `""` and whatever else is no address are in no network; nor is `"unix"`, for which there is
-        `unix`. An IPv4 address mapped into IPv6 is looked up as IPv4. The work grows with the
-        number of prefix lengths in the list, at most 129, and not with that of its entries.
+        `""` and other text that is not an address are in no network; nor is `"unix"`: use the
+        attribute `unix`. An IPv4-mapped IPv6 address is looked up as IPv4. The work grows with the
+        number of prefix lengths in the list, at most 129, not with the number of entries.
         """
         if not self.entries:
             return False
@@ -109,7 +109,7 @@ def _parse_network(entry: object) -> _Network:
         if network.network_address.scope_id is not None:
             raise ValueError(f"{str(entry)!r:.80} has a zone id, and addresses are matched without")
         if network.prefixlen >= 96 and int(network.network_address) >> 32 == _MAPPED:
-            # Peers are known by the plain IPv4 address: as it stands the entry would never match.
+            # Peers have plain IPv4 addresses here, so the entry as written would never match.
             mapped = int(network.network_address) & 0xFFFFFFFF
             return IPv4Network((mapped, network.prefixlen - 96))
     return network
@@ -121,7 +121,8 @@ def _read_network(entry: str) -> _Network:
         if "." in entry.partition("/")[2]:  # 10.0.0.0/0.255.255.255: a mask, or its opposite
             raise ValueError
     except ValueError:
-        raise ValueError(f"{entry!r:.80} is no IPv4 or IPv6 network in CIDR notation") from None
+        why = f"{entry!r:.80} is not an IPv4 or IPv6 network in CIDR notation"
+        raise ValueError(why) from None
     try:
         return ip_network(entry)
     except ValueError:
@@ -137,8 +138,8 @@ def _by_length(networks: list[_Network]) -> _Lengths:
 
 
 def peer_address(name: object) -> tuple[str, int]:
-    """Return address and port of a socket name; "" and 0 for what has none (UNIX sockets, reset
-    peers).
+    """Return address and port of a socket name; "" and 0 if it has none (UNIX sockets, reset
+    connections).
     """
     if not isinstance(name, tuple) or len(name) < 2 or not isinstance(name[0], str):
         return "", 0
@@ -151,7 +152,7 @@ def peer_address(name: object) -> tuple[str, int]:
 
 
 def host_key(address: str) -> str:
-    """What `max_clients_per_host` counts: an IPv4 address, or an IPv6 /64."""
+    """Return the unit that `max_clients_per_host` counts by: an IPv4 address, or an IPv6 /64."""
     if ":" not in address:
         return address
     try:

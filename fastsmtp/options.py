@@ -2,8 +2,8 @@
 
 In: what the user gave to `SMTPServer`, by name. Out: an `Options`, normalised, that never changes.
 All checks are made here, once; the engine trusts the values. Raised: TypeError for an unknown name
-or a wrong type, ValueError for a wrong value; the message says what was given and what is taken.
-Hooks are not options: the server takes them out first.
+or a wrong type, ValueError for a wrong value; the message shows what was given and what is allowed.
+Hooks are not options: the server removes them first.
 """
 
 from __future__ import annotations
@@ -76,7 +76,7 @@ class Options:
     Durations are seconds as float. No deadline can be switched off.
     Sizes are octets. Limits are int, with 0 for "no limit".
 
-    No dataclass: the code that would be made of 60 fields takes 2 ms of every import.
+    Not a dataclass: generating its methods for 60 fields would add 2 ms to every import.
     """
 
     # --- connection ---
@@ -84,26 +84,26 @@ class Options:
         does="Expects a TLS handshake before the first octet of SMTP (implicit TLS).",
         reason="Port 25 begins in plaintext; implicit TLS belongs to port 465.")
     secured: bool = row(Group.CONNECTION, FLAG, False, "RFC 3207 §4",
-        does="Takes connections for secure that a TLS terminator in front of the server hands on.",
-        reason="Nothing in the octets shows it, so it has to be said.")
+        does="Treats connections as secure, for a server after a proxy that terminates TLS.",
+        reason="The server cannot see it in the octets.")
     needs_upgrade: bool = row(Group.CONNECTION, FLAG, False, "RFC 3207 §4",
-        does="Answers 530 until the client has given STARTTLS.",
+        does="Answers 530 until the client has started TLS with STARTTLS.",
         reason="A server that the public sends mail to must not demand TLS.")
     name: str = row(Group.CONNECTION, HOST_NAME, None, "RFC 5321 §4.1.1.1, §4.3.1",
         default_text="the machine's host name",
         does="Names the server in its greeting and in the answers to EHLO, HELO and LHLO.",
         reason="The greeting has to begin with a name, and the machine's own is the likeliest.")
     banner: str = row(Group.CONNECTION, TEXT, "", "RFC 5321 §7.5",
-        does="Stands behind `ESMTP` or `LMTP` in the greeting.",
-        reason="Whatever is said about software and version helps attackers first.")
+        does="Text after `ESMTP` or `LMTP` in the greeting.",
+        reason="Names and versions of software mainly help attackers.")
     lmtp: bool = row(Group.CONNECTION, FLAG, False, "RFC 2033 §4",
         does="Speaks LMTP: LHLO in place of EHLO, and one reply per recipient after the message.",
         reason="LMTP is for delivery behind a mail queue, never for port 25.")
     helo_response: str = row(Group.CONNECTION, LINE, "%s Nice to meet you, %s", "RFC 5321 §4.1.1.1",
         does="Begins the answer to EHLO, HELO, LHLO; `%s` is `name`, then the client's name.",
-        reason="The text of smtp-server, which begins with the server's name as the RFC has it.")
+        reason="The text of smtp-server; it begins with the server's name, as the RFC demands.")
     greet_delay: float = row(Group.CONNECTION, SECONDS, 0, "RFC 5321 §4.3.1",
-        does="Waits so long before the greeting and cuts clients that talk first.",
+        does="Waits this long before the greeting and cuts clients that talk first.",
         reason="It costs every honest client; where it pays, Postfix's postscreen takes 6 seconds.")
 
     # --- authentication ---
@@ -112,76 +112,76 @@ class Options:
         reason="The default of smtp-server, and what every mail program knows.")
     auth_optional: bool = row(Group.AUTH, FLAG, False, "RFC 4954 §6",
         does="Takes mail from clients that have not authenticated.",
-        reason="As in smtp-server: that strangers may send has to be written down.")
+        reason="As in smtp-server: accepting mail from strangers must be an explicit choice.")
     allow_insecure_auth: bool = row(Group.AUTH, FLAG, False, "RFC 4954 §4",
         does="Offers AUTH on connections without TLS.",
         reason="Passwords must not travel in plaintext.")
     auth_required_message: str = row(Group.AUTH, TEXT, "", "RFC 4954 §6",
-        does="Text of the 530 to clients that would have to authenticate first.",
-        reason="Empty stands for the text of smtp-server, `Error: authentication Required`.")
+        does="Text of the 530 to clients that have to authenticate first.",
+        reason="Empty means the text of smtp-server, `Error: authentication Required`.")
     scram_iterations: int = row(Group.AUTH, ITERATIONS, 4096, "RFC 7677 §4",
-        does="What unknown names are told; the records of real users must have the same number.",
-        reason="The least that the RFC recommends.")
+        does="Iteration count sent for unknown users; the keys of real users must have the same.",
+        reason="The minimum that the RFC recommends.")
     scram_secret: bytes = row(Group.AUTH, SECRET, None, "RFC 5802 §9", is_secret=True,
         default_text="32 random octets per process",
-        does="Makes the salts of unknown names; one value for all processes that serve a name.",
-        reason="A salt that is different at each try would tell which names exist.")
+        does="Derives the salts of unknown users; the same in all processes that serve one name.",
+        reason="A salt that is different at each try would show that the user does not exist.")
 
     # --- capabilities ---
     hide_starttls: bool = row(Group.CAPABILITIES, FLAG, False, "RFC 3207 §3",
-        does="Does not advertise STARTTLS; the command works all the same.",
-        reason="Clients only encrypt where they are told that they can.")
+        does="Does not advertise STARTTLS; the command still works.",
+        reason="Clients encrypt only if the server offers it.")
     hide_size: bool = row(Group.CAPABILITIES, FLAG, False, "RFC 1870 §4",
         does="Advertises SIZE without its value and checks only at the end of the message.",
         reason="A client that knows the limit does not send what will be refused.")
     hide_pipelining: bool = row(Group.CAPABILITIES, FLAG, False, "RFC 2920 §3",
-        does="Does not advertise PIPELINING; groups of commands work all the same.",
+        does="Does not advertise PIPELINING; pipelined commands still work.",
         reason="It saves round trips, and every server has to cope with it anyway.")
     hide_dsn: bool = row(Group.CAPABILITIES, FLAG, False, "RFC 3461 §4",
         does="Switches DSN off: RET, ENVID, NOTIFY and ORCPT are answered 555.",
-        reason="The parameters are handed to hooks, which decide what they promise.")
+        reason="The parameters are passed to hooks, which decide what to do with them.")
     hide_enhancedstatuscodes: bool = row(Group.CAPABILITIES, FLAG, False, "RFC 2034 §4",
         does="Does not advertise ENHANCEDSTATUSCODES, and sends none.",
-        reason="They tell senders, and those who read bounces, what was wrong.")
+        reason="They tell senders, and people who read bounces, what was wrong.")
     hide_requiretls: bool = row(Group.CAPABILITIES, FLAG, False, "RFC 8689 §2",
         does="Switches REQUIRETLS off: the parameter is answered 555.",
-        reason="It is offered inside TLS only, and the hook is told of it.")
+        reason="It is offered inside TLS only, and hooks find it in the envelope.")
     hide_8bitmime: bool = row(Group.CAPABILITIES, FLAG, False, "RFC 6152 §3",
         does="Switches 8BITMIME off, and with it SMTPUTF8 and BINARYMIME: BODY is answered 555.",
         reason="All eight bits pass unchanged.")
     hide_smtputf8: bool = row(Group.CAPABILITIES, FLAG, False, "RFC 6531 §3.1",
         does="Switches SMTPUTF8 off: the parameter is answered 555, addresses are ASCII.",
-        reason="Addresses and headers pass unchanged; who relays to older servers hides it.")
+        reason="Addresses and headers pass unchanged; hide it if you relay to older servers.")
     hide_chunking: bool = row(Group.CAPABILITIES, FLAG, False, "RFC 3030 §2",
         does="Switches CHUNKING off, and with it BINARYMIME: BDAT is answered 502.",
-        reason="A hook cannot tell BDAT from DATA, and BDAT needs no dot-stuffing.")
+        reason="BDAT and DATA look the same to a hook, and BDAT needs no dot-stuffing.")
     hide_binarymime: bool = row(Group.CAPABILITIES, FLAG, True, "RFC 3030 §3",
         does="Switches BINARYMIME off: BODY=BINARYMIME is answered 501.",
-        reason="Who relays such a message must be able to convert it, so it is opt-in.")
+        reason="A relay must be able to convert such messages, so it is opt-in.")
     hide_limits: bool = row(Group.CAPABILITIES, FLAG, False, "RFC 9422 §3",
-        does="Does not advertise LIMITS; the limits hold all the same.",
+        does="Does not advertise LIMITS; the limits still apply.",
         reason="A client that knows them splits its mail instead of being refused.")
     hide_mt_priority: bool = row(Group.CAPABILITIES, FLAG, True, "RFC 6710",
         does="Switches MT-PRIORITY off: the parameter is answered 555.",
         reason="Only the application can act on a priority, so it is opt-in.")
     hide_deliverby: bool = row(Group.CAPABILITIES, FLAG, True, "RFC 2852",
         does="Switches DELIVERBY off: the parameter BY is answered 555.",
-        reason="Only the application can keep a deadline of delivery, so it is opt-in.")
+        reason="Only the application can meet a delivery deadline, so it is opt-in.")
     hide_futurerelease: bool = row(Group.CAPABILITIES, FLAG, True, "RFC 4865",
         does="Switches FUTURERELEASE off: HOLDFOR and HOLDUNTIL are answered 555.",
         reason="Only the application can hold a message back, so it is opt-in.")
     future_release_max: int = row(Group.CAPABILITIES, HOLD, 2_592_000, "RFC 4865",
-        does="The longest hold, in seconds, that FUTURERELEASE advertises and takes.",
-        reason="30 days: a message on hold occupies space that its sender has no claim on.")
+        does="The longest hold, in seconds, that FUTURERELEASE advertises and accepts.",
+        reason="30 days; every message on hold occupies disk space.")
     allow_unknown_params: bool = row(Group.CAPABILITIES, FLAG, False, "RFC 5321 §4.1.1.11",
-        does="Hands unknown parameters of MAIL and RCPT to the hook, in `args`; no 555.",
-        reason="A parameter that nobody understands is a promise that nobody keeps.")
+        does="Passes unknown parameters of MAIL and RCPT to the hook in `args`; no 555.",
+        reason="To accept a parameter is to promise its effect.")
     lenient_address_parsing: bool | str = row(Group.CAPABILITIES, LENIENCY, False,
         "RFC 5321 §4.1.2",
-        does="Takes paths without `<>`, odd dots and `_` ('common'), or all with one `@` (True).",
-        reason="The grammar of the RFC takes every address there is; old devices send others.")
+        does="Accepts paths without `<>`, odd dots and `_` ('common'), or any with one `@` (True).",
+        reason="The RFC's grammar covers every valid address; old devices send others.")
     disabled_commands: frozenset[str] = row(Group.CAPABILITIES, VERBS, (), "RFC 5321 §4.5.1",
-        does="Answers them as if they were unknown. With AUTH, no authentication is asked for.",
+        does="Answers these as unknown commands. Without AUTH, no client has to authenticate.",
         reason="As in smtp-server; the RFC demands most of them.")
 
     # --- limits ---
@@ -190,17 +190,17 @@ class Options:
         reason="25 MiB lies between the defaults of Postfix (10 MB) and aiosmtpd (32 MiB).")
     max_clients: int = row(Group.LIMITS, COUNT, default_max_clients, "RFC 5321 §3.8",
         default_text="0.8 × RLIMIT_NOFILE",
-        does="Connections at the same time; the next one is answered 421.",
-        reason="At the system's limit clients are dropped without a reply; hooks need the rest.")
+        does="Connections at the same time; the next one gets 421.",
+        reason="At the system's limit clients get no reply at all; hooks need the other files.")
     max_clients_per_host: int = row(Group.LIMITS, COUNT, None, "RFC 5321 §7.8",
         does="Connections at the same time from one IPv4 address or IPv6 /64 net.",
-        reason="Large senders and NATs come from few addresses; Postfix, with a limit, has 50.")
+        reason="Many clients share the address of a large sender or a NAT; Postfix's limit is 50.")
     max_recipients: int = row(Group.LIMITS, LIST_COUNT, 1000, "RFC 5321 §4.5.3.1.8",
         does="Accepted recipients of one message; each further one is answered 452.",
         reason="Postfix's default; the RFC asks for at least 100.")
     max_messages: int = row(Group.LIMITS, LIST_COUNT, None, "RFC 9422 §4",
         does="Accepted messages on one connection.",
-        reason="The cheapest message is the next one on a connection that is already there.")
+        reason="Another message on an open connection is cheaper than a new connection.")
     max_command_length: int = row(Group.LIMITS, COMMAND_LENGTH, 2048, "RFC 5321 §4.5.3.1.4",
         does="Octets of a command line, CR LF included (lines of AUTH: 12288).",
         reason="Postfix's default; the RFC asks for 512 and more for each extension.")
@@ -218,95 +218,95 @@ class Options:
         reason="Postfix's default for the same (`smtpd_junk_command_limit`).")
     max_auth_failures: int = row(Group.LIMITS, COUNT, 3, "RFC 4954 §4",
         does="Failed authentications of a connection; the last of them is answered 421.",
-        reason="The least number of tries that the RFC wants a server to allow.")
+        reason="The minimum that the RFC wants a server to allow.")
 
     # --- deadlines ---
     socket_timeout: float = row(Group.DEADLINES, DEADLINE, 300, "RFC 5321 §4.5.3.2.7",
         does="From our last reply to the end of the next line; single octets do not extend it.",
         reason="The five minutes that the RFC asks for.")
     data_timeout: float = row(Group.DEADLINES, DEADLINE, 180, "RFC 5321 §4.5.3.2.5",
-        does="Credit of a message body: it runs down, and `min_data_rate` octets add a second.",
+        does="Time credit of a message body; every `min_data_rate` octets add a second to it.",
         reason="The RFC gives a client three minutes for a block of data.")
     min_data_rate: float = row(Group.DEADLINES, RATE, 500,
-        does="The rate, in octets per second, at which a body keeps its credit.",
+        does="The rate, in octets per second, at which a body keeps its time credit.",
         reason="Postfix's default for the same (`smtpd_min_data_rate`).")
     auth_timeout: float = row(Group.DEADLINES, DEADLINE, 60,
         does="From each 334 to the end of the client's answer.",
         reason="Programs answer, not people: a minute is many round trips.")
     tls_handshake_timeout: float = row(Group.DEADLINES, DEADLINE, 15,
         does="From the start of a TLS handshake to its end.",
-        reason="It takes two round trips; asyncio's 60 seconds serve those who hold connections.")
+        reason="A handshake takes two round trips; asyncio's 60 seconds would help attackers.")
     proxy_timeout: float = row(Group.DEADLINES, DEADLINE, 5,
         does="From the connection to the end of the PROXY header.",
         reason="Its specification wants at least 3, so that a lost packet can be sent again.")
     write_timeout: float = row(Group.DEADLINES, DEADLINE, 30,
-        does="How long output may wait for a client that takes none of it.",
-        reason="It is progress that counts, so even slow clients are far from it.")
+        does="How long output may wait for a client that does not read.",
+        reason="Any progress restarts it, so slow clients do not reach it.")
     hook_timeout: float = row(Group.DEADLINES, DEADLINE, 30, "RFC 5321 §4.5.3.2.2",
-        does="For every hook but `on_data`; then 451 or 421, and `on_close` is cancelled.",
-        reason="Clients wait five minutes; a hook that takes a tenth of it is not well.")
+        does="For every hook except `on_data`; then 451 or 421, and `on_close` is cancelled.",
+        reason="Clients wait five minutes; a hook that takes a tenth of that is in trouble.")
     data_hook_timeout: float = row(Group.DEADLINES, DEADLINE, 240, "RFC 5321 §4.5.3.2.6",
-        does="For the answer of `on_data` to a whole message, and for each halt of a body.",
+        does="For the answer of `on_data` to a whole message, and for each pause in its reading.",
         reason="Clients wait ten minutes, and then they send the message again.")
     close_timeout: float = row(Group.DEADLINES, SECONDS, 30, "RFC 5321 §3.8",
-        does="From `server.close()` to the cut of what is still going on.",
+        does="From `server.close()` until the remaining connections are cut.",
         reason="The default of smtp-server.")
 
     # --- line endings ---
     bare_newline: str = row(Group.NEWLINES, choice("reject", "normalize", "accept"), "reject",
         "RFC 5321 §2.3.8",
-        does="For CR or LF alone in a message: 550; LF → CRLF, CR → space; or as it is.",
-        reason="Servers that differ about it can be shown mail that nobody sent (SMTP smuggling).")
+        does="CR or LF alone in a message: answer 550; or LF → CRLF, CR → space; or keep it.",
+        reason="Where two servers treat it differently, mail can be forged (SMTP smuggling).")
     bare_newline_exclusions: Networks = row(Group.NEWLINES,
         networks("it would exclude every client, which is what bare_newline='accept' is for"), (),
         "RFC 5321 §2.3.8",
         does="Networks whose clients get `accept`, whatever `bare_newline` says.",
-        reason="For the old device that cannot be mended, and for it alone.")
+        reason="For old devices that cannot be fixed, and only for these.")
     allow_bare_lf_commands: Networks = row(Group.NEWLINES,
         networks("any client could then hide commands in a line that a relay passes on"), (),
         "RFC 5321 §2.3.8",
         does="Networks whose clients may end commands, but never a message, with LF alone.",
-        reason="For the old device that cannot be mended: a relay could be made to send commands.")
+        reason="Only for old devices that cannot be fixed: it lets a relay's users forge commands.")
     reject_nul: bool = row(Group.NEWLINES, FLAG, False, "RFC 2045 §2.7, §2.8",
-        does="For NUL in a message: 550. BODY=BINARYMIME may hold it (RFC 3030 §3).",
-        reason="Most programs cope with the few that there are; one that stops at NUL loses text.")
+        does="Answers 550 to NUL in a message, except with BODY=BINARYMIME (RFC 3030 §3).",
+        reason="NUL is rare, and most programs cope with it; one that stops there loses text.")
 
     # --- pipelining ---
     strict_pipelining: bool = row(Group.PIPELINING, FLAG, True, "RFC 2920 §3.1",
-        does="Answers 554 and closes if there is input behind EHLO, AUTH or DATA before our reply.",
+        does="Answers 554 and closes if input follows EHLO, AUTH or DATA before our reply.",
         reason="Spamware does that, mail servers do not; Postfix 3.9 refuses it too.")
 
     # --- proxying ---
     use_proxy: Networks = row(Group.PROXYING,
         networks("any client could then claim any address"), False,
         does="Networks of load balancers, which begin each connection with a PROXY header.",
-        reason="Whoever is listed can claim any address, so it has to be named.")
+        reason="A listed host can claim any address.")
     use_xclient: Networks = row(Group.PROXYING,
         networks("any client could then claim any address and login"), False,
         does="Networks whose clients may use XCLIENT to act for another client.",
-        reason="Whoever is listed can claim any address and login, so it has to be named.")
+        reason="A listed host can claim any address and login.")
     use_xforward: Networks = row(Group.PROXYING,
         networks("any client could then name any origin for its mail"), False,
-        does="Networks whose clients may use XFORWARD to tell where a message came from.",
-        reason="What they tell ends up in logs and rules, so they have to be named.")
+        does="Networks whose clients may use XFORWARD to state where a message came from.",
+        reason="Logs and filter rules rely on these statements.")
 
     # --- DNS ---
     disable_reverse_lookup: bool = row(Group.DNS, FLAG, False, "RFC 5321 §4.1.4",
         does="Does not look up the name of a client's address; it is `[address]` then.",
-        reason="As in smtp-server; it takes 1.5 seconds at most, and a dead resolver is let alone.")
+        reason="As in smtp-server; a lookup ends after 1.5 seconds, a dead resolver is not asked.")
     resolver: Resolver | None = row(Group.DNS, RESOLVER, None,
         does="Finds the names of an address: a function, aiodns, or the resolver of the C library.",
-        reason="DNS by aiodns (extra `dns`) needs no threads; the C library knows more than DNS.")
+        reason="Lookups by aiodns (extra `dns`) need no threads; the C library has more sources.")
 
     # --- TLS ---
     key: str | bytes | None = row(Group.TLS, PEM, None, "RFC 3207 §4", is_secret=True,
         does="The private key of `cert`.",
-        reason="There is no key that could be shipped.")
+        reason="A private key cannot come with the software.")
     key_password: str | bytes | None = row(Group.TLS, PASSWORD, None, is_secret=True,
         does="Decrypts `key`.",
-        reason="Most keys of servers are not encrypted, for somebody would have to be there.")
+        reason="Most server keys are not encrypted: a server must start without a person.")
     cert: str | bytes | None = row(Group.TLS, PEM, None, "RFC 3207 §4",
-        does="The certificate, with its chain behind it.",
+        does="The certificate, followed by its chain.",
         reason="Without one TLS is not configured, and STARTTLS is not offered.")
     ca: str | bytes | None = row(Group.TLS, PEM, None, "RFC 5280 §6",
         does="The authorities that may have signed a client's certificate.",
@@ -316,33 +316,33 @@ class Options:
         reason="Some clients fail when they are asked.")
     reject_unauthorized: bool = row(Group.TLS, FLAG, True,
         does="With `request_cert`: no connection without a certificate that `ca` has signed.",
-        reason="As in Node's tls: who asks for certificates wants them to count.")
+        reason="As in Node's tls: a certificate that is asked for should be checked.")
     min_version: str = row(Group.TLS, TLS_VERSION, "TLSv1.2", "RFC 8996",
         does="The oldest version of TLS.",
         reason="The RFC forbids those before it.")
     max_version: str | None = row(Group.TLS, optional(TLS_VERSION), None,
         does="The newest version of TLS.",
-        reason="None stands for the newest that OpenSSL has.")
+        reason="None means the newest that OpenSSL has.")
     ciphers: str | None = row(Group.TLS, optional(LINE), None, "RFC 9325 §4.2",
         does="Cipher suites up to TLS 1.2, as an OpenSSL cipher list.",
-        reason="None stands for OpenSSL's choice, which is kept up to date with it.")
+        reason="None means OpenSSL's choice, which is kept up to date with it.")
     honor_cipher_order: bool = row(Group.TLS, FLAG, True, "RFC 9325 §4.2.1",
-        does="Takes the first cipher of its own list that the client has, not of the client's.",
-        reason="As in smtp-server; the RFC recommends it, for the server is the better kept end.")
+        does="Follows the server's order of cipher suites, not the client's.",
+        reason="As in smtp-server; the RFC recommends it: servers are better maintained.")
     sni_options: dict[str, object] | None = row(Group.TLS, SNI, None, "RFC 6066 §3", is_secret=True,
         does="TLS options by the host name that the client asks for.",
         reason="One name, one certificate is the usual case.")
     ssl_context: ssl.SSLContext | None = row(Group.TLS, SSL_CONTEXT, None,
         does="A ready context, in place of all other TLS options.",
-        reason="It is made from the other options.")
+        reason="The engine makes a context from the other options.")
     # fmt: on
 
     def __init__(self, values: Mapping[str, object]) -> None:
-        """Take a value for each row; an instance hides the rows, which are the class's."""
+        """Take a value for each row. The instance's attributes hide the rows of the class."""
         vars(self).update(values)
 
     def replaced(self, **changes: object) -> Options:
-        """Return the same with `changes`."""
+        """Return a copy with `changes`."""
         return Options({**vars(self), **changes})
 
     def __setattr__(self, name: str, value: object) -> None:
@@ -362,9 +362,9 @@ OPTIONS: Final[Mapping[str, Option]] = MappingProxyType(
 
 
 def parse_options(given: Mapping[str, object]) -> Options:
-    """Check `given` and return it as `Options`, with the defaults of all that is not in it.
+    """Check `given` and return it as `Options`, with defaults for all other options.
 
-    TypeError: an unknown name (the message has the nearest one), or a value of a wrong type.
+    TypeError: an unknown name (the message suggests the nearest one), or a value of a wrong type.
     ValueError: a value that the option does not take, or options that exclude each other.
     """
     for name in given:
@@ -380,13 +380,13 @@ def parse_options(given: Mapping[str, object]) -> Options:
 
 
 def tls_options(given: Mapping[str, object]) -> dict[str, Any]:
-    """Check options of the group TLS, as one server name or a change of the certificate has them.
+    """Check options of the group TLS: those of one server name, or of a change of certificates.
 
-    Raises TypeError for a name that is none of them or a wrong type, ValueError for a wrong value.
+    Raises TypeError for any other option or a wrong type, ValueError for a wrong value.
     """
     for name in given:
         if name not in OPTIONS or OPTIONS[name].group is not Group.TLS:
-            raise TypeError(f"{_short.repr(name)} is no option of TLS")
+            raise TypeError(f"{_short.repr(name)} is not a TLS option")
     return {name: _normalize(OPTIONS[name], value) for name, value in given.items()}
 
 
@@ -403,7 +403,7 @@ def _shown(option: Option, value: object) -> str:
     kind = type(value).__name__
     if option.is_secret:
         return f"this {kind}"
-    if isinstance(value, int) and value.bit_length() > 256:  # Python prints no very long ones
+    if isinstance(value, int) and value.bit_length() > 256:  # repr refuses very long ones
         return f"an {kind} of {value.bit_length()} bits"
     text = _short.repr(value)
     return text if value is None else f"{text} ({kind})"

@@ -1,8 +1,8 @@
-"""Replies: what they say, and how they look on the wire.
+"""Replies: their texts, and how they look on the wire.
 
 A `Reply` is an immutable value that renders itself once, with and without its enhanced status code.
-The texts of the engine stand here and nowhere else; texts of the application are made safe by
-`clean_lines`. RFC 5321 §4.2, RFC 2034.
+All texts of the engine are here; texts of the application are made safe by `clean_lines`. RFC 5321
+§4.2, RFC 2034.
 """
 
 from __future__ import annotations
@@ -23,8 +23,8 @@ _DECEPTIVE: Final = "[\u2028\u2029\u202a-\u202e\u2066-\u2069\ud800-\udfff]"  # 0
 
 
 def clean_lines(text: str, utf8: bool) -> list[str]:
-    """Split `text` at line ends and replace what must not stand in a reply by "?"; empty last lines
-    go.
+    """Split `text` at line ends, replace characters that are not allowed in a reply by "?", and
+    drop empty last lines.
 
     utf8: non-ASCII characters may stay (RFC 6531 §3.7.4.2).
     """
@@ -37,7 +37,7 @@ def clean_lines(text: str, utf8: bool) -> list[str]:
 
 
 def _broken(line: bytes, room: int) -> list[bytes]:
-    """Cut one line of text to pieces of at most `room` octets, at a space where there is one."""
+    """Cut one line of text into pieces of at most `room` octets, at a space if possible."""
     pieces = []
     while len(line) > room:
         cut = line.rfind(b" ", 1, room + 1)
@@ -68,9 +68,9 @@ def _render(code: int, enhanced_code: str | None, lines: list[str]) -> bytes:
 class Reply:
     """One reply. `wire` holds its octets, `plain` the octets without enhanced status codes.
 
-    text: LF separates the lines of a multi-line reply; characters that have no place on the wire
+    text: LF separates the lines of a multi-line reply; characters that are not allowed on the wire
     become "?". enhanced_code: None for replies that never carry one (RFC 2034 §4). octets: the
-    reply as it is, for a challenge of AUTH, whose one line may be longer (RFC 4954 §4).
+    rendered reply, for a challenge of AUTH, whose single line may be longer (RFC 4954 §4).
     """
 
     __slots__ = ("code", "enhanced_code", "plain", "text", "wire")
@@ -101,11 +101,11 @@ class Reply:
         return hash(self.wire)
 
     def formatted(self, *values: object) -> Reply:
-        """Return this reply with `values` put into its text (printf style)."""
+        """Return this reply with `values` formatted into its text (printf style)."""
         return Reply(self.code, self.enhanced_code, self.text % values)
 
 
-# The greeting and what comes in its place: never with an enhanced code (RFC 2034 §4).
+# The greeting and its replacements: never with an enhanced code (RFC 2034 §4).
 GREETING: Final = Reply(220, None, "%s ESMTP")
 GREETING_LMTP: Final = Reply(220, None, "%s LMTP")
 TOO_MANY_CLIENTS: Final = Reply(421, None, "%s Too many connected clients, try again in a moment")

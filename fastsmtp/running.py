@@ -1,6 +1,6 @@
-"""What it takes to run a server as a process: loop, signals, and a start that they end.
+"""Running a server as a process: the event loop, signals, and a start that they can interrupt.
 
-In: a start, and the event that a signal sets. Out: whether the start was waited for.
+In: a start, and the event that a signal sets. Out: whether the start was completed.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ __all__ = ["begin_unless_stopped", "check_can_run", "handling", "loop_factory"]
 
 
 def loop_factory() -> Callable[[], asyncio.AbstractEventLoop] | None:
-    """Return what makes a loop: uvloop's where that is installed, else None for asyncio's own."""
+    """Return the factory of uvloop's loops where uvloop is installed, else None for asyncio's."""
     try:
         import uvloop
     except ImportError:  # not on Windows
@@ -62,8 +62,8 @@ def handling(
 
 
 async def begin_unless_stopped(start: Coroutine[Any, Any, object], stop: asyncio.Event) -> bool:
-    """Wait for `start`, which may take as long as the system's resolver; once `stop` is set it is
-    called off. Return whether it has come to its end; raises what it raises.
+    """Wait for `start`, which may take as long as the system's resolver, and cancel it once `stop`
+    is set. Return whether it was completed; raises what it raises.
     """
     starting, stopping = asyncio.ensure_future(start), asyncio.ensure_future(stop.wait())
     try:

@@ -1,8 +1,8 @@
 """`SMTPServer`: options, hooks, listening, closing, events.
 
 In: options and hooks, by keyword, by assignment or by subclass. Out: a server on any number of TCP
-ports, UNIX sockets and given sockets, all with the same service. It needs a running event loop from
-`listen` on; uvloop and asyncio both do.
+ports, UNIX sockets and given sockets, all with the same service. From `listen` on, it needs a
+running event loop, of uvloop or of asyncio.
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ if TYPE_CHECKING:
 
     from fastsmtp.hook_types import LifespanFactory
     from fastsmtp.server_options import HookAttributes, ServerOptions, TLSOptions
-else:  # an import would take longer than all of this module
+else:  # an import would take longer than the rest of this module
     HookAttributes = object
 
 __all__ = ["SMTPServer"]
@@ -79,7 +79,7 @@ class SMTPServer(HookAttributes):
         self._has_drained = asyncio.Event()
         self._has_ended = asyncio.Event()
 
-    if not TYPE_CHECKING:  # to a type checker, this would say that every name may be assigned to
+    if not TYPE_CHECKING:  # a type checker would then allow assignment to every name
 
         def __setattr__(self, name: str, value: Any) -> None:
             if name in HOOKS:
@@ -90,7 +90,7 @@ class SMTPServer(HookAttributes):
 
     def __delattr__(self, name: str) -> None:
         super().__delattr__(name)
-        if name in HOOKS:  # a method of a subclass is the hook again
+        if name in HOOKS:  # the method of a subclass becomes the hook again
             self._hooks.set(name, getattr(self, name, None))
 
     @property
@@ -100,7 +100,7 @@ class SMTPServer(HookAttributes):
 
     @property
     def connections(self) -> set[Registered]:
-        """Connections that were let in and have not ended with all their hooks but `on_close`."""
+        """Connections that were admitted and have not ended; `on_close` may still be running."""
         return self._server_state.registry.connections
 
     # Listening.
@@ -119,13 +119,12 @@ class SMTPServer(HookAttributes):
         """Listen on a TCP port (0: any free one), on the UNIX socket `path`, or on a bound `sock`.
 
         May be called several times, and again after `close`. host: None for every address of IPv4
-        and IPv6. callback: called when listening. secure: whether TLS comes before the first octet
-        of SMTP here, None: as the option `secure` says. reuse_port: several processes may listen on
-        this port. The first call enters the lifespan, and hooks that are asynchronous context
-        managers.
+        and IPv6. callback: called when listening. secure: whether TLS starts before the first octet
+        of SMTP here, None: as the option `secure`. reuse_port: several processes may listen on this
+        port. The first call enters the lifespan, and hooks that are asynchronous context managers.
 
-        Raises OSError when the address cannot be had, TypeError and ValueError for what is no place
-        to listen on, LMTP on TCP port 25 among it (RFC 2033 §5), ValueError for `secure` without a
+        Raises OSError when the address is not available, TypeError and ValueError for an invalid
+        address and for LMTP on TCP port 25 (RFC 2033 §5), ValueError for `secure` without a
         certificate, RuntimeError when the server is closing, and what the lifespan raises.
         """
         check_place(port, host, path, sock, reuse_port)
@@ -193,7 +192,7 @@ class SMTPServer(HookAttributes):
         self._listeners.close_one(address)
 
     def address(self) -> type_address | None:
-        """Return (host, port) or the path of the first listener, None when there is none."""
+        """Return (host, port) or the path of the first listener, None without a listener."""
         return next(iter(self._listeners.addresses), None)
 
     def addresses(self) -> list[type_address]:
@@ -213,23 +212,23 @@ class SMTPServer(HookAttributes):
         return self
 
     def off(self, event: Event, listener: Callable[..., object]) -> Self:
-        """Take `listener` away from `event`."""
+        """Remove `listener` from `event`."""
         self._server_state.events.remove(event, listener)
         return self
 
     # Closing.
 
     async def close(self, callback: Callable[[], object] | None = None) -> None:
-        """Stop accepting, let messages under way have their real reply, cut the rest at
+        """Stop accepting, finish messages in transfer with their real reply, cut the rest at
         `close_timeout`.
 
-        Idle clients hear 421 at once (RFC 5321 §3.8). A second call joins the first. callback:
-        called at the end. In a hook of this server, or a Task that one has begun, it returns when
-        all others have gone: the hook has yet to answer its own client, and the end comes then. In
-        its lifespan it returns before the clean-up. What a clean-up raises is logged.
+        Idle clients get 421 at once (RFC 5321 §3.8). A second call joins the first. callback:
+        called at the end. Called in a hook of this server, or in a Task that a hook has started, it
+        returns when all other connections have ended: the hook still has to answer its own client.
+        Called in the lifespan, it returns before the clean-up. Errors of a clean-up are logged.
 
-        In a forked child of the process that listens it closes the descriptors that the child has
-        inherited, and nothing else: the connections are the parent's.
+        In a forked child of the listening process it closes the inherited descriptors and nothing
+        else: the connections belong to the parent.
         """
         if self._server_state.is_forked:
             self._listeners.abandon()
@@ -254,7 +253,7 @@ class SMTPServer(HookAttributes):
                 callback()
 
     async def _end(self) -> None:
-        """What `close` has begun; it goes on when those that have called that are cancelled."""
+        """The Task of `close`; it continues when the callers of `close` are cancelled."""
         await self._listeners.wait_closed()
         try:
             await self._closing.drain()
@@ -275,23 +274,23 @@ class SMTPServer(HookAttributes):
         await self.close()
 
     def update_secure_context(self, **options: Unpack[TLSOptions]) -> None:
-        """Read key and certificates anew, and use them for every handshake from now on.
+        """Read key and certificates again, and use them for every handshake from now on.
 
-        options: of TLS (`key`, `cert`, `sni_options` …) in place of those that were given before.
-        Connections that are there live on. All contexts change at once, or, when one of them cannot
-        be made, none: then ValueError or TypeError says which file it was, and why.
+        options: TLS options (`key`, `cert`, `sni_options` …) that replace those given before. Open
+        connections continue. All contexts change together; if one of them cannot be made, none
+        changes, and ValueError or TypeError names the file and the reason.
         """
         self._server_state.tls.update(options)
 
     def _reload(self) -> None:
-        """SIGHUP: a mistake in the files must not stop a server that runs."""
+        """On SIGHUP; a mistake in the files must not stop a running server."""
         if self._server_state.tls.is_configured:
             try:
                 self.update_secure_context()
             except ValueError as error:
                 logger.error("the certificates stay as they were: %s", error)
             else:
-                logger.info("the certificates were read anew")
+                logger.info("the certificates were reloaded")
 
     # Running.
 
@@ -321,9 +320,9 @@ class SMTPServer(HookAttributes):
         """Listen and serve until SIGTERM, SIGINT or `close`, on uvloop where it is installed;
         blocking.
 
-        The first signal closes with draining, a second one at once. SIGHUP reads key and
-        certificates anew. handle_signals: False leaves signals to the program, and is needed in
-        another thread than the main one.
+        The first signal closes as `close` does, a second one at once. SIGHUP reloads key and
+        certificates. handle_signals: False leaves signals to the program, which is necessary in any
+        thread except the main one.
 
         Raises RuntimeError in a running event loop and for signals in another thread, what `listen`
         raises, and SystemExit with status 1 when a clean-up has failed, which is logged.
@@ -367,5 +366,5 @@ class SMTPServer(HookAttributes):
 
 
 def state_of(server: SMTPServer) -> ServerState:
-    """Return what `server` shares with its connections, for `fastsmtp.testing`, which makes one."""
-    return server._server_state  # noqa: SLF001 - the one door
+    """Return the state that `server` shares with its connections, for `fastsmtp.testing`."""
+    return server._server_state  # noqa: SLF001 - the one intended access

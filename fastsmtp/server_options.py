@@ -47,8 +47,8 @@ class TLSOptions(TypedDict, total=False):
     """Decrypts `key`. Takes a str or bytes, or None; default: None."""
 
     cert: PemSource | None
-    """The certificate, with its chain behind it. Takes a path (str or os.PathLike), PEM text as str
-    or bytes, or None; default: None. RFC 3207 §4.
+    """The certificate, followed by its chain. Takes a path (str or os.PathLike), PEM text as str or
+    bytes, or None; default: None. RFC 3207 §4.
     """
 
     ca: PemSource | None
@@ -75,8 +75,8 @@ class TLSOptions(TypedDict, total=False):
     """
 
     honor_cipher_order: bool
-    """Takes the first cipher of its own list that the client has, not of the client's. Default:
-    True. RFC 9325 §4.2.1.
+    """Follows the server's order of cipher suites, not the client's. Default: True. RFC 9325
+    §4.2.1.
     """
 
     sni_options: Mapping[str, TLSOptions | ssl.SSLContext] | None
@@ -99,12 +99,12 @@ class ServerOptions(TLSOptions, total=False):
     """
 
     secured: bool
-    """Takes connections for secure that a TLS terminator in front of the server hands on. Default:
-    False. RFC 3207 §4.
+    """Treats connections as secure, for a server after a proxy that terminates TLS. Default: False.
+    RFC 3207 §4.
     """
 
     needs_upgrade: bool
-    """Answers 530 until the client has given STARTTLS. Default: False. RFC 3207 §4."""
+    """Answers 530 until the client has started TLS with STARTTLS. Default: False. RFC 3207 §4."""
 
     name: str | None
     """Names the server in its greeting and in the answers to EHLO, HELO and LHLO. Takes a str of
@@ -113,8 +113,8 @@ class ServerOptions(TLSOptions, total=False):
     """
 
     banner: str | None
-    """Stands behind `ESMTP` or `LMTP` in the greeting. Takes a str of printable ASCII, empty or
-    None for none; default: ''. RFC 5321 §7.5.
+    """Text after `ESMTP` or `LMTP` in the greeting. Takes a str of printable ASCII, empty or None
+    for none; default: ''. RFC 5321 §7.5.
     """
 
     lmtp: bool
@@ -128,7 +128,7 @@ class ServerOptions(TLSOptions, total=False):
     """
 
     greet_delay: float
-    """Waits so long before the greeting and cuts clients that talk first. Takes seconds as an int
+    """Waits this long before the greeting and cuts clients that talk first. Takes seconds as an int
     or float, 0 or more; default: 0. RFC 5321 §4.3.1.
     """
 
@@ -145,22 +145,22 @@ class ServerOptions(TLSOptions, total=False):
     """Offers AUTH on connections without TLS. Default: False. RFC 4954 §4."""
 
     auth_required_message: str | None
-    """Text of the 530 to clients that would have to authenticate first. Takes a str of printable
-    ASCII, empty or None for none; default: ''. RFC 4954 §6.
+    """Text of the 530 to clients that have to authenticate first. Takes a str of printable ASCII,
+    empty or None for none; default: ''. RFC 4954 §6.
     """
 
     scram_iterations: int
-    """What unknown names are told; the records of real users must have the same number. Takes an
+    """Iteration count sent for unknown users; the keys of real users must have the same. Takes an
     int from 4096 to 1000000; default: 4096. RFC 7677 §4.
     """
 
     scram_secret: bytes | None
-    """Makes the salts of unknown names; one value for all processes that serve a name. Takes bytes,
-    16 or more; None for random ones; default: 32 random octets per process. RFC 5802 §9.
+    """Derives the salts of unknown users; the same in all processes that serve one name. Takes
+    bytes, 16 or more; None for random ones; default: 32 random octets per process. RFC 5802 §9.
     """
 
     hide_starttls: bool
-    """Does not advertise STARTTLS; the command works all the same. Default: False. RFC 3207 §3."""
+    """Does not advertise STARTTLS; the command still works. Default: False. RFC 3207 §3."""
 
     hide_size: bool
     """Advertises SIZE without its value and checks only at the end of the message. Default: False.
@@ -168,9 +168,7 @@ class ServerOptions(TLSOptions, total=False):
     """
 
     hide_pipelining: bool
-    """Does not advertise PIPELINING; groups of commands work all the same. Default: False. RFC 2920
-    §3.
-    """
+    """Does not advertise PIPELINING; pipelined commands still work. Default: False. RFC 2920 §3."""
 
     hide_dsn: bool
     """Switches DSN off: RET, ENVID, NOTIFY and ORCPT are answered 555. Default: False. RFC 3461 §4.
@@ -201,7 +199,7 @@ class ServerOptions(TLSOptions, total=False):
     """Switches BINARYMIME off: BODY=BINARYMIME is answered 501. Default: True. RFC 3030 §3."""
 
     hide_limits: bool
-    """Does not advertise LIMITS; the limits hold all the same. Default: False. RFC 9422 §3."""
+    """Does not advertise LIMITS; the limits still apply. Default: False. RFC 9422 §3."""
 
     hide_mt_priority: bool
     """Switches MT-PRIORITY off: the parameter is answered 555. Default: True. RFC 6710."""
@@ -214,25 +212,25 @@ class ServerOptions(TLSOptions, total=False):
     """
 
     future_release_max: int
-    """The longest hold, in seconds, that FUTURERELEASE advertises and takes. Takes an int of
+    """The longest hold, in seconds, that FUTURERELEASE advertises and accepts. Takes an int of
     seconds from 1 to 999999999; default: 2592000. RFC 4865.
     """
 
     allow_unknown_params: bool
-    """Hands unknown parameters of MAIL and RCPT to the hook, in `args`; no 555. Default: False. RFC
+    """Passes unknown parameters of MAIL and RCPT to the hook in `args`; no 555. Default: False. RFC
     5321 §4.1.1.11.
     """
 
     lenient_address_parsing: bool | Literal["common"]
-    """Takes paths without `<>`, odd dots and `_` ('common'), or all with one `@` (True). Takes
+    """Accepts paths without `<>`, odd dots and `_` ('common'), or any with one `@` (True). Takes
     False, 'common' or True; default: False. RFC 5321 §4.1.2.
     """
 
     disabled_commands: list[str] | tuple[str, ...] | set[str] | frozenset[str]
-    """Answers them as if they were unknown. With AUTH, no authentication is asked for. Takes a
-    list, tuple or set of commands as str, in any case: HELO, EHLO, LHLO, MAIL, RCPT, DATA, BDAT,
-    RSET, NOOP, VRFY, HELP, QUIT, AUTH, STARTTLS, XCLIENT, XFORWARD, EXPN, SEND, SOML, SAML, TURN,
-    ETRN; default: []. RFC 5321 §4.5.1.
+    """Answers these as unknown commands. Without AUTH, no client has to authenticate. Takes a list,
+    tuple or set of commands as str, in any case: HELO, EHLO, LHLO, MAIL, RCPT, DATA, BDAT, RSET,
+    NOOP, VRFY, HELP, QUIT, AUTH, STARTTLS, XCLIENT, XFORWARD, EXPN, SEND, SOML, SAML, TURN, ETRN;
+    default: []. RFC 5321 §4.5.1.
     """
 
     size: int | None
@@ -241,8 +239,8 @@ class ServerOptions(TLSOptions, total=False):
     """
 
     max_clients: int | None
-    """Connections at the same time; the next one is answered 421. Takes an int, 0 or None for no
-    limit; default: 0.8 × RLIMIT_NOFILE. RFC 5321 §3.8.
+    """Connections at the same time; the next one gets 421. Takes an int, 0 or None for no limit;
+    default: 0.8 × RLIMIT_NOFILE. RFC 5321 §3.8.
     """
 
     max_clients_per_host: int | None
@@ -296,13 +294,13 @@ class ServerOptions(TLSOptions, total=False):
     """
 
     data_timeout: float
-    """Credit of a message body: it runs down, and `min_data_rate` octets add a second. Takes
-    seconds as an int or float, more than 0; default: 180. RFC 5321 §4.5.3.2.5.
+    """Time credit of a message body; every `min_data_rate` octets add a second to it. Takes seconds
+    as an int or float, more than 0; default: 180. RFC 5321 §4.5.3.2.5.
     """
 
     min_data_rate: float
-    """The rate, in octets per second, at which a body keeps its credit. Takes octets per second as
-    an int or float, more than 0; default: 500.
+    """The rate, in octets per second, at which a body keeps its time credit. Takes octets per
+    second as an int or float, more than 0; default: 500.
     """
 
     auth_timeout: float
@@ -321,28 +319,28 @@ class ServerOptions(TLSOptions, total=False):
     """
 
     write_timeout: float
-    """How long output may wait for a client that takes none of it. Takes seconds as an int or
-    float, more than 0; default: 30.
+    """How long output may wait for a client that does not read. Takes seconds as an int or float,
+    more than 0; default: 30.
     """
 
     hook_timeout: float
-    """For every hook but `on_data`; then 451 or 421, and `on_close` is cancelled. Takes seconds as
-    an int or float, more than 0; default: 30. RFC 5321 §4.5.3.2.2.
+    """For every hook except `on_data`; then 451 or 421, and `on_close` is cancelled. Takes seconds
+    as an int or float, more than 0; default: 30. RFC 5321 §4.5.3.2.2.
     """
 
     data_hook_timeout: float
-    """For the answer of `on_data` to a whole message, and for each halt of a body. Takes seconds as
-    an int or float, more than 0; default: 240. RFC 5321 §4.5.3.2.6.
+    """For the answer of `on_data` to a whole message, and for each pause in its reading. Takes
+    seconds as an int or float, more than 0; default: 240. RFC 5321 §4.5.3.2.6.
     """
 
     close_timeout: float
-    """From `server.close()` to the cut of what is still going on. Takes seconds as an int or float,
-    0 or more; default: 30. RFC 5321 §3.8.
+    """From `server.close()` until the remaining connections are cut. Takes seconds as an int or
+    float, 0 or more; default: 30. RFC 5321 §3.8.
     """
 
     bare_newline: Literal["reject", "normalize", "accept"]
-    """For CR or LF alone in a message: 550; LF → CRLF, CR → space; or as it is. Default: 'reject'.
-    RFC 5321 §2.3.8.
+    """CR or LF alone in a message: answer 550; or LF → CRLF, CR → space; or keep it. Default:
+    'reject'. RFC 5321 §2.3.8.
     """
 
     bare_newline_exclusions: NetworkList | Literal[False] | None
@@ -357,13 +355,13 @@ class ServerOptions(TLSOptions, total=False):
     """
 
     reject_nul: bool
-    """For NUL in a message: 550. BODY=BINARYMIME may hold it (RFC 3030 §3). Default: False. RFC
-    2045 §2.7, §2.8.
+    """Answers 550 to NUL in a message, except with BODY=BINARYMIME (RFC 3030 §3). Default: False.
+    RFC 2045 §2.7, §2.8.
     """
 
     strict_pipelining: bool
-    """Answers 554 and closes if there is input behind EHLO, AUTH or DATA before our reply. Default:
-    True. RFC 2920 §3.1.
+    """Answers 554 and closes if input follows EHLO, AUTH or DATA before our reply. Default: True.
+    RFC 2920 §3.1.
     """
 
     use_proxy: NetworkList | Literal[False] | None
@@ -377,7 +375,7 @@ class ServerOptions(TLSOptions, total=False):
     """
 
     use_xforward: NetworkList | Literal[False] | None
-    """Networks whose clients may use XFORWARD to tell where a message came from. Takes a list of
+    """Networks whose clients may use XFORWARD to state where a message came from. Takes a list of
     networks (CIDR or address as str, 'unix' for UNIX sockets), None or False; default: False.
     """
 

@@ -1,4 +1,4 @@
-"""Facts for hooks: objects all of them, for a hook may put anything there."""
+"""Facts for hooks. All are typed as object, because a hook may assign anything."""
 
 
 cdef class Envelope:

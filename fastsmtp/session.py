@@ -1,7 +1,7 @@
 """`Session` and `Envelope`: the facts that hooks see.
 
-The engine writes them and never decides by what it reads back, so a hook that changes or deletes an
-attribute harms only itself. Fields stand in groups by how long they live.
+The engine writes them and never bases a decision on them, so a hook that changes or deletes an
+attribute harms only itself. Fields are grouped by how long they live.
 """
 
 from __future__ import annotations
@@ -22,9 +22,9 @@ _PAIRS: Final = tuple(first + second for first in _DIGITS for second in _DIGITS)
 
 
 class EnvelopeDSN:
-    """What MAIL said of delivery status notifications (RFC 3461 §4.3, §4.4)."""
+    """The parameters of MAIL for delivery status notifications (RFC 3461 §4.3, §4.4)."""
 
-    # No dataclass: the module `dataclasses` would be one more to import for every program.
+    # Not a dataclass: `dataclasses` would be one more module to import for every program.
     __slots__ = ("envid", "ret")
     ret: str | None  # "FULL" or "HDRS"
     envid: str | None  # decoded
@@ -33,7 +33,7 @@ class EnvelopeDSN:
         self.ret = ret
         self.envid = envid
 
-    __hash__ = None  # type: ignore[assignment]  # its fields may change
+    __hash__ = None  # type: ignore[assignment]  # mutable
 
     def __eq__(self, other: object) -> bool:
         if not isinstance(other, EnvelopeDSN):
@@ -53,7 +53,7 @@ class DeliverBy(NamedTuple):
 
 
 class Envelope:
-    """One mail transaction: who sends to whom, and what MAIL said of it (RFC 5321 §2.3.1).
+    """One mail transaction: sender, recipients and the parameters of MAIL (RFC 5321 §2.3.1).
 
     mail_from: None until MAIL was accepted. rcpt_to: the accepted recipients in order, duplicates
     too. body_type: "7bit", "8bitmime" or "binarymime". auth: RFC 4954 §5. mt_priority: RFC 6710.
@@ -118,7 +118,7 @@ _EXTENDED_TYPES: Mapping[tuple[str, bool], str] = {
 class Session:
     """The facts of one connection, for hooks to read. `data` is the application's own dict.
 
-    Most connections need none of the dicts, so each is made when somebody looks at it.
+    Most connections need none of the dicts, so each is made on first access.
     """
 
     __slots__ = (
@@ -179,7 +179,7 @@ class Session:
 
     @property
     def data(self) -> dict[str, Any]:
-        """Of the application: the engine neither reads nor writes it."""
+        """The application's own values: the engine neither reads nor writes them."""
         if self._data is None:
             self._data = {}
         return self._data
@@ -194,7 +194,7 @@ class Session:
 
     @property
     def xclient(self) -> dict[str, Any]:
-        """What XCLIENT said."""
+        """The attributes that XCLIENT set."""
         if self._xclient is None:
             self._xclient = {}
         return self._xclient
@@ -209,7 +209,7 @@ class Session:
 
     @property
     def xforward(self) -> dict[str, Any]:
-        """What XFORWARD said of the present message."""
+        """The attributes that XFORWARD set for the current message."""
         if self._xforward is None:
             self._xforward = {}
         return self._xforward
@@ -224,7 +224,7 @@ class Session:
 
     @property
     def envelope(self) -> Envelope:
-        """The present mail transaction; replaced, never reused, when it ends."""
+        """The current mail transaction; replaced, never reused, when it ends."""
         if self._envelope is None:
             self._envelope = Envelope()
         return self._envelope
@@ -239,7 +239,7 @@ class Session:
 
     @property
     def transmission_type(self) -> str:
-        """The `with` of a Received header: "SMTP", "ESMTPS", "LMTP", "UTF8SMTPSA" … (RFC 3848,
+        """The `with` of a Received header: "SMTP", "ESMTPS", "LMTP", "UTF8SMTPSA" … (RFC 3848, RFC
         6531).
         """
         greeted = self.opening_command or ("LHLO" if self._lmtp else "")
@@ -253,7 +253,7 @@ class Session:
 
 
 def set_envelope(session: Session, envelope: Envelope | None) -> None:
-    """For the engine: `envelope` is that of the transaction that begins; None: the next look makes
-    a fresh one.
+    """For the engine: set the envelope of the new transaction; None: the next access makes a new
+    one.
     """
     session._envelope = envelope

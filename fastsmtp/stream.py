@@ -1,11 +1,11 @@
-"""`DataStream`: the body of one message, handed to the consumer as it arrives, with credit.
+"""`DataStream`: the body of one message, handed to the consumer as it arrives, with back-pressure.
 
-Its methods are the consumer's side. The engine's side are the functions at the end, which users do
-not see where they look at a stream.
+Its methods are the consumer's side. The engine's side is the functions at the end, so that users do
+not find them on a stream.
 
 In: pieces and the end, from the engine. Out: the same to one consumer, as an async iterator or by
 the two callables of `consume()`, or the whole body by `read()`. When an iterator lags by more than
-HIGH_WATER octets the engine stops reading from the client until fewer than LOW_WATER are left, so
+HIGH_WATER octets, the engine stops reading from the client until fewer than LOW_WATER are left, so
 that a connection's memory is bounded; `read()` is bounded by its limit and the option `size`.
 """
 
@@ -21,23 +21,23 @@ from fastsmtp.errors import MessageAborted, MessageTooLarge
 
 __all__ = ["DataStream"]
 
-HIGH_WATER: Final = 64 * 1024  # octets that wait for the consumer before the client has to
+HIGH_WATER: Final = 64 * 1024  # octets that may wait for the consumer before reading stops
 LOW_WATER: Final = 16 * 1024
-# Pieces that wait are joined up to this many octets: an object of Python's for every octet or two
-# that a client sends by itself would take twenty times what is counted.
+# Waiting pieces are joined up to this many octets: if a client sends an octet or two at a time, a
+# Python object for each would take twenty times the memory that is counted.
 SMALL: Final = 1024
 
 # How far the consumer has come.
 _UNTOUCHED: int = 0
 _HALF_READ: int = 1
-_DONE: int = 2  # it has seen the true end, or has said that it does not want to
+_DONE: int = 2  # it has seen the true end, or has discarded the rest
 
 _HIGH_WATER: int = HIGH_WATER
 _LOW_WATER: int = LOW_WATER
 _SMALL: int = SMALL
 _NOT_READING: int = -1
-# Why pieces wait although there is a consumer by callables.
-_HANDING_OVER: int = 1  # what has waited goes first
+# Why pieces wait although there is a consumer by `consume`.
+_HANDING_OVER: int = 1  # earlier pieces go first
 _PAUSED: int = 2
 _NO_LIMIT: int = sys.maxsize
 
@@ -50,7 +50,7 @@ def _nothing() -> None:
 
 
 def _pass_on(stream: DataStream, error: BaseException) -> None:
-    """The engine is done with the message: the error is its consumer's own business."""
+    """The engine is done with the message, so the error goes to the consumer itself."""
     raise error
 
 
@@ -68,8 +68,8 @@ class DataStream:
     """One message body, dot-unstuffed (RFC 5321 §4.5.2); DATA and BDAT look the same.
 
     byte_length: octets handed in so far. size_exceeded: the body was longer than the `size` option
-    and ends early. bare_newline, has_nul, has_8bit, longest_line (octets without CRLF): what was
-    seen, there at the true end of the message.
+    and ends early. bare_newline, has_nul, has_8bit, longest_line (octets without CRLF): what the
+    message contains, set at its true end.
     """
 
     __slots__ = (
@@ -115,13 +115,13 @@ class DataStream:
         self._held = 0  # _HANDING_OVER, _PAUSED or both
         self._discarded = False
         self._progress = _UNTOUCHED
-        self._bound = _NOT_READING  # of the `read` that is under way, in octets
+        self._bound = _NOT_READING  # limit of the current `read`, in octets
         self._on_room = on_room
         self._on_failure = on_failure
         self._waiter: asyncio.Future[None] | None = None
-        self._driver: Any = None  # of the coroutine that waits, if it can be called at once
+        self._driver: Any = None  # of the waiting coroutine, if it can be resumed directly
         self._ended = False
-        # The reason, not the exception: one that was raised holds the frames that hold this stream.
+        # The reason, not the exception: a raised one refers to frames that refer to this stream.
         self._aborted: str | None = None
 
     # For the consumer.
@@ -130,9 +130,9 @@ class DataStream:
         """Have `on_chunk(piece)` called for each piece and `on_end(error)` exactly once, without a
         Task.
 
-        error: None at the true end, else the `MessageAborted` that says why there will be no more.
-        What `on_chunk` or `on_end` raises counts as failing of the hook: the client gets 451.
-        Raises RuntimeError when the stream has a consumer already.
+        error: None at the true end, else a `MessageAborted` with the reason. An exception of
+        `on_chunk` or `on_end` counts as a failure of the hook: the client gets 451. Raises
+        RuntimeError when the stream has a consumer already.
         """
         self._begin()
         self._has_consumer = True
@@ -141,11 +141,11 @@ class DataStream:
         self._hand_over()
 
     def pause(self) -> None:
-        """Have the pieces of `consume` wait, until `resume`; may be called inside of `on_chunk`.
+        """Hold back the pieces of `consume` until `resume`; may be called inside of `on_chunk`.
 
-        More than HIGH_WATER octets that wait stop the reading from the client, as with an iterator.
-        The true end waits too. That the body will never be complete does not: `on_end` gets it at
-        once. Does nothing after the end; raises RuntimeError without a consumer by `consume`.
+        When more than HIGH_WATER octets wait, the engine stops reading from the client, as with an
+        iterator. The true end waits too; `MessageAborted` does not: `on_end` gets it at once. Does
+        nothing after the end; raises RuntimeError without a consumer by `consume`.
         """
         if not self._has_consumer:
             raise RuntimeError("only a consumer by consume() can pause")
@@ -153,7 +153,7 @@ class DataStream:
             self._held |= _PAUSED
 
     def resume(self) -> None:
-        """Hand over what has waited, and go on; may be called at any time, twice too.
+        """Hand over the waiting pieces and continue; may be called at any time and repeatedly.
 
         `on_chunk` and `on_end` are called inside of this call.
         """
@@ -163,8 +163,8 @@ class DataStream:
                 self._hand_over()
 
     def _hand_over(self) -> None:
-        """Give the consumer what waits, and the end if that has come."""
-        on_failure = self._on_failure  # the first failure may end the engine's interest
+        """Hand over the waiting pieces, and the end if it has come."""
+        on_failure = self._on_failure  # the first failure may release it
         self._held = _HANDING_OVER
         try:
             self._deliver()
@@ -181,8 +181,8 @@ class DataStream:
                 on_failure(self, error)
 
     def _deliver(self) -> None:
-        """Hand over what waits. Room lets the engine go on at once: what it brings then, pieces
-        and the end too, has to wait for its turn behind them.
+        """Hand over the waiting pieces. Room for more makes the engine read on at once: its new
+        pieces, and the end, have to queue after the waiting ones.
         """
         on_chunk = self._on_chunk
         while self._pieces and self._held == _HANDING_OVER:
@@ -194,13 +194,13 @@ class DataStream:
                 self._on_room()
 
     async def read(self, limit: int | None = None) -> bytes:
-        """Return the whole body; behind pieces that were taken already, all that is left of it.
+        """Return the whole body, or its remainder if pieces were taken already.
 
-        limit: the most octets that are taken, None: as many as the option `size` allows. Raises
-        MessageTooLarge when the body is longer than that (the client hears 552 if the hook lets it
-        through), MessageAborted when it will never be complete, RuntimeError when somebody else is
-        reading or the body was discarded, ValueError and TypeError for what is no limit. A `read`
-        that raises, or is cancelled, has taken nothing: what has come can still be read.
+        limit: the largest number of octets, None: as many as the option `size` allows. Raises
+        MessageTooLarge when the body is longer (the client gets 552 if the hook does not catch it),
+        MessageAborted when it will never be complete, RuntimeError when there is another reader or
+        the body was discarded, ValueError and TypeError for an invalid limit. A `read` that raises,
+        or is cancelled, has taken nothing: the octets can still be read.
         """
         bound = _octets(limit)
         self._begin()
@@ -237,11 +237,11 @@ class DataStream:
         return self._taken()
 
     def discard(self) -> None:
-        """Say that the rest of the body is not wanted: the engine reads it and drops it.
+        """Declare that the rest of the body is not needed: the engine reads and drops it.
 
-        Without this, a hook that begins to read and accepts before it has seen the true end is
-        taken to have lost the rest: its client hears 451. The end is still told: iteration waits
-        for it without another piece, and `on_end` is called. May be called at any time, twice too.
+        Without this, a hook that begins to read and accepts before it has seen the true end has
+        lost the rest: its client gets 451. The end is still reported: iteration waits for it
+        without another piece, and `on_end` is called. May be called at any time and repeatedly.
         """
         self._progress = _DONE
         self._discarded = True
@@ -257,7 +257,7 @@ class DataStream:
         return f"<DataStream {state}, {self.byte_length} octets>"
 
     def _begin(self) -> None:
-        """A consumer begins to read, or goes on; RuntimeError when it is a second one."""
+        """A consumer begins to read, or continues; RuntimeError for a second consumer."""
         if self._has_consumer or self._waiter is not None or self._bound != _NOT_READING:
             raise RuntimeError("the message has a consumer already")
         if self._progress == _UNTOUCHED:
@@ -278,7 +278,7 @@ class DataStream:
         return piece
 
     def _whole(self, bound: int) -> bytes:
-        """Return all that has come, if that is to its end; raises as `read` does."""
+        """Return the octets of the complete body; raises as `read` does."""
         if self._aborted is not None:
             raise MessageAborted(self._aborted)
         if self._discarded:
@@ -294,7 +294,7 @@ class DataStream:
 
     def _tell_end(self) -> None:
         if self._held:
-            return  # it comes behind the last piece
+            return  # the end comes after the last piece
         on_end, self._on_end, self._on_chunk = self._on_end, None, None
         if on_end is not None:
             if self._aborted is None:
@@ -346,7 +346,7 @@ def end_stream(stream: DataStream) -> None:
 def abort_stream(stream: DataStream, reason: str) -> None:
     """The body will never be complete, or must not be used."""
     if stream._held & _PAUSED:
-        # Its consumer has not heard of the end, if there was one.
+        # The consumer has not seen the end, if there was one.
         stream._held ^= _PAUSED
         stream._ended = False
         stream._forget()
@@ -356,8 +356,8 @@ def abort_stream(stream: DataStream, reason: str) -> None:
 
 
 def drop_stream(stream: DataStream) -> None:
-    """The hook has answered: what it has not taken is forgotten, and what it might still read must
-    not look like the end of a whole message.
+    """The hook has answered: drop what it has not taken. If it reads on, the end must not look like
+    that of a complete message.
     """
     stream._forget()
     if stream._held & _PAUSED == 0:
@@ -368,8 +368,8 @@ def drop_stream(stream: DataStream) -> None:
 
 
 def resume_with_stream(stream: DataStream, waiter: object, driver: Any) -> bool:
-    """Call `driver.resume()` as soon as what the consumer waits for is there, None: nothing.
-    Returns False, and does nothing, where `waiter` is not what the stream has it wait for.
+    """Call `driver.resume()` when the consumer can continue; a driver of None: call nothing.
+    Returns False, and does nothing, if `waiter` is not the future that this stream waits on.
     """
     if waiter is None or waiter is not stream._waiter:
         return False
@@ -378,23 +378,23 @@ def resume_with_stream(stream: DataStream, waiter: object, driver: Any) -> bool:
 
 
 def release_stream(stream: DataStream) -> None:
-    """Drop the engine's callables: they are bound to what holds the stream, or the connection."""
+    """Drop the engine's callables: they refer to the connection, which refers to the stream."""
     stream._on_room = _nothing
     stream._on_failure = _pass_on
 
 
 def is_finished(stream: DataStream) -> bool:
-    """Whether the consumer was told the end, or that there will be none."""
+    """Whether the body has ended or was aborted."""
     return stream._ended or stream._aborted is not None
 
 
 def is_half_read(stream: DataStream) -> bool:
-    """Whether a consumer has begun to read and has not seen the true end: what it accepts is not
+    """Whether a consumer has begun to read and has not seen the true end, so that it cannot accept
     the message.
     """
     return stream._progress == _HALF_READ
 
 
 def is_full(stream: DataStream) -> bool:
-    """Whether the consumer lags so far behind that the client has to wait."""
+    """Whether so much waits for the consumer that reading from the client has to stop."""
     return stream._buffered > _HIGH_WATER and stream._bound == _NOT_READING

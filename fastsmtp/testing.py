@@ -2,8 +2,8 @@
 running server.
 
 `Wire` drives the whole engine, connection and flow control included, over a transport that is a
-list of bytes; time moves only when the test says so. `running` is the real thing on a free port of
-127.0.0.1.
+list of bytes; time passes only when the test advances it. `running` is a real server on a free port
+of 127.0.0.1.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ T = TypeVar("T")
 
 
 class _VirtualSelector(selectors.SelectSelector):
-    """Where a real loop would sleep until its next timer, time jumps, as far as the test allows."""
+    """Instead of sleeping until the next timer, jumps there in time, as far as the test allows."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -39,7 +39,7 @@ class _VirtualSelector(selectors.SelectSelector):
         self.at_rest: Callable[[], None] = lambda: None
 
     def select(self, timeout: float | None = None) -> Any:
-        """Look at the real sockets without waiting; move the time, or say that nothing is due."""
+        """Poll the real sockets without waiting; advance time, or report that nothing is due."""
         ready = super().select(0)
         if ready or (timeout is not None and timeout <= 0):
             return ready
@@ -64,13 +64,13 @@ class VirtualLoop(asyncio.SelectorEventLoop):
         return self._virtual.time
 
     def advance(self, seconds: float = 0.0) -> None:
-        """Let `seconds` pass, and everything happen that is due by then."""
+        """Let `seconds` pass, and run everything that is due by then."""
         self._virtual.until = self._virtual.time + seconds
         self.run_forever()
 
     def step(self, action: Callable[[], Any]) -> None:
-        """Call `action` inside the loop, and let everything happen that is due now; raises what
-        it raises.
+        """Call `action` inside the loop, and run everything that is due now; raises what `action`
+        raises.
         """
         errors: list[BaseException] = []
 
@@ -87,9 +87,7 @@ class VirtualLoop(asyncio.SelectorEventLoop):
 
 
 class MemoryTransport(asyncio.Transport):
-    """A transport whose other end is the test: `written` grows, `taken` is what the client has
-    read.
-    """
+    """A transport with the test at its other end. `writes` has what the server has written."""
 
     def __init__(self, protocol: Connection, loop: asyncio.AbstractEventLoop, peer: Any) -> None:
         super().__init__({"peername": peer, "sockname": ("192.0.2.254", 25), "socket": None})
@@ -135,7 +133,7 @@ class MemoryTransport(asyncio.Transport):
                 self._protocol.pause_writing()
 
     def take(self, octets: int | None = None) -> None:
-        """The client reads `octets` of what waits, all of it by default."""
+        """The client reads `octets` of the waiting output, all of it by default."""
         self._waiting -= self._waiting if octets is None else min(octets, self._waiting)
         if self._paused_writing and self._waiting <= self._low:
             self._paused_writing = False
@@ -161,7 +159,7 @@ class MemoryTransport(asyncio.Transport):
         self.lose(None)
 
     def lose(self, error: Exception | None) -> None:
-        """The connection is gone."""
+        """The connection is lost."""
         self._closing = True
         if not self.closed:
             self.closed = True
@@ -207,21 +205,21 @@ class Wire:
         return self.transport.closed or self.transport.eof_written
 
     def send(self, *segments: bytes) -> bytes:
-        """Deliver each segment as one read, and return what the server has written since the
-        last look.
+        """Deliver each segment as one read, and return what the server has written since the last
+        call.
         """
         for segment in segments:
             self._step(lambda segment=segment: self._deliver(segment))  # type: ignore[misc]
         return self.receive()
 
     def receive(self) -> bytes:
-        """Return what the server has written since the last look."""
+        """Return what the server has written since the last call."""
         writes = self.transport.writes[self._seen :]
         self._seen = len(self.transport.writes)
         return b"".join(writes)
 
     def advance(self, seconds: float) -> bytes:
-        """Let time pass, and return what the server has written since the last look."""
+        """Let time pass, and return what the server has written since the last call."""
         self.loop.advance(seconds)
         return self.receive()
 
@@ -235,19 +233,19 @@ class Wire:
         self._step(lambda: self.transport.lose(ConnectionResetError("reset by the test")))
 
     def stop_reading(self) -> None:
-        """The client takes no more output."""
+        """The client stops reading."""
         self.transport.takes_output = False
 
     def take(self, octets: int | None = None) -> None:
-        """The client reads some of the output that waits."""
+        """The client reads `octets` of the waiting output, all of it by default."""
         self._step(lambda: self.transport.take(octets))
 
     def run(self, coroutine: Coroutine[Any, Any, T]) -> T:
-        """Run a coroutine on the wire's loop, time standing still."""
+        """Run a coroutine on the wire's loop, with the time standing still."""
         return self.loop.run_until_complete(coroutine)
 
     def close(self) -> None:
-        """Drop the connection if it is still there, and the loop."""
+        """End the connection if it is still open, and close the loop."""
         if not self.transport.closed:
             self.reset()
         if self._owns_loop and not self.loop.is_closed():
@@ -275,7 +273,7 @@ class Wire:
 
 @asynccontextmanager
 async def running(server: SMTPServer, **listen: Any) -> AsyncIterator[tuple[str, int]]:
-    """Serve on a free port of 127.0.0.1; gives (host, port), closes the server at the end."""
+    """Serve on a free port of 127.0.0.1; yields (host, port) and closes the server at the end."""
     where: dict[str, Any] = {"port": 0, "host": "127.0.0.1"}
     await server.listen(**(listen or where))
     address = server.address()

@@ -1,6 +1,4 @@
-"""Types of what is given for options, where they are more than a word. The engine itself does not
-import this.
-"""
+"""Types of option values that need more than a word. The engine itself does not import this."""
 
 from __future__ import annotations
 
@@ -21,7 +19,7 @@ class ListOf(Protocol[A_co]):
 
     def __iter__(self) -> Iterator[A_co]: ...
     def reverse(self) -> None:
-        """What str, tuple and set, which are not taken for a list, do not have."""
+        """A method that str, tuple and set, which are not accepted as lists, do not have."""
 
 
 # A path, or PEM text.
@@ -38,4 +36,4 @@ class HasReverse(Protocol):
     """A resolver as an object."""
 
     def reverse(self, address: str, /) -> Names | Awaitable[Names]:
-        """Return, or have awaited, the names of an address."""
+        """Return the names of an address, or an awaitable of them."""

@@ -1,8 +1,8 @@
-"""What the table of options is made of: rows, and the kinds of values that options take.
+"""The elements of the options table: rows, and the kinds of values that options take.
 
 A `Kind` has words for messages and docs, and a function that returns the normalised value. In: any
-object, for users may pass anything. Out: a value of one type, so that the engine never has to ask
-again. Raised: only `Refused`.
+object, because users may pass anything. Out: a value of one type, so that the engine never has to
+check again. Raised: only `Refused`.
 """
 
 from __future__ import annotations
@@ -29,8 +29,8 @@ __all__ = [
 
 T = TypeVar("T")
 
-# Called with the address of a client; returns its PTR names, or an awaitable of them. As str the
-# name of a resolver of ours.
+# Called with the address of a client; returns its PTR names, or an awaitable of them. A str is the
+# name of a built-in resolver.
 Resolver: TypeAlias = Callable[[str], object] | str
 RESOLVERS: Final = ("aiodns", "system")
 
@@ -45,21 +45,21 @@ KNOWN_MECHANISMS: Final = (
 
 MAX_COUNT: Final = 2**31 - 1
 MAX_LIST_COUNT: Final = 999_999  # six digits at most in the LIMITS line, RFC 9422 §4
-MAX_SIZE: Final = 2**62 - 1  # twice as much is still counted in 64 bits
+MAX_SIZE: Final = 2**62 - 1  # twice as much still fits in 64 bits
 MAX_HOST_NAME: Final = 255  # octets, RFC 5321 §4.5.3.1.2
 
 
 class Refused(Exception):
-    """A value that an option does not take. Its text, if any, adds to the words of the kind."""
+    """A value that an option does not accept. Its text, if any, follows the words of the kind."""
 
 
 class WrongType(Refused):
-    """The same for a value that is not even of the right type."""
+    """The same for a value of a wrong type."""
 
 
 class Kind(Generic[T]):
-    """takes: what to give, in words. given: its type, as an annotation in fastsmtp.server_options.
-    normalize: checks a value, returns it as the engine has it.
+    """takes: allowed values, in words. given: their type, as an annotation in
+    fastsmtp.server_options. normalize: checks a value and returns it in the engine's form.
     """
 
     __slots__ = ("given", "normalize", "takes")
@@ -91,10 +91,10 @@ class Group(Enum):
 class Option:
     """One row of the table.
 
-    default: as it would be given; a function is called for it, once per `Options`.
-    section: where the RFCs speak of it, "" if they do not.
-    does, reason: a sentence each, what the option is for, and why the default is what it is.
-    default_text: the default in words. is_secret: the value must not show in a message or a repr.
+    default: as a user would give it; a function is called for it, once per `Options`.
+    section: the RFC section about it, "" if there is none.
+    does, reason: a sentence each, what the option is for, and the reason for its default.
+    default_text: the default in words. is_secret: the value must not appear in messages or reprs.
     """
 
     __slots__ = (
@@ -128,7 +128,7 @@ class Option:
 
     @property
     def takes(self) -> str:
-        """What to give, in words."""
+        """The allowed values, in words."""
         return self.kind.takes
 
 
@@ -143,7 +143,7 @@ def row(
     default_text: str = "",
     is_secret: bool = False,
 ) -> T:
-    """Return the row of one option; the name is that of the attribute it becomes.
+    """Return the row of one option; its name is that of the class attribute.
 
     It is typed as the option's value, so that mypy compares the annotation with the kind.
     """
@@ -227,7 +227,7 @@ HOLD: Final = Kind(
     "an int of seconds from 1 to 999999999", "int", lambda value: _integer(value, 1, 999_999_999)
 )
 SECONDS: Final = Kind("seconds as an int or float, 0 or more", "float", _seconds)
-# A deadline of 0 would have passed at once, and one that is switched off would be a way to hold us.
+# A deadline of 0 would expire at once, and without one a client could hold its connection forever.
 DEADLINE: Final = Kind("seconds as an int or float, more than 0", "float", _deadline)
 RATE: Final = Kind("octets per second as an int or float, more than 0", "float", _rate)
 
@@ -250,7 +250,7 @@ def _host_name(value: object) -> str:
     if not isinstance(value, str):
         raise WrongType
     if not _is_token(value):
-        raise Refused("" if value.isascii() else "an international name goes in its xn-- form")
+        raise Refused("" if value.isascii() else "an international name needs its xn-- form")
     return value
 
 
@@ -259,7 +259,7 @@ def _is_token(text: str) -> bool:
     return printable and 1 <= len(text) <= MAX_HOST_NAME
 
 
-# No more than this may stand in a reply, RFC 5321 §4.2 (textstring, but for its tabs).
+# The characters of a reply, RFC 5321 §4.2 (textstring, without its tabs).
 LINE: Final = Kind("a str of printable ASCII", "str", _line)
 TEXT: Final = Kind(
     "a str of printable ASCII, empty or None for none",
@@ -277,7 +277,7 @@ HOST_NAME: Final = Kind(
 
 
 def choice(*words: str) -> Kind[str]:
-    """Return the kind that takes one of `words`, spelled just so."""
+    """Return the kind that takes one of `words`, spelled exactly."""
 
     def check(value: object) -> str:
         if not isinstance(value, str):
@@ -299,7 +299,7 @@ def _leniency(value: object) -> bool | str:
 
 
 def optional(kind: Kind[T]) -> Kind[T | None]:
-    """Return the kind that takes None besides what `kind` takes."""
+    """Return the kind that takes None besides the values of `kind`."""
     return Kind(
         f"{kind.takes}, or None",
         f"{kind.given} | None",
@@ -309,7 +309,7 @@ def optional(kind: Kind[T]) -> Kind[T | None]:
 
 def _words(value: object, known: tuple[str, ...], types: tuple[type, ...]) -> list[str]:
     if not isinstance(value, types):
-        raise WrongType("one word goes in a list too" if isinstance(value, str) else "")
+        raise WrongType("one word must be in a list too" if isinstance(value, str) else "")
     words: dict[str, None] = {}  # a set that keeps the order
     for word in cast("list[object]", value):
         if not isinstance(word, str):
@@ -324,15 +324,15 @@ def _words(value: object, known: tuple[str, ...], types: tuple[type, ...]) -> li
 
 
 def networks(why_not_true: str) -> Kind[Networks]:
-    """Return the kind that takes a list of networks; `why_not_true` ends the error for True."""
+    """Return the kind that takes a list of networks. why_not_true: ends the message for True."""
 
     def check(value: object) -> Networks:
         if value is None or value is False:
             return Networks()
         if value is True:
-            raise Refused(f"True is not taken, for {why_not_true}")
+            raise Refused(f"True is not allowed: {why_not_true}")
         if not isinstance(value, list | tuple | set | frozenset | Networks):
-            raise WrongType("one network goes in a list too" if isinstance(value, str) else "")
+            raise WrongType("one network must be in a list too" if isinstance(value, str) else "")
         try:
             return Networks(value)
         except TypeError as error:
@@ -371,10 +371,10 @@ def _resolver(value: object) -> Resolver | None:
         if value not in RESOLVERS:
             raise Refused
         return value
-    if not callable(value):  # then the object that the JavaScript libraries take
+    if not callable(value):  # an object, as the JavaScript libraries take it
         value = getattr(value, "reverse", None)
         if not callable(value) or isinstance(getattr(value, "__self__", None), MutableSequence):
-            raise WrongType  # a list of name servers has a method `reverse` too
+            raise WrongType  # a list of name servers has a `reverse` too
     return cast("Resolver", value)
 
 

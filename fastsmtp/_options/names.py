@@ -1,8 +1,8 @@
 """Suggestions for names that do not exist.
 
 A suggestion is made only where it is likely to be right: a wrong one costs more time than none.
-Hooks are compared with hooks alone and without their common `on_`, and names that other servers
-have for the same thing lead to ours.
+Hooks are compared only with hooks, without their common `on_`, and the names that other servers use
+for the same thing lead to ours.
 """
 
 from __future__ import annotations
@@ -13,8 +13,8 @@ from typing import Final
 
 __all__ = ["ELSEWHERE", "looks_like_hook", "nearest", "nearest_hook", "nearest_option"]
 
-# The share of common letters that makes two names alike: one letter wrong in four, and a
-# transposition in a name of four, are still found. Hooks have shorter names.
+# The share of common letters that makes two names alike: one wrong letter in four, and a
+# transposition in a name of four letters, are still found. Hooks have shorter names.
 ALIKE: Final = 0.75
 ALIKE_HOOKS: Final = 0.7
 
@@ -106,5 +106,5 @@ def nearest_option(name: str, options: Iterable[str], hooks: Iterable[str]) -> s
 
 
 def _squashed(name: str) -> str:
-    """The letters that count: "maxClients" and "max-clients" are `max_clients`, spelt otherwise."""
+    """Reduce a name to its letters: "maxClients" and "max-clients" become "maxclients"."""
     return re.sub(r"[-_ ]", "", name[:MAX_LENGTH]).lower()

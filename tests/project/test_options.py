@@ -441,7 +441,7 @@ def test_a_verb_that_does_not_exist_is_named_with_the_nearest_one() -> None:
 
 
 def test_a_single_command_is_not_taken_for_a_list_of_commands() -> None:
-    assert refusal("disabled_commands", "VRFY").endswith("one word goes in a list too")
+    assert refusal("disabled_commands", "VRFY").endswith("one word must be in a list too")
     for wrong in (None, True, b"VRFY", {"VRFY": 1}, [b"VRFY"], [None], 1):
         assert refusal("disabled_commands", wrong).startswith("TypeError")
 
@@ -470,7 +470,7 @@ def test_auth_methods_refuse_anything_but_a_list_of_mechanisms() -> None:
 def test_true_is_not_taken_for_a_list_of_networks(name: str) -> None:
     message = refusal(name, True)
     assert message.startswith(f"ValueError: option {name!r} takes a list of networks")
-    assert "True is not taken, for " in message
+    assert "True is not allowed: " in message
     why = "exclude every client" if name == "bare_newline_exclusions" else "any client could then"
     assert why in message
 
@@ -484,9 +484,9 @@ def test_a_list_of_networks_is_checked_entry_by_entry(name: str) -> None:
     assert networks == Networks(["192.0.2.0/24", "2001:db8::1/128", "unix"])
     assert normalized(name, networks) == networks
     assert "'10.0.0.1/8' has host bits set" in refusal(name, ["10.0.0.1/8"])
-    assert "'mx.example' is no IPv4 or IPv6 network" in refusal(name, ["mx.example"])
+    assert "'mx.example' is not an IPv4 or IPv6 network" in refusal(name, ["mx.example"])
     assert refusal(name, ["10.0.0.0/8", 1]).startswith("TypeError")
-    assert refusal(name, "10.0.0.0/8").endswith("one network goes in a list too")
+    assert refusal(name, "10.0.0.0/8").endswith("one network must be in a list too")
     assert refusal(name, 1).startswith("TypeError")
     assert refusal(name, {"10.0.0.0/8": True}).startswith("TypeError")
 

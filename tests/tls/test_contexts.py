@@ -154,7 +154,7 @@ def test_contradictory_options_are_refused() -> None:
     assert "'sni_options', 'a.test': option 'key' needs" in refusal(
         **own, sni_options={"a.test": {"key": own["key"]}}
     )
-    with pytest.raises(TypeError, match=r"'sni_options', 'a\.test': 'size' is no option of TLS"):
+    with pytest.raises(TypeError, match=r"'sni_options', 'a\.test': 'size' is not a TLS option"):
         SMTPServer(**own, sni_options={"a.test": {"size": 5}})
     assert "needs the options 'key' and 'cert'" in refusal(sni_options={"a.test": own})
 

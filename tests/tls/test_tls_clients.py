@@ -419,7 +419,7 @@ def test_sighup_reads_the_files_again(tmp_path: Path) -> None:
         assert shown() == first
         put(new)
         os.kill(child.pid, signal.SIGHUP)
-        said.wait("were read anew")
+        said.wait("were reloaded")
         assert shown() != first
     finally:
         child.terminate()
