@@ -1,4 +1,4 @@
-"""Map of the framing parser: what it keeps, for how long, and who writes it."""
+"""The fields of the framing parser, by lifetime, and the methods that write them."""
 
 cimport cython
 from cpython.object cimport PyObject
@@ -58,8 +58,8 @@ cdef enum:
     MODE_MAIL_DATA
     MODE_CHUNK
     MODE_SKIP
-    MODE_END_DUE  # the dot line is consumed, END_OF_DATA follows the piece that stood before it
-    MODE_DEAD  # for good: framing can no longer be trusted
+    MODE_END_DUE  # the dot line is consumed, END_OF_DATA follows the piece before it
+    MODE_DEAD  # permanent: framing can no longer be trusted
 
 
 cdef enum:
@@ -93,29 +93,29 @@ cdef class Signal:
 
 @cython.final
 cdef class Parser:
-    # connection: written by feed(), clear() and by what consumes; the last `buffered` octets of
-    # _buffer are not consumed yet
+    # connection: written by feed(), clear() and the methods that consume; the last `buffered`
+    # octets of _buffer are not consumed yet
     cdef bytes _buffer
     cdef readonly Py_ssize_t buffered
     cdef readonly int64_t payload_octets
     cdef Py_ssize_t _max_command_length
     cdef public bint lf_ends_lines  # written by the dialogue between two pulls
     cdef bint _first_octet_due
-    # between two pulls: written by _enter(), and back to MODE_COMMAND where an end is told
+    # between two pulls: written by _enter(), and reset to MODE_COMMAND when an end is returned
     cdef int _mode
     # command line: the first _scanned octets hold no LF, and _dropped octets came before them
     cdef Py_ssize_t _scanned
     cdef Py_ssize_t _dropped
     cdef bint _dropped_cr
     cdef bint _dropped_auth
-    # message: reset by begin_message(); a limit that is off is INT64_MAX
+    # message: reset by begin_message(); INT64_MAX means no limit
     cdef fs_body _body
     cdef readonly bint size_exceeded, bare_newline, has_nul, has_8bit
     cdef readonly int64_t longest_line  # octets without CR LF
     cdef int64_t _size
     cdef int64_t _drop_limit
     cdef bint _discarding
-    cdef bint _holds_cr  # the CR of state FS_CR is not handed out yet: it may become a space
+    cdef bint _holds_cr  # the CR of state FS_CR is not returned yet: it may become a space
     # chunk: written by expect_chunk() and skip_octets()
     cdef int64_t _chunk_left
     cdef bint _last_chunk

@@ -1,12 +1,12 @@
 """Framing: octets in; command and AUTH lines, mail data and BDAT chunks out.
 
-In: `feed()` takes what a read has brought; `begin_message()`, `expect_*()` and `skip_octets()` say
+In: `feed()` takes the octets of a read; `begin_message()`, `expect_*()` and `skip_octets()` set
 between two pulls what the next octets are. Out: `next_event()`, one event per call, until it
-answers None. What a line means is not known here, and neither are replies.
+returns None. The meaning of commands and replies to them are the dialogue's.
 
-Never: an exception for what a peer sends, an event that points into our buffer, a result that
-depends on how the octets were cut into reads (except where a body is cut into pieces). Held at
-most: one command or AUTH line, and what was fed and not yet asked for.
+No input of a peer raises, no event refers to our buffer, and no result depends on how the octets
+were cut into reads (except the pieces of a body). Memory: at most one command or AUTH line, and
+the octets that were fed and not yet pulled.
 
 RFC 5321 §2.3.7, §2.3.8, §4.1.1.4, §4.5.2; RFC 3030 §2; RFC 4954 §4. The scanners: `_wire/scan.h`.
 """
@@ -22,16 +22,16 @@ from enum import IntEnum
 
 cdef enum:
     MAX_AUTH_LINE = 12288 + 2  # RFC 4954 §4, and CR LF
-    ENDLESS = 16  # lines longer than so many times their limit: nobody there speaks SMTP
-    MIN_COMMAND_LENGTH = 8  # `AUTH␠` must fit, it decides which limit holds
+    ENDLESS = 16  # a line longer than this many times its limit is not SMTP
+    MIN_COMMAND_LENGTH = 8  # `AUTH␠` must fit, since it decides which limit applies
     MAX_COMMAND_LENGTH = 1 << 26
     MAX_WORD = 128  # of an unknown verb, for the log
     NORMALIZE_SLICE = 16384  # octets that are changed for one piece while normalising
     LARGE_READ = 131072
-    LARGE_READ_SLICE = 2048  # the same where the read alone is most of what may be held
+    LARGE_READ_SLICE = 2048  # the same if the read alone takes most of the memory allowed
 
 
-cdef const fs_scanner *scanner  # in use; nothing but a test sets it a second time
+cdef const fs_scanner *scanner  # in use; only tests set it a second time
 
 
 def scanners():
@@ -43,7 +43,7 @@ def scanners():
 
 
 def use_scanner(str name):
-    """Scan content by this one of `scanners()`, in all parsers; every one does the same."""
+    """Use this one of `scanners()` in all parsers; all give the same results."""
     global scanner
     scanner = fs_scanner_at(scanners().index(name))
 
@@ -83,7 +83,7 @@ class Verb(IntEnum):
 
 
 class FaultKind(IntEnum):
-    """What was wrong with the octets; all but three end the parser for good."""
+    """What was wrong with the octets; all except three leave the parser dead."""
 
     LINE_TOO_LONG = 1
     LINE_ENDLESS = 2
@@ -97,14 +97,14 @@ class FaultKind(IntEnum):
 @cython.final
 @cython.freelist(16)
 cdef class Command:
-    """Command()\n--\n\nA command line in good form; made by Parser only."""
+    """Command()\n--\n\nA well-formed command line; made by Parser only."""
 
     def __init__(self):
         raise TypeError(f"{type(self).__name__} objects are made by a Parser")
 
     def __repr__(self):
         word = f" {self.word!r}" if self.word else ""
-        # what stands behind AUTH may be a password: no repr, no log, no traceback shows it
+        # the argument of AUTH may be a password, which must not show in logs and tracebacks
         secret = self.verb == VERB_AUTH or self.verb == VERB_AUTH_LINE
         argument = b"..." if secret else self.argument[:MAX_WORD]
         return f"<Command {Verb(self.verb).name}{word} {argument!r}>"
@@ -113,7 +113,7 @@ cdef class Command:
 @cython.final
 @cython.freelist(4)
 cdef class Fault:
-    """Fault()\n--\n\nOctets that are not what they should be; made by Parser only."""
+    """Fault()\n--\n\nMalformed input; made by Parser only."""
 
     def __init__(self):
         raise TypeError(f"{type(self).__name__} objects are made by a Parser")
@@ -124,7 +124,7 @@ cdef class Fault:
 
 @cython.final
 cdef class Signal:
-    """Signal()\n--\n\nAn end that was reached: END_OF_DATA or END_OF_CHUNK."""
+    """Signal()\n--\n\nAn end: END_OF_DATA or END_OF_CHUNK."""
 
     def __init__(self):
         raise TypeError(f"{type(self).__name__} has two objects, END_OF_DATA and END_OF_CHUNK")
@@ -161,7 +161,7 @@ cdef class Parser:
         self._mode = MODE_COMMAND
         self.begin_message(0, 0, False)
 
-    # Compiled code calls these for every read, event and message, and tests do, hence cpdef.
+    # Both compiled code, for every read, event and message, and tests call these, hence cpdef.
 
     cpdef object feed(self, bytes data):
         """Take the octets of one read."""
@@ -182,7 +182,7 @@ cdef class Parser:
         self.buffered = PyBytes_GET_SIZE(self._buffer)
 
     cpdef object next_event(self):
-        """Return what the fed octets mean next, or None when more are needed."""
+        """Return the next event of the fed octets, or None when more are needed."""
         self._check()
         if self._mode == MODE_COMMAND or self._mode == MODE_AUTH_LINE:
             return self._next_line()
@@ -196,7 +196,7 @@ cdef class Parser:
         return None
 
     cpdef object begin_message(self, int64_t size, int64_t drop_limit, bint normalize):
-        """Start a message: its limits are set, the facts of the last one forgotten."""
+        """Start a message: set its limits, forget the facts of the last one."""
         if size < 0 or drop_limit < 0:
             raise ValueError(f"size and drop_limit take octets, got {size} and {drop_limit}")
         self._size = size if size > 0 else INT64_MAX
@@ -218,21 +218,21 @@ cdef class Parser:
         self._body.line_state = FS_BOL
 
     cpdef object expect_chunk(self, int64_t octets, bint last):
-        """Read so many octets of BDAT content next."""
+        """Read `octets` octets of BDAT content next."""
         self._enter(MODE_CHUNK, octets)
         self._last_chunk = last
 
     cpdef object skip_octets(self, int64_t octets):
-        """Drop so many octets next, unseen."""
+        """Drop the next `octets` octets without a scan."""
         self._enter(MODE_SKIP, octets)
 
     cpdef object discard_body(self):
-        """Scan the rest of this message, but hand out no more of it."""
+        """Scan the rest of this message, but return no more of it."""
         self._discarding = True
         self._holds_cr = False
 
     cpdef object clear(self):
-        """Forget all that is buffered, and what was seen of an unfinished command line."""
+        """Forget the buffered octets and the state of an unfinished command line."""
         self._buffer = b""
         self.buffered = self._scanned = self._dropped = 0
 
@@ -244,11 +244,11 @@ cdef class Parser:
     # ---- buffer and mode ----------------------------------------------------------------------
 
     cdef const unsigned char *_octets(self) noexcept:
-        cdef PyObject *buffer = <PyObject *>self._buffer  # looked at, so no reference is taken
+        cdef PyObject *buffer = <PyObject *>self._buffer  # borrowed: no reference is taken
         return <const unsigned char *>bytes_octets(buffer) + bytes_size(buffer) - self.buffered
 
     cdef int _check(self) noexcept:
-        # what the fields promise each other; nothing at all in a release build
+        # the invariants of the fields; compiled in debug builds only
         FS_CHECK(0 <= self.buffered <= PyBytes_GET_SIZE(self._buffer))
         FS_CHECK(0 <= self._scanned <= self.buffered)
         FS_CHECK(self._dropped == 0 or self._scanned == 0)
@@ -259,7 +259,7 @@ cdef class Parser:
         return 0
 
     cdef object _need_more(self):
-        # An idle connection must not keep a whole read alive for the few octets at its end.
+        # An idle connection must not keep a whole read in memory for the few octets at its end.
         if self.buffered == 0:
             self._buffer = b""
         elif self.buffered < PyBytes_GET_SIZE(self._buffer):
@@ -290,8 +290,8 @@ cdef class Parser:
         if self.buffered == 0:
             return self._need_more()
         if self._scanned == 0 and self._dropped == 0:
-            # Nearly every line is there as a whole, and its first control octet is the CR before
-            # its LF: one look finds both, within what any line may have.
+            # Nearly every line is complete, and its first control octet is the CR before its LF,
+            # so one scan finds both, within the limit of any line.
             left = min(self.buffered, self._max_command_length, MAX_AUTH_LINE)
             cr = scan_control(line, left)
             if 0 <= cr < left - 1 and line[cr] == b"\r" and line[cr + 1] == b"\n":
@@ -299,7 +299,7 @@ cdef class Parser:
         return self._next_odd_line(line)
 
     cdef object _take_line(self, const unsigned char *line, Py_ssize_t n, Py_ssize_t octets):
-        """The event of line[0:n], a line in good form; it has so many octets with its end."""
+        """The event of line[0:n], a well-formed line; octets: its length with CR LF."""
         cdef Command command
         if self._mode == MODE_AUTH_LINE:
             command = make_auth_line(line, n)
@@ -316,7 +316,7 @@ cdef class Parser:
         return 0
 
     cdef object _next_odd_line(self, const unsigned char *line):
-        """The same for a line that comes in parts, is too long, or has control octets."""
+        """The same for a line that is incomplete, too long, or has control octets."""
         cdef Py_ssize_t left = self.buffered, limit, endless, lf
         cdef bint is_auth
         if self._first_octet_due:
@@ -336,7 +336,7 @@ cdef class Parser:
             return self._die(FAULT_LINE_ENDLESS)
         self._scanned = left
         if self._dropped + left >= limit:
-            # Too long whatever comes; only what its end will be judged by is kept.
+            # The line is too long already: drop it, and keep what is needed to judge its end.
             self._dropped += left
             self._dropped_auth = is_auth
             self._dropped_cr = line[left - 1] == b"\r"
@@ -387,7 +387,7 @@ cdef class Parser:
         return end_of_data
 
     cdef bytes _settle_cr(self, unsigned char octet):
-        """Say what the CR is that waits for `octet`: the piece it makes, None if it makes none."""
+        """Decide by `octet` what the CR before it is; return its piece, None without one."""
         cdef bint is_lf = octet == b"\n"
         if self._body.line_state == FS_DOT_CR:
             if is_lf:
@@ -404,12 +404,12 @@ cdef class Parser:
         return b"\r" if is_lf or not self._body.normalize else b" "
 
     cdef bytes _scan_piece(self, Py_ssize_t count):
-        """Consume up to `count` octets and return the piece they make, None if they make none.
+        """Consume up to `count` octets and return their piece of the body, None if it is empty.
 
-        A piece never crosses `size`, or `drop_limit`: so many octets are handed out, however
-        they were cut into reads, and the rest is scanned only.
+        A piece never crosses `size` or `drop_limit`: exactly that many octets are returned, however
+        they were cut into reads, and the rest is only scanned.
         """
-        cdef fs_body body = self._body  # written back at the end: out of memory changes nothing
+        cdef fs_body body = self._body  # written back at the end: a MemoryError changes nothing
         cdef fs_read read
         cdef int64_t room = min(self._size, self._drop_limit) - body.body_octets
         cdef bint discard = self._discarding or room <= 0
@@ -425,7 +425,7 @@ cdef class Parser:
         fs_begin(&read, &body, self._octets(), count, discard)
         status = scanner.advance(&read)
         if status == FS_EDIT and body.normalize and count > piece_size:
-            # Normalising can double what was read, which stays here until all of it is handed out:
+            # Normalising can double the octets of a read, which is kept until all are returned:
             # small pieces keep the sum within the memory bound of a connection.
             count = piece_size if read.done < piece_size else min(read.done, 2 * piece_size)
             fs_begin(&read, &body, self._octets(), count, discard)
@@ -446,7 +446,7 @@ cdef class Parser:
         return piece
 
     cdef int _show_facts(self) noexcept:
-        """Of the message so far, for those who have the parser."""
+        """Publish the facts of the message so far."""
         self.bare_newline = self._body.bare_newline
         self.has_nul = self._body.has_nul
         self.has_8bit = self._body.has_8bit
@@ -459,11 +459,11 @@ cdef class Parser:
         if self._mode != MODE_MAIL_DATA:
             self._chunk_left -= octets
         if self.buffered == 0:
-            self._buffer = b""  # the pieces are elsewhere, and nobody may ask again for a while
+            self._buffer = b""  # the pieces are copies, and the next call may come late
         return 0
 
     cdef bytes _first_octets(self, Py_ssize_t count):
-        """The next octets as a bytes object; the very one that was fed where that is possible."""
+        """The next octets as a bytes object; the one that was fed where possible."""
         if count == PyBytes_GET_SIZE(self._buffer):
             return self._buffer
         return PyBytes_FromStringAndSize(<const char *>self._octets(), count)
@@ -497,7 +497,7 @@ cdef Fault make_fault(int kind):
 
 
 cdef Command make_command(const unsigned char *line, Py_ssize_t n):
-    """Cut line[0:n], without what ends it, into verb and argument."""
+    """Cut line[0:n], without its CR LF, into verb and argument."""
     cdef Py_ssize_t word = fs_word_length(line, n)
     cdef Command command = Command.__new__(Command)
     command.verb = fs_verb(line, word)
@@ -511,7 +511,7 @@ cdef Command make_command(const unsigned char *line, Py_ssize_t n):
 
 
 cdef Command make_auth_line(const unsigned char *line, Py_ssize_t n):
-    """line[0:n] as it is: blanks at its end are no base64, and so they are seen."""
+    """line[0:n] unchanged: trailing blanks are not base64 and have to be refused."""
     cdef Command command = Command.__new__(Command)
     command.verb = VERB_AUTH_LINE
     command.word = b""
@@ -520,13 +520,13 @@ cdef Command make_auth_line(const unsigned char *line, Py_ssize_t n):
 
 
 cdef bytes edited_piece(fs_body *body, fs_read *read, int *status):
-    """Go on with a scan that came to octets which are handed out changed, or not at all."""
+    """Continue a scan at octets that have to be changed or dropped."""
     cdef PyObject *octets = new_bytes(NULL, fs_room(body, read))
     cdef Py_ssize_t length
     read.out = <unsigned char *>bytes_octets(octets)
     status[0] = scanner.advance(read)
     length = fs_finish(body, read, <unsigned char *>bytes_octets(octets))
-    resize_bytes(&octets, length)  # has freed it where it raises
+    resize_bytes(&octets, length)  # frees it if it raises
     piece = <bytes>octets
     Py_DECREF(octets)
     return piece if length > 0 else None

@@ -1,8 +1,8 @@
-"""AUTH exchanges without their lines: what all mechanisms have in common, and what hooks are given.
+"""AUTH exchanges, apart from their lines: the base of all mechanisms, and the objects for hooks.
 
 In: decoded responses of the client, answers of hooks. Out: one `Step` at a time: a challenge, a
-question to a hook, or the end. Nothing that a client sends raises, and no secret is in a repr. A
-mechanism is an object per exchange and is never used again. RFC 4422, RFC 4954 §4.
+question to a hook, or the end. No input of a client raises, and no secret is in a repr. There is
+one mechanism object per exchange. RFC 4422, RFC 4954 §4.
 """
 
 from __future__ import annotations
@@ -30,20 +30,20 @@ __all__ = [
     "response_of",
 ]
 
-# C0, DEL, C1, and what reorders or breaks the line in which a person reads the name.
-# `re` compiles it when it is used: it would be half a millisecond of every import.
+# C0, DEL, C1, and characters that reorder or break a line of text that contains the name.
+# Compiled by `re` on first use: it would add half a millisecond to every import.
 _UNFIT: Final = "[\x00-\x1f\x7f-\x9f\u2028-\u202e\u2066-\u2069]"
 
 
-# --- what hooks are given, and what they answer ---
+# --- arguments and answers of hooks ---
 
 
 class Auth:
-    """What `on_auth` is asked: who the client says it is, and what it has shown for it.
+    """The question to `on_auth`: the identity that the client claims, and its proof.
 
-    method: the mechanism, or "XCLIENT". username: the name to be checked. authzid: the identity
-    that the client wants to act as; "" where it named none. Where it is not empty and differs from
-    `username`, reject unless that is allowed (RFC 4616 §2). What a mechanism does not have is None.
+    method: the mechanism, or "XCLIENT". username: the name to check. authzid: the identity that the
+    client wants to act as; "" if it gave none. If it is not empty and differs from `username`,
+    reject unless that is allowed (RFC 4616 §2). Attributes that a mechanism does not have are None.
 
     * PLAIN: authzid, authcid (= username), password. LOGIN: password.
     * CRAM-MD5: challenge, challenge_response.
@@ -51,8 +51,8 @@ class Auth:
     * SCRAM-SHA-256, SCRAM-SHA-256-PLUS: authzid; verified is True.
     * EXTERNAL: authzid (= username, may be ""), certificate.
 
-    A password may have any octets but NUL; those that are no UTF-8 are decoded as
-    "surrogateescape" does.
+    A password may contain any octets except NUL; if they are not UTF-8, they are decoded with
+    "surrogateescape".
     """
 
     __slots__ = (
@@ -100,7 +100,7 @@ class Auth:
         self.certificate = certificate
 
     def validate_password(self, password: str | bytes) -> bool:
-        """Whether the client has shown that it knows `password`; compared in constant time.
+        """Whether the client has proved that it knows `password`; compared in constant time.
 
         For PLAIN, LOGIN and CRAM-MD5; False for all others.
         """
@@ -119,13 +119,14 @@ def _octets(password: str | bytes) -> bytes:
 
 
 class AuthResponse:
-    """What `on_auth` answers. user: who the client is from now on, anything but None, "" and False.
+    """The answer of `on_auth`. user: the identity of the client from now on, any object except
+    None, "" and False.
 
-    Without one the client is refused, with `response_code` (535) and `message`. data: for XOAUTH2
-    and OAUTHBEARER, what the client is told of the refusal, as JSON (RFC 7628 §3.2.2).
+    Without a user the client is refused, with `response_code` (535) and `message`. data: for
+    XOAUTH2 and OAUTHBEARER, the error that the client gets as JSON (RFC 7628 §3.2.2).
     """
 
-    # No dataclass: the module `dataclasses` would be one more to import for every program.
+    # Not a dataclass: `dataclasses` would be one more module to import for every program.
     __slots__ = ("data", "message", "response_code", "user")
     user: Any
     message: str | None
@@ -154,7 +155,7 @@ class AuthResponse:
 
     @property
     def has_user(self) -> bool:
-        """Whether it says who the client is."""
+        """Whether it names a user."""
         user = self.user
         return not (user is None or user is False or (isinstance(user, str) and not user))
 
@@ -163,9 +164,9 @@ class AuthResponse:
 
 
 def response_of(result: object) -> AuthResponse | None:
-    """Return what `on_auth` answered as an `AuthResponse`; None: it is nonsense.
+    """Return the answer of `on_auth` as an `AuthResponse`; None: it is invalid.
 
-    A mapping may stand for one; None is an answer without a user.
+    A mapping may have the fields of an AuthResponse; None is an answer without a user.
     """
     if result is None:
         return AuthResponse()
@@ -185,7 +186,7 @@ def response_of(result: object) -> AuthResponse | None:
 
 
 class Challenge(NamedTuple):
-    """Send a 334 with this, base64-encoded, and wait for a line."""
+    """Send a 334 with this challenge, base64-encoded, and wait for a line."""
 
     octets: bytes
 
@@ -194,7 +195,7 @@ class Challenge(NamedTuple):
 
 
 class Question(NamedTuple):
-    """Ask `on_scram` for the keys of this user, and give them to `Mechanism.take_keys`."""
+    """Ask `on_scram` for the keys of this user, and pass them to `Mechanism.take_keys`."""
 
     username: str
 
@@ -203,13 +204,13 @@ class End(Enum):
     """The exchange is over."""
 
     ACCEPTED = "accepted"
-    INVALID = "invalid"  # decoded it is not what the mechanism wants
+    INVALID = "invalid"  # the decoded response is not in the form of the mechanism
     NO_USERNAME = "no username"
-    WRONG = "wrong"  # who the client is was not shown
-    REFUSED = "refused"  # the client has read why its token was refused
+    WRONG = "wrong"  # the proof is wrong
+    REFUSED = "refused"  # the client has acknowledged the refusal of its token
 
 
-# An `Auth` stands for the question to `on_auth`.
+# An `Auth` is the question to `on_auth`.
 type_step = Challenge | Question | Auth | End
 
 
@@ -217,13 +218,13 @@ class Mechanism:
     """One exchange. The base of all: a client that speaks first."""
 
     name = ""
-    # What is said where `on_auth` refuses without a text.
+    # The reply when `on_auth` refuses without a text.
     default_refusal = replies.INVALID_CREDENTIALS
-    # Whether any line, be it "*" or no base64, ends the exchange as refused.
+    # Whether the next line, even "*" or invalid base64, ends the exchange as refused.
     is_refused = False
 
     def start(self, response: bytes | None) -> type_step:
-        """The exchange begins. response: the initial one, None when there is none."""
+        """The exchange begins. response: the initial response, None without one."""
         return Challenge(b"") if response is None else self.take(response)
 
     def take(self, response: bytes) -> type_step:
@@ -239,8 +240,8 @@ class Mechanism:
         return End.ACCEPTED
 
     def refuse(self, data: Any) -> Challenge | None:
-        """`on_auth` has refused for good. Returns the challenge that tells the client why, None
-        where the mechanism has none. Raises what encoding `data` raises.
+        """`on_auth` has refused permanently. Returns the challenge with the reason for the client,
+        None if the mechanism has none. Raises what encoding `data` raises.
         """
         return None
 
@@ -252,14 +253,14 @@ class Mechanism:
 
 
 def decode_base64(text: bytes) -> bytes | None:
-    """Return the octets, None for anything but base64: the one alphabet, padded, unused bits zero
-    (RFC 4648 §3.2, §3.3, §3.5). The empty text is no octets.
+    """Return the octets, None unless `text` is base64: standard alphabet, padded, unused bits zero
+    (RFC 4648 §3.2, §3.3, §3.5). An empty text decodes to b"".
     """
     try:
         octets = a2b_base64(text, strict_mode=True)
     except Error:
         return None
-    # What is left open: bits behind the last octet, and how much padding there is.
+    # The decoder does not check the unused bits after the last octet, nor the amount of padding.
     return octets if b2a_base64(octets, newline=False) == text else None
 
 
@@ -274,5 +275,5 @@ def decode_name(octets: bytes) -> str | None:
         text = octets.decode()
     except UnicodeDecodeError:
         return None
-    # None of them is printable.
+    # No character of _UNFIT is printable, so printable names need no search.
     return None if not text.isprintable() and re.search(_UNFIT, text) else text

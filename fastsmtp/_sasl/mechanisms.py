@@ -24,7 +24,7 @@ from fastsmtp._sasl.exchange import (
 __all__ = ["CramMD5", "External", "Login", "OAuthBearer", "Plain", "XOAuth2", "decode_saslname"]
 
 _HEX_DIGEST: Final = "[0-9a-f]{32}"
-MAX_JSON: Final = 9216  # octets, which are a challenge of 12288, RFC 4954 §4
+MAX_JSON: Final = 9216  # octets, 12288 as base64, the limit of a challenge, RFC 4954 §4
 
 
 class Plain(Mechanism):
@@ -60,7 +60,7 @@ class Login(Mechanism):
                 return End.NO_USERNAME
             self._username = decode_name(response)
             return End.INVALID if self._username is None else Challenge(b"Password:")
-        # An empty password is a login without one to many a directory (RFC 4513 §5.1.2).
+        # Many directories treat an empty password as an anonymous login (RFC 4513 §5.1.2).
         password = None if b"\0" in response else _password(response)
         return Auth(self.name, self._username, password=password) if password else End.INVALID
 
@@ -85,7 +85,7 @@ class CramMD5(Mechanism):
 
 
 class External(Mechanism):
-    """The client's certificate has said who it is; it may ask for another identity."""
+    """The client is identified by its certificate; it may ask for another identity."""
 
     name = "EXTERNAL"
 
@@ -100,7 +100,9 @@ class External(Mechanism):
 
 
 class _Bearer(Mechanism):
-    """A refused token is explained in one more challenge, which the client only acknowledges."""
+    """Base of the mechanisms with a token. One more challenge explains the refusal of a token; the
+    client only acknowledges it.
+    """
 
     default_refusal = replies.TOKEN_REFUSED
     _refusal: Mapping[str, str]
@@ -109,12 +111,12 @@ class _Bearer(Mechanism):
         return End.REFUSED if self.is_refused else self._parsed(response)
 
     def refuse(self, data: Any) -> Challenge | None:
-        import json  # once a token is refused: a millisecond of every import
+        import json  # only for a refused token: it would add a millisecond to every import
 
         told = dict(self._refusal) if data is None else data
         octets = json.dumps(told, separators=(",", ":")).encode()
         if len(octets) > MAX_JSON:
-            raise ValueError(f"data has {len(octets)} octets as JSON, {MAX_JSON} fit")
+            raise ValueError(f"data has {len(octets)} octets as JSON, at most {MAX_JSON} fit")
         self.is_refused = True
         return Challenge(octets)
 
@@ -172,19 +174,19 @@ def _password(octets: bytes) -> str:
 
 
 def decode_saslname(octets: bytes) -> str | None:
-    """Return a name in which `=2C` and `=3D` stand for a comma and `=`; None if it is none or
+    """Decode a name in which `=2C` and `=3D` encode a comma and `=`; None if it is malformed or
     empty (RFC 5801 §4, RFC 5802 §5.1).
     """
     text = decode_name(octets)
     if not text or "," in text:
         return None
     decoded = text.replace("=2C", ",").replace("=3D", "=")
-    # Each `=` must have begun one of the two.
+    # Each `=` must begin one of the two.
     return decoded if text.count("=") == text.count("=2C") + text.count("=3D") else None
 
 
 def _gs2_authzid(header: bytes) -> str | None:
-    """The authzid of a header without channel binding, "" where there is none: RFC 7628 §3.1."""
+    """The authzid of a header without channel binding, "" if it has none: RFC 7628 §3.1."""
     parts = header.split(b",")
     if len(parts) != 3 or parts[0] not in (b"n", b"y") or parts[2]:
         return None
@@ -194,7 +196,7 @@ def _gs2_authzid(header: bytes) -> str | None:
 
 
 def _pairs(octets: bytes) -> dict[str, bytes] | None:
-    """`key=value ^A` … `^A` as a dict; None if it is not that, or a key is there twice."""
+    """`key=value ^A` … `^A` as a dict; None if it is malformed or has a key twice."""
     if not octets.endswith(b"\x01\x01"):
         return None
     pairs: dict[str, bytes] = {}
@@ -208,7 +210,7 @@ def _pairs(octets: bytes) -> dict[str, bytes] | None:
 
 
 def _token(pairs: dict[str, bytes]) -> str | None:
-    """The token of `auth=Bearer T`, None if there is none."""
+    """The token of `auth=Bearer T`, None without one."""
     text = decode_name(pairs.get("auth", b""))
     scheme, _, token = ("", "", "") if text is None else text.partition(" ")
     token = token.strip(" ")

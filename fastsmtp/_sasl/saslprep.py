@@ -1,7 +1,7 @@
 """SASLprep: one form for names and passwords that look the same. RFC 4013, RFC 3454.
 
-In: a text. Out: its prepared form, None where it has characters that no name or password may have.
-The tables are those of Unicode 3.2, as the RFC has it.
+In: a text. Out: its prepared form, None if it has characters that no name or password may contain.
+The tables are those of Unicode 3.2, as the RFC demands.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ from unicodedata import ucd_3_2_0
 
 __all__ = ["saslprep"]
 
-# RFC 4013 §2.3: what is prohibited, once spaces are mapped and the form is normalised.
+# RFC 4013 §2.3: characters that are prohibited after mapping spaces and normalising.
 _PROHIBITED: Final = (
     stringprep.in_table_c12,
     stringprep.in_table_c21_c22,
@@ -27,8 +27,8 @@ _PROHIBITED: Final = (
 
 
 def saslprep(text: str, *, stored: bool) -> str | None:
-    """Return `text` prepared. stored: it is to be kept, so characters that Unicode 3.2 has not
-    assigned are refused; in one that is only compared they are allowed (RFC 3454 §7).
+    """Return `text` prepared. stored: whether the text will be stored; then characters that Unicode
+    3.2 does not assign are refused. In a text that is only compared they are allowed (RFC 3454 §7).
     """
     if text.isascii():  # nothing is mapped, and only control characters are prohibited
         return text if text.isprintable() else None
@@ -38,7 +38,7 @@ def saslprep(text: str, *, stored: bool) -> str | None:
         if not stringprep.in_table_b1(character)
     )
     prepared = ucd_3_2_0.normalize("NFKC", mapped)
-    # Each character once: a name of 9 KB must not hold the loop.
+    # Each character once: a name of 9 KB must not block the loop.
     for character in set(prepared):
         if any(table(character) for table in _PROHIBITED):
             return None
@@ -48,7 +48,9 @@ def saslprep(text: str, *, stored: bool) -> str | None:
 
 
 def _reads_one_way(text: str) -> bool:
-    """RFC 3454 §6: text from right to left has none from left to right, and begins and ends so."""
+    """RFC 3454 §6: a text with right-to-left characters begins and ends with one, and has no
+    left-to-right characters.
+    """
     characters = set(text)
     if not any(map(stringprep.in_table_d1, characters)):
         return True

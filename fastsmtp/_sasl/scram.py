@@ -1,7 +1,7 @@
-"""SCRAM-SHA-256 and SCRAM-SHA-256-PLUS: RFC 5802, RFC 7677; what is kept of a password for them.
+"""SCRAM-SHA-256 and SCRAM-SHA-256-PLUS: RFC 5802, RFC 7677; and the keys stored for a password.
 
-The server never sees the password: it keeps two keys, and the client proves that it can make the
-one. A user that does not exist is given a salt as well, and fails where a wrong proof would.
+The server never sees the password: it stores two keys, and the client proves that it can derive one
+of them. An unknown user gets a salt too, and fails at the same step as a wrong proof.
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ KEY_OCTETS: Final = 32  # of SHA-256
 SALT_OCTETS: Final = 16
 MIN_ITERATIONS: Final = 4096  # RFC 7677 §4
 MAX_ITERATIONS: Final = 1_000_000
-# RFC 5929 §4, RFC 9266, RFC 5929 §3; the connection says which of them this handshake has.
+# RFC 5929 §4, RFC 9266, RFC 5929 §3; the handshake determines which of them exist.
 BINDINGS: Final = ("tls-server-end-point", "tls-exporter", "tls-unique")
 
 _NONCE: Final = rb"[\x21-\x2b\x2d-\x7e]+"
@@ -40,12 +40,12 @@ _EXTENSION: Final = rb"[A-Za-z]=.+"
 
 
 class ScramKeys:
-    """What is kept of a user's password, and what `on_scram` answers; the password is not in it.
+    """The stored keys of a user's password, without the password: the answer of `on_scram`.
 
     salt: 8 to 64 octets. iterations: 4096 to 1000000. stored_key, server_key: 32 octets each.
     """
 
-    # No dataclass: the module `dataclasses` would be one more to import for every program.
+    # Not a dataclass: `dataclasses` would be one more module to import for every program.
     __slots__ = ("iterations", "salt", "server_key", "stored_key")
     salt: bytes
     iterations: int
@@ -84,11 +84,11 @@ _KEYS: Final = ("salt", "iterations", "stored_key", "server_key")
 
 
 def scram_keys(password: str, *, iterations: int = MIN_ITERATIONS) -> ScramKeys:
-    """Make the record of a new password, with a salt of its own.
+    """Derive the keys of a new password, with a random salt.
 
-    Use the number of the option `scram_iterations`: another one would show which users exist. It
-    takes milliseconds of CPU per thousand iterations. ValueError for a password that is empty or
-    that SASLprep refuses (RFC 4013), and for too few or too many iterations.
+    Use the same number as the option `scram_iterations`: another one would show which users exist.
+    It takes milliseconds of CPU per thousand iterations. Raises ValueError for a password that is
+    empty or that SASLprep refuses (RFC 4013), and for too few or too many iterations.
     """
     if not isinstance(password, str):
         raise TypeError(f"password takes a str, not {type(password).__name__}")
@@ -96,7 +96,7 @@ def scram_keys(password: str, *, iterations: int = MIN_ITERATIONS) -> ScramKeys:
         raise ValueError(f"iterations takes an int from {MIN_ITERATIONS} to {MAX_ITERATIONS}")
     prepared = saslprep(password, stored=True)
     if not prepared:
-        raise ValueError("password is empty, or has characters that no password may have")
+        raise ValueError("password is empty, or has characters that no password may contain")
     return derive_keys(prepared.encode(), os.urandom(SALT_OCTETS), iterations)
 
 
@@ -109,15 +109,15 @@ def derive_keys(password: bytes, salt: bytes, iterations: int) -> ScramKeys:
 
 
 def decoy_keys(username: str, secret: bytes, iterations: int) -> ScramKeys:
-    """What stands for the keys of a user who does not exist: always the same salt, and keys that
-    nobody has.
+    """Return keys for a user that does not exist: always the same salt, and keys that no password
+    matches.
     """
     salt = _hmac(secret, b"fastsmtp scram salt\0" + username.encode())[:SALT_OCTETS]
     return ScramKeys(salt, iterations, os.urandom(KEY_OCTETS), os.urandom(KEY_OCTETS))
 
 
 def are_usable_keys(keys: object) -> bool:
-    """Whether this is a record that an exchange can work with."""
+    """Whether an exchange can work with these keys."""
     if not isinstance(keys, ScramKeys):
         return False
     octets = (keys.salt, keys.stored_key, keys.server_key)
@@ -154,7 +154,7 @@ def _client_first(message: bytes) -> ClientFirst | None:
     attributes = bare.split(b",")
     if acts_as is None or len(attributes) < 2 or not _extensions(attributes[2:]):
         return None
-    name, nonce = attributes[:2]  # a message that begins with the reserved m= is not understood
+    name, nonce = attributes[:2]  # a message that begins with the reserved m= is refused
     if not name.startswith(b"n=") or not nonce.startswith(b"r="):
         return None
     if not re.fullmatch(_NONCE, nonce[2:]):
@@ -168,17 +168,17 @@ def _client_first(message: bytes) -> ClientFirst | None:
 
 
 def _extensions(attributes: list[bytes]) -> bool:
-    """Attributes that nobody knows are ignored, but they must be some, and none that is reserved
-    (RFC 5802 §5.1).
+    """Whether these are well-formed extensions and none is the reserved one; unknown attributes are
+    ignored (RFC 5802 §5.1).
     """
     return all(re.fullmatch(_EXTENSION, one) and one[:1] != b"m" for one in attributes)
 
 
 class Scram(Mechanism):
-    """One exchange. name: which of the two it is.
+    """One exchange. name: SCRAM-SHA-256 or SCRAM-SHA-256-PLUS.
 
-    binding: returns the channel binding data of a kind, None for one that this connection does not
-    have. plus_offered: the client has seen -PLUS among the mechanisms. nonce: ours.
+    binding: returns the channel binding data of a kind, None if this connection does not have it.
+    plus_offered: the client has seen -PLUS among the mechanisms. nonce: the server's.
     """
 
     def __init__(
@@ -195,7 +195,7 @@ class Scram(Mechanism):
         self._plus_offered = plus_offered
         self._first: ClientFirst | None = None
         self._keys: ScramKeys | None = None
-        self._bound = b""  # what c= must say
+        self._bound = b""  # the required value of c=
         self._server_first = b""
         self._signature = b""
 
@@ -215,7 +215,7 @@ class Scram(Mechanism):
         if plus != binds:
             return End.INVALID
         if first.flag == b"y" and not binds and self._plus_offered:
-            return End.WRONG  # somebody has hidden -PLUS from the client: RFC 5802 §6
+            return End.WRONG  # an attacker has removed -PLUS from the list: RFC 5802 §6
         self._bound = first.header
         if binds:
             kind = first.flag.decode("latin-1")

@@ -1,4 +1,4 @@
-"""The walk over a ClientHello in C types: offsets are compared before they are used."""
+"""The C types of the ClientHello parser. Offsets are checked before they are used."""
 
 cimport cython
 
@@ -14,11 +14,11 @@ cpdef tuple read_hello(bytes octets)
 cdef tuple _message(bytes octets)
 
 
-@cython.locals(at=Py_ssize_t, end=Py_ssize_t, behind=Py_ssize_t)
+@cython.locals(at=Py_ssize_t, end=Py_ssize_t, after=Py_ssize_t)
 cdef str _name_in(bytes hello)
 
 
-@cython.locals(end=Py_ssize_t, behind=Py_ssize_t)
+@cython.locals(end=Py_ssize_t, after=Py_ssize_t)
 cdef str _host_name(bytes extension)
 
 
@@ -33,4 +33,4 @@ cdef bint _is_of_name(int octet) noexcept
 cdef Py_ssize_t _number(bytes octets, Py_ssize_t at, Py_ssize_t width) except -1
 
 
-cdef Py_ssize_t _behind(bytes octets, Py_ssize_t at, Py_ssize_t width) except -1
+cdef Py_ssize_t _after(bytes octets, Py_ssize_t at, Py_ssize_t width) except -1

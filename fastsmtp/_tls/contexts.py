@@ -1,8 +1,8 @@
-"""TLS contexts: made of the options, chosen by server name, swapped as one.
+"""TLS contexts: made from the options, chosen by server name, replaced all together.
 
 In: `Options`, whose key material is read here. Out: for each listener a `ListenerTLS`, whose
-contexts new handshakes take; those of handshakes that have begun stay what they are. Raised:
-ValueError that names option, file and reason, and then nothing has changed. RFC 8446, RFC 9325.
+contexts are for new handshakes; handshakes in progress keep theirs. Raised: ValueError that names
+option, file and reason, and then nothing has changed. RFC 8446, RFC 9325.
 """
 
 from __future__ import annotations
@@ -20,15 +20,15 @@ from fastsmtp.options import Options, tls_options
 
 __all__ = ["Contexts", "ListenerTLS", "ServerTLS"]
 
-# What each context has, whoever has made it: no renegotiation, which Python does not set by itself
-# (RFC 9325 §3.5), no compression (RFC 9325 §3.3).
+# For each context, the user's too: no renegotiation, which Python does not set by itself (RFC 9325
+# §3.5), no compression (RFC 9325 §3.3).
 ALWAYS: Final = ssl.OP_NO_RENEGOTIATION | ssl.OP_NO_COMPRESSION
-TICKETS: Final = 1  # a handshake; mail clients come back one at a time
+TICKETS: Final = 1  # per handshake; mail clients reconnect one connection at a time
 
 
 class _Material:
-    """The octets that the contexts of one set of options are made of: read once, so that all
-    listeners get the same, and none half of a change.
+    """The key material for the contexts of one set of options: read once, so that all listeners get
+    the same, and none gets half of a change.
     """
 
     def __init__(self, options: Options) -> None:
@@ -46,7 +46,7 @@ class _Material:
             self.ca = read_pem("ca", options.ca)
         elif options.request_cert and options.reject_unauthorized:
             raise ValueError(
-                "option 'request_cert' needs 'ca': without it no client's certificate is good"
+                "option 'request_cert' needs 'ca': without it no client's certificate is trusted"
             )
 
     def _read_pair(self, options: Options) -> None:
@@ -69,7 +69,7 @@ class _Material:
             raise ValueError(f"{self.cert.name} has expired: it was good until {end:%Y-%m-%d}")
 
     def context(self) -> ssl.SSLContext:
-        """Make a context; each has its own keys for tickets, so none is resumed elsewhere."""
+        """Make a context; each has its own ticket keys, so no session is resumed in another one."""
         options = self.options
         if options.ssl_context is not None:
             context = options.ssl_context
@@ -112,11 +112,11 @@ class _Material:
         assert key is not None
         try:
             with as_file(cert.octets) as certfile, as_file(key.octets) as keyfile:
-                # Always a function: without one OpenSSL would ask on the terminal.
+                # Always pass a function: otherwise OpenSSL asks for a password on the terminal.
                 context.load_cert_chain(certfile, keyfile, lambda: password or "")
         except ssl.SSLError as error:
             raise ValueError(_why_no_pair(cert, key, error)) from None
-        except OSError as error:  # no descriptor is left, or no memory
+        except OSError as error:  # out of descriptors or memory
             raise ValueError(f"{cert.name} cannot be loaded: {error.strerror}") from None
 
     def _ask_for_certificates(self, context: ssl.SSLContext) -> None:
@@ -172,8 +172,8 @@ class Contexts:
                 self._exact[name] = context
 
     def choose(self, name: str) -> ssl.SSLContext:
-        """Return the context for a server name in lower case: that of the name itself, of a
-        wildcard for its first label, the default.
+        """Return the context for a server name in lower case: of the name itself, else of a
+        wildcard for its first label, else the default.
         """
         context = self._exact.get(name)
         if context is None:
@@ -186,8 +186,8 @@ class Contexts:
 
 
 class ListenerTLS:
-    """What connections of one listener ask for. contexts: None where TLS is not configured.
-    implicit: TLS comes before the first octet of SMTP.
+    """The TLS settings for connections of one listener. contexts: None if TLS is not configured.
+    implicit: TLS starts before the first octet of SMTP.
     """
 
     __slots__ = ("contexts", "implicit")
@@ -200,7 +200,7 @@ class ListenerTLS:
 class ServerTLS:
     """The TLS of one server: the material, and the contexts of its listeners.
 
-    Raises ValueError when TLS is asked for and cannot be had.
+    Raises ValueError when TLS is configured and cannot work.
     """
 
     def __init__(self, options: Options) -> None:
@@ -211,23 +211,23 @@ class ServerTLS:
             self._material = _materials(options)
         elif (options.secure or options.needs_upgrade) and not options.secured:
             self.make_certificate()
-        # What a connection gets that comes from no listener of its own.
+        # For connections that do not come from a listener of this server.
         self.default = self.listener(options.secure)
 
     @property
     def is_configured(self) -> bool:
-        """There is a certificate, so STARTTLS can be offered."""
+        """Whether there is a certificate, so that STARTTLS can be offered."""
         return self._material is not None
 
     def listener(self, implicit: bool) -> ListenerTLS:
-        """Return what one more listener needs, with contexts of its own."""
+        """Return the settings of one more listener, with contexts of its own."""
         contexts = None if self._material is None else _contexts(self._material)
         one = ListenerTLS(contexts, implicit and not self._options.secured)
         self._listeners.append(one)
         return one
 
     def make_certificate(self) -> None:
-        """Make one for development, where nobody has given one."""
+        """Make a certificate for development, if none is configured."""
         pem = self_signed(self._options.name)
         if pem is None:
             raise ValueError(
@@ -240,13 +240,13 @@ class ServerTLS:
         for listener in self._listeners:  # they can do STARTTLS from now on
             listener.contexts = _contexts(self._material)
         logger.warning(
-            "no certificate is given: a self-signed one was made for %s, for development only",
+            "no certificate is configured: made a self-signed one for %s, for development only",
             self._options.name,
         )
 
     def update(self, given: Mapping[str, Any]) -> None:
-        """Read the material anew, with the options `given` in place of what was there, and swap the
-        contexts of all listeners. Raises TypeError or ValueError, and then nothing has changed.
+        """Read the material again, with the options `given` instead of the former ones, and replace
+        the contexts of all listeners. Raises TypeError or ValueError, and then nothing has changed.
         """
         if not self.is_configured:
             raise ValueError("TLS is not configured, so there is nothing to update")
@@ -267,7 +267,7 @@ def _is_configured(options: Options) -> bool:
 
 
 def _materials(options: Options) -> dict[str, _Material]:
-    """Read what `options` name: by server name, "" for the default."""
+    """Read the key material of `options`: by server name, "" for the default."""
     found = {"": _Material(options.replaced(sni_options=None))}
     for name, given in (options.sni_options or {}).items():
         key = name.lower().removesuffix(".")
@@ -279,7 +279,7 @@ def _materials(options: Options) -> dict[str, _Material]:
 
 
 def _options_of_name(options: Options, given: object) -> Options:
-    """A name has its own certificate; what it does not say is as for all others."""
+    """Return the options of one name: its own, and the server's for all that it does not set."""
     if isinstance(given, ssl.SSLContext):
         given = {"ssl_context": given}
     if not isinstance(given, Mapping):

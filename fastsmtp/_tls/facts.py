@@ -1,4 +1,4 @@
-"""What one TLS connection is: for the hook `on_secure`, for `session.tls_options`, for AUTH."""
+"""The facts of one TLS connection: for the hook `on_secure`, `session.tls_options` and AUTH."""
 
 from __future__ import annotations
 
@@ -42,13 +42,13 @@ def standard_name(name: str) -> str:
 
 
 class TLSSocket:
-    """The facts of one TLS connection; all of them are there when the hook is called.
+    """The facts of one TLS connection, all set when the hook is called.
 
-    name: of the cipher suite, as OpenSSL has it; standard_name: as the registry of IANA has it.
-    version: "TLSv1.3". alpn: None where none was agreed on. servername: what the client asked for,
-    "" for nothing. certificate: of the client, parsed, as `ssl.SSLSocket.getpeercert` gives it;
-    certificate_der: in DER; None where there is none. verified: there is one, and OpenSSL found
-    its chain and purpose good under `ca`.
+    name: of the cipher suite, as OpenSSL writes it; standard_name: as in IANA's registry. version:
+    "TLSv1.3". alpn: None if no protocol was agreed on. servername: the name that the client asked
+    for, "" without one. certificate: the client's, parsed, as `ssl.SSLSocket.getpeercert` returns
+    it; certificate_der: in DER; None without one. verified: there is a certificate, and OpenSSL
+    has verified its chain and purpose with `ca`.
     """
 
     __slots__ = (
@@ -70,7 +70,7 @@ class TLSSocket:
         cipher = tls.cipher()
         self._tls = tls
         self._end_point = own_certificate
-        # Interned: OpenSSL's texts are a few, and would be made anew for each connection.
+        # Interned: there are few such texts, and OpenSSL makes new ones for each connection.
         self.name = intern(cipher[0]) if cipher else ""
         self.standard_name = standard_name(self.name) if self.name else ""
         self.version = intern(tls.version() or "")
@@ -95,11 +95,11 @@ class TLSSocket:
 
     @property
     def authorized(self) -> bool:
-        """The same as `verified`, by the name of JavaScript."""
+        """The same as `verified`, by its name in Node.js."""
         return self.verified
 
     def options(self) -> dict[str, Any]:
-        """Return what `session.tls_options` shows."""
+        """Return the value of `session.tls_options`."""
         return {
             "name": self.name,
             "standard_name": self.standard_name,
@@ -112,8 +112,8 @@ class TLSSocket:
         }
 
     def channel_binding(self, kind: str) -> bytes | None:
-        """Return the binding "tls-server-end-point" (RFC 5929 §4), or "tls-exporter" (RFC 9266) and
-        "tls-unique" (RFC 5929 §3, up to TLS 1.2) where Python's ssl has them; else None.
+        """Return the data of the binding "tls-server-end-point" (RFC 5929 §4), or of "tls-exporter"
+        (RFC 9266) and "tls-unique" (RFC 5929 §3, up to TLS 1.2) if Python's ssl has them, or None.
         """
         if kind == "tls-server-end-point":
             der = self._end_point
@@ -132,22 +132,22 @@ class TLSSocket:
 def _parsed(tls: ssl.SSLObject) -> dict[str, Any] | None:
     try:
         return dict(tls.getpeercert() or {})
-    except ValueError:  # what Python cannot decode is still there in DER
+    except ValueError:  # Python cannot decode it; the certificate in DER remains
         return None
 
 
 @cache
 def _scratch() -> ssl.SSLContext:
-    """Never used for TLS. A context for clients is made without asking for a certificate."""
+    """Return a context that is never used for TLS; one for clients needs no certificate."""
     return ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
 
 
 def _forget_errors() -> None:
-    """Empty OpenSSL's queue of errors, which is the thread's.
+    """Empty the thread's error queue of OpenSSL.
 
-    What it finds wrong in the certificate of one client stays there without a word, and the next
-    read of any other that has to wait would be taken for failed. Python has no call for it, but
-    it empties the queue behind every list of ciphers in which there is none.
+    Errors about the certificate of one client stay there silently, and the next read of any other
+    connection that has to wait for octets would seem to fail. Python has no call for it, but it
+    empties the queue after every cipher list that contains no cipher.
     """
     with suppress(ssl.SSLError):
         _scratch().set_ciphers("NONE")

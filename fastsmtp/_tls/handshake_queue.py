@@ -1,7 +1,7 @@
-"""Handshakes of one server: how many of them a turn of the loop may bear, and what failed.
+"""Handshakes of one server: the time that they may use in a turn of the loop, and their failures.
 
 A handshake is half a millisecond or more of signing. A flood of them waits in a queue here, so that
-clients that are inside already go on; who waits counts as a client, and its clock runs.
+connected clients are still served; a waiting client counts as a client, and its deadline runs.
 """
 
 from __future__ import annotations
@@ -20,12 +20,12 @@ from fastsmtp.log_text import escaped
 __all__ = ["Handshakes"]
 
 TURN: Final = 0.002  # seconds of a loop turn for handshakes; one step is done in any case
-MAX_REASON: Final = 128  # characters of what OpenSSL says
+MAX_REASON: Final = 128  # characters of OpenSSL's text
 LOG_EVERY: Final = 1.0  # seconds between two log lines about failures
 
 
 class Shaking(Protocol):
-    """A connection whose handshake has octets to work on. context: that it is worked on in, None:
+    """A connection whose handshake has octets to process. context: contextvars for its steps, None:
     any.
     """
 
@@ -36,7 +36,7 @@ class Shaking(Protocol):
 
 
 class Handshakes:
-    """The queue, and the count of failures. now: a monotonic clock in seconds."""
+    """The queue, and the count of failures. now: a monotonic clock, in seconds."""
 
     def __init__(self, now: Callable[[], float] = time.monotonic) -> None:
         self._now = now
@@ -48,7 +48,7 @@ class Handshakes:
         self._said_at = -LOG_EVERY
 
     def request(self, connection: Shaking, loop: asyncio.AbstractEventLoop) -> bool:
-        """Do a step for `connection` now, or when its turn comes; False: it waits."""
+        """Do a step for `connection` now, or queue it for later; False: it is queued."""
         if not self._turning:
             self._turning = True
             self._spent = 0.0
@@ -60,7 +60,7 @@ class Handshakes:
         return True
 
     def go_on(self, connection: Shaking) -> None:
-        """Do one more step for `connection`, which is in one, after those who wait."""
+        """Queue one more step for `connection`, after the waiting ones; called inside of a step."""
         self._waiting.append(connection)
 
     def _next_turn(self, loop: asyncio.AbstractEventLoop) -> None:
@@ -73,7 +73,7 @@ class Handshakes:
             connection = self._waiting.popleft()
             if connection.context is None:
                 self._step(connection)
-            else:  # this turn was begun by another one
+            else:  # this callback has the context of another connection
                 connection.context.run(self._step, connection)
 
     def _step(self, connection: Shaking) -> None:
@@ -82,7 +82,7 @@ class Handshakes:
         self._spent += self._now() - began
 
     def failed(self, error: BaseException, place: Place) -> None:
-        """Count a failure; of many, one in `LOG_EVERY` seconds has its line."""
+        """Count a failure, and log at most one in `LOG_EVERY` seconds."""
         self.failures += 1
         self._unsaid += 1
         now = self._now()

@@ -1,11 +1,11 @@
-"""Lets in clients whose certificate is not good, and says afterwards that it was not.
+"""Accepts clients with an untrusted certificate, and reports afterwards that it is not trusted.
 
-`request_cert` without `reject_unauthorized` asks for a certificate and reports what came. Python's
-ssl knows no such mode: with a certificate that is not good the handshake ends. OpenSSL asks a
-callback for its opinion, which Python does not offer; here it is set by ctypes, where this version
-of Python is known (its context begins with the pointer, and the mode that OpenSSL reads at the
-pointer is compared before it is used). Elsewhere a certificate that is not good ends the handshake,
-none at all is let in, and one log line says so at start.
+`request_cert` without `reject_unauthorized` asks for a certificate and reports the result. Python's
+ssl has no such mode: an untrusted certificate ends the handshake. OpenSSL has a verify callback,
+which Python does not offer; here ctypes sets it on known versions of Python (the context object
+begins with OpenSSL's pointer, and the verify mode read through that pointer is compared before it
+is used). On other versions an untrusted certificate ends the handshake, clients without a
+certificate are accepted, and a log line at start states this.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ VERIFY_PEER: Final = 1
 
 
 class Verdict(threading.local):
-    """What the handshake step of this thread has found. bad: a certificate was not good."""
+    """The result of this thread's handshake step. bad: a certificate is not trusted."""
 
     bad = False
 
@@ -35,7 +35,7 @@ verdict: Final = Verdict()
 
 
 def _note(is_good: int, store: Any) -> int:
-    """OpenSSL's opinion of one certificate of the chain; the answer 1 goes on."""
+    """Note OpenSSL's verdict on one certificate of the chain; returning 1 continues."""
     if not is_good:
         verdict.bad = True
     return 1
@@ -43,13 +43,13 @@ def _note(is_good: int, store: Any) -> int:
 
 @cache
 def _setter() -> Callable[[ssl.SSLContext], bool]:
-    """Return what sets our callback, and says whether it could: OpenSSL is asked as the library
-    that the ssl module has loaded. Kept for as long as OpenSSL may call back.
+    """Return a function that sets our callback and returns whether it could. It uses the OpenSSL
+    that the ssl module has loaded, and must live as long as OpenSSL may call back.
     """
     if not IS_KNOWN:
         return lambda context: False
     try:
-        import ctypes  # for servers with this rare pair of options: 1.5 ms of every import
+        import ctypes  # only for this rare pair of options: it would add 1.5 ms to every import
 
         library = ctypes.CDLL(getattr(sys.modules["_ssl"], "__file__", None))
         type_check = ctypes.CFUNCTYPE(ctypes.c_int, ctypes.c_int, ctypes.c_void_p)
@@ -71,15 +71,15 @@ def _setter() -> Callable[[ssl.SSLContext], bool]:
 
 
 class LenientContext(ssl.SSLContext):
-    """A context that asks for a certificate and takes any; `verdict.bad` tells what it was."""
+    """A context that asks for a certificate and accepts any; `verdict.bad` has the result."""
 
     def be_lenient(self) -> None:
-        """Begin; no session is resumed, for a resumed one would not be looked at again."""
+        """Set the callback; disable resumption, because a resumed session is not verified again."""
         self.verify_mode = ssl.CERT_OPTIONAL
         self.options |= ssl.OP_NO_TICKET
         self.num_tickets = 0
         if not _setter()(self):
             logger.warning(
-                "this Python cannot let in clients whose certificate is not good: with request_cert"
-                " such a certificate ends the handshake, whatever reject_unauthorized says"
+                "this Python cannot accept clients with an untrusted certificate: with request_cert"
+                " such a certificate ends the handshake, whatever reject_unauthorized is"
             )

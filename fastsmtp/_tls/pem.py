@@ -1,8 +1,8 @@
-"""Key material as users give it: a path, PEM text, or bytes; read whole, checked, and named in
-every complaint.
+"""Key material as users give it: a path, PEM text, or bytes; read completely, checked, and named in
+every error message.
 
-In: the value of `key`, `cert` or `ca`. Out: octets, and what a certificate says of itself. Raised:
-ValueError, whose text has the option, the file and the reason, and never what is in the file.
+In: the value of `key`, `cert` or `ca`. Out: octets, and facts of a certificate. Raised: ValueError,
+whose text has the option, the file and the reason, and never content of the file.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ __all__ = [
     "signature_hash",
 ]
 
-MAX_FILE: Final = 1 << 20  # octets; a bundle of all public authorities has a quarter of it
+MAX_FILE: Final = 1 << 20  # octets; a bundle of all public CAs has a quarter of that
 
 _CERTIFICATE: Final = (
     rb"(?s)-----BEGIN (?:TRUSTED |X509 )?CERTIFICATE-----.*?"
@@ -36,22 +36,22 @@ _CERTIFICATE: Final = (
 
 
 class Pem(NamedTuple):
-    """octets: of the file or the text. name: how to speak of it."""
+    """octets: of the file or the text. name: for messages."""
 
     octets: bytes
     name: str
 
     @property
     def is_encrypted(self) -> bool:
-        """Whether there is a key in it that needs a password."""
+        """Whether it contains a key that needs a password."""
         return b"ENCRYPTED" in self.octets
 
     def __repr__(self) -> str:
-        return f"<Pem of {self.name}>"  # there may be a key in it
+        return f"<Pem of {self.name}>"  # without the octets: they may be a key
 
 
 def read_pem(option: str, value: str | bytes) -> Pem:
-    """Return what `value` stands for: it is PEM if it looks like it, else a path."""
+    """Return the material that `value` gives: it is PEM if it looks like PEM, else a path."""
     octets = value.encode("utf-8", "replace") if isinstance(value, str) else value
     if b"-----BEGIN" in octets:
         return Pem(octets, f"option {option!r}")
@@ -81,21 +81,21 @@ def leaf_of(pem: Pem) -> bytes:
     try:
         return ssl.PEM_cert_to_DER_cert(text)
     except (ValueError, binascii.Error):
-        raise ValueError(f"{pem.name} holds a certificate that is no base64") from None
+        raise ValueError(f"{pem.name} holds a certificate that is not base64") from None
 
 
 @contextmanager
 def as_file(octets: bytes) -> Iterator[str]:
-    """Give `octets` a path for as long as the block lasts, for the ssl module takes no other.
+    """Give `octets` a path while the block lasts, because the ssl module only reads files.
 
-    In memory where the system can, for a key must not be left on a disk.
+    In memory where the system can, because a key must not be left on a disk.
     """
     if hasattr(os, "memfd_create") and os.path.isdir("/proc/self/fd"):
         with open(os.memfd_create("fastsmtp"), "wb", buffering=0) as memory:
             memory.write(octets)
             yield f"/proc/self/fd/{memory.fileno()}"
         return
-    import tempfile  # it brings all of compression: 2 ms of an import that Linux never needs
+    import tempfile  # 2 ms, since it imports the compression modules; Linux never needs it
 
     handle, path = tempfile.mkstemp()  # for this user only
     try:
@@ -107,11 +107,11 @@ def as_file(octets: bytes) -> Iterator[str]:
             os.unlink(path)
 
 
-# What a certificate says, RFC 5280 §4.1: as much of DER as that takes.
+# Fields of a certificate, RFC 5280 §4.1, with only as much DER parsing as they need.
 
 
 def _parts(der: bytes) -> list[tuple[int, bytes]]:
-    """Tag and content of each element in `der`; raises IndexError for what is cut off."""
+    """Tag and content of each element in `der`; raises IndexError if an element is cut off."""
     parts = []
     at = 0
     while at < len(der):
@@ -127,8 +127,8 @@ def _parts(der: bytes) -> list[tuple[int, bytes]]:
 
 
 def expired_at(der: bytes) -> datetime | None:
-    """Return the end of a certificate's time, None when it cannot be read: OpenSSL has its own
-    opinion then.
+    """Return the end of a certificate's validity, None when it cannot be read: then OpenSSL judges
+    it alone.
     """
     try:
         fields = _parts(_parts(_parts(der)[0][1])[0][1])
@@ -143,8 +143,8 @@ def expired_at(der: bytes) -> datetime | None:
         return None
 
 
-# Object identifiers of signatures, and the hash of each; of those with MD5 or SHA-1 the binding
-# takes SHA-256 (RFC 5929 §4.1).
+# Object identifiers of signatures, and the hash of each; for MD5 and SHA-1 the binding uses SHA-256
+# (RFC 5929 §4.1).
 _HASHES: Final[dict[str, str]] = {
     "2a864886f70d010104": "sha256",
     "2a864886f70d010105": "sha256",

@@ -1,12 +1,12 @@
 """TLS of one connection without a socket: the handshake, and then the records of `_tls.records`.
 
-In: what was read from the transport. Out: plaintext, and what is to be written. The context is
-chosen by the server name before OpenSSL sees an octet. Nothing that a peer sends makes it raise.
+In: octets read from the transport. Out: plaintext, and octets to write. The context is chosen by
+the server name before OpenSSL gets an octet. No input of a peer makes it raise.
 
-Bounded: a call works on a few slices of a handshake, and `more` says that some is left for the next
-one. OpenSSL gets a ClientHello when it is whole and not too long, the one after a HelloRetryRequest
-too, because it reserves as much memory as the header claims. It gets other records when they are
-whole, because it reserves room for the longest one at the first octet.
+Bounded: a call works on a few slices of a handshake; `more` means that some are left for the next
+one. OpenSSL gets a ClientHello, also that after a HelloRetryRequest, when it is complete and not
+too long, because it reserves as much memory as the header claims. It gets other records when they
+are complete, because it reserves room for the longest one at the first octet.
 """
 
 from __future__ import annotations
@@ -22,16 +22,15 @@ from fastsmtp._tls.records import Records
 __all__ = ["Pump"]
 
 SLICE: Final = 2 * 1024  # octets of a handshake that OpenSSL gets at a time
-SLICES: Final = 8  # of one call
-# Octets that a client may send before the handshake has ended. Certificates may have 100 KiB of
-# them, which is OpenSSL's own limit.
+SLICES: Final = 8  # per call
+# Octets that a client may send before the handshake has ended; certificates may take 100 KiB, which
+# is OpenSSL's own limit.
 MAX_FLIGHT: Final = 160 * 1024
-# Octets of a record before the handshake has ended: of a client that need not show a certificate,
-# and of any.
+# Octets of a record before the handshake has ended: if no certificate is asked for, and otherwise.
 MAX_SHORT_RECORD: Final = 4 * 1024
 MAX_RECORD: Final = 5 + 16384 + 2048  # RFC 5246 §6.2.3
 
-# The random of a ServerHello that is a HelloRetryRequest (RFC 8446 §4.1.3), and where it stands.
+# The random of a ServerHello that is a HelloRetryRequest (RFC 8446 §4.1.3), and its offset.
 RETRY: Final = bytes.fromhex("CF21AD74E59A6111BE1D8C021E65B891C2A211167ABB8C5E079E09E2C8A8339C")
 RANDOM_AT: Final = 11
 ILLEGAL_PARAMETER: Final = b"\x15\x03\x03\x00\x02\x02\x2f"  # an alert in clear, RFC 8446 §6.2
@@ -40,12 +39,12 @@ type_choose = Callable[[str], ssl.SSLContext]
 
 
 class Pump(Records):
-    """One end of TLS, the server's. choose: gives the context for a server name, "" for none.
+    """The server's end of TLS. choose: returns the context for a server name, "" without one.
 
     taken: octets of the handshake so far. established: the handshake is done. ended: the client has
-    sent close_notify. error: why there is no TLS any more. servername: what the client asked for.
-    trusted: there is a certificate of the client, and it is good. more: octets are left for the
-    next call of `shake`, or of `receive` once the handshake is done.
+    sent close_notify. error: why TLS has failed. servername: the name that the client asked for.
+    trusted: the client has a certificate, and it is trusted. more: octets are left for the next
+    call of `shake`, or of `receive` once the handshake is done.
     """
 
     def __init__(self, choose: type_choose) -> None:
@@ -53,23 +52,23 @@ class Pump(Records):
         self.trusted = False
         self.context: ssl.SSLContext | None = None
         self._choose: type_choose | None = choose
-        self._hello_due = True  # a ClientHello is to come
+        self._hello_due = True  # a ClientHello comes next
         self._answer_due = False  # OpenSSL is getting it
-        self._waiting = b""  # octets that OpenSSL has not got
-        self._wanted = 0  # octets of them before which there is no use in looking at them
-        self._admitted = 0  # octets of them that it may have: a whole ClientHello, or a record
+        self._waiting = b""  # octets that OpenSSL has not got yet
+        self._wanted = 0  # octets needed before it makes sense to look at them
+        self._admitted = 0  # octets that OpenSSL may have: a complete ClientHello, or a record
         self._alert = b""
         self._suspect = False
         self.taken = 0
 
     def overflows(self, count: int) -> bool:
-        """Whether `count` octets more are too many for a handshake, whatever they are."""
+        """Whether `count` more octets are too many for a handshake."""
         most = MAX_HELLO_RECORDS if self.tls is None else MAX_FLIGHT
         return self.taken + count > most
 
     def shake(self, octets: bytes) -> bytes | None:
-        """Go one step on with the handshake; returns the plaintext that followed it when it is
-        done, None before and when it has failed. Its output has to be taken after each step.
+        """Continue the handshake by one step; returns the plaintext after it when it is done, else
+        None. The output has to be taken after each step.
         """
         if self.error is not None:
             return None
@@ -87,7 +86,7 @@ class Pump(Records):
             return None
 
     def take_output(self) -> bytes:
-        """Return what TLS has to say of its own: handshake, tickets, key updates, alerts."""
+        """Return the octets that TLS itself sends: handshake, tickets, key updates, alerts."""
         octets = Records.take_output(self)
         if not self.established:
             if self._alert:
@@ -116,13 +115,13 @@ class Pump(Records):
                 return self.receive(self.take_unread() + octets[at:])
             if self._answer_due and not self._admitted:
                 self._answer_due = False
-                break  # what we say to a ClientHello decides about what may come next
+                break  # our answer to a ClientHello decides what may come next
         self._waiting = octets[at:]
         self.more = len(self._waiting) > 0
         return None
 
     def _admit(self, octets: bytes) -> None:
-        """See how many of `octets` OpenSSL may have: none before there are more, or at all."""
+        """Set how many of `octets` OpenSSL may have: 0 until there are more, or after an error."""
         if not octets or len(octets) < self._wanted:
             return
         self._wanted = 0
@@ -138,7 +137,7 @@ class Pump(Records):
         elif name == NO_TLS:
             self._give_up(ssl.SSLError(ssl.SSL_ERROR_SSL, "the client does not speak TLS"))
         elif name == BAD:
-            self._refuse("the ClientHello is too long, or its records are none")
+            self._refuse("the ClientHello is too long, or its records are malformed")
         else:
             self._admitted = count
             self._hello_due = False
@@ -147,8 +146,8 @@ class Pump(Records):
                 self._begin(name)
 
     def _admit_record(self, octets: bytes) -> None:
-        """Also what may come before a second ClientHello: an alert, ChangeCipherSpec. As many as
-        make a slice go at once: each time that OpenSSL wants more costs as much as some records.
+        """Admit records, also those that may come before a second ClientHello: an alert,
+        ChangeCipherSpec. A slice full at a time: a call in which OpenSSL wants more is expensive.
         """
         at, end = 0, len(octets)
         while at + 5 <= end:
@@ -163,7 +162,7 @@ class Pump(Records):
             self._admit_none(octets)
 
     def _admit_none(self, octets: bytes) -> None:
-        """The first record is not whole: how long will it be?"""
+        """The first record is not complete: check the length that it will have."""
         if len(octets) < 5:
             self._wanted = 5
             return
@@ -188,11 +187,11 @@ class Pump(Records):
         if self._suspect or tls.getpeercert(True) is None:
             return False
         if isinstance(context, LenientContext) and tls.session_reused:
-            return False  # nobody has looked at the certificate in this handshake
+            return False  # this handshake has not verified the certificate
         return context.verify_mode != ssl.CERT_NONE
 
     def _refuse(self, reason: str) -> None:
-        """Give up before OpenSSL has seen why. In clear it would say the same."""
+        """Fail the handshake before OpenSSL sees the octets, with the alert that it would send."""
         if self._hello_due:
             self._alert = ILLEGAL_PARAMETER
         self._give_up(ssl.SSLError(ssl.SSL_ERROR_SSL, reason))

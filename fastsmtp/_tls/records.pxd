@@ -1,4 +1,4 @@
-"""Records of one TLS connection: fields by lifetime, methods by the way of the data."""
+"""Records of one TLS connection: fields by lifetime, methods in the order of the data's path."""
 
 
 cdef class Records:
@@ -7,22 +7,22 @@ cdef class Records:
     cdef public object tls
     cdef object _incoming, _outgoing
     cdef bint _shaking  # its first octets are in the BIO
-    # the end: the client's close_notify, and why there is no TLS any more
+    # the end: the client's close_notify, and why TLS has failed
     cdef public bint ended
     cdef public object error
-    # between two reads: octets of a header that is not whole yet, or None; octets that the BIO has,
-    # and that are missing, of a record that is not whole; whether the BIO has the size of a record
+    # between two reads: octets of an incomplete header, or None; octets of an incomplete record
+    # that the BIO has, and that are missing; whether the BIO has the size of a record
     cdef bytes _header
     cdef Py_ssize_t _held, _missing
     cdef bint _grown
-    # set by _feed: OpenSSL has something to work on, of so many whole records
+    # set by _feed: whether OpenSSL has something to work on, and how many whole records
     cdef bint _ready
     cdef Py_ssize_t _fed
-    # what a call may still work on; what it has left for the next one, if there is `more`
+    # records that a call may still work on; octets left for the next call, if there is `more`
     cdef Py_ssize_t _left
     cdef public bint more
     cdef bytes _kept
-    # by how many the records without plaintext have outnumbered those with it
+    # how many more records without plaintext there were than with it
     cdef Py_ssize_t _idle
 
     cpdef object begin(self, object context)

@@ -1,17 +1,17 @@
 """Records of one TLS connection after its handshake: ciphertext in, plaintext out, and back.
 
-In: what was read from the transport, and what is to be sent. Out: plaintext, and what is to be
-written to the transport. Nothing that a peer sends makes it raise: a failure is `error`, and from
-then on nothing goes in or out. What comes behind close_notify is dropped. RFC 8446 §5.1, §6.1.
+In: octets read from the transport, and plaintext to send. Out: plaintext, and octets to write to
+the transport. No input of a peer makes it raise: a failure is `error`, and after it nothing goes in
+or out. Octets after close_notify are dropped. RFC 8446 §5.1, §6.1.
 
-Bounded: a call of `receive` works on so many records, and `more` says that some are left for the
-next one. Records without plaintext (key updates, alerts, empty ones, fragments of handshakes) cost
-OpenSSL up to twenty times as much as one with a command, inside one call of it. So they count as
-many, and a client that sends too many of them is cut.
+Bounded: a call of `receive` works on a limited number of records; `more` means that some are left
+for the next one. Records without plaintext (key updates, alerts, empty ones, fragments of
+handshakes) cost OpenSSL up to twenty times as much as one with a command, inside one call of it. So
+each counts as many, and a client that sends too many of them is cut.
 
-OpenSSL is given whole records and asked for what is in them: it never has to say that it wants
-more, which would be an exception each time. It decrypts into the object that is given out.
-What is no record goes to OpenSSL as it is, which fails it.
+OpenSSL gets whole records and is read until they are used up, so that it rarely raises
+SSLWantReadError, an exception for every read. It decrypts into the object that is returned. Octets
+that are not a record are passed on as they are; OpenSSL refuses them.
 """
 
 from cpython.buffer cimport PyBUF_READ, PyBUF_WRITE
@@ -27,17 +27,17 @@ cdef enum:
     HEADER = 5
     RECORD = 16384  # octets of plaintext in a record at most (RFC 8446 §5.1)
     SENT_RECORD = 4096  # octets of plaintext in one of ours, see `send`
-    LONGEST = HEADER + RECORD + 256  # of a record; one of TLS 1.2 may be longer, and hardly is
-    BATCH = 16  # records that OpenSSL gets at a time: it works through all that have no plaintext
+    LONGEST = HEADER + RECORD + 256  # of a record; in TLS 1.2 it may be longer, but hardly ever is
+    BATCH = 16  # records that OpenSSL gets at a time: one read processes all without plaintext
     CHANGE_CIPHER_SPEC = 20  # the lowest of the record types, RFC 8446 §5.1
     APPLICATION_DATA = 23  # the highest
 
-# Records of one client that a call of `receive` works on, and for how many of them one without
-# plaintext counts.
+# Records of one client that a call of `receive` works on, and how many of them a record without
+# plaintext counts as.
 RECORDS_PER_CALL = 512
 IDLE_WEIGHT = 16
-# By how many the records without plaintext may outnumber those with it. BoringSSL allows 32 empty
-# ones or key updates in a row, Go 16. An OpenSSL client of TLS 1.0 sends one before each record.
+# How many more records without plaintext there may be than with it. BoringSSL allows 32 empty ones
+# or key updates in a row, Go 16. An OpenSSL client of TLS 1.0 sends one before each record.
 MAX_IDLE = 32
 
 cdef Py_ssize_t _RECORDS_PER_CALL = RECORDS_PER_CALL
@@ -46,19 +46,19 @@ cdef Py_ssize_t _MAX_IDLE = MAX_IDLE
 
 
 cdef inline Py_ssize_t length_of(const unsigned char *header) noexcept nogil:
-    """Of a record, its header included."""
+    """The length of a record, with its header."""
     return HEADER + (header[3] << 8 | header[4])
 
 
 cdef inline Py_ssize_t growing(Py_ssize_t size) noexcept nogil:
-    """A MemoryBIO keeps four thirds of the largest that was ever in it. One that grows for so many
-    octets first has just room for `size`.
+    """How many octets to write first, so that a MemoryBIO grows to just `size`: it always grows to
+    four thirds of the largest content so far.
     """
     return (size + 3) // 4 * 3 - 3
 
 
 cdef inline bint is_odd(const unsigned char *header) noexcept nogil:
-    """Whether OpenSSL may well refuse the record when it sees the header."""
+    """Whether OpenSSL may refuse the record because of its header."""
     return (
         header[0] < CHANGE_CIPHER_SPEC or header[0] > APPLICATION_DATA or header[1] != 3
         or length_of(header) > LONGEST
@@ -68,8 +68,8 @@ cdef inline bint is_odd(const unsigned char *header) noexcept nogil:
 cdef Py_ssize_t scan_records(
     const unsigned char *octets, Py_ssize_t size, Py_ssize_t most, Py_ssize_t *count
 ) noexcept nogil:
-    """Return the length of the whole records that octets begin with, of LONGEST at most, and count
-    them: no more than `most`.
+    """Return the length of the whole records at the start of the octets, each at most LONGEST, and
+    count them: no more than `most`.
     """
     cdef Py_ssize_t end = 0, following
     count[0] = 0
@@ -85,7 +85,7 @@ cdef Py_ssize_t scan_records(
 cdef Py_ssize_t count_records(
     const unsigned char *octets, Py_ssize_t *at, Py_ssize_t end
 ) noexcept nogil:
-    """Return how many records there are from `at` to `end`, and move `at` there."""
+    """Return the number of records from `at` to `end`, and set `at` to `end`."""
     cdef Py_ssize_t count = 0
     while at[0] < end:
         at[0] += length_of(octets + at[0])
@@ -94,7 +94,7 @@ cdef Py_ssize_t count_records(
 
 
 cdef class Records:
-    """Records()\n--\n\nOne end of TLS. Who shakes hands sets `established`, or `error`."""
+    """Records()\n--\n\nOne end of TLS. The handshake sets `established` or `error`."""
 
     cpdef object begin(self, object context):
         """Begin as a server, with a context."""
@@ -103,21 +103,21 @@ cdef class Records:
         self.tls = context.wrap_bio(self._incoming, self._outgoing, server_side=True)
 
     cpdef object fail(self, object error):
-        """There is no TLS any more."""
-        self.error = error.with_traceback(None)  # it would hold frames, and they this object
+        """TLS has failed with `error`."""
+        self.error = error.with_traceback(None)  # its frames would refer to this object
         self._kept = None
         self.more = False
 
     cpdef object let_go(self):
-        """Free what OpenSSL holds; only after a failure, when its last output has been taken."""
+        """Free OpenSSL's objects; only after a failure, when the last output has been taken."""
         self.tls = self._incoming = self._outgoing = None
 
     # ---- the handshake --------------------------------------------------------------------------
 
     cpdef bint step(self, bytes octets) except -1:
-        """Go on with octets of the client; True: it is done. Raises what OpenSSL says."""
+        """Continue with octets of the client; True: it is done. Raises OpenSSL's errors."""
         cdef Py_ssize_t size = PyBytes_GET_SIZE(octets), first = growing(size)
-        if not self._shaking and first > 0:  # a ClientHello, the largest of most handshakes
+        if not self._shaking and first > 0:  # a ClientHello, mostly the longest client message
             self._incoming.write(octets[:first])
             octets = octets[first:]
         self._shaking = True
@@ -130,19 +130,19 @@ cdef class Records:
         return True
 
     cpdef bytes take_unread(self):
-        """Return what the client has sent behind its Finished: it begins with a record."""
+        """Return the client's octets after its Finished: they begin with a record."""
         return self._incoming.read() if self._incoming.pending else b""
 
     # ---- in -------------------------------------------------------------------------------------
 
     cpdef object keep(self, bytes octets):
-        """Put `octets` behind those that are left for the next call of `receive`."""
+        """Append `octets` to those that are left for the next call of `receive`."""
         self._kept = octets if self._kept is None else self._kept + octets
         self.more = True
 
     cpdef bytes receive(self, bytes octets):
-        """Return the plaintext of what was read, as far as it is whole; with `more` set, the next
-        call goes on with what is left, also when it brings no octets.
+        """Return the plaintext of the complete records; with `more` set, the next call continues
+        with the rest, even without new octets.
         """
         cdef const unsigned char *start
         cdef Py_ssize_t size
@@ -162,7 +162,7 @@ cdef class Records:
         return self._receive_some(octets)
 
     cdef bytes _receive_one(self, bytes octets):
-        """A read that is one record: a command, mostly, or a few."""
+        """A read that is one record: mostly one command, or a few."""
         cdef bytes plaintext
         self._put(<const unsigned char *>PyBytes_AS_STRING(octets), PyBytes_GET_SIZE(octets))
         self._held = 0
@@ -173,7 +173,7 @@ cdef class Records:
             elif self._idle:
                 self._idle -= 1
             return plaintext
-        except ssl.SSLWantReadError:  # it was one of TLS itself
+        except ssl.SSLWantReadError:  # a record without plaintext
             self._count(1, 0)
         except ssl.SSLZeroReturnError:
             self.ended = True
@@ -194,7 +194,7 @@ cdef class Records:
                     self.keep(read[at:])
                     break
                 fed = self._feed(octets + at, size - at)
-                if self._ready:  # else it has taken all
+                if self._ready:  # otherwise all is processed
                     if plaintext is NULL:
                         plaintext = new_bytes(NULL, bound)
                     used += self._decrypt(
@@ -211,7 +211,7 @@ cdef class Records:
         return result
 
     cdef int _count(self, Py_ssize_t idle, Py_ssize_t full) except -1:
-        """Records have been worked on, `idle` of them without plaintext."""
+        """Count processed records, `idle` without plaintext and `full` with it."""
         self._left -= full + idle * _IDLE_WEIGHT
         self._idle = max(0, self._idle + idle - full)
         if self._idle > _MAX_IDLE and self.error is None:
@@ -219,14 +219,14 @@ cdef class Records:
         return 0
 
     cdef Py_ssize_t _feed(self, const unsigned char *octets, Py_ssize_t size) except -1:
-        """Give OpenSSL whole records, or what there is of one; return how many octets. `_ready`
-        says whether it has something to work on.
+        """Pass OpenSSL whole records, or the beginning of one; return how many octets. `_ready` is
+        set if it has something to work on.
         """
         cdef Py_ssize_t count = self._missing
         self._ready = True
         self._fed = 1
         if count == 0:
-            # No more than may be idle: nothing is worked on after the one that ends it.
+            # No more than may be idle: after the record that ends TLS none is processed.
             count = scan_records(octets, size, min(BATCH, _MAX_IDLE + 1 - self._idle), &self._fed)
             if count == 0:
                 return self._feed_part(octets, size)
@@ -239,13 +239,13 @@ cdef class Records:
         return count
 
     cdef Py_ssize_t _feed_part(self, const unsigned char *octets, Py_ssize_t size) except -1:
-        """The same for the beginning of a record, or for one that is odd."""
+        """The same for the beginning of a record, or for an odd record."""
         self._ready = False
         if size < HEADER:
             self._header = octets[:size]
             return size
         self._missing = length_of(octets)
-        if is_odd(octets):  # OpenSSL has to see it before there is more of it
+        if is_odd(octets):  # OpenSSL may refuse it before the rest arrives
             size = HEADER
             self._ready = True
             self._fed = 0
@@ -254,7 +254,7 @@ cdef class Records:
         return size
 
     cdef int _put(self, const unsigned char *octets, Py_ssize_t size) except -1:
-        """Write to the BIO. While it is small it grows once, and not beyond a record."""
+        """Write to the BIO. If it is small, grow it once, to the size of a record at most."""
         cdef Py_ssize_t first = growing(LONGEST) - self._held
         if not self._grown and size > first:
             self._grown = True
@@ -272,14 +272,14 @@ cdef class Records:
     cdef Py_ssize_t _decrypt(
         self, const unsigned char *records, Py_ssize_t fed, char *room, Py_ssize_t size
     ) except -1:
-        """Read what is in the BIO, and count it: `fed` octets of `records` were put there last.
-        Returns octets of plaintext, of which there are fewer.
+        """Read the records in the BIO, and count them: the last `fed` octets written to it are at
+        `records`. Returns the number of octets of plaintext.
         """
         cdef Py_ssize_t used = 0, at = 0, count, left = self._fed, done
         self._held = 0
         try:
             while True:
-                # A read never gives out more than one record.
+                # A read never returns more than one record.
                 count = self.tls.read(
                     RECORD, PyMemoryView_FromMemory(room + used, size - used, PyBUF_WRITE)
                 )
@@ -288,13 +288,13 @@ cdef class Records:
                     break
                 used += count
                 count = self._incoming.pending
-                # Those before the one that has plaintext had none.
+                # The records before the one with plaintext had none.
                 done = count_records(records, &at, fed - count) if self._fed > 1 else 1
                 self._count(done - 1, 1)
                 left -= done
                 if not count:
                     break
-        except ssl.SSLWantReadError:  # the last one was one of TLS itself
+        except ssl.SSLWantReadError:  # the last record had no plaintext
             pass
         except ssl.SSLZeroReturnError:
             self.ended = True
@@ -307,11 +307,11 @@ cdef class Records:
     # ---- out ------------------------------------------------------------------------------------
 
     cpdef bytes send(self, bytes octets):
-        """Return what is to be written for `octets`; nothing before the handshake is done and
-        after a failure.
+        """Return the octets to write for the plaintext `octets`; b"" before the handshake is done
+        and after a failure.
 
-        A client that reads 4 KiB at a time and then polls its socket does not see what its TLS
-        library still holds of a longer record, and waits until its timeout.
+        Records are short: a client that reads 4 KiB at a time and then polls its socket does not
+        see what its TLS library still holds of a longer record, and waits until its timeout.
         """
         cdef Py_ssize_t start, size = PyBytes_GET_SIZE(octets)
         if not self.established or self.error is not None:
@@ -330,13 +330,13 @@ cdef class Records:
             return b""
 
     cpdef bytes take_output(self):
-        """Return what TLS has to say of its own: handshake, tickets, key updates, alerts."""
+        """Return the octets that TLS itself sends: handshake, tickets, key updates, alerts."""
         if self._outgoing is None or not self._outgoing.pending:
             return b""
         return self._outgoing.read()
 
     cpdef bytes close(self):
-        """Return close_notify, the last octets: nothing can be sent any more."""
+        """Return close_notify; after it nothing can be sent."""
         cdef bytes octets
         if not self.established or self.error is not None:
             return b""

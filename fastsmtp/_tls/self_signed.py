@@ -1,6 +1,6 @@
-"""A certificate for development: made at start, kept in memory, gone with the process.
+"""A certificate for development: made at start, and kept only in memory.
 
-It needs the library `cryptography` (the extra `tls`), which is looked for only here and only then.
+It needs the library `cryptography` (the extra `tls`), which is imported only here, when needed.
 """
 
 from __future__ import annotations

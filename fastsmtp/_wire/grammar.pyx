@@ -1,14 +1,14 @@
 """The grammar of command arguments: the octets of one line in, paths, parameters and xtext out.
 
-What goes in is the argument of one command line as the parser cut it out, as `bytes`. What comes
-out is an `Address`, strings, integers, or a value that says "not of this form": nothing that a peer
-sends raises. Every string is decoded once, from UTF-8 that was checked here, so that no surrogate
-and no forbidden code point ever reaches a hook or a log.
+In: the argument of one command line as the parser cut it out, as `bytes`. Out: an `Address`,
+strings, integers, or a value that means "malformed": no input of a peer raises. Every string is
+decoded once, from UTF-8 that was checked here, so that no surrogate and no forbidden code point
+ever reaches a hook or a log.
 
-All work is linear in the octets given, without recursion, and a path is never read beyond its 256
-octets. Each production has its own function. `scan_` functions read `text[start:end]` and nothing
-else, and return the index behind what they recognised, or -1. Nothing is rewritten: no case
-folding, no Punycode, no normalising of literals.
+All work is linear in the number of octets, without recursion, and a path is never read beyond its
+256 octets. Each production has its own function. `scan_` functions read only `text[start:end]`, and
+return the index after what they recognised, or -1. Nothing is rewritten: no case folding, no
+Punycode, no normalising of literals.
 """
 
 cimport cython
@@ -40,17 +40,17 @@ cdef extern from "_wire/octets.h" nogil:
     Py_ssize_t count_characters(octets_t text, Py_ssize_t start, Py_ssize_t end)
 
 cdef extern from "<assert.h>" nogil:
-    # Our invariants: compiled in debug and sanitizer builds, gone in a release.
+    # Our invariants: compiled in debug and sanitizer builds only.
     void check "assert" (bint condition)
 
 cdef enum:
     MAX_PATH = 256          # RFC 5321 §4.5.3.1.3, brackets and route included
     MAX_DOMAIN = 255        # RFC 5321 §4.5.3.1.2; an EHLO name has the same bound
     MAX_LABEL = 63          # RFC 1035 §2.3.4
-    MAX_PARAMETERS = 64     # ours: no command has a tenth of it
+    MAX_PARAMETERS = 64     # ours: real commands have fewer than a tenth of it
     MAX_BDAT_DIGITS = 20    # 1*20DIGIT, as of SIZE in RFC 1870 §4
     MAX_REPR = 128          # characters of foreign text in a log line
-    SAFE_DIGITS = 18        # so many digits always fit into 63 bits
+    SAFE_DIGITS = 18        # this many digits always fit into 63 bits
 
 
 cpdef enum PathFault:
@@ -60,15 +60,15 @@ cpdef enum PathFault:
 
 
 cpdef enum Leniency:
-    """What is taken for a path: each level takes all that the one before it takes."""
+    """What is accepted as a path: each level accepts all that the one before it accepts."""
     STRICT = 0              # RFC 5321 §4.1.2
     COMMON = 1              # and what old devices send: odd dots, "_" in domains, no brackets
-    LENIENT = 2             # and whatever else has exactly one "@"
+    LENIENT = 2             # and anything else with exactly one "@"
 
 
-# What scan_path found: indices into the text it was given. Lives no longer than that call.
+# The result of scan_path: indices into its text, valid as long as that text.
 cdef struct Path:
-    Py_ssize_t route        # the first octet of the source route; without one, of the mailbox
+    Py_ssize_t route        # the first octet of the source route, or else of the mailbox
     Py_ssize_t mailbox      # its first octet
     Py_ssize_t at           # the `@` between local part and domain; -1 for `<>` and `<Postmaster>`
     Py_ssize_t end          # of the mailbox: the index of `>`, if the path has brackets
@@ -80,7 +80,7 @@ cdef struct Path:
 @cython.final
 cdef class AddressDSN:
     """AddressDSN(notify=None, orcpt=None)\n--\n
-    What the DSN parameters of one RCPT said (RFC 3461 §4.1, §4.2).
+    The DSN parameters of one RCPT (RFC 3461 §4.1, §4.2).
     """
 
     cdef public list notify
@@ -109,8 +109,8 @@ cdef class Address:
     """Address(raw)\n--\n
     The path of a MAIL or RCPT command, as it was sent (RFC 5321 §4.1.2).
 
-    `Address("<user@example.com>")` makes one from text, by the strict grammar of SMTPUTF8;
-    ValueError if it is none.
+    `Address("<user@example.com>")` makes one from text, by the strict grammar of SMTPUTF8. Raises
+    ValueError if the text is not a path.
     """
 
     # Made with the object and never changed. One string is decoded; the others are cut from it
@@ -250,9 +250,9 @@ cdef inline object parse_path(
     return address, b"" if index == size else argument[index:]
 
 
-# What a path may hold depends on a parameter that comes behind it, SMTPUTF8. RFC 6531 §3.4
+# What a path may contain depends on a parameter that comes after it, SMTPUTF8. RFC 6531 §3.4
 cpdef bint has_parameter(bytes argument, bytes keyword) except -1:
-    """Whether the argument of MAIL has the parameter `keyword` behind its path."""
+    """Whether the argument of MAIL has the parameter `keyword` after its path."""
     if argument is None or keyword is None:
         raise TypeError("argument and keyword are bytes, got None")
     cdef octets_t text = <octets_t> PyBytes_AS_STRING(argument)
@@ -267,7 +267,7 @@ cpdef bint has_parameter(bytes argument, bytes keyword) except -1:
     index = scan_word_and_colon(text, 0, size, b"FROM")
     if index < 0 or scan_to_space(text, index, size) == size:
         return False
-    # By the most lenient rules: they find the end of every path that parse_reverse_path may take.
+    # By the most lenient rules: they find the end of every path that parse_reverse_path accepts.
     index = scan_path(text, index, size, False, True, LENIENT, &path)
     if index >= 0:
         index = scan_to_parameters(text, index, size)
@@ -282,7 +282,7 @@ cpdef bint has_parameter(bytes argument, bytes keyword) except -1:
 
 # SP esmtp-param *(SP esmtp-param). RFC 5321 §4.1.2
 def split_parameters(bytes rest not None, bint smtp_utf8):
-    """Split what is behind a path into (KEYWORD, value or None); ("", None) for a malformed one."""
+    """Split the octets after a path into (KEYWORD, value or None); ("", None) if malformed."""
     cdef octets_t text = <octets_t> PyBytes_AS_STRING(rest)
     cdef Py_ssize_t size = PyBytes_GET_SIZE(rest)
     cdef Py_ssize_t index = 0
@@ -313,9 +313,9 @@ def split_parameters(bytes rest not None, bint smtp_utf8):
 # ---------------------------------------------------------------- other arguments
 
 
-# xtext = *( xchar / hexchar ). RFC 3461 §4; what may come out of it, RFC 6533 §3
+# xtext = *( xchar / hexchar ). RFC 3461 §4; what it may decode to, RFC 6533 §3
 def decode_xtext(str value not None, bint smtp_utf8):
-    """Decode xtext once; None if it is malformed or stands for a forbidden character."""
+    """Decode xtext once; None if it is malformed or decodes to a forbidden character."""
     cdef Py_ssize_t size = 0
     cdef Py_ssize_t length
     cdef octets_t text
@@ -356,7 +356,7 @@ def parse_mailbox(str text not None, bint smtp_utf8):
 
 # bdat-cmd = "BDAT" SP chunk-size [ SP end-marker ]. RFC 3030 §2
 cpdef object parse_bdat_argument(bytes argument):
-    """Read the argument of BDAT: (octets of the chunk, is it the last), or None."""
+    """Read the argument of BDAT: (octets of the chunk, whether it is the last), or None."""
     if argument is None:
         raise TypeError("an argument is bytes, got None")
     cdef octets_t text = <octets_t> PyBytes_AS_STRING(argument)
@@ -379,7 +379,7 @@ cpdef object parse_bdat_argument(bytes argument):
     return (octets if digits <= SAFE_DIGITS else int(argument[:digits])), last
 
 
-# Domain / address-literal, of which no more is asked than to be one printable word. RFC 5321 §4.1.4
+# Domain / address-literal, but any printable word is accepted. RFC 5321 §4.1.4
 def parse_hostname_token(bytes argument not None):
     """Read the argument of EHLO, HELO or LHLO: the name in lower case, or None."""
     cdef octets_t text = <octets_t> PyBytes_AS_STRING(argument)
@@ -402,7 +402,7 @@ def parse_hostname_token(bytes argument not None):
 # ---------------------------------------------------------------- scanners: path and mailbox
 
 
-# "FROM:" or "TO:" in any case. RFC 5321 §4.1.1.2, §4.1.1.3; SP around the colon is tolerated
+# "FROM:" or "TO:" in any case. RFC 5321 §4.1.1.2, §4.1.1.3; SP around the colon is accepted
 cdef inline Py_ssize_t scan_word_and_colon(
     octets_t text, Py_ssize_t start, Py_ssize_t end, const char *word
 ) noexcept nogil:
@@ -417,8 +417,8 @@ cdef inline Py_ssize_t scan_word_and_colon(
     return scan_spaces(text, index + 1, end)
 
 
-# Path = "<" [ A-d-l ":" ] Mailbox ">". RFC 5321 §4.1.2. With `null` also "<>", which MAIL takes;
-# with `postmaster` also "<Postmaster>", which RCPT takes
+# Path = "<" [ A-d-l ":" ] Mailbox ">". RFC 5321 §4.1.2. With `null` also "<>", as in MAIL; with
+# `postmaster` also "<Postmaster>", as in RCPT
 cdef Py_ssize_t scan_path(
     octets_t text, Py_ssize_t start, Py_ssize_t end,
     bint postmaster, bint null, int leniency, Path *path
@@ -449,7 +449,7 @@ cdef Py_ssize_t scan_path(
 
 
 # A mailbox, or with `postmaster` that word, up to the first SP. Ours, for senders that leave out
-# the brackets. A source route needs them, and so does the null path: nothing at all is no path.
+# the brackets. A source route needs brackets, and so does the null path.
 cdef Py_ssize_t scan_path_without_brackets(
     octets_t text, Py_ssize_t start, Py_ssize_t end, bint postmaster, int leniency, Path *path
 ) noexcept nogil:
@@ -463,7 +463,7 @@ cdef Py_ssize_t scan_path_without_brackets(
         return end
     if scan_mailbox(text, start, end, True, &path.at) == end:
         return end
-    # What a quote opens may go on behind the SP: no part of it is taken for a mailbox.
+    # A quoted string may continue after the SP, so part of it must not become the mailbox.
     if leniency == LENIENT and text[start] != b'"' \
             and scan_lenient_mailbox(text, start, end, &path.at) == end:
         return end
@@ -498,7 +498,7 @@ cdef Py_ssize_t scan_source_route(octets_t text, Py_ssize_t start, Py_ssize_t en
 
 
 # Mailbox = Local-part "@" ( Domain / address-literal ). RFC 5321 §4.1.2
-# With `loose`, here and below, also what old devices send.
+# `loose`, here and below: also what old devices send.
 cdef inline Py_ssize_t scan_mailbox(
     octets_t text, Py_ssize_t start, Py_ssize_t end, bint loose, Py_ssize_t *at
 ) noexcept nogil:
@@ -536,7 +536,7 @@ cdef Py_ssize_t scan_lenient_mailbox(
 
 # Dot-string = Atom *( "." Atom ); Atom = 1*atext. RFC 5321 §4.1.2
 # atext =/ UTF8-non-ascii. RFC 6531 §3.3
-# Loosely: dots anywhere, but not alone.
+# Loose: dots anywhere, but not only dots.
 cdef inline Py_ssize_t scan_dot_string(
     octets_t text, Py_ssize_t start, Py_ssize_t end, bint loose
 ) noexcept nogil:
@@ -582,7 +582,7 @@ cdef Py_ssize_t scan_quoted_string(
 
 # Domain = sub-domain *( "." sub-domain ); sub-domain = Let-dig [Ldh-str]. RFC 5321 §4.1.2
 # sub-domain =/ U-label. RFC 6531 §3.3
-# Loosely: "_" like a letter, and a dot at the end.
+# Loose: "_" like a letter, and a dot at the end.
 cdef inline Py_ssize_t scan_domain(
     octets_t text, Py_ssize_t start, Py_ssize_t end, bint loose
 ) noexcept nogil:
@@ -625,7 +625,7 @@ cdef Py_ssize_t scan_address_literal(
 
 
 # IPv4-address-literal = Snum 3("." Snum); Snum = 0 to 255. RFC 5321 §4.1.3
-# Without leading zeros, which some readers take for octal.
+# Without leading zeros, which some parsers read as octal.
 cdef Py_ssize_t scan_ipv4_address(
     octets_t text, Py_ssize_t start, Py_ssize_t end
 ) noexcept nogil:
@@ -685,8 +685,8 @@ cdef Py_ssize_t scan_ipv6_address(
 # ---------------------------------------------------------------- scanners: parameters and text
 
 
-# [ SP esmtp-param ... ] behind a path: the first parameter, or the end. RFC 5321 §4.1.2
-# A second path is a fault of form and no parameter, like what is glued to the first.
+# [ SP esmtp-param ... ] after a path: the first parameter, or the end. RFC 5321 §4.1.2
+# A second path is a syntax error, not a parameter, and so are octets directly after the first.
 cdef inline Py_ssize_t scan_to_parameters(
     octets_t text, Py_ssize_t start, Py_ssize_t end
 ) noexcept nogil:
@@ -738,7 +738,7 @@ cdef Py_ssize_t scan_plain_xtext(octets_t text, Py_ssize_t start, Py_ssize_t end
     return index
 
 
-# hexchar = "+" 2(%x30-39 / %x41-46), into the octet that it stands for. RFC 3461 §4
+# hexchar = "+" 2(%x30-39 / %x41-46), decoded to its octet. RFC 3461 §4
 # Returns how many octets were written, never more than were read, or -1.
 cdef Py_ssize_t unescape_xtext(
     octets_t text, Py_ssize_t size, unsigned char *target
@@ -778,7 +778,7 @@ cdef Py_ssize_t scan_clean_text(octets_t text, Py_ssize_t start, Py_ssize_t end)
 # ---------------------------------------------------------------- strings
 
 
-# Octets that the scanners above have passed: the decoder cannot fail.
+# The scanners above have checked these octets, so decoding cannot fail.
 cdef inline str make_str(octets_t text, Py_ssize_t size, bint is_ascii):
     cdef str made
     if not is_ascii:

@@ -1,7 +1,7 @@
 /* Octets of command arguments: character classes, UTF-8, spaces.
  *
- * Nothing here knows Python or allocates. Functions that take a start and an end read
- * text[start:end] and nothing else, and return the index behind what they recognised, or -1.
+ * Nothing here uses Python or allocates. Functions that take a start and an end read only
+ * text[start:end], and return the index after what they recognised, or -1.
  */
 #ifndef FASTSMTP_OCTETS_H
 #define FASTSMTP_OCTETS_H
@@ -10,7 +10,7 @@
 #include <stdint.h>
 #include <string.h>
 
-/* The character classes of the ABNF, one bit each; it all folds into one constant table. */
+/* The character classes of the ABNF, one bit each, combined in one constant table. */
 enum {
     OF_ATEXT = 1,       /* atext, RFC 5322 section 3.2.3 */
     OF_LET_DIG = 2,     /* Let-dig, RFC 5321 section 4.1.2 */
@@ -69,7 +69,7 @@ static inline int equals_ignoring_case(const unsigned char *text, const char *wo
     return 1;
 }
 
-/* The index behind SP and TAB, if there are any. */
+/* The index after SP and TAB, if there are any. */
 static inline ptrdiff_t scan_spaces(const unsigned char *text, ptrdiff_t start, ptrdiff_t end)
 {
     while (start < end && is_space(text[start]))
@@ -117,7 +117,7 @@ static inline ptrdiff_t scan_code_point(const unsigned char *text, ptrdiff_t sta
     uint32_t lead = text[start];
     uint32_t code;
     int count;
-    if (lead < 0xC2 || lead > 0xF4) /* a continuation, the overlong C0 and C1, beyond U+10FFFF */
+    if (lead < 0xC2 || lead > 0xF4) /* a continuation, overlong (C0 and C1), beyond U+10FFFF */
         return -1;
     count = lead < 0xE0 ? 2 : lead < 0xF0 ? 3 : 4;
     if (end - start < count)
@@ -136,11 +136,11 @@ static inline ptrdiff_t scan_code_point(const unsigned char *text, ptrdiff_t sta
 }
 
 /* UTF8-non-ascii = UTF8-2 / UTF8-3 / UTF8-4, one character. RFC 6532 section 3.1, RFC 3629
- * section 4. Refused beside what is malformed: C1 controls, and what hides or reorders the text
- * around it. */
+ * section 4. Besides malformed octets, C1 controls and characters that hide or reorder the text
+ * around them are refused. */
 static inline ptrdiff_t scan_non_ascii(const unsigned char *text, ptrdiff_t start, ptrdiff_t end)
 {
-    /* Most letters take two octets, and then there is not much to ask. */
+    /* The common case: most letters take two octets. */
     if (text[start] > 0xC2 && text[start] < 0xE0 && end - start >= 2
         && (text[start + 1] & 0xC0) == 0x80)
         return start + 2;

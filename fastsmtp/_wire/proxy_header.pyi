@@ -1,8 +1,8 @@
-"""The PROXY protocol: what a load balancer says of its client before the client speaks.
+"""The PROXY protocol: the header in which a load balancer describes its client.
 
-In: octets as they are read. Out: the header, or why there is none, as soon as the octets suffice.
-Nothing that a peer sends raises, and how the octets are cut into feeds changes nothing. Versions 1
-and 2, TCP over IPv4 and IPv6; at most 16 + 4096 octets are held.
+In: octets as they are read. Out: the header, or why it was refused, as soon as the octets suffice.
+No input of a peer raises, and how the octets are cut into feeds changes nothing. Versions 1 and 2,
+TCP over IPv4 and IPv6; at most 16 + 4096 octets are held.
 """
 
 from enum import IntEnum
@@ -12,11 +12,11 @@ class ProxyFault(IntEnum):
     """Why a header was refused."""
 
     NO_HEADER = 1
-    """Neither version begins like this."""
+    """Not the beginning of either version."""
     TOO_LONG = 2
     """No CR LF within the 107 octets of version 1, or a length beyond 4096 in version 2."""
     BAD_LINE = 3
-    """Version 1 is not made of the fields that it must have, with single spaces between."""
+    """Version 1 does not have the fields that it must have, with single spaces between them."""
     BAD_ADDRESS = 4
     """An address or port of version 1."""
     BAD_VERSION = 5
@@ -24,13 +24,13 @@ class ProxyFault(IntEnum):
     BAD_COMMAND = 6
     """Neither PROXY nor LOCAL."""
     BAD_FAMILY = 7
-    """Not TCP over IPv4 or IPv6: UNIX sockets and datagrams among them."""
+    """Not TCP over IPv4 or IPv6, for example UNIX sockets and datagrams."""
     TOO_SHORT = 8
     """The length leaves no room for the addresses."""
     BAD_TLV = 9
     """A TLV is beyond its container, longer than its type may be, or a second checksum."""
     BAD_CHECKSUM = 10
-    """The CRC32C of the header is another one."""
+    """The CRC32C of the header does not match."""
 
 @final
 class ProxyHeader:
@@ -46,13 +46,13 @@ class ProxyHeader:
         """
     @property
     def source(self) -> tuple[str, int] | None:
-        """Address and port of the client, the address in canonical form; None but for `"PROXY"`."""
+        """Address and port of the client, the address in canonical form; None unless `"PROXY"`."""
     @property
     def destination(self) -> tuple[str, int] | None:
-        """Where the client connected to; None but for `"PROXY"`."""
+        """Address and port that the client connected to; None unless `"PROXY"`."""
     @property
     def tlvs(self) -> list[tuple[int, bytes]]:
-        """(type, value) of each TLV in order, but for NOOP, which is padding."""
+        """(type, value) of each TLV in order, without NOOP, which is padding."""
     @property
     def ssl(self) -> tuple[int, int, list[tuple[int, bytes]]] | None:
         """Of the TLV SSL: the bits `client`, the result `verify`, and the TLVs within."""
@@ -63,10 +63,10 @@ class ProxyReader:
 
     def __init__(self) -> None: ...
     def feed(self, data: bytes) -> ProxyHeader | int | None:
-        """Take octets: the header, a ProxyFault as int, or None while more are needed.
+        """Take octets; return the header, a ProxyFault as int, or None while more are needed.
 
-        Not to be called again once it has answered.
+        Must not be called again after an answer other than None.
         """
     @property
     def rest(self) -> bytes:
-        """What was fed behind the header; behind a fault, all that was fed."""
+        """The octets after the header; after a fault, all octets that were fed."""

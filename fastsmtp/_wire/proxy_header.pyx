@@ -1,13 +1,13 @@
-"""The PROXY protocol: what a load balancer says of its client before the client speaks.
+"""The PROXY protocol: the header in which a load balancer describes its client.
 
-In: octets as they are read. Out: the header, or why there is none, as soon as the octets suffice;
-the octets behind it are kept and handed back. Nothing that a peer sends raises. How the octets are
-cut into feeds changes neither the answer nor what is behind it: every check looks at the octets in
-their order, and the first fault wins.
+In: octets as they are read. Out: the header, or why it was refused, as soon as the octets suffice;
+the octets after it are kept and returned. No input of a peer raises. How the octets are cut into
+feeds changes neither the answer nor the rest: every check looks at the octets in their order, and
+the first fault wins.
 
-No more than MAX_HEADER octets are held. The work is linear in the octets of the header, but for
-those of a header that comes in pieces, which are looked at again from the last decided place on.
-The header is described in "The PROXY protocol", versions 1 and 2, of HAProxy's documentation.
+No more than MAX_HEADER octets are held. The work is linear in the octets of the header; if it comes
+in pieces, the octets after the last decided position are scanned again. The header is described in
+"The PROXY protocol", versions 1 and 2, of HAProxy's documentation.
 """
 
 cimport cython
@@ -17,15 +17,15 @@ from libc.string cimport memcmp
 from ipaddress import IPv6Address
 
 cdef extern from "<assert.h>" nogil:
-    # Our invariants: compiled in debug and sanitizer builds, gone in a release.
+    # Our invariants: compiled in debug and sanitizer builds only.
     void check "assert" (bint condition)
 
 ctypedef const unsigned char* octets_t
 
 cdef enum:
     MAX_LINE = 107          # of version 1, CR LF included
-    PREFIX = 16             # octets of version 2 that say how long the rest is
-    MAX_BODY = 4096         # of version 2; ours, since two octets could say 65535
+    PREFIX = 16             # octets of version 2 up to and with the length of the rest
+    MAX_BODY = 4096         # octets, of version 2; ours: the format allows 65535
     MAX_HEADER = PREFIX + MAX_BODY
     IPV4_OCTETS = 12        # two addresses, two ports
     IPV6_OCTETS = 36
@@ -48,9 +48,9 @@ cdef Py_ssize_t SIGNATURE_OCTETS = 12
 
 cpdef enum ProxyFault:
     """Why a header was refused."""
-    NO_HEADER = 1           # neither version begins like this
+    NO_HEADER = 1           # not the beginning of either version
     TOO_LONG = 2            # no CR LF within the octets of version 1, or a length beyond ours
-    BAD_LINE = 3            # version 1 is not made of the fields that it must have
+    BAD_LINE = 3            # version 1 does not have the fields that it must have
     BAD_ADDRESS = 4         # an address or port of version 1
     BAD_VERSION = 5
     BAD_COMMAND = 6
@@ -85,15 +85,15 @@ cdef class ProxyReader:
     Reads the header of one connection.
     """
 
-    cdef bytes held             # what was fed and is not decided
-    cdef Py_ssize_t looked      # octets of a line that need not be looked at again
+    cdef bytes held             # octets fed and not decided
+    cdef Py_ssize_t looked      # octets of a line that need not be scanned again
     cdef readonly bytes rest
 
     def __cinit__(self):
         self.held = self.rest = b""
 
     def feed(self, bytes data not None):
-        """Take octets: the header, a ProxyFault, or None while more are needed."""
+        """Take octets; return the header, a ProxyFault, or None while more are needed."""
         cdef Py_ssize_t room = MAX_HEADER - PyBytes_GET_SIZE(self.held)
         cdef bytes behind = b""
         check(room > 0)
@@ -185,7 +185,7 @@ cdef object parse_line(bytes fields, bint is_ipv6):
     return header
 
 
-# Decimal without sign or leading zeros, of `digits` digits at most; -1 if it is not.
+# Decimal without sign or leading zeros, at most `digits` digits; -1 if malformed.
 cdef int parse_number(bytes word, Py_ssize_t digits, int largest) noexcept:
     cdef octets_t text = <octets_t> PyBytes_AS_STRING(word)
     cdef Py_ssize_t size = PyBytes_GET_SIZE(word)
@@ -200,8 +200,8 @@ cdef int parse_number(bytes word, Py_ssize_t digits, int largest) noexcept:
     return number if number <= largest else -1
 
 
-# A balancer that listens on IPv6 and IPv4 with one socket calls all of its clients TCP6, and writes
-# those of IPv4 as mapped addresses (HAProxy) or as they are (nginx).
+# A balancer with one socket for IPv6 and IPv4 declares all of its clients as TCP6, and writes IPv4
+# addresses as IPv4-mapped IPv6 (HAProxy) or as plain IPv4 (nginx).
 cdef str parse_address(bytes word, bint is_ipv6):
     if not is_ipv6:
         return parse_ipv4(word)
@@ -218,7 +218,7 @@ cdef str parse_ipv4(bytes word):
     return word.decode("ascii")
 
 
-# Without a zone id. A mapped IPv4 address becomes plain IPv4, as in version 2.
+# Without a zone id. An IPv4-mapped IPv6 address becomes plain IPv4, as in version 2.
 cdef str parse_ipv6(bytes word):
     cdef octets_t text = <octets_t> PyBytes_AS_STRING(word)
     cdef Py_ssize_t size = PyBytes_GET_SIZE(word)
@@ -267,7 +267,7 @@ cdef object read_binary(bytes held, octets_t text, Py_ssize_t size, Py_ssize_t *
     return read_tlvs(header, held, text, PREFIX + addresses, end[0])
 
 
-# What is wrong with the first 16 octets, as far as they are there; 0 for nothing.
+# The fault of the first 16 octets, as far as they have arrived; 0 for no fault.
 cdef int prefix_fault(octets_t text, Py_ssize_t size) noexcept nogil:
     if not begins_like(text, size, <const char *> SIGNATURE, SIGNATURE_OCTETS):
         return NO_HEADER
@@ -275,10 +275,10 @@ cdef int prefix_fault(octets_t text, Py_ssize_t size) noexcept nogil:
         return BAD_VERSION
     if size > 12 and text[12] & 15 > 1:
         return BAD_COMMAND
-    # Of a connection of its own the balancer may say any family.
+    # For its own connections (LOCAL) the balancer may state any family.
     if size > 13 and text[12] & 15 and octets_of_addresses(text[13]) < 0:
         return BAD_FAMILY
-    if size > 14 and text[14] > MAX_BODY >> 8:      # one octet of the length may say enough
+    if size > 14 and text[14] > MAX_BODY >> 8:      # the first octet of the length may suffice
         return TOO_LONG
     if size > 15 and text[14] == MAX_BODY >> 8 and text[15]:
         return TOO_LONG
@@ -306,7 +306,7 @@ cdef str make_ipv4(octets_t text):
     return f"{text[0]}.{text[1]}.{text[2]}.{text[3]}"
 
 
-# ::ffff:192.0.2.1 is the IPv4 address that it stands for, RFC 4291 section 2.5.5.2.
+# IPv4-mapped IPv6 addresses (::ffff:192.0.2.1) become plain IPv4, RFC 4291 section 2.5.5.2.
 cdef str make_ipv6(octets_t text):
     address = IPv6Address(<bytes> text[:16])
     return str(address.ipv4_mapped or address)
@@ -316,7 +316,7 @@ cdef str make_ipv6(octets_t text):
 cdef object read_tlvs(
     ProxyHeader header, bytes held, octets_t text, Py_ssize_t start, Py_ssize_t end
 ):
-    cdef Py_ssize_t checksum = 0            # its place; the signature stands at 0
+    cdef Py_ssize_t checksum = 0            # its index, never 0: the signature is there
     cdef Py_ssize_t index = start
     cdef Py_ssize_t size, sub
     cdef int kind
@@ -333,7 +333,7 @@ cdef object read_tlvs(
                 or (kind == TLV_SSL and size < SSL_OCTETS):
             return <int> BAD_TLV
         if kind == TLV_CRC32C:
-            if checksum:                    # which one should the other be computed over?
+            if checksum:                    # with two, neither could be computed
                 return <int> BAD_TLV
             checksum = index
         elif kind == TLV_SSL:
@@ -354,7 +354,7 @@ cdef object read_tlvs(
     return header
 
 
-# Octets of the value of the TLV at `index`; -1 when it does not fit in what is before `end`.
+# Octets of the value of the TLV at `index`; -1 when it does not fit before `end`.
 cdef Py_ssize_t tlv_size(octets_t text, Py_ssize_t index, Py_ssize_t end) noexcept nogil:
     cdef Py_ssize_t size
     if end - index < 3:
@@ -367,7 +367,7 @@ cdef unsigned int int_32(octets_t text) noexcept nogil:
     return <unsigned int> text[0] << 24 | text[1] << 16 | text[2] << 8 | text[3]
 
 
-# RFC 3720 appendix B.4, over the whole header, the four octets at `hole` taken for zeros. Bit by
+# RFC 3720 appendix B.4, over the whole header, with zeros for the four octets at `hole`. Bit by
 # bit: a header of 200 octets takes a few microseconds, and few balancers send a checksum.
 cdef unsigned int crc32c(octets_t text, Py_ssize_t size, Py_ssize_t hole) noexcept nogil:
     cdef unsigned int polynomial = 0x82F63B78
@@ -387,7 +387,7 @@ cdef unsigned int crc32c(octets_t text, Py_ssize_t size, Py_ssize_t hole) noexce
 # ---------------------------------------------------------------- both
 
 
-# Whether the octets are `word`, or the beginning of it, or begin with it.
+# Whether the octets are a prefix of `word`, or `word` is a prefix of the octets.
 cdef bint begins_like(
     octets_t text, Py_ssize_t size, const char *word, Py_ssize_t length
 ) noexcept nogil:

@@ -1,11 +1,11 @@
 /* Octet scanners of the framing parser: pointer and length in, index or facts out.
  *
- * Nothing here knows Python, allocates, or reads outside p[0:n]. Message content goes by steps of
- * 64 octets: each becomes bit masks (bit i = octet i), and the line rules of RFC 5321 §2.3.8 and
- * §4.5.2 become shifts of those masks. How the masks are made is a matter of the instruction set
- * (_wire/scan_sets.h), and the loop around them stands once for all sets (_wire/scan_advance.h). SSE2 is part
- * of x86-64 and NEON of aarch64, so neither needs a check at run time; AVX2 and AVX-512 do. Where
- * there is none, or with FASTSMTP_PORTABLE, 64-bit arithmetic does the same.
+ * Nothing here uses Python, allocates, or reads outside p[0:n]. Message content is scanned in steps
+ * of 64 octets: each becomes bit masks (bit i = octet i), and the line rules of RFC 5321 §2.3.8 and
+ * §4.5.2 become shifts of those masks. How the masks are made depends on the instruction set
+ * (_wire/scan_sets.h); the loop around them is the same for all sets (_wire/scan_advance.h). SSE2
+ * is part of x86-64 and NEON of aarch64, so neither needs a check at run time; AVX2 and AVX-512 do.
+ * On other processors, or with FASTSMTP_PORTABLE, 64-bit arithmetic does the same.
  */
 #ifndef FASTSMTP_SCAN_H
 #define FASTSMTP_SCAN_H
@@ -39,10 +39,10 @@
 #endif
 
 #define FS_STEP 64
-#define FS_LINE_IN_STEP 61 /* so many octets at most has a line whose end and start are in one */
+#define FS_LINE_IN_STEP 61 /* the most octets of a line that starts and ends in one step */
 #define FS_LONG_READ 4096
 #define FS_VECTOR 16
-#define FS_SLACK FS_STEP /* copies go by whole vectors: so many octets behind one are writable */
+#define FS_SLACK FS_STEP /* writable octets after a buffer, because copies write whole vectors */
 
 /* ---- verbs (RFC 5321 §4.1.1 and extensions) -------------------------------------------------- */
 
@@ -61,9 +61,9 @@ enum {
 #define FS_7(a, b, c, d, e, f, g) (FS_6(a, b, c, d, e, f) | FS_AT(g, 6))
 #define FS_8(a, b, c, d, e, f, g, h) (FS_7(a, b, c, d, e, f, g) | FS_AT(h, 7))
 
-/* The verb p[0:n] as a number. The octets are packed while they are upper-cased, so the lookup is
- * one switch: without the bit that makes it a small letter, no octet but a letter becomes a letter.
- * Control octets must have been refused: NUL would look like a shorter verb's end. */
+/* The verb p[0:n] as a number. The octets are upper-cased and packed, so the lookup is one switch:
+ * clearing the bit of lower case turns only letters into letters. Control octets must have been
+ * refused before: NUL would look like the end of a shorter verb. */
 static inline int fs_verb(const unsigned char *p, ptrdiff_t n)
 {
     uint64_t packed = 0;
@@ -118,7 +118,7 @@ static inline ptrdiff_t scan_lf(const unsigned char *p, ptrdiff_t n)
     return lf == NULL ? -1 : lf - p;
 }
 
-/* How many octets of p[0:n] stand before the first SP or TAB. */
+/* How many octets of p[0:n] come before the first SP or TAB. */
 static inline ptrdiff_t fs_word_length(const unsigned char *p, ptrdiff_t n)
 {
     ptrdiff_t i = 0;
@@ -135,7 +135,7 @@ static inline ptrdiff_t fs_trim_blanks(const unsigned char *p, ptrdiff_t n)
     return n;
 }
 
-/* Index of the first octet 0x00-0x1F but TAB, or 0x7F, in p[0:n], or -1. */
+/* Index of the first octet 0x00-0x1F except TAB, or 0x7F, in p[0:n], or -1. */
 static inline ptrdiff_t scan_control(const unsigned char *p, ptrdiff_t n)
 {
     ptrdiff_t i = 0;
@@ -144,7 +144,7 @@ static inline ptrdiff_t scan_control(const unsigned char *p, ptrdiff_t n)
     const __m128i tab = _mm_set1_epi8('\t');
     for (; i < n && n >= FS_VECTOR; i += FS_VECTOR) {
         if (n - i < FS_VECTOR)
-            i = n - FS_VECTOR; /* what was looked at had none */
+            i = n - FS_VECTOR; /* overlaps octets that were checked already */
         __m128i v = _mm_loadu_si128((const __m128i *)(p + i));
         __m128i low = _mm_cmpeq_epi8(_mm_min_epu8(v, highest), v);
         low = _mm_andnot_si128(_mm_cmpeq_epi8(v, tab), low);
@@ -169,7 +169,7 @@ static inline int fs_is_auth_line(const unsigned char *p, ptrdiff_t n)
 
 /* ---- message content ------------------------------------------------------------------------ */
 
-/* Where the last octet left us. DOT, DOT_CR: the line so far is a (dropped) dot; that and a CR. */
+/* The state after the last octet. DOT: the line so far is a (dropped) dot; DOT_CR: and a CR. */
 enum { FS_BOL, FS_MID, FS_CR, FS_DOT, FS_DOT_CR };
 
 /* How a scan stopped. */
@@ -178,10 +178,10 @@ enum { FS_ALL, FS_END, FS_EDIT };
 /* One message; survives reads and chunks. */
 typedef struct {
     int line_state;
-    int transparent; /* DATA: leading dots go, a lone one is the end (RFC 5321 §4.5.2) */
+    int transparent; /* DATA: leading dots are dropped, a single one is the end (RFC 5321 §4.5.2) */
     int normalize;   /* bare LF becomes CR LF, bare CR a space */
     int bare_newline, has_nul, has_8bit;
-    int64_t line_octets;  /* of the present line, unstuffed; with a CR that may begin its end */
+    int64_t line_octets;  /* of the current line, unstuffed; with a CR that may belong to its end */
     int64_t longest_line; /* of the lines that CR LF has ended */
     int64_t body_octets;  /* known to be body: no dropped dots, no dot line, no CR of DOT_CR */
 } fs_body;
@@ -190,12 +190,12 @@ typedef struct {
 typedef struct {
     uint64_t transparent, normalize; /* of the message, all bits or none */
     uint64_t after_cr, after_crlf, bare;
-    uint64_t after_dot;   /* bit 0: behind a dropped dot; bit 1: behind that and a CR */
-    int64_t line_octets;  /* of the present line up to here, without the dropped dot */
+    uint64_t after_dot;   /* bit 0: after a dropped dot; bit 1: after that and a CR */
+    int64_t line_octets;  /* of the current line up to here, without the dropped dot */
     int64_t longest_line;
-    int64_t usual_line; /* no line up to this length is news: longest_line, or -1: look at all */
+    int64_t usual_line; /* lines up to this length need no measuring: longest_line, or -1 for all */
     ptrdiff_t dropped; /* dots */
-    int high, nul;     /* seen, but for the steps that fs_advance is just about */
+    int high, nul;     /* seen, not counting the steps that fs_advance is working on */
 } fs_cursor;
 
 /* One read of it. */
@@ -206,8 +206,8 @@ typedef struct {
     ptrdiff_t copied;   /* up to here the octets are in `out`, or were dropped */
     unsigned char *out; /* NULL: as long as body = octets[0:kept], no copy is made */
     int discard;        /* facts only */
-    unsigned end;       /* of the message: its LF is at octets[done + end] where FS_END is met */
-    ptrdiff_t kept;     /* behind a scan: up to here the octets are body, or were dropped */
+    unsigned end;       /* at FS_END, octets[done + end] is the LF that ends the message */
+    ptrdiff_t kept;     /* after a scan: up to here the octets are body, or were dropped */
     fs_cursor cursor;
 } fs_read;
 
@@ -225,7 +225,7 @@ static FS_INLINE int fs_popcount(uint64_t x)
     return (int)(x * UINT64_C(0x0101010101010101) >> 56);
 }
 
-/* Every set bit grows into `width` set bits, upwards. */
+/* Extend every set bit upwards to `width` set bits. */
 static FS_INLINE uint64_t fs_smear(uint64_t bits, unsigned width)
 {
     unsigned have = 1;
@@ -234,7 +234,7 @@ static FS_INLINE uint64_t fs_smear(uint64_t bits, unsigned width)
     return bits | bits << (width - have);
 }
 
-/* Take the lines that end in one step into longest_line. `first`: octets of the first of them. */
+/* Update longest_line with the lines that end in one step. `first`: octets of the first of them. */
 static FS_INLINE void fs_longer_line(fs_cursor *cursor, uint64_t ends, uint64_t dots, int64_t first)
 {
     const uint64_t inner = ends & (ends - 1);
@@ -242,8 +242,8 @@ static FS_INLINE void fs_longer_line(fs_cursor *cursor, uint64_t ends, uint64_t 
         return;
     if (first > cursor->longest_line)
         cursor->longest_line = first;
-    /* Of lines inside the step: each start is smeared over as many octets as the longest line has,
-     * so that a CR beyond is further. */
+    /* Lines inside the step: each start is extended over as many octets as the longest line has; a
+     * CR outside of that ends a longer line. */
     if (inner != 0 && cursor->longest_line < FS_LINE_IN_STEP) {
         uint64_t starts = ((ends << 1) & ~dots) | (ends << 1 & dots) << 1, crs = inner >> 1;
         if (crs & ~fs_smear(starts, (unsigned)cursor->longest_line + 1)) {
@@ -259,8 +259,8 @@ static FS_INLINE void fs_longer_line(fs_cursor *cursor, uint64_t ends, uint64_t 
     cursor->usual_line = cursor->longest_line < FS_LINE_IN_STEP ? -1 : cursor->longest_line;
 }
 
-/* Measure the lines of one step of `valid` octets; `ends`: the LFs of CR LF. Where lines have all
- * lengths nobody can foretell whether a step has one, so nothing here branches on that alone. */
+/* Measure the lines of one step of `valid` octets; `ends`: the LFs of CR LF. Where lines have
+ * any length, a branch on whether a step has a line end is unpredictable, so there is none. */
 static FS_INLINE void fs_measure_lines(fs_cursor *cursor, uint64_t ends, uint64_t dots,
                                        unsigned valid)
 {
@@ -274,7 +274,7 @@ static FS_INLINE void fs_measure_lines(fs_cursor *cursor, uint64_t ends, uint64_
                           (int64_t)(dots >> (63 - above) >> 1 & 1);
 }
 
-/* One vector from `from` to `out`; if `fix`, bare CRs as spaces, and then from[16] is read too. */
+/* Copy one vector from `from` to `out`; if `fix`, bare CRs as spaces, then from[16] is read too. */
 static FS_INLINE void fs_copy_vector(unsigned char *out, const unsigned char *from, int fix)
 {
 #ifdef FS_SSE2
@@ -296,8 +296,8 @@ static FS_INLINE void fs_copy_vector(unsigned char *out, const unsigned char *fr
 #endif
 }
 
-/* from[0:count] to `out`. Reads below `limit`, writes whole vectors. With `fix` no CR of these is
- * the last octet before `limit`: whether that one is bare is not known yet. */
+/* Copy from[0:count] to `out`. Reads below `limit`, writes whole vectors. With `fix` no CR of these
+ * is the last octet before `limit`: whether that one is bare is not known yet. */
 static FS_INLINE unsigned char *fs_copy(unsigned char *out, const unsigned char *from,
                                         ptrdiff_t count, const unsigned char *limit, int fix)
 {
@@ -323,9 +323,9 @@ static FS_INLINE void fs_flush(fs_read *read, ptrdiff_t end, int fix)
     read->copied = end;
 }
 
-/* Edit one step: octets of `dots` are dropped, those of `lfs` get a CR put before them. `out` has
- * come up to the first of them, and comes up to the last. What stands between two may be one octet,
- * so it is copied as vectors, without a call (measured: bench/micro/test_parser.py). */
+/* Edit one step: octets of `dots` are dropped, and a CR is inserted before those of `lfs`. `out` is
+ * complete up to the first of them, and then up to the last. There may be a single octet between
+ * two, so it is copied as vectors, without a call (measured: bench/micro/test_parser.py). */
 static FS_INLINE void fs_edit(fs_read *read, uint64_t dots, uint64_t lfs, ptrdiff_t base, int fix)
 {
     const unsigned char *const octets = read->octets;
@@ -360,7 +360,7 @@ static FS_INLINE void fs_edit_step(fs_read *read, uint64_t dots, uint64_t lfs, p
 {
     if ((dots | lfs) == 0)
         return; /* bare CRs only: they become spaces when they are copied */
-    /* what stands before the first edit may reach back over many steps */
+    /* the octets before the first edit may reach back over many steps */
     fs_flush(read, base + __builtin_ctzll(dots | lfs), normalize);
     if (normalize && bare_crs)
         fs_edit(read, dots, lfs, base, 1);
@@ -371,18 +371,18 @@ static FS_INLINE void fs_edit_step(fs_read *read, uint64_t dots, uint64_t lfs, p
 }
 
 #ifdef FS_AVX
-/* `out` as it is where each bit of `lfs` is a CR LF: the octets of `v` (32 of them at most). */
+/* The octets of `v` (at most 32) with a CR before each bit of `lfs`. */
 static FS_INLINE FS_TARGET_avx512 void fs_spread(unsigned char *out, __m512i v, uint32_t lfs)
 {
-    /* Two places for each octet, that of a CR before it and its own; who is not there moves up. */
+    /* Two positions for each octet, one for a CR before it and its own; unused ones are dropped. */
     const uint64_t own = UINT64_C(0xaaaaaaaaaaaaaaaa);
     const uint64_t places = _pext_u64(own, own | _pdep_u64(lfs, own >> 1));
     _mm512_storeu_si512(out, _mm512_mask_expand_epi8(_mm512_set1_epi8('\r'), places, v));
 }
 
-/* The same as fs_edit_step, for a whole step at once however many edits it has: VBMI2 moves octets
- * together and apart by a mask. `out` comes up to the end of the step, but for a CR there: whether
- * that one is bare, or body at all, is not known yet. */
+/* The same as fs_edit_step, for a whole step at once, however many edits it has: VBMI2 compresses
+ * and expands octets by a mask. `out` is then complete up to the end of the step, except for a CR
+ * there: whether that one is bare, or body at all, is not known yet. */
 static __attribute__((noinline)) FS_TARGET_avx512 void fs_edit_wide(
     fs_read *read, fs_masks masks, uint64_t dots, uint64_t lfs, ptrdiff_t base, unsigned valid,
     int normalize)
@@ -409,10 +409,10 @@ static __attribute__((noinline)) FS_TARGET_avx512 void fs_edit_wide(
     read->copied = base + count;
 }
 
-#define FS_FEW_EDITS 4 /* so many of a step are done one by one (measured: a line that is stuffed) */
+#define FS_FEW_EDITS 4 /* up to so many in a step are done one by one (measured: a stuffed line) */
 
-/* For each mask of eight octets, which octet comes where: with a place (0x80) before those of the
- * mask, and without those of the mask. */
+/* For each mask of eight octets, the index of each output octet: with a gap (0x80) before the
+ * octets of the mask (fs_apart), and without the octets of the mask (fs_together). */
 static unsigned char fs_apart[256][16], fs_together[256][8];
 
 static __attribute__((constructor)) void fs_make_moves(void)
@@ -521,8 +521,8 @@ static FS_INLINE int fs_step(fs_read *read, fs_cursor *cursor, const fs_masks ma
     return FS_ALL;
 }
 
-/* 64 readable octets for a step of `valid` ones, less than 64: those that end where the step ends,
- * or, if the read has not so many, a padded copy. Nothing outside of the read is looked at. */
+/* 64 readable octets for a step of `valid` ones, fewer than 64: those that end where the step ends,
+ * or a padded copy if the read is shorter. Nothing outside of the read is accessed. */
 static FS_INLINE const unsigned char *fs_short_octets(const fs_read *read, unsigned valid,
                                                       unsigned char *padded)
 {
@@ -534,8 +534,8 @@ static FS_INLINE const unsigned char *fs_short_octets(const fs_read *read, unsig
     return padded;
 }
 
-/* Octets up to the next address that 64 divides, from where it pays to go on in a long read: a
- * vector that lies in two cache lines is loaded twice (measured with AVX-512: a tenth off). */
+/* Octets up to the next multiple of 64, where the scan of a long read continues: a vector that lies
+ * in two cache lines is loaded twice (measured with AVX-512: alignment saves a tenth). */
 static FS_INLINE unsigned fs_head(const fs_read *read)
 {
     const unsigned char *octets = read->octets + read->done;
@@ -567,9 +567,9 @@ static inline void fs_begin(fs_read *read, const fs_body *body, const unsigned c
     cursor->high = cursor->nul = 0;
 }
 
-/* fs_advance_S, for each instruction set S: scan on from read->done. FS_ALL: the whole read is
- * consumed. FS_END: all up to and with the line that ends the message. FS_EDIT: the next octets are
- * not handed out as they are, so set `out` (fs_room octets) and call again. */
+/* fs_advance_S, for each instruction set S: continue the scan at read->done. FS_ALL: the whole read
+ * is consumed. FS_END: all up to and with the line that ends the message. FS_EDIT: the next octets
+ * have to be changed, so set `out` (fs_room octets) and call again. */
 #define FS_JOIN_(a, b) a##b
 #define FS_JOIN(a, b) FS_JOIN_(a, b)
 #ifdef FS_AVX
@@ -594,7 +594,7 @@ typedef struct {
     int (*advance)(fs_read *read);
 } fs_scanner;
 
-/* Number `at` of those that this processor can run, the best first; NULL behind the last. */
+/* Scanner number `at` of those that this processor can run, the best first; NULL after the last. */
 static inline const fs_scanner *fs_scanner_at(ptrdiff_t at)
 {
     static const fs_scanner scanners[] = {
@@ -616,9 +616,9 @@ static inline const fs_scanner *fs_scanner_at(ptrdiff_t at)
     return at < (ptrdiff_t)(sizeof scanners / sizeof *scanners) ? &scanners[at] : NULL;
 }
 
-/* End a read that came to FS_ALL or FS_END: facts and line state go back into the message. Returns
- * the length of the piece. `out` is where the buffer begins that it is in; NULL: it is the start of
- * the read. */
+/* End a read that came to FS_ALL or FS_END: store facts and line state in the message. Returns the
+ * length of the piece. `out`: the buffer that holds the piece; NULL: the piece is the start of the
+ * read. */
 static inline ptrdiff_t fs_finish(fs_body *body, fs_read *read, const unsigned char *out)
 {
     const fs_cursor *cursor = &read->cursor;
@@ -639,7 +639,7 @@ static inline ptrdiff_t fs_finish(fs_body *body, fs_read *read, const unsigned c
                        : cursor->after_dot  ? FS_DOT
                                             : FS_MID;
     if (body->normalize && body->line_state == FS_CR)
-        read->kept--; /* half of CR LF, or a space: the next octet tells */
+        read->kept--; /* half of CR LF, or a space: the next octet decides */
     if (read->out == NULL)
         return read->kept;
     fs_flush(read, read->kept, body->normalize);

@@ -1,8 +1,8 @@
-/* Scanning on in a read, by the instruction set that FS_SET names.
+/* Continues the scan of a read, by the instruction set that FS_SET names.
  *
- * Included by _wire/scan.h once for each set, so that each has the line rules (fs_step) within its own
- * loop, compiled for its processor. Defines fs_advance_S and takes FS_SET away again. `seen` is
- * what went by in the steps that were taken.
+ * Included by _wire/scan.h once for each set, so that the line rules (fs_step) are inlined into
+ * each loop and compiled for its processor. Defines fs_advance_S and undefines FS_SET. `seen`
+ * gathers the octets of the finished steps.
  */
 #define FS_OF(name) FS_JOIN(name, FS_SET)
 
@@ -32,7 +32,7 @@ static __attribute__((noinline, unused)) FS_OF(FS_TARGET_) int FS_OF(fs_short_st
 /* Steps of 64 octets, as many as there are. */
 static FS_INLINE FS_OF(FS_TARGET_) int FS_OF(fs_whole_steps_)(fs_read *read, FS_OF(fs_seen_) *seen)
 {
-    /* copies whose address stays here live in registers */
+    /* local copies, so that they can be kept in registers */
     fs_cursor cursor = read->cursor;
     FS_OF(fs_seen_) seen_here = *seen;
     const unsigned char *const octets = read->octets;

@@ -1,8 +1,8 @@
 /* 64 octets as masks, bit i being octet i, by each instruction set that this build has.
  *
- * Included by _wire/scan.h only. Of a set S, fs_look_S gives the masks of 64 octets. fs_see_S gathers
- * what goes by over many steps; fs_seen_high_S and fs_seen_nul_S look at that once, at the end: was
- * there an octet >= 0x80, a NUL?
+ * Included by _wire/scan.h only. For a set S, fs_look_S returns the masks of 64 octets. fs_see_S
+ * accumulates the octets of many steps; fs_seen_high_S and fs_seen_nul_S evaluate them once, at the
+ * end: was there an octet >= 0x80, a NUL?
  */
 #ifndef FASTSMTP_SCAN_SETS_H
 #define FASTSMTP_SCAN_SETS_H
@@ -15,7 +15,7 @@
 
 static inline int fs_has_avx2(void)
 {
-    unsigned a, b, c = 0, d; /* LZCNT: compilers that we support do not all know its name */
+    unsigned a, b, c = 0, d; /* for LZCNT, a name that not all supported compilers know */
     return __builtin_cpu_supports("avx2") && __builtin_cpu_supports("bmi") &&
            __builtin_cpu_supports("bmi2") && __builtin_cpu_supports("popcnt") &&
            __get_cpuid(0x80000001, &a, &b, &c, &d) && (c >> 5 & 1) != 0;
@@ -196,7 +196,7 @@ static FS_INLINE fs_seen_neon fs_seen_nothing_neon(void)
     return seen;
 }
 
-/* There is no movemask: each hit is given the weight of its bit, and neighbours are added up. */
+/* There is no movemask: each hit gets the weight of its bit, and neighbours are added. */
 static FS_INLINE uint64_t fs_mask_of_neon(uint8_t octet, uint8x16_t a, uint8x16_t b, uint8x16_t c,
                                           uint8x16_t d)
 {
@@ -257,7 +257,7 @@ static FS_INLINE uint64_t fs_zeros(uint64_t word)
     return ~(((word & FS_LOWS) + FS_LOWS) | word | FS_LOWS);
 }
 
-/* Octet i of `word` is `octet` -> bit i; the product moves the eight marks side by side. */
+/* Set bit i if octet i of `word` is `octet`; the product gathers the eight marks. */
 static FS_INLINE uint64_t fs_mask_of_portable(unsigned char octet, uint64_t word)
 {
     return ((fs_zeros(word ^ FS_ONES * octet) >> 7) * UINT64_C(0x0102040810204080)) >> 56;
