@@ -1,6 +1,6 @@
 """The runnable gateway: `fastsmtp serve` takes mail and delivers it into a Maildir.
 
-It stands on the public API of the engine and of `fastsmtp.delivery`, and neither knows it. `cli`
+It uses the public APIs of the engine and of `fastsmtp.delivery`, which do not depend on it. `cli`
 and `commands` read the command line, `config` checks it, `service` runs the servers, `receiver`
-knows the recipients, `destination` where mail goes, `log` writes the lines.
+decides about recipients, `destination` about where mail goes, `log` writes the log.
 """

@@ -1,8 +1,8 @@
 """The certificate of the gateway: read from files, or made for a server in development.
 
-In: the paths of a `Config`. Out: the TLS options of the engine, and a line that says where they
-come from. The files are read once for all servers, so that none gets another pair than the rest.
-Raised: `CertificateError`, whose text is one line that has the option, the file and the reason.
+In: the paths of a `Config`. Out: the TLS options of the engine, and a line that states their
+origin. The files are read once for all servers, so that all have the same pair. Raised:
+`CertificateError`, whose text is one line with the option, the file and the reason.
 """
 
 from __future__ import annotations
@@ -39,36 +39,39 @@ _OPTIONS: Final = {
     "ciphers": "--ciphers",
 }
 _NAMED: Final = re.compile("option '(cert|key|ca|ciphers)'")
-# The engine would take the password of a key; there is no option for it here.
-_PASSWORD: Final = ("; give its key_password", "; it must not be, for nobody is asked here")
+# The engine has an option for the password of a key; the command line has none.
+_PASSWORD: Final = (
+    "; give its key_password",
+    "; it must not be: there is no option for a password",
+)
 
 
 class CertificateError(ValueError):
-    """There is no certificate, or none that can be used."""
+    """There is no usable certificate."""
 
 
 @dataclass(frozen=True, slots=True)
 class Certificate:
-    """options: of TLS, as the engine takes them; they hold the key. told: where it is from.
+    """options: TLS options of the engine, with the key. origin: where it is from, for the log.
 
-    self_made: there is no file, so there is nothing to be read anew.
+    self_made: there is no file, so there is nothing to reload.
     """
 
     options: Mapping[str, Any] = field(repr=False)
-    told: str
+    origin: str
     self_made: bool = False
 
 
 def read_certificate(config: Config) -> Certificate | None:
-    """Read what is given; without it, make one for the listeners that want TLS.
+    """Read the certificate that is given; without one, make one for the listeners that use TLS.
 
-    None: no TLS, since it is not wanted, or (`NO_LIBRARY`) not to be had and not needed.
+    None: no TLS, since it is not wanted, or (`NO_LIBRARY`) not available and not needed.
     """
     more: dict[str, Any] = {}
     if config.ciphers:
         more["ciphers"] = config.ciphers
     if config.client_ca:
-        # Nobody is kept out by it: whoever sends mail from elsewhere has no certificate of ours.
+        # Not `reject_unauthorized`: servers that send mail to us have no certificate of our CA.
         more |= {
             "ca": _read(config, "ca").octets,
             "request_cert": True,
@@ -89,7 +92,7 @@ def read_certificate(config: Config) -> Certificate | None:
 
 
 def _made(config: Config, more: Mapping[str, Any]) -> Certificate | None:
-    """Make a certificate, with `more` of the options of TLS, where it is wanted."""
+    """Make a certificate if a listener uses TLS; more: further TLS options."""
     kinds = {listener.kind for listener in config.listeners}
     if not kinds - {Kind.LMTP}:
         for option in more.keys() & _OPTIONS.keys():
@@ -97,8 +100,8 @@ def _made(config: Config, more: Mapping[str, Any]) -> Certificate | None:
         return None
     pem = self_signed(config.name)
     if pem is not None:
-        told = f"certificate made at start for {config.name}, self-signed: for development only"
-        return Certificate({"cert": pem, **more}, told, self_made=True)
+        origin = f"certificate made at start for {config.name}, self-signed: for development only"
+        return Certificate({"cert": pem, **more}, origin, self_made=True)
     for listener in config.listeners:
         if listener.kind in (Kind.SMTPS, Kind.SUBMISSION):
             raise CertificateError(f"{listener} needs TLS: {NO_LIBRARY}")
@@ -115,18 +118,18 @@ def _read(config: Config, option: str) -> Pem:
 
 
 def _path(config: Config, option: str) -> str:
-    """Return the file that an option names, "" for one that names none."""
+    """Return the file that an option names, "" for an option without a file."""
     return {"cert": config.cert, "key": config.key, "ca": config.client_ca}.get(option, "")
 
 
 def explained(error: Exception, config: Config) -> str:
-    """Return what the engine says of its options, in the words of the command line."""
+    """Return the engine's message about its options, with the options of the command line."""
 
     def named(found: re.Match[str]) -> str:
         return f"{_OPTIONS[found[1]]} {_path(config, found[1])}".rstrip()
 
     text = str(error)
-    for option in _OPTIONS:  # it has the file only where it has read it itself
+    for option in _OPTIONS:  # the engine names the file only if it has read it itself
         text = text.replace(f"option '{option}': {_path(config, option)} ", f"option '{option}' ")
     return _NAMED.sub(named, text).replace(*_PASSWORD)
 
@@ -137,7 +140,7 @@ def explained(error: Exception, config: Config) -> str:
 def log_client(
     socket: TLSSocket, session: Session, callback: Callable[[Exception | None], Any]
 ) -> None:
-    """The hook `on_secure`: tell of a client's certificate that is good; nobody is refused."""
+    """The hook `on_secure`: log a trusted certificate of a client; no client is refused."""
     if socket.verified and socket.certificate_der is not None:
         logger.info(
             "client certificate id=%s client=%s subject=%s sha256=%s",

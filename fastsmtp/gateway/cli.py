@@ -1,7 +1,7 @@
-"""The entry point of the `fastsmtp` command: everything that can go wrong before click is there.
+"""The entry point of the `fastsmtp` command, which also reports that click is missing.
 
-Exit status: 0 after a clean end, 1 when the server cannot start or was made to stop at once, 2 for
-a wrong command line, 130 when interrupted before it served. An error is one line on stderr, never a
+Exit status: 0 after a clean end, 1 when the server cannot start or was stopped at once, 2 for a
+wrong command line, 130 when interrupted before it served. An error is one line on stderr, never a
 traceback.
 """
 
@@ -18,7 +18,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """Run the command line (default: that of this process) and return the exit status."""
     open_standard_files()
     try:
-        # Not at the top: click comes with the extra "server", and its absence is answered here in
+        # Not at the top: click comes with the extra "server", and its absence is reported here in
         # one line.
         from fastsmtp.gateway.commands import run
     except ModuleNotFoundError as error:
@@ -30,5 +30,5 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return 1
     try:
         return run(arguments)
-    except KeyboardInterrupt:  # before the service took over the signals
+    except KeyboardInterrupt:  # before the service handles the signals
         return 130

@@ -24,7 +24,7 @@ from fastsmtp.gateway.users import UsersError, checked_name, prepared, store_use
 
 __all__ = ["run"]
 
-MAX_PASSWORD: Final = 1024  # characters; a line of AUTH takes no more than 9 KB of PLAIN
+MAX_PASSWORD: Final = 1024  # characters; a line of AUTH has room for 9 KB of PLAIN
 
 
 @click.group(
@@ -54,7 +54,7 @@ def fastsmtp(context: click.Context) -> None:
     metavar="DIRECTORY",
     default=DEFAULT_MAILDIR,
     show_default=True,
-    help="The Maildir that takes the mail; made when it is missing.",
+    help="The Maildir for the mail; created if it does not exist.",
 )
 @click.option(
     "--spool",
@@ -73,20 +73,20 @@ def fastsmtp(context: click.Context) -> None:
     metavar="SIZE",
     default=DEFAULT_SIZE,
     show_default=True,
-    help="Largest message in octets, or with k, M or G behind it; 0 for no limit.",
+    help="Largest message in octets, or a number with k, M or G; 0 for no limit.",
 )
 @click.option(
     "--domain",
     multiple=True,
     metavar="DOMAIN",
-    help="Take mail for this domain only. Repeatable. Without it mail for every domain is taken.",
+    help="Accept mail for this domain only. Repeatable. Without it, mail for any domain.",
 )
-@click.option("--cert", metavar="FILE", help="The certificate, PEM, with its chain behind it.")
-@click.option("--key", metavar="FILE", help="Its private key, where it is not in the same file.")
+@click.option("--cert", metavar="FILE", help="The certificate, PEM, followed by its chain.")
+@click.option("--key", metavar="FILE", help="Its private key, if it is not in the same file.")
 @click.option(
     "--client-ca",
     metavar="FILE",
-    help="Ask clients for a certificate, and check it by these authorities.",
+    help="Ask clients for a certificate, and verify it with these authorities.",
 )
 @click.option(
     "--users",
@@ -96,9 +96,9 @@ def fastsmtp(context: click.Context) -> None:
 @click.option(
     "--ciphers",
     metavar="LIST",
-    help="Cipher suites of TLS 1.2, as OpenSSL writes lists of them.",
+    help="Cipher suites of TLS 1.2, as an OpenSSL cipher list.",
 )
-@click.option("--reject-nul", is_flag=True, help="Refuse messages that hold a NUL.")
+@click.option("--reject-nul", is_flag=True, help="Refuse messages that contain a NUL.")
 @click.option("-v", "--verbose", is_flag=True, help="Log connections and refusals, too.")
 def serve(
     listen: tuple[str, ...],
@@ -115,7 +115,7 @@ def serve(
     reject_nul: bool,
     verbose: bool,
 ) -> int:
-    """Take mail and deliver it into a Maildir."""
+    """Accept mail and deliver it into a Maildir."""
     try:
         config = make_config(
             listen=listen,
@@ -145,12 +145,12 @@ def serve(
 @click.argument("name")
 @click.option("--stdin", is_flag=True, help="Read the password from one line of standard input.")
 def passwd(file: str, name: str, stdin: bool) -> int:
-    """Set the password of NAME in the users file FILE; both are made when they are not there."""
+    """Set the password of NAME in the users file FILE; both are added if they do not exist."""
     try:
         checked_name(name)
         password = prepared(_password_of_stdin() if stdin else _password_of_terminal())
         if password is None:
-            raise UsersError("this is no password: it has characters that none may have")
+            raise UsersError("not a password: it has characters that no password may contain")
         existed = store_user(file, name, hasher().hash(password))
     except (UsersError, MissingPackage) as error:
         raise click.ClickException(str(error)) from error
@@ -182,12 +182,12 @@ def _checked(password: str) -> str:
 
 
 def run(arguments: Sequence[str] | None = None) -> int:
-    """Run the command and return its exit status; an error has been told in one line on stderr."""
+    """Run the command and return its exit status; an error is one line on stderr."""
     given = None if arguments is None else list(arguments)
     try:
         status = fastsmtp.main(given, prog_name="fastsmtp", standalone_mode=False)
     except click.ClickException as error:
-        # click's own form is four lines, with the usage on top.
+        # click itself would print four lines, beginning with the usage.
         complain(error.format_message())
         return error.exit_code
     except click.Abort:

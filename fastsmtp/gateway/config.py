@@ -1,8 +1,7 @@
-"""What the command line means: every text of it checked, and turned into a `Config`.
+"""The values of the command line: every text checked, and converted into a `Config`.
 
-In: the texts as typed. Out: an immutable value. A text that is no good raises ValueError with one
-line that says which option, what it got and what it takes. Nothing here touches the network or the
-disk.
+In: the texts as typed. Out: an immutable value. An invalid text raises ValueError with one line:
+the option, the text, and what it takes. Nothing here touches the network or the disk.
 """
 
 from __future__ import annotations
@@ -31,22 +30,22 @@ __all__ = [
     "parse_size",
 ]
 
-# Loopback and an unprivileged port: without a word on the command line nobody else can reach it.
+# Loopback and an unprivileged port: by default, other hosts cannot reach the server.
 DEFAULT_LISTEN: Final = "127.0.0.1:2525"
 DEFAULT_MAILDIR: Final = "./mail"
 DEFAULT_SIZE: Final = "25M"  # the default of the engine's option `size`
 
 DEFAULT_SPOOL_QUOTA: Final = "8G"
 
-MAX_SOCKET_PATH: Final = 107  # octets: sun_path of Linux has 108, one of them the NUL at its end
-MAX_SIZE: Final = 2**62 - 1  # octets; the most that the engine's option `size` takes
+MAX_SOCKET_PATH: Final = 107  # octets: sun_path of Linux has 108 with the NUL at its end
+MAX_SIZE: Final = 2**62 - 1  # octets; the maximum of the engine's option `size`
 MAX_DOMAIN: Final = 255  # octets, RFC 5321 §4.5.3.1.2
 
 _UNITS: Final = {"": 1, "k": 1 << 10, "m": 1 << 20, "g": 1 << 30}
 _SIZE: Final = re.compile(r"([0-9]{1,19})([kKmMgG]?)")
 _PORT: Final = re.compile(r"[0-9]{1,5}")
 _HOST: Final = re.compile(r"[A-Za-z0-9]([A-Za-z0-9._-]{0,251}[A-Za-z0-9])?")
-# RFC 5321 §4.1.2: Domain, and the two address literals that the engine takes.
+# RFC 5321 §4.1.2: Domain, and the two address literals that the engine accepts.
 _DOMAIN: Final = re.compile(
     r"[A-Za-z0-9]([A-Za-z0-9-]{0,61}[A-Za-z0-9])?"
     r"(\.[A-Za-z0-9]([A-Za-z0-9-]{0,61}[A-Za-z0-9])?)*"
@@ -55,12 +54,12 @@ _LITERAL: Final = re.compile(r"\[(?:([0-9.]+)|[Ii][Pp][Vv]6:([0-9A-Fa-f:.]+))\]"
 
 
 class Kind(Enum):
-    """What is spoken on a listener. The value stands in front of its address."""
+    """The protocol of a listener. The value is the prefix of its address."""
 
     SMTP = ""
     LMTP = "lmtp:"
     SMTPS = "smtps://"  # TLS before the first octet, RFC 8314 §3.3
-    SUBMISSION = "submission://"  # STARTTLS, then AUTH, then all else; RFC 6409, RFC 8314 §3.3
+    SUBMISSION = "submission://"  # STARTTLS and AUTH before all else; RFC 6409, RFC 8314 §3.3
 
 
 DEFAULT_PORTS: Final = {Kind.SMTPS: 465, Kind.SUBMISSION: 587}
@@ -68,7 +67,7 @@ DEFAULT_PORTS: Final = {Kind.SMTPS: 465, Kind.SUBMISSION: 587}
 
 @dataclass(frozen=True, slots=True)
 class Listener:
-    """One place to listen on: a UNIX socket when `path` is not empty, else TCP."""
+    """One address to listen on: a UNIX socket when `path` is not empty, else TCP."""
 
     host: str = ""
     port: int = 0
@@ -87,13 +86,13 @@ class Listener:
 
 @dataclass(frozen=True, slots=True)
 class Config:
-    """What `fastsmtp serve` was asked to do.
+    """The checked options of `fastsmtp serve`.
 
     maildir: absolute path. spool: absolute path, "" for none; spool_quota: octets that it may hold.
     size: octets, 0 for no limit. domains: keys of `domain_key`; empty:
     every domain. name: our own host name, for the greeting and the trace header. cert, key,
-    client_ca, users: absolute paths, "" where none is given. ciphers: a list as OpenSSL has it, ""
-    for its own.
+    client_ca, users: absolute paths, "" if not given. ciphers: an OpenSSL cipher list, "" for
+    OpenSSL's own.
     """
 
     listeners: tuple[Listener, ...]
@@ -134,7 +133,7 @@ def make_config(
     if key is not None and cert is None:
         raise ValueError("--key: the certificate is missing, give it with --cert")
     if ciphers is not None and not (ciphers and ciphers.isascii() and ciphers.isprintable()):
-        raise ValueError("--ciphers: a list of ciphers is needed, as OpenSSL writes it")
+        raise ValueError("--ciphers: an OpenSSL cipher list is needed")
     return Config(
         listeners=listeners,
         maildir=maildir,
@@ -177,7 +176,7 @@ def _spool_quota(text: str) -> int:
 
 
 def _listeners(listen: Iterable[str], users: str | None) -> tuple[Listener, ...]:
-    """Read the addresses to listen on, which must fit together."""
+    """Read the addresses to listen on, which must be compatible with each other."""
     listeners = tuple(parse_listener(text) for text in listen)
     if not listeners:
         raise ValueError("--listen: at least one address is needed")
@@ -185,12 +184,12 @@ def _listeners(listen: Iterable[str], users: str | None) -> tuple[Listener, ...]
         if listener in listeners[:position] and (listener.path or listener.port):
             raise ValueError(f"--listen: {listener} is given twice")
         if listener.kind is Kind.SUBMISSION and users is None:
-            raise ValueError(f"--listen: {listener} needs --users: nobody could log in")
+            raise ValueError(f"--listen: {listener} needs --users: otherwise nobody can log in")
     return listeners
 
 
 def _file(option: str, path: str | None) -> str:
-    """Return the whole path of a file, "" for None; whether it is there is seen at the start."""
+    """Return the absolute path of a file, "" for None; its existence is checked at the start."""
     if path is None:
         return ""
     if not path or "\0" in path:
@@ -199,14 +198,14 @@ def _file(option: str, path: str | None) -> str:
 
 
 def _own_name() -> str:
-    """Return our host name, or "localhost" when the host has none that could be shown to anyone."""
+    """Return our host name, or "localhost" when the host has no usable name."""
     name = socket.gethostname()
     return name if _HOST.fullmatch(name) else "localhost"
 
 
 def parse_listener(text: str) -> Listener:
-    """Read `host:port`, `[v6]:port`, `port`, and behind `lmtp:` one of these or a socket's path;
-    `smtps://host`, `submission://host`, both with or without a port.
+    """Read `host:port`, `[v6]:port`, `port`, or `lmtp:` and one of these or a socket's path, or
+    `smtps://host` or `submission://host`, both with or without a port.
     """
     scheme, slashes, authority = text.partition("://")
     if slashes:
@@ -230,7 +229,7 @@ def _parse_url(text: str, scheme: str, authority: str) -> Listener:
     kind = next((kind for kind in DEFAULT_PORTS if kind.value == scheme), None)
     if kind is None:
         raise _bad_listener(text)
-    if authority.isdigit():  # it could be a port, and looks like the host 0.0.x.y to the system
+    if authority.isdigit():  # probably a port; the system would read it as the host 0.0.x.y
         raise _bad_listener(text, f"a host is needed: {kind.value}host:port")
     if authority.endswith("]") or ":" not in authority:
         authority = f"{authority}:{DEFAULT_PORTS[kind]}"
@@ -250,10 +249,10 @@ def _parse_host_and_port(text: str, place: str) -> tuple[str, int]:
         try:
             ipaddress.IPv6Address(host[1:-1])
         except ValueError:
-            raise _bad_listener(text, f"{host} is no IPv6 address") from None
+            raise _bad_listener(text, f"{host} is not an IPv6 address") from None
         return host[1:-1], _checked_port(text, port)
     if ":" in host:
-        raise _bad_listener(text, "an IPv6 address stands in brackets")
+        raise _bad_listener(text, "an IPv6 address needs brackets")
     if not _HOST.fullmatch(host):
         raise _bad_listener(text)
     return host, _checked_port(text, port)
@@ -278,15 +277,15 @@ def _bad_listener(text: str, why: str = "") -> ValueError:
         "it takes host:port, [v6]:port, port, lmtp:host:port, lmtp:/path.sock, smtps://host:port"
         " or submission://host:port"
     )
-    return ValueError(f"--listen: {text!r} is no address to listen on; {wanted}")
+    return ValueError(f"--listen: {text!r} is not an address to listen on; {wanted}")
 
 
 def parse_size(text: str, option: str = "--size") -> int:
-    """Read octets, with k, M or G (powers of 1024, any case) behind the number; 0 is no limit."""
+    """Read octets, a number with or without k, M or G (powers of 1024, any case); 0: no limit."""
     match = _SIZE.fullmatch(text)
     if match is None:
         raise ValueError(
-            f"{option}: {text!r} is no size; it takes octets such as 500000, or 500k, 25M, 1G"
+            f"{option}: {text!r} is not a size; it takes octets such as 500000, or 500k, 25M, 1G"
         )
     octets = int(match[1]) * _UNITS[match[2].lower()]
     if octets > MAX_SIZE:
@@ -301,18 +300,19 @@ def parse_domain(text: str) -> str:
         try:
             ipaddress.ip_address(literal[1] or literal[2])
         except ValueError:
-            raise ValueError(f"--domain: {text!r} is no address literal") from None
+            raise ValueError(f"--domain: {text!r} is not an address literal") from None
         return domain_key(text)
     key = domain_key(text.removesuffix("."))
     if len(key) > MAX_DOMAIN or not _DOMAIN.fullmatch(key):
-        raise ValueError(f"--domain: {text!r} is no domain; it takes names such as example.org")
+        raise ValueError(f"--domain: {text!r} is not a domain; it takes names such as example.org")
     return key
 
 
 def domain_key(domain: str) -> str:
-    """Return what domains are compared by: lower case, an internationalised one as A-labels.
+    """Return the form by which domains are compared: lower case, internationalised labels as
+    A-labels.
 
-    A domain that has no such form, which nobody can have configured, is only lower-cased.
+    A domain without such a form, which cannot be configured, is only lower-cased.
     """
     if domain.isascii():
         return domain.lower()
@@ -320,8 +320,8 @@ def domain_key(domain: str) -> str:
 
 
 def _label_key(label: str) -> str:
-    """A U-label as its A-label. What the codec would rewrite on the way, a full-width dot into a
-    dot or a sharp s into two, is another name than the one it would become.
+    """A U-label as its A-label. Labels that the codec would rewrite, such as a full-width dot or a
+    sharp s, are different names, so they stay unchanged.
     """
     lower = label.lower()
     try:

@@ -1,4 +1,4 @@
-"""What the gateway writes for people: cleaned text, and a way out that never holds up the loop.
+"""The log of the gateway: escaped text, written without ever blocking the loop.
 
 `LogWriter` is a logging handler with a queue and a thread of its own: a full disk, a closed pipe or
 a reader that has stopped reading costs log lines, never mail. What waits is written at once, in one
@@ -28,35 +28,35 @@ __all__ = ["LogWriter", "complain", "logger", "open_standard_files"]
 
 logger = logging.getLogger("fastsmtp.gateway")
 
-MAX_LINE: Final = 2048  # characters of a whole message: a few such texts and their names
+MAX_LINE: Final = 2048  # characters of a whole line: a few texts of peers and their names
 MAX_TRACEBACK: Final = 16384  # characters
-MAX_WAITING: Final = 4096  # lines that wait for a slow reader, about 1 MB of them; more are dropped
+MAX_WAITING: Final = 4096  # lines that wait for a slow reader, about 1 MB; more are dropped
 MAX_TOGETHER: Final = 512  # lines in one write
-# Seconds between two writes. A line that comes alone is written at once; where many come, the
-# thread would else wake up, and take the GIL, for each of them.
+# Seconds between two writes. A single line is written at once; with many lines, the thread would
+# otherwise wake up, and take the GIL, for each of them.
 PAUSE: Final = 0.02
-FLUSH_SECONDS: Final = 2.0  # at the end, for a reader that may have gone
+FLUSH_SECONDS: Final = 2.0  # at the end, because the reader may be gone
 
 _STDOUT: Final = 1
 _STDERR: Final = 2
 
-# Descriptor, and a line or what becomes one: a message and when that was.
+# Descriptor, and a line or the parts of one: the time and the message.
 _Item: TypeAlias = "tuple[int, str | tuple[float, Entry]]"
 
-_PLAIN: Final = " \\"  # what a line of ours may have and a word of a peer may not
+_PLAIN: Final = " \\"  # allowed in our own lines, escaped in texts of peers
 _BREAKS: Final = re.compile(r"[\r\n]+")
 
 
 class _LineFormatter(logging.Formatter):
-    """One record, one line; only a traceback makes more of them, and those are indented."""
+    """One record, one line; only a traceback adds more lines, which are indented."""
 
     def format(self, record: logging.LogRecord) -> str:
-        # Our own lines are clean word by word; this is for those of others.
+        # Our own lines are escaped already; this is for lines of other code.
         text = escaped(record.getMessage(), MAX_LINE, plain=_PLAIN)
         level = f"{record.levelname.lower()}: " if record.levelno >= logging.WARNING else ""
         lines = [f"{_time(record.created)} fastsmtp: {level}{text}"]
         if record.exc_info and record.exc_info[1] is not None:
-            # From its end, where the reason stands: a RecursionError has a thousand frames.
+            # Only the end, which has the reason: a RecursionError has a thousand frames.
             trace = "".join(traceback.format_exception(record.exc_info[1]))[-MAX_TRACEBACK:]
             lines += ["    " + escaped(line, MAX_LINE, plain=_PLAIN) for line in _lines_of(trace)]
         return "\n".join(lines)
@@ -77,7 +77,7 @@ def _lines_of(text: str) -> list[str]:
 
 
 class LogWriter(logging.Handler):
-    """Writes lines from a thread of its own; `dropped` counts those that could not be."""
+    """Writes lines in a thread of its own; `dropped` counts the lines that were lost."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -85,7 +85,7 @@ class LogWriter(logging.Handler):
         self.setFormatter(_LineFormatter())
         self._items: queue.SimpleQueue[_Item | None] = queue.SimpleQueue()
         self._ending = threading.Event()
-        # A daemon: one that hangs in a write to a stopped reader must not keep the process.
+        # A daemon: if it hangs in a write to a stopped reader, the process must still end.
         self._thread = threading.Thread(target=self._run, name="fastsmtp-log", daemon=True)
         self._thread.start()
 
@@ -93,7 +93,7 @@ class LogWriter(logging.Handler):
         """Queue one record; never raises, never waits."""
         try:
             text = self.format(record)
-        except Exception:  # a record of foreign code whose arguments do not fit its format
+        except Exception:  # foreign code: the arguments may not fit the format
             self.dropped += 1
             return
         self._put(_STDERR if record.levelno >= logging.WARNING else _STDOUT, text)
@@ -103,11 +103,11 @@ class LogWriter(logging.Handler):
         self._put(_STDOUT, (time.time(), entry))
 
     def say(self, text: str) -> None:
-        """Write one plain line on stdout: what the program tells at start and end."""
+        """Write one plain line on stdout: messages at start and end."""
         self._put(_STDOUT, f"fastsmtp: {text}")
 
     def finish(self) -> None:
-        """Write what waits, for at most FLUSH_SECONDS, and end the thread."""
+        """Write the waiting lines, for at most FLUSH_SECONDS, and end the thread."""
         self._ending.set()
         self._items.put(None)
         self._thread.join(FLUSH_SECONDS)
@@ -137,7 +137,7 @@ class LogWriter(logging.Handler):
             lines = [_line(text) for _, text in group]
             try:
                 _write_all(descriptor, "".join(lines).encode("utf-8", "backslashreplace"))
-            except OSError:  # disk full, pipe closed: the mail goes on
+            except OSError:  # disk full or pipe closed, which must not stop the mail
                 self.dropped += len(lines)
 
 
@@ -149,7 +149,7 @@ def _line(text: str | tuple[float, Entry]) -> str:
 
 
 def complain(message: str) -> None:
-    """Write the one line about an error that ends the program; stderr may be closed or full."""
+    """Write one line about an error that ends the program; stderr may be closed or full."""
     line = f"fastsmtp: error: {escaped(message, MAX_LINE, plain=_PLAIN)}\n"
     with contextlib.suppress(OSError):
         _write_all(_STDERR, line.encode("utf-8", "backslashreplace"))
@@ -162,10 +162,10 @@ def _write_all(descriptor: int, octets: bytes) -> None:
 
 
 def open_standard_files() -> None:
-    """Give the descriptors 0, 1 and 2 to /dev/null where they are closed.
+    """Open the descriptors 0, 1 and 2 on /dev/null if they are closed.
 
-    Else the first file or socket we open would get one of these numbers, and a stray line of a
-    library would be written into a message or to a client.
+    Otherwise the first file or socket that we open would get one of these numbers, and output of a
+    library to stderr would end up in a message or at a client.
     """
     while True:
         descriptor = os.open(os.devnull, os.O_RDWR)

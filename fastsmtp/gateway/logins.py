@@ -1,8 +1,8 @@
-"""Who may log in: the hook `on_auth`, and the checking of passwords, which is made to be slow.
+"""Logins: the hook `on_auth`, and the checking of passwords, which is slow by design.
 
-A check takes a tenth of a second of a core and 64 MiB, so it is done by a few threads, and only so
-many wait for one; `turns` says whose turn it is. Whoever finds no place hears 454 and tries again
-later. The threads leave a core to the event loop, and are less urgent than it.
+A check takes a tenth of a second of a core and 64 MiB, so a few threads do it, and a limited number
+of checks may wait; `turns` decides which one is next. If all places are taken, the client gets 454
+and can try again later. The threads leave a core to the event loop and have a lower priority.
 """
 
 from __future__ import annotations
@@ -34,26 +34,26 @@ if TYPE_CHECKING:
 __all__ = ["Checker", "Logins", "MissingPackage", "Overloaded", "hasher"]
 
 MAX_THREADS: Final = 4  # each takes the memory that its hash demands
-NICE: Final = 10  # less urgent than the event loop, where the two have to share a core
+NICE: Final = 10  # lower priority than the event loop, in case they share a core
 
 
 def check_threads(cores: int | None = None) -> int:
-    """Return how many checks may run at a time: a core is left to the event loop."""
+    """Return how many checks may run at a time, with one core left to the event loop."""
     if cores is None:
         cores = len(_own_cores()) or os.cpu_count() or 1
     return max(1, min(MAX_THREADS, cores - 1))
 
 
 def _own_cores() -> set[int]:
-    """Return the cores that this thread may run on, none where nobody says."""
+    """Return the cores that this thread may run on, an empty set if the system cannot tell."""
     return set(os.sched_getaffinity(0)) if sys.platform == "linux" else set()
 
 
 def step_back() -> None:
-    """Leave a core to the event loop, and be less urgent than it. For the thread of a check, and
-    for those that argon2 starts from there, one for each lane of a hash.
+    """Leave a core to the event loop, and lower the priority: of the thread of a check, and of the
+    threads that argon2 starts in it, one for each lane of a hash.
     """
-    if sys.platform != "linux":  # elsewhere a process has these, not a thread
+    if sys.platform != "linux":  # elsewhere these are properties of the process
         return
     cores = _own_cores()
     with suppress(OSError):
@@ -67,17 +67,19 @@ class MissingPackage(Exception):
 
 
 class Overloaded(Exception):
-    """As many checks as may wait are waiting."""
+    """The largest number of waiting checks is reached."""
 
 
 class BadHash(Exception):
-    """A hash cannot be checked: it is none, or there is not as much memory as it demands."""
+    """A hash cannot be checked: it is malformed, or there is not enough memory for it."""
 
 
 def hasher() -> argon2.PasswordHasher:
-    """Return what makes and checks hashes, with the costs of RFC 9106 §4. Raises MissingPackage."""
+    """Return the object that makes and checks hashes, with the costs of RFC 9106 §4. Raises
+    MissingPackage.
+    """
     try:
-        # Not at the top: it comes with an extra, and a server without users does without it.
+        # Not at the top: it comes with an extra, and a server without users does not need it.
         import argon2
     except ModuleNotFoundError as error:
         if error.name is None or error.name.partition(".")[0] != "argon2":
@@ -90,7 +92,7 @@ def hasher() -> argon2.PasswordHasher:
 
 
 class _Check:
-    """One password against one hash. found: whether it is the password, or why nobody knows."""
+    """One password and one hash. found: whether they match, or why that is unknown."""
 
     __slots__ = ("found", "host", "is_possible", "password", "record")
 
@@ -108,16 +110,16 @@ class _Check:
         self.is_possible = is_possible
         self.found = found
 
-    def tell(self, found: bool | Exception) -> None:
-        """End it, for whoever still waits."""
+    def finish(self, found: bool | Exception) -> None:
+        """Set the result, unless the caller was cancelled."""
         if not self.found.done():
             self.found.set_result(found)
 
 
 class Checker:
-    """Checks passwords in a bounded number of threads, which nothing waits for at the end.
+    """Checks passwords in a bounded number of threads; the process does not wait for them at exit.
 
-    threads: at a time. places: checks begun or waiting. now: seconds. Raises MissingPackage.
+    threads: how many at a time. turns: the queue. now: a clock, in seconds. Raises MissingPackage.
     """
 
     def __init__(
@@ -136,11 +138,11 @@ class Checker:
     async def matches(
         self, record: str, password: bytes, host: str = "", is_possible: bool = True
     ) -> bool:
-        """Whether `record` is the hash of `password` and the login `is_possible`; that it is not
-        saves no work. Raises Overloaded, BadHash.
+        """Whether `record` is the hash of `password` and the login `is_possible`; if it is not, the
+        check is done all the same, so that the time is equal. Raises Overloaded, BadHash.
 
-        host: what `host_key` has for the client. When the caller is cancelled before the check has
-        begun, there is none.
+        host: the client's `host_key`. If the caller is cancelled before the check has begun, it is
+        not done.
         """
         loop = asyncio.get_running_loop()
         check = _Check(host, record, password, is_possible, loop.create_future())
@@ -162,14 +164,14 @@ class Checker:
         return found
 
     def close(self) -> None:
-        """Check nothing any more. What was begun ends by itself, or with the process."""
+        """Start no more checks. Running ones end by themselves, or with the process."""
         self._closed = True
         self._disarm()
         for check in self._turns.clear():
-            check.tell(Overloaded())
+            check.finish(Overloaded())
 
     def _begin(self, loop: asyncio.AbstractEventLoop) -> None:
-        """Begin as many checks as may begin now, and come back when there may be more."""
+        """Begin as many checks as may begin now, and set a timer for delayed ones."""
         self._disarm()
         while self._idle and (check := self._turns.take(self._now())) is not None:
             self._idle -= 1
@@ -202,7 +204,7 @@ class Checker:
     def _end(self, check: _Check, found: bool | Exception) -> None:
         self._idle += 1
         self._turns.ended(check.host, self._now(), failed=found is False)
-        check.tell(found)
+        check.finish(found)
 
     def _disarm(self) -> None:
         if self._timer is not None:
@@ -210,7 +212,7 @@ class Checker:
             self._timer = None
 
     def _run(self, record: str, password: bytes) -> bool:
-        """The check itself, in a thread."""
+        """Check a password; runs in a thread."""
         import argon2
 
         step_back()
@@ -223,20 +225,20 @@ class Checker:
 
 
 class Logins:
-    """The hook `on_auth`. users: may be replaced at any time, for the logins that follow."""
+    """The hook `on_auth`. users: may be replaced at any time; later logins use the new ones."""
 
     def __init__(self, users: Users, checker: Checker) -> None:
         self.users = users
         self._checker = checker
 
     async def on_auth(self, auth: Auth, session: Session) -> dict[str, str] | None:
-        """Take a user whose password is right: PLAIN and LOGIN, for these show it."""
+        """Accept a user with the right password: PLAIN and LOGIN, which send it."""
         record, exists = self.users.find(auth.username)
         password = prepared(auth.password or "")
-        # Nobody may act for somebody else.
+        # A user may not act as another one.
         is_own = auth.authzid in (None, "", auth.username)
         try:
-            # Also where the answer is no already, for no answer may come sooner than another.
+            # Even if the answer is no already: all answers must take the same time.
             matches = await self._checker.matches(
                 record,
                 (password or "").encode(),
@@ -261,7 +263,7 @@ class Logins:
         return {"user": prepared(auth.username) or auth.username}
 
     def close(self) -> None:
-        """Check nothing any more."""
+        """Start no more checks."""
         self._checker.close()
 
 

@@ -80,7 +80,7 @@ def _logging_to(writer: LogWriter, *, verbose: bool) -> Iterator[LogWriter]:
     refused recipients.
     """
     package = logging.getLogger("fastsmtp")
-    # What asyncio has to report would else be written to stderr by the loop itself.
+    # Otherwise the loop itself would write asyncio's reports to stderr.
     sources = (package, logging.getLogger("asyncio"))
     for source in sources:
         source.addHandler(writer)
@@ -113,12 +113,12 @@ def _logins_of(config: Config) -> Logins | None:
     except MissingPackage as error:
         raise StartError(str(error)) from error
     if not any(listener.kind in FOR_USERS for listener in config.listeners):
-        logger.warning("nobody can log in: that is for smtps:// and submission:// alone")
+        logger.warning("nobody can log in: logins need a listener on smtps:// or submission://")
     return logins
 
 
 def _users_of(config: Config) -> Users:
-    """Read the users file, and say what is odd about it. Raises UsersError."""
+    """Read the users file, and log warnings about it. Raises UsersError."""
     users = read_users(config.users)
     if users.is_open:
         logger.warning("others can read or change %s: chmod 600 it", config.users)
@@ -137,7 +137,7 @@ async def _listen(server: SMTPServer, listener: Listener) -> list[Listener]:
             await server.listen(listener.port, listener.host)
     except OSError as error:
         raise StartError(f"cannot listen on {listener}: {reason_of(error)}") from error
-    except UnicodeError as error:  # a host name that no look-up can take
+    except UnicodeError as error:  # a host name that cannot be looked up
         raise StartError(f"cannot listen on {listener}: no such host") from error
     return [
         listener
@@ -164,7 +164,7 @@ def _allow_clients(servers: int) -> int:
 
 
 async def _in_thread(call: Callable[[], T]) -> T:
-    """Return what `call` returns, or raise what it raises; nothing waits for it at the end."""
+    """Return the result of `call`, or raise its exception; nothing waits for it at exit."""
     outcome = await call_in_thread(asyncio.get_running_loop(), call, "fastsmtp-files")
     if isinstance(outcome, BaseException):
         raise outcome
@@ -255,7 +255,7 @@ class _Service:
 
     def _say_what_is_secure(self) -> None:
         if self._certificate is not None:
-            self._writer.say(self._certificate.told)
+            self._writer.say(self._certificate.origin)
         elif Kind.SMTP in self._servers:
             self._writer.say(f"STARTTLS is not offered: {NO_LIBRARY}")
 
@@ -294,9 +294,9 @@ class _Service:
 
     def _login_options(self, kind: Kind) -> dict[str, Any]:
         if self._logins is None or kind not in FOR_USERS:
-            # Nobody has to log in, and nobody can: other servers bring their mail here.
+            # Without logins: other servers deliver their mail here.
             return {"auth_optional": True, "disabled_commands": ["AUTH"]}
-        # What a hash can check: the other mechanisms need the password, or keys made of it.
+        # Only these can be checked with a hash: the others need the password, or keys made from it.
         return {"auth_methods": ["PLAIN", "LOGIN"], "on_auth": self._logins.on_auth}
 
     def _on_signal(self, number: int) -> None:
@@ -312,7 +312,7 @@ class _Service:
     # SIGHUP.
 
     async def _reload_when_told(self) -> None:
-        """Read the files anew at each SIGHUP, one after the other; several at once are one."""
+        """Reload the files at each SIGHUP, one after the other; several at once count as one."""
         while True:
             await self._hangup.wait()
             self._hangup.clear()
@@ -322,22 +322,22 @@ class _Service:
             if self._logins is not None:
                 await self._reload_users(self._logins)
             if not has_files and self._logins is None:
-                logger.info("SIGHUP: there is nothing to read anew")
+                logger.info("SIGHUP: there is nothing to reload")
 
     async def _reload_certificate(self) -> None:
         try:
-            # In a thread: who waits for the disk must not be all clients.
+            # In a thread, so that a slow disk does not stall every client.
             certificate = await _in_thread(lambda: read_certificate(self._config))
             assert certificate is not None
             for server in self._servers.values():
-                # They have the same octets: if one cannot be made, the first cannot.
+                # All servers get the same octets: if one context fails, the first one does.
                 server.update_secure_context(**certificate.options)
         except (ValueError, OSError) as error:
             reason = explained(error, self._config)
             logger.error("SIGHUP: the certificate stays as it was: %s", reason)
             return
         self._certificate = certificate
-        logger.info("SIGHUP: %s", certificate.told)
+        logger.info("SIGHUP: %s", certificate.origin)
 
     async def _reload_users(self, logins: Logins) -> None:
         try:

@@ -1,14 +1,14 @@
-"""Whose password is checked next: a place in the queue, a share for each host, delays.
+"""The queue of password checks: places, a share for each host, delays.
 
 In: jobs, each of a host, and the time. Out: which job is next, and which one has lost its place.
 Nothing runs here; the caller has the threads and the clock. A host is an IPv4 address or an IPv6
-/64, as `host_key` has it.
+/64, as in `host_key`.
 
-* A host has few places, and one check at a time, so that it cannot take the turns of others.
-* The hosts take turns: one that may have a check waits for one check of each other host at most.
-* After some failures a host waits before its next check, for longer each time, but never long. The
-  delay knows nothing of users: it would tell who exists.
-* When all places are taken, the host with the most of them gives up its newest to one with fewer.
+* A host has few places, and one check at a time, so that it cannot use up the turns of others.
+* The hosts take turns: a host waits for at most one check of each other host.
+* After some failures a host waits before its next check, longer each time, up to a low limit. The
+  delay is independent of the user, because it would show which users exist.
+* When all places are taken, the host with the most of them loses its newest to one with fewer.
 """
 
 from __future__ import annotations
@@ -23,17 +23,17 @@ __all__ = ["Full", "Turns"]
 
 MAX_PLACES: Final = 64  # checks begun or waiting: some seconds of work, far from `hook_timeout`
 MAX_PER_HOST: Final = 8  # of them for one host; each may wait for MAX_DELAY: 24 of the 30 seconds
-FREE_FAILURES: Final = 3  # as many as one connection may have: somebody who mistypes is not delayed
-FIRST_DELAY: Final = 0.5  # seconds after the next failure; doubled with each one more
+FREE_FAILURES: Final = 3  # as many as one connection may have: typing errors cause no delay
+FIRST_DELAY: Final = 0.5  # seconds after the next failure; doubled with each further one
 MAX_DELAY: Final = 3.0
 FORGET: Final = 600.0  # seconds after the last failure of a host
-MAX_HOSTS: Final = 4096  # whose failures are remembered
+MAX_HOSTS: Final = 4096  # hosts whose failures are remembered
 
 T = TypeVar("T", bound=Hashable)
 
 
 class Full(Exception):
-    """There is no place."""
+    """All places are taken."""
 
 
 class _Host(Generic[T]):
@@ -58,13 +58,13 @@ class Turns(Generic[T]):
         self._places = places
         self._per_host = per_host
         self._taken = 0
-        self._hosts: dict[str, _Host[T]] = {}  # the one that failed last is the last of them
-        self._ring: deque[str] = deque()  # those that wait, in the order of their turns
+        self._hosts: dict[str, _Host[T]] = {}  # in the order of their last failures
+        self._ring: deque[str] = deque()  # waiting hosts, in the order of their turns
 
     def add(self, key: str, job: T, now: float) -> T | None:
-        """Give `job` of the host `key` a place; returns the job that has lost its own for it.
+        """Give `job` of the host `key` a place; returns the job that has lost its place to it.
 
-        Raises Full when there is no place.
+        Raises Full when all places are taken.
         """
         host = self._hosts.get(key)
         if host is None:
@@ -80,7 +80,7 @@ class Turns(Generic[T]):
         return victim
 
     def remove(self, key: str, job: T) -> bool:
-        """Take a job that waits out of the queue; False: it has had its turn."""
+        """Remove a waiting job from the queue; False: it has had its turn."""
         host = self._hosts.get(key)
         if host is None or job not in host.waiting:
             return False
@@ -92,7 +92,7 @@ class Turns(Generic[T]):
         return True
 
     def take(self, now: float) -> T | None:
-        """Return the job whose turn it is, None when none may begin now."""
+        """Return the next job, None if no job may begin now."""
         for _ in range(len(self._ring)):
             key = self._ring[0]
             host = self._hosts[key]
@@ -102,12 +102,12 @@ class Turns(Generic[T]):
             job = host.waiting.popleft()
             host.running += 1
             if not host.waiting:
-                self._ring.pop()  # it was the first, and is the last now
+                self._ring.pop()  # the host was moved from the front to the end
             return job
         return None
 
     def ended(self, key: str, now: float, failed: bool) -> None:
-        """The check that a host had has ended. failed: the password was not right."""
+        """The check of a host has ended. failed: the password was wrong."""
         host = self._hosts[key]
         host.running -= 1
         self._taken -= 1
@@ -123,12 +123,12 @@ class Turns(Generic[T]):
         self._hosts[key] = host
 
     def ready_at(self) -> float:
-        """Return when the first of those that are delayed may have its turn, infinity for never."""
+        """Return when the first delayed host may have its turn, infinity for never."""
         hosts = (self._hosts[key] for key in self._ring)
         return min((host.ready_at for host in hosts if not host.running), default=inf)
 
     def clear(self) -> list[T]:
-        """Take all that wait out of the queue, and return them."""
+        """Remove all waiting jobs from the queue, and return them."""
         jobs = [job for key in self._ring for job in self._hosts[key].waiting]
         for key in self._ring:
             self._hosts[key].waiting.clear()
@@ -137,7 +137,9 @@ class Turns(Generic[T]):
         return jobs
 
     def _make_room(self, key: str, newcomer: _Host[T]) -> T:
-        """Take the newest job of the host that has the most; of those the one that failed most."""
+        """Remove and return the newest job of the host with the most jobs; of several such hosts,
+        of the one with the most failures.
+        """
         victim = max(self._ring, key=self._weight, default=None)
         if victim is None or self._weight(victim) <= (newcomer.places + 1, newcomer.failures):
             self._drop_needless(key)
@@ -160,8 +162,8 @@ class Turns(Generic[T]):
             del self._hosts[key]
 
     def _forget(self, now: float) -> None:
-        """Forget the oldest failures: those whose time is over, and what is beyond MAX_HOSTS."""
-        # Among the first there are no more hosts with a place than there are places.
+        """Forget the oldest failures: expired ones, and hosts beyond MAX_HOSTS."""
+        # Among the first hosts, no more can have a place than there are places.
         oldest = list(islice(self._hosts.items(), self._places + 2))
         for key, host in oldest:
             if not host.places and (now >= host.forgotten_at or len(self._hosts) >= MAX_HOSTS):

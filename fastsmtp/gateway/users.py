@@ -1,11 +1,11 @@
-"""The users file: who may log in, a line for each, `name:hash`.
+"""The users file: a line `name:hash` for each user that may log in.
 
     # comments, and empty lines
     anne:$argon2id$v=19$m=65536,t=3,p=4$c2FsdHNhbHRzYWx0$…
 
 In: a path. Out: `Users`, or a changed file. Raised: `UsersError` with one line that has the file,
-and the number of the line. A hash is never part of a text of ours. RFC 9106; names and passwords
-are prepared as RFC 4616 §2 has it, so that what looks the same is the same.
+and the number of the line. No message contains a hash. RFC 9106; names and passwords are prepared
+as in RFC 4616 §2, so that texts that look the same are the same.
 """
 
 from __future__ import annotations
@@ -33,14 +33,14 @@ MAX_NAME: Final = 255  # octets
 MAX_FILE: Final = 64 << 20  # octets; half a million users
 MAX_NUMBER: Final = 2**32 - 1  # of m and t, RFC 9106 §3.1
 MAX_LANES: Final = 2**24 - 1
-LOCK_PATIENCE: Final = 10.0  # seconds; whoever holds the lock writes one file
+LOCK_PATIENCE: Final = 10.0  # seconds; the lock is held while one file is written
 LOCK_POLL: Final = 0.05  # seconds
 
 _HASH: Final = re.compile(
     r"\$(argon2(?:id|i|d)\$v=19\$m=(\d{1,10}),t=(\d{1,10}),p=(\d{1,8}))"
     r"\$([A-Za-z0-9+/]{11,86})\$([A-Za-z0-9+/]{16,342})"
 )
-# What a user who does not exist is checked against where there is nobody to be like.
+# The costs for an unknown user if the file has no users to imitate.
 _USUAL: Final = "argon2id$v=19$m=65536,t=3,p=4"
 
 
@@ -49,7 +49,7 @@ class UsersError(ValueError):
 
 
 class Users:
-    """Names and hashes. is_open: others than owner and group may read or change the file."""
+    """Names and hashes. is_open: users other than owner and group may read or change the file."""
 
     def __init__(self, hashes: Mapping[str, str], is_open: bool = False) -> None:
         self._hashes = dict(hashes)
@@ -61,10 +61,10 @@ class Users:
         return len(self._hashes)
 
     def find(self, name: str) -> tuple[str, bool]:
-        """Return what to check a password of `name` against, and whether there is such a user.
+        """Return the hash for a password of `name`, and whether there is such a user.
 
-        One who does not exist gets a hash that no password has and that costs as much as that of
-        some user, always the same for the same name: time tells nobody who exists.
+        An unknown user gets a hash that no password matches, with the costs of some user's hash,
+        always the same for one name: so the time does not show which users exist.
         """
         key = prepared(name)
         found = None if key is None else self._hashes.get(key)
@@ -88,26 +88,26 @@ def _base64(octets: bytes) -> str:
 
 
 def prepared(text: str) -> str | None:
-    """Return a name or password as it is compared; None for what none can be."""
+    """Return a name or password in the form in which it is compared; None if it is not allowed."""
     return saslprep(text, stored=False) or None
 
 
 def checked_name(name: str) -> str:
-    """Return `name` as it is stored. Raises UsersError for one that could not log in, or that the
-    file could not hold.
+    """Return `name` as it is stored. Raises UsersError for a name that could not log in, or that
+    the file cannot contain.
     """
     if not name:
         raise UsersError("a name is needed")
     shown = clean(name)
     if ":" in name:
-        raise UsersError(f"{shown} is no name: it must not have a colon")
+        raise UsersError(f"{shown} is not a name: it must not have a colon")
     key = saslprep(name, stored=True)
     if not key or not key.isprintable() or ":" in key:
-        raise UsersError(f"{shown} is no name: it has characters that no name may have")
+        raise UsersError(f"{shown} is not a name: it has characters that no name may contain")
     if key != key.strip() or key.startswith("#"):
-        raise UsersError(f"{shown} is no name: it begins or ends with a space, or begins with #")
+        raise UsersError(f"{shown} is not a name: it begins or ends with a space or begins with #")
     if len(key.encode()) > MAX_NAME:
-        raise UsersError(f"{shown} is no name: it has more than {MAX_NAME} octets")
+        raise UsersError(f"{shown} is not a name: it has more than {MAX_NAME} octets")
     return key
 
 
@@ -131,7 +131,7 @@ def _read(path: str) -> tuple[bytes, int]:
 
 
 def _entries(path: str, octets: bytes) -> Iterator[tuple[str, str]]:
-    """Give name and hash of each line, two times "" for one that has none."""
+    """Yield name and hash of each line, "" and "" for a line without them."""
     seen: dict[str, int] = {}
     for number, line in enumerate(octets.split(b"\n"), 1):
         text = line.strip()
@@ -143,7 +143,7 @@ def _entries(path: str, octets: bytes) -> Iterator[tuple[str, str]]:
         except UsersError as error:
             raise UsersError(f"{path}:{number}: {error}") from None
         if name in seen:
-            raise UsersError(f"{path}:{number}: {clean(name)} stands in line {seen[name]} already")
+            raise UsersError(f"{path}:{number}: {clean(name)} is in line {seen[name]} already")
         seen[name] = number
         yield name, record
 
@@ -152,13 +152,13 @@ def _entry(line: bytes) -> tuple[str, str]:
     try:
         text = line.decode()
     except UnicodeDecodeError:
-        raise UsersError("the line is no UTF-8") from None
+        raise UsersError("the line is not UTF-8") from None
     name, colon, record = text.partition(":")
     if not colon:
         raise UsersError("the line is not name:hash")
     match = _HASH.fullmatch(record)
     if match is None:
-        raise UsersError(f"what stands behind {clean(name)}: is no hash of argon2")
+        raise UsersError(f"the text after {clean(name)}: is not an argon2 hash")
     memory, passes, lanes = int(match[2]), int(match[3]), int(match[4])
     if not 1 <= lanes <= MAX_LANES or not 8 * lanes <= memory <= MAX_NUMBER:
         raise UsersError(f"the hash of {clean(name)} has impossible costs")
@@ -171,12 +171,12 @@ def _entry(line: bytes) -> tuple[str, str]:
 
 
 def store_user(path: str, name: str, record: str) -> bool:
-    """Write the line of one user, whole or not at all; True: there was one of that name.
+    """Write the line of one user atomically; True: there was a user of that name.
 
-    A file that is made is for its owner only; one that is there keeps owner and mode. Comments and
-    the order of lines stay. Raises UsersError.
+    A new file is readable by its owner only; an existing one keeps owner and mode. Comments and the
+    order of lines stay. Raises UsersError.
     """
-    path = os.path.realpath(path)  # a link stays, what it leads to is replaced
+    path = os.path.realpath(path)  # a link stays, its target is replaced
     key = checked_name(name)
     try:
         with _one_at_a_time(os.path.dirname(path)) as folder:
@@ -190,7 +190,7 @@ def store_user(path: str, name: str, record: str) -> bool:
 
 @contextlib.contextmanager
 def _one_at_a_time(folder: str) -> Iterator[int]:
-    """Keep others who do the same from reading what is about to be replaced."""
+    """Lock the directory, so that another process does not change the file at the same time."""
     descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
     try:
         _lock(descriptor, folder)

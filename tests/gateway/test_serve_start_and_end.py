@@ -232,10 +232,10 @@ def test_a_missing_extra_is_an_error_of_one_line(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("arguments", "told"),
     [
-        (["--listen=nonsense"], "--listen: 'nonsense' is no address to listen on"),
+        (["--listen=nonsense"], "--listen: 'nonsense' is not an address to listen on"),
         (["--listen=lmtp:25"], "RFC 2033"),
-        (["--size=big"], "--size: 'big' is no size"),
-        (["--domain=-"], "--domain: '-' is no domain"),
+        (["--size=big"], "--size: 'big' is not a size"),
+        (["--domain=-"], "--domain: '-' is not a domain"),
         (["--maildir="], "--maildir: a directory is needed"),
         (["--nonsense"], "No such option"),
         (["argument"], "unexpected extra argument"),

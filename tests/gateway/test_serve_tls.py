@@ -384,7 +384,7 @@ def test_a_users_file_that_others_can_read_is_a_warning_of_one_line(
     ("users", "listen", "told"),
     [
         ("# nobody\n", LISTEN, "has no users: nobody can log in"),
-        (f"anne:{HASH}\n", LISTEN[:1], "nobody can log in: that is for smtps://"),
+        (f"anne:{HASH}\n", LISTEN[:1], "nobody can log in: logins need a listener on smtps://"),
     ],
 )
 def test_users_that_are_of_no_use_are_a_warning_of_one_line(
@@ -514,7 +514,7 @@ def test_sighup_with_bad_users_keeps_the_old_ones_and_logs_the_reason(
         line = gateway.err.wait("SIGHUP").string
         assert line.endswith(
             f" error: SIGHUP: the users stay as they were: {files.users}:2: "
-            "what stands behind bob: is no hash of argon2"
+            "the text after bob: is not an argon2 hash"
         )
         with client_of(gateway, SMTPS) as client:
             assert client.login("anne", PASSWORD)[0] == 235
@@ -526,7 +526,7 @@ def test_sighup_without_files_ends_nothing(maildir: Path) -> None:
     with Gateway(maildir) as gateway:
         with gateway.client() as client:
             gateway.process.send_signal(signal.SIGHUP)
-            gateway.out.wait("SIGHUP: there is nothing to read anew")
+            gateway.out.wait("SIGHUP: there is nothing to reload")
             sends(client)
         assert gateway.stop() == 0
     assert gateway.err.all == []
@@ -713,7 +713,7 @@ def test_other_bad_files_are_an_error_with_file_and_reason(
         (["--key=mx.key"], "--key: the certificate is missing, give it with --cert"),
         (["--cert="], "--cert: a file is needed"),
         (["--users="], "--users: a file is needed"),
-        (["--ciphers="], "--ciphers: a list of ciphers is needed"),
+        (["--ciphers="], "--ciphers: an OpenSSL cipher list is needed"),
     ],
 )
 def test_a_wrong_command_line_is_an_error_of_one_line(arguments: list[str], told: str) -> None:
