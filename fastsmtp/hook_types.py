@@ -80,8 +80,8 @@ class DataCallback(Protocol):
 
 # --- hooks ---
 
-# What a function with `callback` returns: nothing, or the result of `callback` (a lambda has to), or,
-# as a coroutine function, a coroutine.
+# What a function with `callback` returns: nothing, or the result of `callback` (as a lambda does), or
+# a coroutine, as a coroutine function.
 Done: TypeAlias = Coroutine[Any, Any, None] | bool | None
 
 OnConnect: TypeAlias = (

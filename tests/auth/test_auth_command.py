@@ -333,7 +333,7 @@ def test_login_asks_for_name_and_password_in_two_prompts(initial: bool) -> None:
     steps = [b"AUTH LOGIN YW5u\r\n"] if initial else [b"AUTH LOGIN\r\n", line("ann")]
     run = exchange(*steps, line("pw"))
     assert run.codes == [*["334"] * len(steps), DONE]
-    assert run.session.written[-4] == b"334 UGFzc3dvcmQ6\r\n"
+    assert run.session.written[-3] == b"334 UGFzc3dvcmQ6\r\n"
     if not initial:
         assert run.session.written[2] == b"334 VXNlcm5hbWU6\r\n"
     assert (run.asked[0].username, run.asked[0].password) == ("ann", "pw")
