@@ -32,7 +32,7 @@ def go_on_inside(dialogue: Dialogue) -> None:
     if hook is None:
         dialogue.resume()
     else:
-        dialogue.ask("on_secure", hook, dialogue.tls, _answered_inside)
+        dialogue.ask("on_secure", hook, dialogue.tls.for_hook(), _answered_inside)
 
 
 def _answered_inside(dialogue: Dialogue, answer: Answer) -> None:
@@ -51,7 +51,7 @@ def greet_inside(dialogue: Dialogue) -> None:
     if hook is None or dialogue.tls is None or dialogue.state != State.OPENING:
         dialogue.greet()
     else:
-        dialogue.ask("on_secure", hook, dialogue.tls, _answered_before_greeting)
+        dialogue.ask("on_secure", hook, dialogue.tls.for_hook(), _answered_before_greeting)
 
 
 def _answered_before_greeting(dialogue: Dialogue, answer: Answer) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import hashlib
 import re
 import ssl
@@ -98,6 +99,15 @@ class TLSSocket:
         """The same as `verified`, by its name in Node.js."""
         return self.verified
 
+    def for_hook(self) -> TLSSocket:
+        """Return a copy that a hook may change: AUTH is decided by the original."""
+        given = copy.copy(self)
+        given.certificate = self._certificate_copy()
+        return given
+
+    def _certificate_copy(self) -> dict[str, Any] | None:
+        return None if self.certificate is None else dict(self.certificate)
+
     def options(self) -> dict[str, Any]:
         """Return the value of `session.tls_options`."""
         return {
@@ -106,7 +116,7 @@ class TLSSocket:
             "version": self.version,
             "alpn": self.alpn,
             "servername": self.servername,
-            "peer_certificate": self.certificate,
+            "peer_certificate": self._certificate_copy(),
             "peer_certificate_der": self.certificate_der,
             "verified": self.verified,
         }

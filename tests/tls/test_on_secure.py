@@ -115,6 +115,39 @@ def test_a_rejection_with_a_code_is_sent_only_in_place_of_the_greeting(
 @row("HOOK-14")
 @pytest.mark.parametrize("style", STYLES)
 @pytest.mark.parametrize("kind", KINDS)
+def test_a_hook_that_changes_its_argument_does_not_authenticate_the_client(
+    kind: str, style: str
+) -> None:
+    asked: list[Any] = []
+
+    def forge(socket: Any, session: Any) -> None:
+        forged = {"subject": ((("commonName", "root"),),)}
+        socket.verified = session.tls_options["verified"] = True
+        socket.certificate = session.tls_options["peer_certificate"] = forged
+
+    server = SMTPServer(
+        **certified(
+            secure=kind == "implicit",
+            on_secure=hook(style, forge),
+            on_auth=lambda auth, session, callback: asked.append(auth),
+            auth_methods=["EXTERNAL"],
+            auth_optional=True,
+        )
+    )
+    with Wire(server) as wire:
+        client = MemoryClient(wire)
+        if kind == "STARTTLS":
+            client.greet()
+        client.handshake()
+        client.hear()
+        assert b"AUTH" not in client.say(EH)
+        assert codes(client.say(b"AUTH EXTERNAL =\r\n")) == ["504 5.5.4"]
+    assert not asked
+
+
+@row("HOOK-14")
+@pytest.mark.parametrize("style", STYLES)
+@pytest.mark.parametrize("kind", KINDS)
 def test_a_hook_that_fails_costs_the_connection(kind: str, style: str) -> None:
     def fails(socket: Any, session: Any) -> None:
         raise RuntimeError("secret")
