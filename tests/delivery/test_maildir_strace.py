@@ -49,7 +49,7 @@ class Strace:
         for line in self._log.read_text().splitlines():
             thread, _, call = line.partition(" ")
             if call.rstrip().endswith("<unfinished ...>"):
-                begun[thread] = call.partition("<unfinished")[0]
+                begun[thread] = call.partition("<unfinished")[0].rstrip()
             elif "resumed>" in call:
                 calls.append(begun.pop(thread) + call.partition("resumed>")[2])
             else:
@@ -61,6 +61,7 @@ def words(calls: list[str], maildir: Path) -> list[str]:
     """The calls that matter to a message, in a word each."""
     tmp, new = re.escape(f"{maildir}/tmp"), re.escape(f"{maildir}/new")
     known = {
+        "open": rf'openat\(\d+<({tmp}|{new})>, "\."',
         "create": rf'open(at)?\(.*("{tmp}/|<{tmp}>, ").*O_CREAT',
         "write": rf"write\(\d+<{tmp}/",
         "sync": rf"fsync\(\d+<{tmp}/|syncfs\(\d+<{tmp}>",
@@ -90,5 +91,28 @@ def test_ops_06_the_kernel_has_synced_a_message_and_its_name_before_the_250(
             gateway.send(message)
         found = words(strace.stop(), maildir)
         assert gateway.stop() == 0
-    one = r"create (write )+sync link sync name unlink 250 "
+    one = r"open open create (write )+sync link sync name unlink 250 "
     assert re.fullmatch(f"({one}){{3}}", "".join(f"{word} " for word in found)), found
+
+
+def test_a_directory_is_synced_by_a_descriptor_that_no_other_batch_uses(tmp_path: Path) -> None:
+    """The kernel reports an error of writing once for each open file: two batches that shared one
+    could acknowledge what the other has lost.
+    """
+    maildir = tmp_path / "mail"
+    with Gateway(maildir) as gateway:
+        strace = Strace(gateway.process.pid, tmp_path / "strace")
+        for _ in range(3):
+            gateway.send(b"Subject: x\r\n\r\nhello\r\n")
+        calls = strace.stop()
+        assert gateway.stop() == 0
+    new = re.escape(f"{maildir}/new")
+    opened: set[str] = set()
+    synced = 0
+    for call in calls:
+        if found := re.match(rf'openat\(\d+<{new}>, "\.".*= (\d+)<', call):
+            opened.add(found[1])
+        elif found := re.match(rf"fsync\((\d+)<{new}>\)", call):
+            opened.remove(found[1])
+            synced += 1
+    assert synced == 3

@@ -24,7 +24,7 @@ from libc.errno cimport (
 from libc.stdio cimport snprintf
 from libc.stdlib cimport free, malloc
 from libc.string cimport memchr, memcpy
-from posix.fcntl cimport O_CREAT, O_EXCL, O_WRONLY
+from posix.fcntl cimport O_CREAT, O_EXCL, O_RDONLY, O_WRONLY
 from posix.stat cimport fstat, struct_stat
 from posix.time cimport CLOCK_MONOTONIC, clock_gettime, timespec
 from posix.unistd cimport close, fsync, write
@@ -57,6 +57,7 @@ cdef extern from *:
     const int LOCK_EX
     const int LOCK_NB
     const int O_CLOEXEC
+    const int O_DIRECTORY
     int flock(int descriptor, int operation) nogil
     int fstatat(int directory, const char *name, struct_stat *facts, int flags) nogil
     int linkat(int old, const char *name, int new, const char *new_name, int flags) nogil
@@ -96,6 +97,10 @@ class Step(enum.IntEnum):
 cdef struct Work:
     int tmp
     int new
+    # The same directories, opened for this batch alone: the kernel reports an error of writing once
+    # for each open file, and another thread must not get that of our data.
+    int synced_tmp
+    int synced_new
     char *buffer
     size_t used  # octets in the buffer, all of the file that is being written
     double seconds  # that the sync of the files took
@@ -108,6 +113,7 @@ cdef struct File:
     const char *body
     size_t body_length
     bint is_written  # head and body stand in the file already
+    bint is_older  # than the batch: an error of its data may have been before `synced_tmp`
     char temporary[NAME_ROOM]  # as it stands in tmp
     char final[NAME_ROOM]  # as it stands in new
     bint in_tmp
@@ -310,7 +316,14 @@ cdef void commit_all(File **files, int count, Work *work, bint sync_all) noexcep
     cdef int number, error
     cdef int published = 0
     cdef double began
+    work.seconds = 0
+    error = open_directories(work)
+    if error:
+        for number in range(count):
+            fail(files[number], work, AT_CREATE, error)
+        return
     for number in range(count):
+        files[number].is_older = files[number].is_written
         if begin(files[number], work):
             finish(files[number], work)
     began = monotonic()
@@ -319,7 +332,8 @@ cdef void commit_all(File **files, int count, Work *work, bint sync_all) noexcep
     for number in range(count):
         if not files[number].ended and publish(files[number], work):
             published += 1
-    error = errno if published and fsync(work.new) != 0 else 0
+    error = errno if published and fsync(work.synced_new) != 0 else 0
+    close_directories(work)
     for number in range(count):
         if not files[number].ended:
             if error:
@@ -329,9 +343,29 @@ cdef void commit_all(File **files, int count, Work *work, bint sync_all) noexcep
                 end(files[number], work)
 
 
+cdef int open_directories(Work *work) noexcept nogil:
+    """Return 0 or an errno."""
+    cdef int flags = O_RDONLY | O_DIRECTORY | O_CLOEXEC
+    cdef int error
+    work.synced_tmp = openat(work.tmp, b".", flags, 0)
+    if work.synced_tmp < 0:
+        return errno
+    work.synced_new = openat(work.new, b".", flags, 0)
+    if work.synced_new < 0:
+        error = errno
+        close(work.synced_tmp)
+        return error
+    return 0
+
+
+cdef void close_directories(const Work *work) noexcept nogil:
+    close(work.synced_tmp)
+    close(work.synced_new)
+
+
 cdef void sync(File **files, int count, const Work *work, bint sync_all) noexcept nogil:
     cdef int number
-    cdef int error = errno if sync_all and syncfs(work.tmp) != 0 else 0
+    cdef int error = errno if sync_all and syncfs(work.synced_tmp) != 0 else 0
     if not sync_all and count > 1:
         # A hint: the files find their blocks together, and the first fsync commits that for all.
         for number in range(count):
@@ -342,7 +376,9 @@ cdef void sync(File **files, int count, const Work *work, bint sync_all) noexcep
             continue
         if sync_all and error:
             fail(files[number], work, AT_SYNC, error)
-        elif not sync_all and fsync(files[number].descriptor) != 0:
+        elif sync_all and not files[number].is_older:
+            continue
+        elif fsync(files[number].descriptor) != 0:
             fail(files[number], work, AT_SYNC, errno)
 
 
