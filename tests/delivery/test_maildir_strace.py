@@ -49,7 +49,7 @@ class Strace:
         for line in self._log.read_text().splitlines():
             thread, _, call = line.partition(" ")
             if call.rstrip().endswith("<unfinished ...>"):
-                begun[thread] = call.partition("<unfinished")[0].rstrip()
+                begun[thread] = call.partition("<unfinished")[0].strip()
             elif "resumed>" in call:
                 calls.append(begun.pop(thread) + call.partition("resumed>")[2])
             else:
