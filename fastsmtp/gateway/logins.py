@@ -153,7 +153,7 @@ class Checker:
         except Full:
             raise Overloaded from None
         if victim is not None:
-            victim.tell(Overloaded())
+            victim.finish(Overloaded())
         self._begin(loop)
         try:
             found = await check.found
