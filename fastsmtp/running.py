@@ -10,9 +10,19 @@ import signal
 import threading
 from collections.abc import Callable, Coroutine, Iterator, Mapping
 from contextlib import contextmanager, suppress
-from typing import Any
+from typing import Any, Final
 
-__all__ = ["begin_unless_stopped", "check_can_run", "handling", "loop_factory"]
+__all__ = [
+    "AT_START",
+    "begin_unless_stopped",
+    "check_can_run",
+    "handling",
+    "loop_factory",
+    "was_raised_at_start",
+]
+
+# The note that errors of a start have: an OSError may be that of a database, or of the port.
+AT_START: Final = "raised at the start of the server's lifespan"
 
 
 def loop_factory() -> Callable[[], asyncio.AbstractEventLoop] | None:
@@ -22,6 +32,11 @@ def loop_factory() -> Callable[[], asyncio.AbstractEventLoop] | None:
     except ImportError:  # not on Windows
         return None
     return uvloop.new_event_loop
+
+
+def was_raised_at_start(error: BaseException) -> bool:
+    """Return whether the lifespan of a server, or a hook with a beginning, has raised this."""
+    return AT_START in getattr(error, "__notes__", ())
 
 
 def check_can_run(*, handle_signals: bool) -> None:

@@ -15,6 +15,7 @@ from contextvars import ContextVar
 from typing import Any, Final, TypeAlias
 
 from fastsmtp._log import logger
+from fastsmtp.running import AT_START
 
 __all__ = ["Lifespan", "check_lifespan", "managers_of"]
 
@@ -114,6 +115,7 @@ class Lifespan:
             self._started.set()
             await self._leaving.wait()
         except BaseException as error:  # of the start; or a task group in here has cancelled us
+            error.add_note(AT_START)
             self._error = error
         for manager in reversed(entered):
             try:

@@ -4,26 +4,34 @@ from __future__ import annotations
 
 import contextlib
 import sys
+import traceback
 from collections.abc import Sequence
-from typing import Final
+from typing import Any, Final
 
 import click
+from click.core import ParameterSource
 
+from fastsmtp.gateway import application as applications
 from fastsmtp.gateway.config import (
     DEFAULT_LISTEN,
     DEFAULT_MAILDIR,
     DEFAULT_SIZE,
     DEFAULT_SPOOL_QUOTA,
     make_config,
+    parse_listeners,
 )
 from fastsmtp.gateway.log import complain
 from fastsmtp.gateway.logins import MissingPackage, hasher
-from fastsmtp.gateway.service import StartError, run_service
+from fastsmtp.gateway.reloading import serve_and_reload
+from fastsmtp.gateway.service import run_service
 from fastsmtp.gateway.spool_commands import spool
+from fastsmtp.gateway.start import StartError
 from fastsmtp.gateway.users import UsersError, checked_name, prepared, store_user
 
 __all__ = ["run"]
 
+# Parameters of `serve`; all others are for the gateway.
+_FOR_APPLICATIONS: Final = ("application", "listen", "reload", "verbose")
 MAX_PASSWORD: Final = 1024  # characters; a line of AUTH has room for 9 KB of PLAIN
 
 
@@ -40,6 +48,7 @@ def fastsmtp(context: click.Context) -> None:
 
 
 @fastsmtp.command()
+@click.argument("application", required=False)
 @click.option(
     "--listen",
     multiple=True,
@@ -77,6 +86,7 @@ def fastsmtp(context: click.Context) -> None:
 )
 @click.option(
     "--domain",
+    "domains",
     multiple=True,
     metavar="DOMAIN",
     help="Accept mail for this domain only. Repeatable. Without it, mail for any domain.",
@@ -99,45 +109,57 @@ def fastsmtp(context: click.Context) -> None:
     help="Cipher suites of TLS 1.2, as an OpenSSL cipher list.",
 )
 @click.option("--reject-nul", is_flag=True, help="Refuse messages that contain a NUL.")
-@click.option("-v", "--verbose", is_flag=True, help="Log connections and refusals, too.")
+@click.option("--reload", is_flag=True, help="Restart APPLICATION when a file has changed.")
+@click.option(
+    "-v", "--verbose", is_flag=True, help="Log connections and refusals, and show tracebacks, too."
+)
+@click.pass_context
 def serve(
-    listen: tuple[str, ...],
-    maildir: str,
-    spool: str | None,
-    spool_quota: str,
-    size: str,
-    domain: tuple[str, ...],
-    cert: str | None,
-    key: str | None,
-    client_ca: str | None,
-    users: str | None,
-    ciphers: str | None,
-    reject_nul: bool,
-    verbose: bool,
+    context: click.Context, /, application: str | None, reload: bool, verbose: bool, **gateway: Any
 ) -> int:
-    """Accept mail and deliver it into a Maildir."""
+    """Accept mail and deliver it into a Maildir, or serve APPLICATION: module:attribute, an
+    SMTPServer or a function that returns one, or a module with hooks such as on_data.
+
+    With APPLICATION, only --listen, --reload and --verbose are allowed.
+    """
+    if application is not None:
+        return _serve_application(context, application, reload=reload, verbose=verbose)
+    if reload:
+        raise click.UsageError("--reload: there is nothing to reload without an application")
     try:
-        config = make_config(
-            listen=listen,
-            maildir=maildir,
-            spool=spool,
-            spool_quota=spool_quota,
-            size=size,
-            domains=domain,
-            verbose=verbose,
-            cert=cert,
-            key=key,
-            client_ca=client_ca,
-            users=users,
-            ciphers=ciphers,
-            reject_nul=reject_nul,
-        )
+        config = make_config(verbose=verbose, **gateway)
     except ValueError as error:
         raise click.UsageError(str(error)) from error
     try:
         return run_service(config)
     except StartError as error:
         raise click.ClickException(str(error)) from error
+
+
+def _serve_application(context: click.Context, name: str, *, reload: bool, verbose: bool) -> int:
+    given = {option.name: option for option in context.command.params if _is_given(context, option)}
+    for key, option in given.items():
+        if key not in _FOR_APPLICATIONS:
+            raise click.UsageError(f"{option.opts[-1]} is for the gateway, not for {name}")
+    listen: tuple[str, ...] = context.params["listen"] if "listen" in given else ()
+    try:
+        applications.check_name(name)
+        parse_listeners(listen or (DEFAULT_LISTEN,))
+        if reload:
+            options = [f"--listen={each}" for each in listen] + ["--verbose"] * verbose
+            return serve_and_reload([name, *options])
+        server = applications.load(name)
+        return applications.serve(server, applications.places(server, listen), verbose=verbose)
+    except (ValueError, StartError) as error:
+        if verbose and error.__cause__ is not None:
+            click.echo("".join(traceback.format_exception(error.__cause__)), err=True, nl=False)
+        kind = click.ClickException if isinstance(error, StartError) else click.UsageError
+        raise kind(str(error)) from error
+
+
+def _is_given(context: click.Context, parameter: click.Parameter) -> bool:
+    source = context.get_parameter_source(parameter.name or "")
+    return source is not None and source is not ParameterSource.DEFAULT
 
 
 @fastsmtp.command()

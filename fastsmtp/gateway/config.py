@@ -27,6 +27,7 @@ __all__ = [
     "make_config",
     "parse_domain",
     "parse_listener",
+    "parse_listeners",
     "parse_size",
 ]
 
@@ -128,7 +129,8 @@ def make_config(
     spool_quota: str = DEFAULT_SPOOL_QUOTA,
 ) -> Config:
     """Check all options together; raises ValueError for the first that is wrong."""
-    listeners = _listeners(listen, users)
+    listeners = parse_listeners(listen)
+    _check_logins(listeners, users)
     maildir, spool = _directories(maildir, spool)
     if key is not None and cert is None:
         raise ValueError("--key: the certificate is missing, give it with --cert")
@@ -150,6 +152,12 @@ def make_config(
         spool=spool,
         spool_quota=_spool_quota(spool_quota),
     )
+
+
+def _check_logins(listeners: Iterable[Listener], users: str | None) -> None:
+    for listener in listeners:
+        if listener.kind is Kind.SUBMISSION and users is None:
+            raise ValueError(f"--listen: {listener} needs --users: otherwise nobody can log in")
 
 
 def _directories(maildir: str, spool: str | None) -> tuple[str, str]:
@@ -175,16 +183,14 @@ def _spool_quota(text: str) -> int:
     return quota
 
 
-def _listeners(listen: Iterable[str], users: str | None) -> tuple[Listener, ...]:
-    """Read the addresses to listen on, which must be compatible with each other."""
+def parse_listeners(listen: Iterable[str]) -> tuple[Listener, ...]:
+    """Read the addresses to listen on, all different; raises ValueError."""
     listeners = tuple(parse_listener(text) for text in listen)
     if not listeners:
         raise ValueError("--listen: at least one address is needed")
     for position, listener in enumerate(listeners):
         if listener in listeners[:position] and (listener.path or listener.port):
             raise ValueError(f"--listen: {listener} is given twice")
-        if listener.kind is Kind.SUBMISSION and users is None:
-            raise ValueError(f"--listen: {listener} needs --users: otherwise nobody can log in")
     return listeners
 
 

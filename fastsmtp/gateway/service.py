@@ -9,16 +9,12 @@ message is on disk. SIGHUP reads keys and users anew; what is wrong with them ch
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import itertools
-import logging
 import os
 import resource
 import signal
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Mapping
 from typing import Any, Final, TypeVar
-
-import uvloop
 
 from fastsmtp.blocking import call_in_thread
 from fastsmtp.descriptors import max_lingering
@@ -30,17 +26,18 @@ from fastsmtp.gateway.certificates import (
     log_client,
     read_certificate,
 )
-from fastsmtp.gateway.config import Config, Kind, Listener
-from fastsmtp.gateway.destination import Destination, DestinationError, reason_of
+from fastsmtp.gateway.config import Config, Kind
+from fastsmtp.gateway.destination import Destination, DestinationError
 from fastsmtp.gateway.log import LogWriter, logger
 from fastsmtp.gateway.logins import Checker, Logins, MissingPackage
 from fastsmtp.gateway.receiver import Receiver
+from fastsmtp.gateway.start import StartError, listen, logging_to, run_on_loop
 from fastsmtp.gateway.users import Users, UsersError, read_users
 from fastsmtp.log_text import client_word
 from fastsmtp.running import begin_unless_stopped
 from fastsmtp.server import SMTPServer
 
-__all__ = ["StartError", "run_service"]
+__all__ = ["run_service"]
 
 T = TypeVar("T")
 
@@ -58,42 +55,16 @@ DISK_PATIENCE: Final = 5.0
 MAX_FILES: Final = 65_536  # where the system sets no limit worth the name
 
 
-class StartError(Exception):
-    """The service cannot start; the text is one line for the user."""
-
-
 def run_service(config: Config) -> int:
     """Serve until a signal says to end; return the exit status. Raises StartError at the start."""
     # A limit on the size of files is an error of write(), EFBIG, and not the end of the process.
     signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
-    with _logging_to(LogWriter(), verbose=config.verbose) as writer:
+    with logging_to(LogWriter(), verbose=config.verbose) as writer:
         certificate = _certificate_of(config)
         logins = _logins_of(config)
         destination = Destination(config, writer.add)
-        with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
-            return runner.run(_Service(config, destination, writer, certificate, logins).run())
-
-
-@contextlib.contextmanager
-def _logging_to(writer: LogWriter, *, verbose: bool) -> Iterator[LogWriter]:
-    """Send records to `writer`: ours, warnings of the engine (verbose: all) and of asyncio, and
-    refused recipients.
-    """
-    package = logging.getLogger("fastsmtp")
-    # Otherwise the loop itself would write asyncio's reports to stderr.
-    sources = (package, logging.getLogger("asyncio"))
-    for source in sources:
-        source.addHandler(writer)
-    package.setLevel(logging.DEBUG if verbose else logging.WARNING)
-    for ours in (logger, logging.getLogger("fastsmtp.delivery")):
-        ours.setLevel(logging.DEBUG if verbose else logging.INFO)
-    logging.getLogger("fastsmtp.rcpt").setLevel(logging.DEBUG)
-    try:
-        yield writer
-    finally:
-        for source in sources:
-            source.removeHandler(writer)
-        writer.finish()
+        service = _Service(config, destination, writer, certificate, logins)
+        return run_on_loop(service.run(), writer)
 
 
 def _certificate_of(config: Config) -> Certificate | None:
@@ -125,26 +96,6 @@ def _users_of(config: Config) -> Users:
     if not len(users):
         logger.warning("%s has no users: nobody can log in", config.users)
     return users
-
-
-async def _listen(server: SMTPServer, listener: Listener) -> list[Listener]:
-    """Listen, and return where: a host may have several addresses, and port 0 is any free one."""
-    before = len(server.addresses())
-    try:
-        if listener.path:
-            await server.listen(path=listener.path)
-        else:
-            await server.listen(listener.port, listener.host)
-    except OSError as error:
-        raise StartError(f"cannot listen on {listener}: {reason_of(error)}") from error
-    except UnicodeError as error:  # a host name that cannot be looked up
-        raise StartError(f"cannot listen on {listener}: no such host") from error
-    return [
-        listener
-        if isinstance(address, str)
-        else Listener(host=address[0], port=address[1], kind=listener.kind)
-        for address in server.addresses()[before:]
-    ]
 
 
 def _allow_clients(servers: int) -> int:
@@ -225,7 +176,7 @@ class _Service:
         except DestinationError as error:
             raise StartError(str(error)) from error
         listeners = self._config.listeners
-        addresses = [await _listen(self._servers[each.kind], each) for each in listeners]
+        addresses = [await listen(self._servers[each.kind], each) for each in listeners]
         for address in itertools.chain.from_iterable(addresses):
             self._writer.say(f"listening on {address}")
         self._say_what_is_secure()

@@ -238,7 +238,7 @@ def test_a_missing_extra_is_an_error_of_one_line(tmp_path: Path) -> None:
         (["--domain=-"], "--domain: '-' is not a domain"),
         (["--maildir="], "--maildir: a directory is needed"),
         (["--nonsense"], "No such option"),
-        (["argument"], "unexpected extra argument"),
+        (["app:server", "argument"], "unexpected extra argument"),
         (["--size"], "requires an argument"),
     ],
 )

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import signal
 import socket
 import subprocess
@@ -308,9 +309,10 @@ def line_of(process: subprocess.Popen[bytes]) -> str:
 
 
 def end_of(process: subprocess.Popen[bytes]) -> tuple[int, list[str], str]:
-    """Its status, what it still says, and its last line on stderr."""
+    """Its status, what it still says, and its last error on stderr, without notes."""
     out, err = process.communicate(timeout=PATIENCE)
-    return process.returncode, out.decode().split(), (err.decode().splitlines() or [""])[-1]
+    errors = [line for line in err.decode().splitlines() if re.match(r"\w+: ", line)]
+    return process.returncode, out.decode().split(), errors[-1] if errors else err.decode()
 
 
 def test_a_start_that_raises_is_the_error_of_run() -> None:

@@ -1,0 +1,84 @@
+"""What every `fastsmtp serve` does at its start: a log, an event loop, addresses to listen on.
+
+In: a server and the addresses of the command line. Out: where it listens. Raised: `StartError`.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import logging
+from collections.abc import Coroutine, Iterator
+from typing import Any, TypeVar
+
+from fastsmtp.gateway.config import Kind, Listener
+from fastsmtp.gateway.destination import reason_of
+from fastsmtp.gateway.log import LogWriter, logger
+from fastsmtp.running import loop_factory, was_raised_at_start
+from fastsmtp.server import SMTPServer
+
+__all__ = ["StartError", "listen", "logging_to", "run_on_loop"]
+
+T = TypeVar("T")
+
+
+class StartError(Exception):
+    """The service cannot start; the text is one line for the user."""
+
+
+@contextlib.contextmanager
+def logging_to(writer: LogWriter, *, verbose: bool) -> Iterator[LogWriter]:
+    """Send records to `writer`: ours, warnings of the engine (verbose: all) and of asyncio, and
+    refused recipients.
+    """
+    package = logging.getLogger("fastsmtp")
+    # Otherwise the loop itself would write asyncio's reports to stderr.
+    sources = (package, logging.getLogger("asyncio"))
+    for source in sources:
+        source.addHandler(writer)
+    package.setLevel(logging.DEBUG if verbose else logging.WARNING)
+    for ours in (logger, logging.getLogger("fastsmtp.delivery")):
+        ours.setLevel(logging.DEBUG if verbose else logging.INFO)
+    logging.getLogger("fastsmtp.rcpt").setLevel(logging.DEBUG)
+    try:
+        yield writer
+    finally:
+        for source in sources:
+            source.removeHandler(writer)
+        writer.finish()
+
+
+def run_on_loop(main: Coroutine[Any, Any, T], writer: LogWriter) -> T:
+    """Return what `main` does, on uvloop, or where that is not installed on asyncio's own loop."""
+    factory = loop_factory()
+    if factory is None:
+        writer.say("uvloop is not installed: serving on the slower event loop of asyncio")
+    with asyncio.Runner(loop_factory=factory) as runner:
+        return runner.run(main)
+
+
+async def listen(server: SMTPServer, listener: Listener) -> list[Listener]:
+    """Listen, and return where: a host may have several addresses, and port 0 is any free one."""
+    before = len(server.addresses())
+    try:
+        if listener.path:
+            await server.listen(path=listener.path)
+        else:
+            secure = True if listener.kind is Kind.SMTPS else None
+            await server.listen(listener.port, listener.host, secure=secure)
+    except (OSError, ValueError) as error:
+        if was_raised_at_start(error):  # by the program that is served
+            raise
+        raise StartError(f"cannot listen on {listener}: {_reason(error)}") from error
+    return [
+        listener
+        if isinstance(address, str)
+        else Listener(host=address[0], port=address[1], kind=listener.kind)
+        for address in server.addresses()[before:]
+    ]
+
+
+def _reason(error: OSError | ValueError) -> str:
+    if isinstance(error, UnicodeError):  # a host name that cannot be looked up
+        return "no such host"
+    return reason_of(error) if isinstance(error, OSError) else str(error)
