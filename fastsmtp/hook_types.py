@@ -80,8 +80,8 @@ class DataCallback(Protocol):
 
 # --- hooks ---
 
-# What a function with `callback` returns: nothing; or, from a lambda, the result of `callback`; or a
-# coroutine.
+# What a function with `callback` returns: nothing; or, from a lambda, the result of `callback`; or
+# a coroutine.
 Done: TypeAlias = Coroutine[Any, Any, None] | bool | None
 
 OnConnect: TypeAlias = (
