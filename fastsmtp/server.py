@@ -25,7 +25,7 @@ from fastsmtp._hooks.lifespans import Lifespan, check_lifespan, managers_of
 from fastsmtp._log import logger
 from fastsmtp._net.listener import bind, check_place
 from fastsmtp._smtp.start import warn_of_impossible_demands
-from fastsmtp.options import HOOKS, Options, parse_options
+from fastsmtp.options import HOOKS, OPTIONS, Options, parse_options
 from fastsmtp.running import begin_unless_stopped, check_can_run, handling, loop_factory
 
 if TYPE_CHECKING:
@@ -84,6 +84,8 @@ class SMTPServer(HookAttributes):
         def __setattr__(self, name: str, value: Any) -> None:
             if name in HOOKS:
                 self._hooks.set(name, value)
+            elif name in OPTIONS and not hasattr(type(self), name):
+                raise AttributeError(f"{name} is an option: give it when the server is made")
             elif callable(value) and not hasattr(getattr(type(self), name, None), "__set__"):
                 check_hook_name(name)
             super().__setattr__(name, value)

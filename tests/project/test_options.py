@@ -12,7 +12,7 @@ from typing import Any, get_type_hints
 
 import pytest
 
-from fastsmtp import descriptors
+from fastsmtp import SMTPServer, descriptors
 from fastsmtp._options import names
 from fastsmtp._options.kinds import Group
 from fastsmtp.hook_types import OnRcptTo
@@ -785,3 +785,11 @@ def test_the_reference_has_a_row_of_six_cells_for_each_option(name: str) -> None
     assert rows[0].replace("\\|", "").count("|") == 7
     for text in (option.takes, option.does, option.reason, option.default_text):
         assert text in rows[0]
+
+
+@pytest.mark.parametrize("name", OPTIONS)
+def test_an_option_that_is_set_on_a_server_is_an_error_and_not_ignored(name: str) -> None:
+    server = SMTPServer()
+    with pytest.raises(AttributeError, match=f"^{name} is an option: give it when the server"):
+        setattr(server, name, 5)
+    assert not hasattr(server, name)
