@@ -108,6 +108,22 @@ def test_clients_after_a_change_see_the_new_certificate_and_none_fails(run: Run)
     assert len(rotation.served) > 6
 
 
+def test_a_server_that_listens_again_after_close_has_its_current_certificate(run: Run) -> None:
+    rotation = Rotation(2)
+
+    async def main() -> None:
+        await rotation.start()
+        rotation.turn()
+        await rotation.end()
+        await rotation.start()
+        for secure in (True, False):
+            await rotation.visit(secure, "srv.test")
+        await rotation.end()
+
+    run(main())
+    assert rotation.served == {1: 2}
+
+
 @pytest.mark.nightly
 @row("OPS-01", "TLS-24")
 def test_two_hundred_clients_a_second_never_notice_a_change(run: Run) -> None:
