@@ -1,8 +1,7 @@
-"""AUTH on the wire: the verb, the client's answers to our 334, and what hooks say to them.
+"""AUTH on the wire: the verb, the client's answers to our 334, and the answers of hooks.
 
-In: lines and answers. Out: replies, and in the end the user of the session. What the client has to
-send is the mechanism's business (`_sasl.exchange`); nothing it sends is in a log, but its name.
-RFC 4954 §4, §6.
+In: lines and answers. Out: replies, and in the end the user of the session. The mechanism checks
+what the client sends (`_sasl.exchange`); only the user name is ever logged. RFC 4954 §4, §6.
 """
 
 from __future__ import annotations
@@ -53,8 +52,8 @@ NONCE_OCTETS: Final = 18  # 24 characters of base64
 
 
 class Offer(NamedTuple):
-    """make: begins an exchange. hook: without it nobody could be authenticated. words: what may
-    stand behind AUTH. syntax: what to say if there is more.
+    """make: begins an exchange. hook: the hook that it needs. words: how many words may follow
+    AUTH. syntax: the reply to more words.
     """
 
     make: Callable[[Dialogue], Mechanism]
@@ -102,7 +101,7 @@ _OFFERS: Final[dict[str, Offer]] = {
 
 
 def usable_mechanisms(dialogue: Dialogue) -> list[str]:
-    """Return the mechanisms that this client could be authenticated by now, in their order."""
+    """Return the mechanisms that this client can use now, in the order of the option."""
     hooks = dialogue.hooks
     if (hooks.on_auth is None and hooks.on_scram is None) or not _is_protected(dialogue):
         return []
@@ -114,7 +113,7 @@ def usable_mechanisms(dialogue: Dialogue) -> list[str]:
 
 
 def is_auth_possible(tables: ServerTables) -> bool:
-    """Whether any client could ever be authenticated."""
+    """Whether any client can ever authenticate."""
     options = tables.options
     ends_tls = options.secure or tables.starttls_available
     if not (ends_tls or options.secured or _is_allowed_in_plaintext(options)):
@@ -136,7 +135,7 @@ def _is_protected(dialogue: Dialogue) -> bool:
 
 def _is_supported(dialogue: Dialogue, name: str) -> bool:
     """Whether this connection has what the mechanism needs: TLS that ends here, with a certificate
-    of the client, or with anything that can be bound to (RFC 5802 §6).
+    of the client, or with data for channel binding (RFC 5802 §6).
     """
     tls = dialogue.tls
     if name == "EXTERNAL":
@@ -152,8 +151,8 @@ def _is_supported(dialogue: Dialogue, name: str) -> bool:
 class Attempt:
     """One exchange: from AUTH to its final reply.
 
-    username: as far as it is known. user: what `on_auth` has said. refusal: what is said as soon as
-    the client has read why its token was refused; the failure is counted already.
+    username: "" while unknown. user: the answer of `on_auth`. refusal: the reply after the client
+    has acknowledged why its token was refused; the failure is counted already.
     """
 
     __slots__ = ("mechanism", "refusal", "user", "username")
@@ -216,7 +215,7 @@ def handle_auth_line(dialogue: Dialogue, line: bytes) -> None:
             _go_on(dialogue, mechanism.take(response))
 
 
-# --- the course of an exchange ---
+# --- steps of an exchange ---
 
 
 def _go_on(dialogue: Dialogue, step: type_step) -> None:
@@ -259,14 +258,14 @@ def _ask(
     subject: object,
     then: Callable[[Dialogue, Answer], None],
 ) -> None:
-    if hook is None:  # it was taken away since the exchange began
+    if hook is None:  # removed after the exchange began
         _finish(dialogue, replies.AUTH_NOT_IMPLEMENTED)
     else:
         dialogue.ask(name, hook, subject, then)
 
 
 def _keys_answered(dialogue: Dialogue, answer: Answer) -> None:
-    """`on_scram` has answered. An unknown user goes on with a decoy, and fails at the proof."""
+    """`on_scram` has answered. An unknown user continues with decoy keys and fails at the proof."""
     attempt = dialogue.attempt
     keys = answer.result
     if answer.failed:
@@ -282,7 +281,7 @@ def _keys_answered(dialogue: Dialogue, answer: Answer) -> None:
         options = dialogue.options
         keys = decoy_keys(attempt.username, options.scram_secret, options.scram_iterations)
     elif not are_usable_keys(keys):
-        answer.report(TypeError(f"on_scram answered with no sound ScramKeys: {type(keys)}"))
+        answer.report(TypeError(f"on_scram answered with unusable ScramKeys: {type(keys)}"))
         _finish(dialogue, replies.LOCAL_ERROR)
         return
     _go_on(dialogue, attempt.mechanism.take_keys(keys))
@@ -302,7 +301,7 @@ def _auth_answered(dialogue: Dialogue, answer: Answer) -> None:
 def login_verdict(
     dialogue: Dialogue, answer: Answer, default: Reply
 ) -> tuple[AuthResponse, Reply | None]:
-    """Return what `on_auth` answered, and the reply that refuses; None: the client is that user."""
+    """Return the answer of `on_auth`, and the reply that refuses, None for an accepted user."""
     nothing = AuthResponse()
     if answer.failed:
         return nothing, replies.LOCAL_ERROR
@@ -320,7 +319,7 @@ def login_verdict(
     if response.has_user:
         return response, None
     error = SMTPError(response.message or "")
-    error.response_code = response.response_code  # checked below, as that of any error
+    error.response_code = response.response_code  # checked below, like that of any error
     return response, _rejection(dialogue, answer, error, default)
 
 
@@ -331,7 +330,7 @@ def _rejection(dialogue: Dialogue, answer: Answer, error: BaseException, default
 
 
 def _refuse(dialogue: Dialogue, reply: Reply, data: Any) -> None:
-    """Say no, for now or for good; a bearer of a token is first told why."""
+    """Refuse, temporarily or permanently; a bearer token gets a challenge with the reason first."""
     if reply.code < 500:
         _finish(dialogue, reply)
         return
@@ -354,7 +353,7 @@ def _refuse(dialogue: Dialogue, reply: Reply, data: Any) -> None:
 
 
 def fail_auth(dialogue: Dialogue, reply: Reply) -> None:
-    """The exchange, if one has begun at all, has failed: count that, and say so."""
+    """The exchange, if one has begun, has failed: count it, and reply."""
     is_counted = dialogue.attempt is not None and dialogue.attempt.refusal is not None
     if not is_counted and dialogue.counters.strike_auth_failure():
         reply = replies.TOO_MANY_AUTH_FAILURES
@@ -362,7 +361,7 @@ def fail_auth(dialogue: Dialogue, reply: Reply) -> None:
 
 
 def forget_auth(dialogue: Dialogue) -> None:
-    """Nothing is left of the exchange; its secrets go with it."""
+    """Forget the exchange with its secrets."""
     dialogue.attempt = None
     dialogue.clock.line_timeout = dialogue.options.socket_timeout
 

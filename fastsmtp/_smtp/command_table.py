@@ -1,6 +1,6 @@
-"""The command table: verb → handler, states in which it may come, flags.
+"""The command table: verb → handler, states in which it is allowed, flags.
 
-Data only. `_smtp.protocol` walks it; no verb is compared anywhere else.
+Data only, used by `_smtp.protocol`; verbs are not compared anywhere else.
 RFC 5321 §4.1.1, §4.1.4; RFC 2033 §4.
 """
 
@@ -92,8 +92,8 @@ _TABLE: Final[dict[Verb, Row]] = {
         handle_auth, _not_after(replies.IN_TRANSACTION), Flag.NEEDS_TLS | Flag.ENDS_GROUP
     ),
     Verb.AUTH_LINE: Row(handle_auth_line, _OK, Flag.ENDS_GROUP),
-    Verb.STARTTLS: _NOT_IMPLEMENTED,  # where TLS is not configured
-    # Trust comes before the state, so the handler looks at both.
+    Verb.STARTTLS: _NOT_IMPLEMENTED,  # if TLS is not configured
+    # Trust is checked before the state, so the handler checks both.
     Verb.XCLIENT: Row(handle_xclient, _OK, Flag.NEEDS_TLS | Flag.COUNTS_UNAUTHENTICATED),
     Verb.XFORWARD: Row(handle_xforward, _OK, _LATER),
     Verb.EXPN: _NOT_IMPLEMENTED,
@@ -109,7 +109,7 @@ _TABLE: Final[dict[Verb, Row]] = {
 
 
 def _in_lmtp(row: Row) -> Row:
-    """LMTP names its own greeting where it is missing (RFC 2033 §4.1)."""
+    """In LMTP the reply to a missing greeting names LHLO (RFC 2033 §4.1)."""
     refusals = tuple(
         replies.LHLO_FIRST if refusal is replies.HELO_FIRST else refusal for refusal in row.refusals
     )
@@ -132,7 +132,7 @@ def command_rows(options: Options, tls: bool = False) -> tuple[Row, ...]:
         table[Verb.BDAT] = table[Verb.BDAT]._replace(refusals=refusals)
     for name in options.disabled_commands:
         table[Verb[name]] = _UNKNOWN_ROW
-    if "BDAT" in options.disabled_commands:  # its octets would follow and be taken for commands
+    if "BDAT" in options.disabled_commands:  # its octets would be read as commands
         table[Verb.BDAT] = _UNKNOWN_ROW._replace(flags=Flag.UNKNOWN | Flag.CLOSE)
     rows = (table[verb] for verb in sorted(table))
     return tuple(row._replace(flags=row.flags | Flag.LINE) for row in rows)

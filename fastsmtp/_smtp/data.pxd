@@ -54,7 +54,7 @@ cdef class MailData(Intake):
 
     @cython.locals(stream=DataStream, parser=Parser)
     cdef _end_stream(self, Message message)
-    cdef _tell(self, Message message, bint answered)
+    cdef _end_consumer(self, Message message, bint answered)
     cpdef _room(self)
     cdef _discard(self, Message message)
 

@@ -1,8 +1,8 @@
 """Message content: from DATA or BDAT to the final reply.
 
-DATA and BDAT are one path: octets come from the parser, go to the stream, and the reply is written
-when both are there, the true end and the hook's answer. A failed chunk is remembered until LAST,
-RSET or a greeting command. RFC 5321 §4.1.1.4, RFC 3030 §2, RFC 2033 §4.2, RFC 1870 §6.
+DATA and BDAT are one path: octets come from the parser and go to the stream, and the reply is
+written after both the true end and the hook's answer. A failed chunk is remembered until LAST, RSET
+or a greeting command. RFC 5321 §4.1.1.4, RFC 3030 §2, RFC 2033 §4.2, RFC 1870 §6.
 """
 
 from __future__ import annotations
@@ -30,10 +30,10 @@ from fastsmtp.stream import (
 __all__ = ["MailData", "handle_data"]
 
 MAX_CHUNK: Final = 2**63 - 1
-# Octets of a chunk that is not the last one. Nobody cuts a message into shorter ones, and each
-# costs as much as a command.
+# Octets of a chunk that is not the last one. Real clients do not send shorter ones, and each costs
+# as much as a command.
 LEAST_CHUNK: Final = 64
-# Octets of a message that can hold a header field and a line; every message has two, Date and From
+# Octets of a message with a header field and a line; every message has two fields, Date and From
 # (RFC 5322 §3.6). Shorter ones make no progress.
 LEAST_MESSAGE: Final = 16
 
@@ -55,27 +55,27 @@ class MailData(Intake):
     def __init__(self, dialogue: Dialogue) -> None:
         self._dialogue = dialogue
         self.message: Message | None = None
-        # The chunk whose octets are being taken: (size, last, refusal).
+        # The chunk that is being received: (size, last, refusal).
         self._chunk: tuple[int, bool, Reply | None] | None = None
         self._failure: Reply | None = None
         self._skipped = 0
-        # Made for the first message, for all of them.
+        # Made for the first message, and used for all.
         self._on_room: Callable[[], object] | None = None
         self._on_failure: Callable[[DataStream, BaseException], object] | None = None
 
     def reset(self) -> None:
-        """The transaction has ended: nothing of it is left."""
+        """The transaction has ended: forget its state."""
         self.message = None
         self._chunk = None
         self._failure = None
 
-    def let_go(self) -> None:
-        """The dialogue is over; its fields are still read by a consumer that has not ended."""
-        self._on_room = self._on_failure = None  # each is a circle
+    def release(self) -> None:
+        """Break reference cycles: the dialogue is over. A running consumer still reads fields."""
+        self._on_room = self._on_failure = None  # bound methods of this object
         self._dialogue.mail_data = None  # type: ignore[assignment]  # as this is
 
     def forget_skipped(self) -> None:
-        """MAIL: octets of refused chunks are counted from here."""
+        """On MAIL: octets of refused chunks are counted from here."""
         self._skipped = 0
 
     # Framing.
@@ -90,7 +90,7 @@ class MailData(Intake):
         self._call_hook(message)
 
     def begin_chunk(self, argument: bytes, refusal: Reply | None) -> None:
-        """BDAT: take or skip its octets; the reply comes behind them (RFC 3030 §2)."""
+        """BDAT: receive or skip its octets; the reply comes after them (RFC 3030 §2)."""
         dialogue = self._dialogue
         parsed = parse_bdat_argument(argument)
         if parsed is None:
@@ -126,7 +126,7 @@ class MailData(Intake):
             dialogue.parser.expect_chunk(size, last)
 
     def _refusal(self) -> Reply | None:
-        """Why a chunk that comes in the right state is refused all the same."""
+        """The reply that refuses a chunk in the right state, None to accept it."""
         if self._dialogue.state == _BDAT_FAILED:
             return self._failure
         if self._dialogue.hooks.on_data is None:
@@ -159,7 +159,7 @@ class MailData(Intake):
         if message.answer.state != _WAITING and not message.at_end:
             self._discard(message)
         elif message.answer.begins_later:
-            # What follows in this read may end the transaction that the hook is to look at.
+            # The rest of this read may end the transaction, which the hook has yet to see.
             self._dialogue.more = self._dialogue.parser.buffered > 0
 
     # Octets.
@@ -183,9 +183,7 @@ class MailData(Intake):
             self._dialogue.clock.begin_lag()
 
     def notice_size(self) -> None:
-        """The crossing of `size` may fall between two pieces: end the stream as soon as it is
-        known.
-        """
+        """End the stream as soon as `size` is exceeded, which may be between two pieces."""
         message = self.message
         if message is not None and not is_finished(message.stream):
             self._end_stream(message)
@@ -204,7 +202,7 @@ class MailData(Intake):
             self._dialogue.wait(message.answer, self._dialogue.policy.data_hook_timeout)
 
     def end_of_chunk(self) -> None:
-        """All octets of a chunk are there, taken or skipped."""
+        """All octets of a chunk have arrived, received or skipped."""
         dialogue = self._dialogue
         assert self._chunk is not None
         size, last, refusal = self._chunk
@@ -257,14 +255,14 @@ class MailData(Intake):
     def _discard(self, message: Message) -> None:
         """The hook has answered before the end: the rest is read, checked and dropped."""
         self._dialogue.parser.discard_body()
-        self._tell(message, True)
+        self._end_consumer(message, True)
         self._room()
 
     def _end_stream(self, message: Message) -> None:
         stream, parser = message.stream, self._dialogue.parser
         stream.size_exceeded = parser.size_exceeded
         if message.at_end:
-            # Not before: how far beyond `size` the parser has looked depends on the read.
+            # Only at the end: how far beyond `size` the parser has scanned depends on the read.
             stream.bare_newline = parser.bare_newline
             stream.has_nul = parser.has_nul
             stream.has_8bit = parser.has_8bit
@@ -272,18 +270,18 @@ class MailData(Intake):
         if is_finished(stream):
             return
         if message.at_end and not parser.size_exceeded:
-            # No hook may keep a message that its sender is told was refused.
+            # A hook must not keep a message that is refused to its sender.
             if message.reject_bare and parser.bare_newline:
                 self._abort_stream(message, "bare_newline")
                 return
             if message.reject_nul and parser.has_nul:
                 self._abort_stream(message, "nul")
                 return
-        self._tell(message, False)
+        self._end_consumer(message, False)
 
-    def _tell(self, message: Message, answered: bool) -> None:
-        """Tell the consumer an end; its `on_end` is foreign code. answered: its hook has, and what
-        it has not taken is forgotten.
+    def _end_consumer(self, message: Message, answered: bool) -> None:
+        """Report an end to the consumer; its `on_end` is foreign code. answered: the hook has
+        answered, so the pieces that it has not taken are dropped.
         """
         try:
             if answered:
@@ -300,9 +298,9 @@ class MailData(Intake):
             self._dialogue.raised(message.answer, error)
 
     def _stream_failed(self, stream: DataStream, error: BaseException) -> None:
-        """The consumer has raised in its own call of `consume`."""
+        """A callable of the consumer has raised while `consume` or `resume` was called."""
         message, dialogue = self.message, self._dialogue
-        if message is None or message.stream is not stream:  # nobody waits for it any more
+        if message is None or message.stream is not stream:  # its message is done
             if ends_process(error):
                 raise error
             dialogue.report(error, "on_data")
@@ -326,7 +324,7 @@ class MailData(Intake):
             self._room()
 
     def abort(self, reason: str) -> None:
-        """There will be no true end: the consumer is told. A message that is complete stays so."""
+        """Report to the consumer that the body will never be complete, unless it is complete."""
         message = self.message
         if message is not None and not message.at_end:
             self._abort_stream(message, reason)
@@ -363,11 +361,11 @@ class MailData(Intake):
             self._discard(message)
 
     def conclude(self) -> None:
-        """True end and answer are there: write the final reply or replies."""
+        """The true end has come and the hook has answered: write the final reply or replies."""
         message, dialogue = self.message, self._dialogue
         assert message is not None
-        # What the hook has not taken by now it will not take: nothing of it may hold up the client.
-        self._tell(message, True)
+        # The hook will not take the remaining pieces, so they must not hold up the client.
+        self._end_consumer(message, True)
         self._room()
         replies_due = final_replies(dialogue, message)
         if message.by_chunks and not message.last:

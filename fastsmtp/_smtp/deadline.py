@@ -1,7 +1,7 @@
-"""The deadline of one dialogue: which clock runs, and until when.
+"""The deadline of one dialogue: which timeout applies, and when it expires.
 
-In: the time, what is waited for, and octets of body. Out: `deadline`, a moment on the same clock,
-or infinity. Nothing is armed here; the connection keeps one timer and looks at `deadline` when it
+In: the time, what the dialogue waits for, and octets of body. Out: `deadline`, a time on the same
+clock, or infinity. There are no timers here; the connection has one and reads `deadline` when it
 fires. RFC 5321 §4.5.3.2.
 """
 
@@ -15,7 +15,7 @@ __all__ = ["Clock"]
 
 
 class Clock:
-    """Times in seconds; `now` is set by whoever enters the dialogue."""
+    """Times in seconds; the caller of the dialogue sets `now`."""
 
     __slots__ = (
         "_credit",
@@ -32,37 +32,37 @@ class Clock:
         self.now = now
         self.deadline = inf
         self._policy = policy
-        self.line_timeout = self._policy.socket_timeout  # of what is due, a command or AUTH's line
+        self.line_timeout = self._policy.socket_timeout  # of the next line: a command or AUTH's
         self.receiving = False  # octets of a body or chunk are due
-        self.lagging = False  # the consumer lags, so the client is not read
+        self.lagging = False  # the consumer lags, so nothing is read from the client
         self._credit = self._policy.data_timeout
         self._payload_seen = 0
 
     def stop(self) -> None:
-        """Nothing is waited for."""
+        """Run without a deadline."""
         self.deadline = inf
         self.receiving = self.lagging = False
 
     def await_command(self) -> None:
-        """Our last reply is out: the whole next command has `socket_timeout`, the answer to a 334
-        `auth_timeout`; octets do not extend it.
+        """Our last reply is written: the whole next command has `socket_timeout`, the answer to a
+        334 `auth_timeout`; octets do not extend it.
         """
         if not self.receiving and not self.lagging:
             self.deadline = self.now + self.line_timeout
 
     def stand(self) -> None:
-        """The client does not take our replies, so it is not read: whether it takes any is the
-        business of `write_timeout` alone.
+        """The client does not read our replies, so we do not read either: only `write_timeout`
+        applies.
         """
         spell = self._policy.data_timeout if self.receiving else self.line_timeout
         self.deadline = self.now + spell
 
     def await_answer(self, timeout: float) -> None:
-        """A hook is at work."""
+        """Wait for the answer of a hook, for `timeout` seconds."""
         self.deadline = self.now + timeout
 
     def begin_body(self) -> None:
-        """A new body begins with the full credit."""
+        """A new body begins with the full time credit."""
         self._credit = self._policy.data_timeout
 
     def begin_receiving(self, payload: int) -> None:
@@ -73,9 +73,7 @@ class Clock:
             self.deadline = self.now + self._credit
 
     def received(self, payload: int) -> None:
-        """Octets of body buy time, `min_data_rate` of them a second, but never more than
-        `data_timeout`.
-        """
+        """Octets of body add time, a second per `min_data_rate` octets, up to `data_timeout`."""
         if payload == self._payload_seen:
             return
         gained = (payload - self._payload_seen) / self._policy.min_data_rate
@@ -87,7 +85,7 @@ class Clock:
             self.deadline = min(self.deadline + gained, self.now + most)
 
     def end_receiving(self, payload: int) -> None:
-        """The body or chunk is complete; what is left of the credit is kept for the next chunk."""
+        """The body or chunk is complete; the rest of the credit is kept for the next chunk."""
         if self.receiving:
             self.received(payload)
             self.receiving = False
@@ -95,14 +93,14 @@ class Clock:
                 self._credit = max(0.0, self.deadline - self.now)
 
     def begin_lag(self) -> None:
-        """The client's credit stands while we do not read; the hook's clock runs."""
+        """Pause the client's credit while we do not read; the hook's deadline runs."""
         if self.receiving:
             self._credit = max(0.0, self.deadline - self.now)
         self.lagging = True
         self.deadline = self.now + self._policy.data_hook_timeout
 
     def end_lag(self, payload: int) -> None:
-        """The consumer has caught up: the client's clock runs again."""
+        """The consumer has caught up: the client's credit runs down again."""
         self.lagging = False
         if self.receiving:
             self.begin_receiving(payload)

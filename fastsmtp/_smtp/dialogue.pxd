@@ -1,4 +1,4 @@
-"""Fields of the dialogue by how long they live, and the calls that C makes."""
+"""Fields of the dialogue by lifetime, and the methods that are called from C."""
 
 from fastsmtp._smtp.deadline cimport Clock
 from fastsmtp._smtp.strikes cimport Counters

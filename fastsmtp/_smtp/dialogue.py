@@ -1,7 +1,7 @@
-"""The state of one dialogue, its door, and its waiting: what the handlers of verbs work on.
+"""The state of one dialogue, its replies and its calls of hooks: the object of the verb handlers.
 
 In: replies and questions to hooks, from the handlers. Out: octets in a queue, calls of hooks, a
-state that only `_smtp.protocol` drives. Every reply leaves through `reply`. RFC 5321 §3.3, §4.2.
+state that only `_smtp.protocol` drives. Every reply goes through `reply`. RFC 5321 §3.3, §4.2.
 """
 
 from __future__ import annotations
@@ -38,16 +38,16 @@ _SHUTTING_DOWN: Reply = replies.SHUTTING_DOWN
 
 
 class Intake:
-    """What a dialogue asks of the side where content comes in; `_smtp.data.MailData` is it."""
+    """The interface of the content side of a dialogue; `_smtp.data.MailData` implements it."""
 
     message: object | None
 
     def abort(self, reason: str) -> None:
-        """There will be no true end."""
+        """The body will never be complete."""
         raise NotImplementedError
 
     def reset(self) -> None:
-        """The transaction has ended: nothing of it is left."""
+        """The transaction has ended: forget its state."""
         raise NotImplementedError
 
 
@@ -58,7 +58,7 @@ class Dialogue(Asker):
 
     def __init__(self, tables: ServerTables, session: Session, host: Host, now: float) -> None:
         # connection
-        # The fields are read again where the arguments would do: C knows their types.
+        # Below, fields are read instead of the arguments, because fields have C types.
         self.tables = tables
         self.policy = self.tables.policy
         self.options = self.policy.options
@@ -71,13 +71,13 @@ class Dialogue(Asker):
         self.busy = False
         self.stopping = False
         self.lost = False
-        self.halted = True  # the pump may not go on: a hook is at work, or the end has come
+        self.halted = True  # the pump has to stop: a hook is at work, or the end has come
         self.more = False  # input is left for the next turn of the loop
         self.first_line = True
         self.watch = 0
         self.waiting: Answer | None = None
         self.late: Answer | None = None
-        self.caught_up = False  # the consumer has; told when the time is known
+        self.caught_up = False  # the consumer has caught up; the clock learns it in `advance`
         self.parted = False  # the client has said QUIT, and waits for nothing but its 221
         self.out: list[bytes] = []
         self.out_octets = 0
@@ -85,39 +85,39 @@ class Dialogue(Asker):
         self._thread = thread_ident()
         self._transactions = 1
         self.announced = False  # the event `connect` was emitted
-        self.peer = ""  # who is at the other end of the socket, for the log
+        self.peer = ""  # the peer of the socket, for the log
         self._meet()
 
     def _meet(self) -> None:
-        """What the client is and says, before it has said anything."""
+        """Set all that is known of the client before its first command."""
         # connection
         self.client_hostname = self.session.client_hostname
         self.remote_address = self.session.remote_address  # the effective one; "" is in no network
-        self.via = ""  # what the log says of a balancer behind that address
-        self.is_unix = False  # the client is at the other end of a UNIX socket
+        self.via = ""  # for the log: the balancer between that address and us
+        self.is_unix = False  # the client is connected by a UNIX socket
         self.secure = self.policy.secured
-        # Facts of TLS that ends here (a `TLSSocket`), None before a handshake and without one.
+        # Facts of TLS that ends here (a `TLSSocket`), None without a handshake.
         self.tls: Any = None
-        self.securing = False  # a handshake is under way: nothing is said, and the clock is its
-        self.xclient: dict[str, Any] | None = None  # what XCLIENT said, None while it said nothing
+        self.securing = False  # a handshake is in progress: no replies, and its deadline runs
+        self.xclient: dict[str, Any] | None = None  # attributes of XCLIENT, None without one
         # greeting
         self.state: int = _OPENING
         self.extended = False
         self.authenticated = False
-        self.attempt: Any = None  # the exchange of AUTH that is under way
+        self.attempt: Any = None  # the current exchange of AUTH
         self.user_from_xclient = False  # the user is that of LOGIN=, not of AUTH
         self.xforward: dict[str, Any] | None = None  # likewise of XFORWARD, until the next reset
         # transaction
         self.transaction = Transaction()
 
     def is_closing(self) -> bool:
-        """Nothing more is read or executed; what is to be written ends the connection."""
+        """Whether the connection closes after the queued output, with nothing more executed."""
         return self.state == _CLOSING
 
-    # The door: every reply leaves here.
+    # Replies: all of them go through here.
 
     def reply(self, reply: Reply) -> None:
-        """Queue one reply, or the 421 that takes its place."""
+        """Queue one reply, or the 421 that replaces it."""
         if reply.code >= 400:
             reply = self._refused(reply)
         self._queue(reply)
@@ -142,8 +142,8 @@ class Dialogue(Asker):
             self.reply(group[0])
             return
         refused = [reply for reply in group if reply.code >= 400]
-        # An accepted recipient must hear so: a 421 in place of all replies would have its mail
-        # sent again.
+        # An accepted recipient must get its reply: with a 421 in place of all replies the client
+        # would send its mail again.
         strikes = [reply for reply in refused if self._counts(reply)]
         if strikes and len(refused) == len(group) and self.counters.strike_error():
             self.reply(_TOO_MANY_ERRORS)
@@ -165,15 +165,15 @@ class Dialogue(Asker):
         self.close()
 
     def _refused(self, reply: Reply) -> Reply:
-        """Count an error, which may turn it into the last one."""
+        """Count an error; return its reply, or the 421 if there were too many."""
         if self._counts(reply) and self.counters.strike_error():
             reply = _TOO_MANY_ERRORS
         self._note(reply)
         return reply
 
     def _counts(self, reply: Reply) -> bool:
-        """Whether this error is the client's. What may succeed later is not, nor is a failure of
-        ours: every 4xx is one or the other.
+        """Whether this error counts against the client. Temporary refusals and failures of ours do
+        not: every 4xx is one of them.
         """
         return reply.code >= 500
 
@@ -187,7 +187,7 @@ class Dialogue(Asker):
         self.session.error = octets.decode()[:-2].replace("\r\n", " ")
 
     def close(self) -> None:
-        """Nothing is executed any more; the connection closes behind what is queued."""
+        """Execute nothing more; the connection closes after the queued output."""
         self.state = _CLOSING
         self.halted = True
         self.more = False
@@ -196,18 +196,18 @@ class Dialogue(Asker):
         self.parser.clear()
         self.mail_data.abort("disconnected")
 
-    # Waiting. `ask` is for hooks that a connection meets once or never. The others save a call:
-    # `asked` that of `then` where MAIL or RCPT is answered at once; `ask_without_subject` that of
-    # a lambda that drops the subject of `on_connect`; `make_answer` and `call` apart one more of
-    # `wait` for `on_data`, whose answer is there before its stream and is waited for at the end.
+    # Hooks. `ask` is for hooks that are called once per connection or less. The others save a call:
+    # `asked` that of `then`, if MAIL or RCPT is answered at once; `ask_without_subject` that of a
+    # lambda that drops the subject of `on_connect`; `make_answer` and `call` that of `wait` for
+    # `on_data`, whose answer is made before its stream and is awaited only at the end.
 
     def make_answer(self, name: str, then: type_then) -> Answer:
         """Return the `callback` for one call of hook `name`."""
         return new_answer(self, name, then, self._thread)
 
     def ask(self, name: str, hook: Any, subject: object, then: type_then) -> None:
-        """Call a hook of one argument beside session and callback, and go on when it has
-        answered.
+        """Call a hook of one argument besides session and callback, and continue with `then` when
+        it has answered.
         """
         answer = self.asked(name, hook, subject, then)
         if answer is not None:
@@ -215,8 +215,8 @@ class Dialogue(Asker):
             answer.forget()
 
     def asked(self, name: str, hook: Any, subject: object, then: type_then) -> Answer | None:
-        """Call a hook of one argument, and return its answer; None: it is still at work, and what
-        it answers goes to `then`.
+        """Call a hook of one argument, and return its answer; None: it is still at work, and `then`
+        gets its answer later.
         """
         answer = new_answer(self, name, then, self._thread)
         self.call(hook, subject, answer)
@@ -226,7 +226,7 @@ class Dialogue(Asker):
         return None
 
     def ask_without_subject(self, name: str, hook: Any, then: type_then) -> None:
-        """Call a hook that takes session and callback only, and go on when it has answered."""
+        """Call a hook of session and callback only, and continue when it has answered."""
         answer = new_answer(self, name, then, self._thread)
         try:
             returned = hook(self.session, answer)
@@ -241,7 +241,7 @@ class Dialogue(Asker):
             answer.forget()
 
     def call(self, hook: Any, subject: object, answer: Answer) -> None:
-        """Call a hook of one argument; what it raises becomes its answer."""
+        """Call a hook of one argument; an exception becomes its answer."""
         try:
             returned = hook(subject, self.session, answer)
             if returned is not None:
@@ -253,11 +253,11 @@ class Dialogue(Asker):
         """A hook, which is foreign code, has raised."""
         answer.fail(error)
         if ends_process(error):
-            self.close()  # the process is to end: this connection too, and cleanly
+            self.close()  # the process ends: close this connection properly
             raise error
 
     def wait(self, answer: Answer, timeout: float) -> None:
-        """Go no further before `answer` is there; `timeout` in seconds."""
+        """Halt until `answer` is set, at most `timeout` seconds."""
         self.waiting = answer
         self.halted = True
         self.clock.await_answer(timeout)
@@ -268,21 +268,21 @@ class Dialogue(Asker):
         self.host.wake()
 
     def report(self, error: BaseException, stage: str) -> None:
-        """Tell the log or the event `error`, never the client."""
+        """Report to the log or the event `error`, never to the client."""
         address = self.remote_address or self.peer
         self.host.report(error, Place(self.session.id, stage, address, self.client()))
 
     def __str__(self) -> str:
-        """Session and client, with which a line of the log begins."""
+        """Session and client, the beginning of a log line."""
         return f"{self.session.id}: {self.client()}"
 
     def client(self) -> str:
-        """Who the client is, for a log line: its address, with the balancer if there is one."""
+        """The client for a log line: its address, with the balancer if there is one."""
         known = self.remote_address or self.via
         return (self.remote_address or "-") + self.via if known else self.peer
 
     def stop_if_asked(self) -> None:
-        """While the server is closing: 421 as soon as no reply, body or chunk is under way."""
+        """While the server is closing: 421 as soon as no reply, body or chunk is pending."""
         if (
             self.stopping
             and self.waiting is None
@@ -302,27 +302,27 @@ class Dialogue(Asker):
         self.clock.end_receiving(self.parser.payload_octets)
 
     def end_lag(self) -> None:
-        """The consumer has caught up: the client is read again."""
+        """The consumer has caught up: reading continues."""
         if self.busy:
             self.clock.end_lag(self.parser.payload_octets)
         elif not self.lost:
             self.caught_up = True
             self.host.wake()
 
-    # The course of things.
+    # Transitions.
 
     def greet(self) -> None:
-        """Greet the client: from now on it may speak."""
+        """Greet the client, which may then send commands."""
         self.state = _CONNECTED
         self.halted = False
-        if self.policy.has_lf_commands:  # asked again after XCLIENT: the client is another one
+        if self.policy.has_lf_commands:  # evaluated again after XCLIENT has changed the client
             self.parser.lf_ends_lines = self.trusts(self.options.allow_bare_lf_commands)
         if not self._speaks_for_others():
             self.announce()
         self.reply(self.tables.greeting)
 
     def _speaks_for_others(self) -> bool:
-        """Whether the client may still say that it is another one."""
+        """Whether the client may still give the address of another one."""
         if not self.policy.speaks_for_others:
             return False
         options = self.options
@@ -331,13 +331,13 @@ class Dialogue(Asker):
         return self.trusts(options.use_xclient) or self.trusts(options.use_xforward)
 
     def announce(self) -> None:
-        """Event `connect`, once: whose connection this is, is known."""
+        """Emit the event `connect`, once, when the client is known."""
         if not self.announced:
             self.announced = True
             self.host.connected()
 
     def greeted(self, verb: str, name: str) -> None:
-        """An accepted HELO, EHLO or LHLO, which acts as RSET."""
+        """HELO, EHLO or LHLO was accepted, which acts like RSET."""
         self._drop_transaction()
         self.state = _GREETED
         self.extended = verb != "HELO"
@@ -346,7 +346,7 @@ class Dialogue(Asker):
             self.session.host_name_appears_as = name
 
     def watch_lines(self) -> None:
-        """Say what keeps a command off the short way: the first line, demands for TLS and AUTH."""
+        """Recompute which flags force the slow path: the first line, required TLS and AUTH."""
         watch = WATCHED
         if self.first_line:
             watch |= Flag.LINE
@@ -357,26 +357,26 @@ class Dialogue(Asker):
         self.watch = watch
 
     def authenticate(self, user: object) -> None:
-        """The client is `user` from now on: what is demanded of strangers is not of it."""
+        """The client is `user` from now on, and has met the demand for authentication."""
         self.session.user = user
         self.authenticated = True
         self.counters.unauthenticated = 0
         self.watch_lines()
 
     def forget_user(self) -> None:
-        """The client is nobody again."""
+        """The client is not authenticated any more."""
         self.session.user = None
         self.authenticated = False
         self.watch_lines()
 
     def reset_greeting(self) -> None:
-        """Back to where our greeting was: the client has said nothing yet (RFC 3207 §4.2)."""
+        """Go back to the state after our greeting; forget the client's commands (RFC 3207 §4.2)."""
         self.mail_data.abort("reset")
         self.forget_transaction()
         self.state = _CONNECTED
         self.extended = False
         if self.policy.auth_required:
-            self.watch |= DEMANDED  # whatever becomes of the user
+            self.watch |= DEMANDED  # even if the user stays
         session = self.session
         session.opening_command = ""
         session.host_name_appears_as = ""
@@ -389,13 +389,13 @@ class Dialogue(Asker):
             session.xclient = dict(self.xclient)
 
     def await_handshake(self) -> None:
-        """From here on nothing is plaintext; what is queued is the last."""
+        """Wait for a TLS handshake: after the queued output nothing is plaintext."""
         self.securing = True
         self.halted = True
         self.clock.await_answer(self.options.tls_handshake_timeout)
 
     def resume(self) -> None:
-        """The client may go on; no reply of ours has told it so."""
+        """Continue without a reply: the client's next command is due."""
         self.halted = False
         self.clock.await_command()
 
@@ -404,7 +404,7 @@ class Dialogue(Asker):
         return networks.unix if self.is_unix else networks.match(self.remote_address)
 
     def newline_policy(self) -> str:
-        """What to do with a bare CR or LF in this message."""
+        """The value of `bare_newline` for this client."""
         if self.transaction.binary:
             return "accept"
         policy = self.policy
@@ -413,18 +413,18 @@ class Dialogue(Asker):
         return policy.bare_newline
 
     def message_done(self, accepted: bool, is_tiny: bool) -> None:
-        """The final reply to a message is queued. is_tiny: it has too few octets to be one."""
+        """The final reply to a message is queued. is_tiny: it is too short for a real message."""
         self.counters.message_done(accepted, is_tiny)
         self.count_transaction()
         self.end_transaction()
 
     def count_transaction(self) -> None:
-        """One more message has had its final reply."""
+        """Count a message that got its final reply."""
         self._transactions += 1
         self.session.transaction = self._transactions
 
     def end_transaction(self) -> None:
-        """Nothing of the transaction is left; an open body is aborted."""
+        """End the transaction: forget its state, and abort an open body."""
         self._drop_transaction()
         if self.xforward is not None:
             self.forget_forwarded()
@@ -436,12 +436,12 @@ class Dialogue(Asker):
         self.forget_transaction()
 
     def forget_forwarded(self) -> None:
-        """What XFORWARD said was about one message."""
+        """Forget the attributes of XFORWARD, which apply to one message."""
         self.xforward = None
         self.session.xforward = None
 
     def forget_transaction(self) -> None:
-        """A new transaction object, and an envelope that is made when somebody looks."""
+        """Begin with a new transaction object, and an envelope that is made on first access."""
         self.transaction = Transaction()
         set_envelope(self.session, None)
         self.mail_data.reset()

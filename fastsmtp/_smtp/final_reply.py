@@ -1,4 +1,4 @@
-"""One message on its way in, and the verdict on it: what becomes of the hook's answer.
+"""One message that is being received, and its final reply, made from the hook's answer.
 
 RFC 5321 §4.2.5, RFC 2033 §4.2, RFC 1870 §6.
 """
@@ -19,7 +19,7 @@ _MESSAGE_QUEUED: Reply = replies.MESSAGE_QUEUED
 
 
 class Message:
-    """One message on its way in. It outlives its connection while the hook is at work."""
+    """One message that is being received. It outlives its connection while the hook is at work."""
 
     __slots__ = (
         "answer",
@@ -43,12 +43,14 @@ class Message:
         self.reject_bare = True
         self.reject_nul = False
         self.by_chunks = False
-        self.last = True  # what is being received is the end of the message
+        self.last = True  # the current chunk is the last one
         self.at_end = False
 
 
 def final_replies(dialogue: Dialogue, message: Message) -> list[Reply]:
-    """The first that applies: own rejection, size, bare newline, NUL, failure, acceptance."""
+    """Return the first that applies: hook's rejection, size, bare newline, NUL, failure,
+    acceptance.
+    """
     if _is_plain(dialogue, message):
         return [_MESSAGE_QUEUED]
     parser = dialogue.parser
@@ -86,7 +88,7 @@ def final_replies(dialogue: Dialogue, message: Message) -> list[Reply]:
 
 
 def _is_plain(dialogue: Dialogue, message: Message) -> bool:
-    """The usual case: nothing is wrong, and the hook has no words of its own."""
+    """The usual case: no error, and the hook has given no text of its own."""
     answer, parser = message.answer, dialogue.parser
     return (
         answer.error is None
@@ -102,10 +104,10 @@ def _is_plain(dialogue: Dialogue, message: Message) -> bool:
 
 def _accepted(dialogue: Dialogue, message: Message, result: object) -> Reply | Exception:
     if is_half_read(message.stream):
-        # A hook that stops early has most often lost the rest, and a 250 would say that it has not.
+        # A hook that stops early has most often lost the rest, and a 250 would be a false promise.
         return RuntimeError(
-            "on_data accepted a message without having read it to its end, so the client was told"
-            " 451: read on to the end, or, if the rest is not wanted, call stream.discard()"
+            "on_data accepted a message without having read it to its end, so the client got 451:"
+            " read it to the end, or, if the rest is not needed, call stream.discard()"
         )
     policy = dialogue.policy
     default = replies.MESSAGE_ACCEPTED if policy.lmtp else replies.MESSAGE_QUEUED
@@ -129,9 +131,9 @@ def _lmtp_verdicts(
 ) -> list[Reply]:
     """One reply per accepted RCPT, in order (RFC 2033 §4.2)."""
     if len(results) != message.recipients:
-        told = f"on_data answered for {len(results)} of {message.recipients} recipients"
-        message.answer.report(ValueError(told))
-    wrong: Exception | None = None  # the first one: there may be one for each recipient
+        text = f"on_data answered for {len(results)} of {message.recipients} recipients"
+        message.answer.report(ValueError(text))
+    wrong: Exception | None = None  # only the first one is reported
     final_replies: list[Reply] = []
     for result in results[: message.recipients]:
         if isinstance(result, Exception):

@@ -1,7 +1,7 @@
 """The answer to EHLO and LHLO: the service extensions, one a line, in a fixed order.
 
-A row is a text that all connections are told, or a function of the dialogue, which answers "" where
-this one is not offered the extension. RFC 5321 §4.1.1.1.
+A row is a text for all connections, or a function of the dialogue that returns "" if the extension
+is not offered on this connection. RFC 5321 §4.1.1.1.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ __all__ = ["ehlo_lines"]
 
 
 def ehlo_lines(options: Options) -> list[EhloLine]:
-    """Return what EHLO offers under `options`, a line per extension."""
+    """Return the lines of the answer to EHLO under `options`, one per extension."""
     size = options.size
     offers: list[tuple[EhloLine, bool]] = [
         ("PIPELINING", not options.hide_pipelining),
@@ -51,23 +51,23 @@ def _limits(options: Options) -> str:
 
 
 def _auth(dialogue: Dialogue) -> str:
-    """What could succeed now, and nothing once it has: RFC 4954 §3, §4."""
+    """The mechanisms that can be used now, none after authentication: RFC 4954 §3, §4."""
     names = [] if dialogue.authenticated else usable_mechanisms(dialogue)
     return f"AUTH {' '.join(names)}" if names else ""
 
 
 def _starttls(dialogue: Dialogue) -> str:
-    """Never inside TLS: RFC 3207 §4.2."""
+    """Not offered inside TLS: RFC 3207 §4.2."""
     return "STARTTLS" if dialogue.tables.starttls_available and not dialogue.secure else ""
 
 
 def _requiretls(dialogue: Dialogue) -> str:
-    """Inside TLS only: RFC 8689 §2."""
+    """Offered inside TLS only: RFC 8689 §2."""
     return "REQUIRETLS" if dialogue.secure else ""
 
 
 def _trusted_for(options: Options, verb: str) -> bool:
-    """Whether there may be anybody who is offered this verb."""
+    """Whether this verb may be offered to any client."""
     networks = options.use_xclient if verb == "XCLIENT" else options.use_xforward
     return bool(networks) and verb not in options.disabled_commands
 

@@ -1,7 +1,7 @@
-"""Makes the reply of what a hook answered: code, enhanced code and text, all safe for the wire.
+"""Makes the reply from a hook's answer: code, enhanced code and text, all safe for the wire.
 
-In: an error and the stage at which it came, or the text of an acceptance. Out: a `Reply`, or an
-exception that says why the answer is nonsense. RFC 5321 §4.2, RFC 2034, RFC 3463.
+In: an error and its stage, or the text of an acceptance. Out: a `Reply`, or an exception that
+states why the answer is invalid. RFC 5321 §4.2, RFC 2034, RFC 3463.
 """
 
 from __future__ import annotations
@@ -67,9 +67,9 @@ def rejection(
     enhanced: bool,
     utf8: bool,
 ) -> Reply | Exception:
-    """Return the reply to a hook's `error`, or what is wrong with it.
+    """Return the reply to a hook's `error`, or an exception if it is invalid.
 
-    answer: of that hook. default: its code, text and enhanced code serve where the error has none.
+    answer: of that hook. default: for a code, text or enhanced code that the error does not have.
     enhanced: ENHANCEDSTATUSCODES is on.
     """
     try:
@@ -97,7 +97,7 @@ def rejection(
 
 
 def connect_rejection(answer: Answer, default: Reply, failure: Reply) -> Reply:
-    """Return the reply to the error of `answer` in the place of the greeting."""
+    """Return the reply to the error of `answer` that replaces the greeting."""
     assert answer.error is not None
     reply = rejection(answer, answer.error, Stage.CONNECT, default, enhanced=False, utf8=False)
     return reply_or_failure(answer, reply, failure)
@@ -106,7 +106,9 @@ def connect_rejection(answer: Answer, default: Reply, failure: Reply) -> Reply:
 def acceptance(
     answer: Answer, text: Any, default: Reply, *, enhanced: bool, utf8: bool
 ) -> Reply | Exception:
-    """Return the reply to a message that was accepted with `text`, or what is wrong with that."""
+    """Return the reply to a message that was accepted with `text`, or an exception for an invalid
+    text.
+    """
     if text is None:
         return default
     if not isinstance(text, str):
@@ -139,7 +141,7 @@ def acceptance(
 def reply_or_failure(
     answer: Answer, found: Reply | Exception, failure: Reply = replies.LOCAL_ERROR
 ) -> Reply:
-    """Return the reply that was found; for nonsense, which is reported, `failure`."""
+    """Return the reply; for an invalid answer, report it and return `failure`."""
     if isinstance(found, Reply):
         return found
     answer.report(found)
@@ -164,7 +166,7 @@ def _valid_enhanced(answer: Answer, value: object, code: int) -> str | None:
 
 
 def _split_enhanced(answer: Answer, text: str, code: int) -> tuple[str | None, str]:
-    """Move an enhanced code at the start of `text` out of it."""
+    """Split an enhanced code off the start of `text`."""
     match = re.match(_LEADING_CODE, text)
     if match is None:
         return None, text

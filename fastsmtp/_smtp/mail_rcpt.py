@@ -1,4 +1,4 @@
-"""The mail transaction: MAIL and RCPT, and what they leave behind until it ends. RFC 5321 §3.3,
+"""The mail transaction: MAIL and RCPT, and the state that they keep until it ends. RFC 5321 §3.3,
 §4.1.1.2, §4.1.1.3.
 """
 
@@ -27,10 +27,10 @@ from fastsmtp.session import Envelope, set_envelope
 
 __all__ = ["handle_mail", "handle_rcpt", "log_unlogged"]
 
-REFUSED_PER_ACCEPTED: Final = 4  # refused recipients for each accepted one that are no errors
-RECIPIENT: Final = 160  # octets of an `Address` beside those of its path
-PARAMETERS: Final = 600  # octets of its `args` and `dsn` beside what they hold, at the most
-MAX_SHOWN: Final = 128  # octets of what is no recipient, in a log line
+REFUSED_PER_ACCEPTED: Final = 4  # refused recipients per accepted one that do not count as errors
+RECIPIENT: Final = 160  # octets of an `Address` besides those of its path
+PARAMETERS: Final = 600  # octets of its `args` and `dsn` besides their contents, at most
+MAX_SHOWN: Final = 128  # octets of a malformed recipient, in a log line
 
 # As C has them.
 _MAIL_GIVEN: int = int(State.MAIL_GIVEN)
@@ -156,8 +156,8 @@ def _rcpt_answered(dialogue: Dialogue, answer: Answer) -> None:
 def _is_strike(dialogue: Dialogue, reply: Reply) -> bool:
     """Whether this refusal by the hook counts as an error of the client.
 
-    A client that delivers to a long list has refused recipients in it; one that guesses addresses
-    has little else. An LMTP client has its recipients from somebody else (RFC 2033).
+    A client that delivers to a long list has some refused recipients; one that guesses addresses
+    has hardly any others. An LMTP client got its recipients from other clients (RFC 2033).
     """
     transaction = dialogue.transaction
     if reply.code < 500 or dialogue.policy.lmtp:
@@ -167,8 +167,8 @@ def _is_strike(dialogue: Dialogue, reply: Reply) -> bool:
 
 
 def _refuse(dialogue: Dialogue, reply: Reply, is_strike: bool, recipient: str) -> None:
-    """Refuse one RCPT, with one line in the log that says all that is needed to find out why; of
-    many on one connection the first ones have it.
+    """Refuse one RCPT, and log it with all facts that explain it; of many on one connection, only
+    the first ones are logged.
 
     is_strike: it counts as an error of the client.
     """
@@ -184,12 +184,12 @@ def _refuse(dialogue: Dialogue, reply: Reply, is_strike: bool, recipient: str) -
                 _client(dialogue),
                 "" if sender is None else clean(sender.address),
                 clean(recipient),
-                dialogue.session.error,  # it may be the 421 in place of `reply`
+                dialogue.session.error,  # the reply, or the 421 that replaced it
             )
 
 
 def log_unlogged(dialogue: Dialogue) -> None:
-    """The connection has ended: say how many refused recipients had no line."""
+    """The connection has ended: log how many refused recipients were not logged."""
     rcpt_logger.debug(
         "%s: RCPT refused: client=%s and %d more recipients, without a line each",
         dialogue.session.id,
@@ -204,7 +204,7 @@ def _client(dialogue: Dialogue) -> str:
 
 
 def _shown(argument: bytes) -> str:
-    """The argument of a RCPT that has no address, for the log."""
+    """The argument of a RCPT without a valid address, for the log."""
     path = argument[argument.find(b":") + 1 :].strip(b" <>")
     return path[:MAX_SHOWN].decode("utf-8", "backslashreplace")
 

@@ -1,7 +1,7 @@
 """The parameters of MAIL and RCPT: one entry per ESMTP keyword.
 
-In: what stands behind the path, and the facts that decide. Out: None, with envelope or address
-filled, or the `Reply` that refuses the command; then nothing of it may be kept. RFC 5321 §4.1.1.11.
+In: the octets after the path, and the facts that decide. Out: None, with envelope or address
+filled, or the `Reply` that refuses the command; then nothing may be kept. RFC 5321 §4.1.1.11.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ __all__ = ["MailFacts", "Parameters", "mail_parameters", "rcpt_parameters"]
 
 
 class MailFacts:
-    """What the entries of one command may look at, and where they put what they find."""
+    """The input of the entries of one command, and where they store their results."""
 
     __slots__ = (
         "address", "authenticated", "envelope", "options", "secure", "smtp_utf8", "wall_time",
@@ -47,18 +47,18 @@ class MailFacts:
         self.wall_time = wall_time
 
 
-# Returns the refusal, or what `args` shows of the parameter: its decoded text, True for a flag.
+# Returns the refusal, or the value of the parameter in `args`: its decoded text, True for a flag.
 type_apply = Callable[[MailFacts, str | None], Reply | str | bool]
 
 _MT_PRIORITIES: Final = frozenset(str(number) for number in range(-9, 10))  # RFC 6710 §4.1
-# Patterns of what is rare: `re` compiles them when they are used, and not in every import.
+# Patterns of rare parameters: compiled by `re` on first use, and not in every import.
 _BY: Final = "([+-]?[0-9]{1,9});([NRnr])([Tt]?)"  # RFC 2852 §4
 _DATE_TIME: Final = (  # RFC 3339 §5.6
     r"[0-9]{4}-[0-9]{2}-[0-9]{2}[Tt][0-9]{2}:[0-9]{2}:[0-9]{2}(?:\.[0-9]+)?"
     r"(?:[Zz]|[+-][0-9]{2}:[0-9]{2})"
 )
 _ATOM: Final = r"[A-Za-z0-9!#$%&'*+/=?^_`{|}~-]+"
-MAX_PARAMETERS: Final = 64  # of one command; beyond it nobody looks at them one by one
+MAX_PARAMETERS: Final = 64  # of one command
 MAX_ENVID: Final = 100  # octets as sent, RFC 3461 §4.4
 MAX_ORCPT: Final = 500  # octets as sent, RFC 3461 §4.2
 MAX_AUTH: Final = 500  # octets as sent, RFC 4954 §5
@@ -121,9 +121,9 @@ def _envid(facts: MailFacts, value: str | None) -> Reply | str | bool:
 def _auth(facts: MailFacts, value: str | None) -> Reply | str | bool:
     decoded = _xtext(facts, value, MAX_AUTH)
     if decoded is None or not parse_mailbox(decoded, facts.smtp_utf8):
-        # Senders write `<user@host>` and user names; RFC 4954 §5 lets a server take `<>` instead.
+        # Some clients send `<user@host>` or user names; RFC 4954 §5 allows to treat these as `<>`.
         decoded = "<>"
-    # RFC 4954 §5: from a client that has not authenticated, the identity is not to be trusted.
+    # RFC 4954 §5: the identity from a client that has not authenticated must not be trusted.
     facts.envelope.auth = decoded if facts.authenticated and decoded != "<>" else ""
     return decoded
 
@@ -207,7 +207,7 @@ def smtputf8_offered(options: Options) -> bool:
     return not options.hide_smtputf8 and not options.hide_8bitmime
 
 
-# keyword -> (what it does, whether these options offer it)
+# keyword -> (its function, whether these options offer it)
 _MAIL: Final[dict[str, tuple[type_apply, Callable[[Options], bool]]]] = {
     "SIZE": (_size, lambda options: True),
     "BODY": (_body, lambda options: not options.hide_8bitmime),
@@ -241,10 +241,10 @@ class Parameters:
         self.unknown = unknown
 
     def apply(self, rest: bytes, facts: MailFacts, extended: bool) -> Reply | None:
-        """Go through the parameters from left to right; the first fault is returned.
+        """Apply the parameters from left to right; return the reply to the first fault.
 
-        extended: the session was greeted with EHLO or LHLO; after HELO there are no parameters (RFC
-        5321 §2.2.1).
+        extended: the client has sent EHLO or LHLO; after HELO there are no parameters (RFC 5321
+        §2.2.1).
         """
         args: dict[str, Any] = {}
         parameters = split_parameters(rest, facts.smtp_utf8)

@@ -1,6 +1,6 @@
-"""What of the options is looked up for every command, as C sees it: plain numbers and flags.
+"""The options that are needed for every command, as plain numbers and flags with C types.
 
-Made once per server. Who needs an option once per connection or less asks `Options`.
+Made once per server. Code that needs an option once per connection or less uses `Options`.
 """
 
 from __future__ import annotations
@@ -18,25 +18,26 @@ LENIENCIES: Final[dict[bool | str, int]] = {
     True: int(Leniency.LENIENT),
 }
 
-# Octets that are dropped beyond `size` before a client is cut: enough to answer a mail that is a
-# little too large.
+# Octets that are dropped beyond `size` before a client is cut: enough to reply to a message that is
+# a little too large.
 MIN_DROPPED: Final = 10 * 1024 * 1024
-# Octets that recipients may take, on average of as many as may be accepted, and for all at least.
+# Octets of memory for recipients: this average per recipient that may be accepted, and at least
+# this much for all.
 RECIPIENT_OCTETS: Final = 256
 MIN_RECIPIENT_OCTETS: Final = 64 * 1024
-# RCPT commands beyond this many times `max_recipients` make no progress: they count as junk.
+# RCPT commands beyond this many times `max_recipients` make no progress and count as junk.
 TRIES_PER_RECIPIENT: Final = 10
 
 
 class Policy:
-    """Durations in seconds, sizes in octets; 0 stands for no limit, as in `Options`."""
+    """Durations in seconds, sizes in octets; 0 means no limit, as in `Options`."""
 
     def __init__(self, options: Options) -> None:
         self.options = options
         self.lmtp = options.lmtp
         self.secured = options.secured
         self.enhanced = not options.hide_enhancedstatuscodes
-        # With AUTH disabled nobody could ever satisfy the demand (RFC 4954 §6).
+        # With AUTH disabled no client could authenticate (RFC 4954 §6).
         self.auth_required = not options.auth_optional and "AUTH" not in options.disabled_commands
         self.needs_upgrade = options.needs_upgrade
         self.strict_pipelining = options.strict_pipelining

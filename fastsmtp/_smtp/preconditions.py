@@ -1,8 +1,8 @@
-"""Dispatch off the short way: what is looked at before a command, and the faults of lines.
+"""The slow path of dispatch: checks before a command, and faults of lines.
 
 The order is that of the rules: unknown verbs, BDAT and its octets, synchronisation, counters,
-authentication. `_smtp.protocol` comes here for those verbs only whose flags are watched. RFC 5321
-§4.2.4, §7.8; RFC 2920 §3.1.
+authentication. `_smtp.protocol` comes here only for verbs whose flags are watched. RFC 5321 §4.2.4,
+§7.8; RFC 2920 §3.1.
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ _NOT_IMPLEMENTED: Reply = replies.NOT_IMPLEMENTED
 
 __all__ = ["answer_fault", "check_preconditions"]
 
-_FAULTS: Final[dict[int, tuple[Reply, bool]]] = {  # kind -> reply, does it close
+_FAULTS: Final[dict[int, tuple[Reply, bool]]] = {  # kind -> reply, whether it closes
     FaultKind.LINE_TOO_LONG: (replies.LINE_TOO_LONG, False),
     FaultKind.LINE_ENDLESS: (replies.LINE_ENDLESS, True),
     FaultKind.BARE_LF: (replies.BARE_LF, True),
@@ -46,7 +46,7 @@ _FAULTS: Final[dict[int, tuple[Reply, bool]]] = {  # kind -> reply, does it clos
 def check_preconditions(
     dialogue: Dialogue, command: Command, refusals: tuple[Reply | None, ...], flags: int
 ) -> bool:
-    """Look at what the short way leaves out; True: the command is answered and not executed."""
+    """Make the checks of the slow path; True: the command was answered and is not executed."""
     first_line, dialogue.first_line = dialogue.first_line, False
     if first_line:
         dialogue.watch_lines()
@@ -64,7 +64,7 @@ def check_preconditions(
     ):
         if flags & _STARTS_TLS:
             logger.warning(
-                "%s: octets behind STARTTLS from %s, which would have been taken for encrypted",
+                "%s: octets after STARTTLS from %s, which would have been treated as encrypted",
                 dialogue.session.id,
                 dialogue.client(),
             )
@@ -98,7 +98,7 @@ def _answer_unknown(dialogue: Dialogue, command: Command, flags: int, first_line
 
 
 def _bdat_refusal(dialogue: Dialogue, refusals: tuple[Reply | None, ...]) -> Reply | None:
-    """Why a chunk is refused; the reply comes behind its octets."""
+    """The reply that refuses a chunk, sent after its octets; None to accept it."""
     refusal = refusals[dialogue.state]
     if refusal is _NOT_IMPLEMENTED:
         return refusal
@@ -134,7 +134,7 @@ def _strike_unauthenticated(dialogue: Dialogue) -> bool:
 
 
 def answer_fault(dialogue: Dialogue, fault: Fault) -> None:
-    """A line or body that is not what it should be."""
+    """Answer a malformed line or body."""
     dialogue.first_line = False
     reply, closes = _FAULTS[fault.kind]
     if fault.kind == FaultKind.TOO_MUCH_DATA:
@@ -144,5 +144,5 @@ def answer_fault(dialogue: Dialogue, fault: Fault) -> None:
     elif fault.kind == FaultKind.AUTH_LINE_TOO_LONG:
         fail_auth(dialogue, reply)
     else:
-        forget_auth(dialogue)  # an exchange ends by a line that is none
+        forget_auth(dialogue)  # a malformed line ends the exchange
         dialogue.reply(reply)

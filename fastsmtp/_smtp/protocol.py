@@ -3,12 +3,12 @@
 How it works
 ============
 
-`SMTPProtocol` is a state machine that is fed and asked. The connection calls it with octets and the
-time (`receive`), and then takes what has become of them: octets to write (`take_output`), the time
-at which it wants to be called again (`deadline`), whether it wants more input (`wants_input`) and
-whether it wants to close (`is_closing`). Nothing happens between two calls, and nothing that a
-client sends makes a call raise. So a test can play any dialogue in one process, octet by octet,
-and move the time as it likes.
+`SMTPProtocol` is a state machine without input and output of its own. The connection calls it with
+octets and the time (`receive`), and then takes the results: octets to write (`take_output`), the
+time at which it wants to be called again (`deadline`), whether it wants more input (`wants_input`)
+and whether it wants to close (`is_closing`). Nothing happens between two calls, and no input of a
+client makes a call raise. So a test can play any dialogue in one process, octet by octet, and set
+the time as it likes.
 
 **The pump.** `receive` feeds the parser and runs `_pump`, a loop that asks for the next event until
 there is none. An event is a command, a piece of a message body, the end of a body or chunk, or a
@@ -57,8 +57,8 @@ body, or an answer (`deadline.Clock`). `expire` is called when it has passed.
 
 **The end.** `close` sets the state CLOSING: nothing is executed any more, and the connection closes
 after the queued replies. `shut_down` does so with a 421 at the next moment at which a client may
-get one. `disconnect` says that the client is gone: an open message is aborted, hooks that are no
-longer needed are cancelled, but the answer to a complete message is still waited for. `release`
+get one. `disconnect` reports that the client is gone: an open message is aborted and hooks that are
+no longer needed are cancelled, but a complete message still gets its hook's answer. `release`
 breaks the reference cycles at the very end.
 
 RFC 5321, RFC 2033. The drawings in docs/internals.md show the same.
@@ -88,9 +88,9 @@ from fastsmtp.stream import release_stream
 
 __all__ = ["SMTPProtocol"]
 
-COMMANDS_PER_TURN: Final = 512  # commands of one connection before others have their turn
-# So many octets of an argument count as one command more, for the work is with the octets: 64 KiB
-# of the worst parameters are a turn, and take a quarter of what a read of asyncio's size took.
+COMMANDS_PER_TURN: Final = 512  # commands of one connection before others are served
+# This many octets of an argument count as one more command, because the octets cause the work:
+# 64 KiB of the worst parameters are a turn, a quarter of what asyncio reads at once.
 OCTETS_OF_A_COMMAND: Final = 128
 OUT_HIGH_WATER: Final = 64 * 1024  # octets of replies before they have to be written
 
@@ -102,32 +102,32 @@ _END_OF_DATA = END_OF_DATA
 
 
 class Nobody:
-    """The host of a dialogue that is over: who still calls has nobody to talk to."""
+    """The host of a dialogue that is over, for late calls: it does nothing but log."""
 
     def start_task(self, coroutine: Coroutine[Any, Any, Any], answer: Answer, stream: Any) -> bool:
-        """Nothing is run any more."""
+        """Close the coroutine: nothing runs any more."""
         coroutine.close()
         return True
 
     def orphan_task(self, answer: Answer) -> None:
-        """Nothing is at work."""
+        """No-op: there are no Tasks."""
 
     def cancel_task(self, answer: Answer) -> None:
-        """Nothing is at work."""
+        """No-op: there are no Tasks."""
 
     def wake(self) -> None:
-        """Nothing is to be done."""
+        """No-op: there is no connection."""
 
     def connected(self) -> None:
-        """Nobody is greeted."""
+        """No-op: there is no connection."""
 
     def report(self, error: BaseException, place: Place) -> None:
-        """What fails now has no client, and no server to tell: it goes to the log."""
+        """Log the error: the server no longer has listeners for it."""
         mark(error, place)
         log_failure(error, place)
 
     def wall_time(self) -> float:
-        """No date is said to anybody."""
+        """Not used: there are no more replies."""
         return 0.0
 
 
@@ -142,8 +142,8 @@ class SMTPProtocol(Dialogue):
     ) -> None:
         Dialogue.__init__(self, tables, session, host, now)
         self._pace = pace
-        self.blocked = False  # the client does not take our replies
-        self.unsent = 0  # octets of earlier replies that it has not taken
+        self.blocked = False  # the client does not read our replies
+        self.unsent = 0  # octets of earlier replies that it has not read
         self._eof = False
         self.started = False  # the hook on_connect was reached, so on_close is due
         self._handlers = self.tables.handlers
@@ -152,18 +152,18 @@ class SMTPProtocol(Dialogue):
         self.watch_lines()
         self.mail_data = self._mail_data = MailData(self)
 
-    # For the connection, which uses what stands here, and writes no field.
+    # For the connection, which uses only these methods and writes no field.
 
     def client_is(self, address: str, is_unix: bool) -> None:
-        """Learn what is at the other end of the socket. address: "" where none is known."""
+        """Set the peer of the socket. address: "" if unknown."""
         self.is_unix = is_unix
         self.remote_address = address
         self.peer = "unix" if is_unix else address or "unknown"
 
     def client_comes_through(self, address: str, *, is_balancer: bool) -> None:
-        """Learn what a balancer, which is the peer, says of its client. address: "" where it does
-        not say who that is: then nobody is trusted for being the balancer. is_balancer: the client
-        is the balancer itself, as for a health check.
+        """Set the client that the peer, a balancer, has named. address: "" if it named none; then
+        the client does not inherit the trust in the balancer. is_balancer: the client is the
+        balancer itself, as for a health check.
         """
         self.is_unix = False
         self.remote_address = address
@@ -171,12 +171,12 @@ class SMTPProtocol(Dialogue):
         self.clock.stop()
 
     def await_balancer(self, now: float) -> None:
-        """The peer is a balancer, and is to say who its client is."""
+        """The peer is a balancer and has to send its PROXY header."""
         self.clock.now = now
         self.clock.await_answer(self.options.proxy_timeout)
 
     def stop_clock(self) -> None:
-        """Nothing is waited for."""
+        """Run without a deadline."""
         self.clock.stop()
 
     def deadline(self) -> float:
@@ -185,12 +185,12 @@ class SMTPProtocol(Dialogue):
 
     @property
     def opening(self) -> bool:
-        """Our greeting is still to come."""
+        """Whether our greeting has not been sent yet."""
         return self.state == _OPENING
 
     @property
     def wants_input(self) -> bool:
-        """Another read may be taken; False bounds what one connection holds."""
+        """Whether another read is wanted; False bounds the memory of one connection."""
         return not (
             self.more
             or self.blocked
@@ -199,20 +199,20 @@ class SMTPProtocol(Dialogue):
         )
 
     def wants_turn(self) -> bool:
-        """Input is left that can be worked on in another turn of the loop."""
+        """Whether input is left that can be processed in another turn of the loop."""
         return self.more and not self.blocked
 
     def holds_input(self) -> bool:
-        """Some of what was read is not worked on yet."""
+        """Whether some input is not processed yet."""
         return self.parser.buffered > 0
 
     def settled(self) -> bool:
-        """The usual case after a read: nothing holds the dialogue up, it waits for the client."""
+        """Whether the dialogue only waits for the client, the usual case after a read."""
         return not (self.halted or self.more or self.blocked or self.clock.lagging)
 
     @property
     def finished(self) -> bool:
-        """The client is gone, and no complete message waits for its hook's answer."""
+        """Whether the client is gone and no complete message waits for its hook's answer."""
         return self.lost and not self.has_open_message()
 
     def has_open_message(self) -> bool:
@@ -221,30 +221,30 @@ class SMTPProtocol(Dialogue):
         return message is not None and message.at_end and message.answer.state == WAITING
 
     def is_asking(self) -> bool:
-        """Whether a hook is at work that has not answered yet."""
+        """Whether a hook has not answered yet."""
         message = self._mail_data.message
         return self.waiting is not None or (message is not None and message.answer.state == WAITING)
 
     def start(self, client_hostname: str, now: float) -> None:
-        """All that comes before the dialogue is done: call `on_connect`, then greet."""
+        """Begin the dialogue: call `on_connect`, then greet."""
         self.clock.now = now
         self.client_hostname = client_hostname
         self.started = True
         self._run(self._connect)
 
     def begin_handshake(self, now: float) -> None:
-        """Implicit TLS, RFC 8314 §3: no command has asked for it."""
+        """Begin implicit TLS, RFC 8314 §3."""
         self.clock.now = now
         self.await_handshake()
 
     def tls_failed(self, error: BaseException) -> None:
-        """There is no TLS, or no more: nothing can be said."""
+        """TLS has failed: close without a reply."""
         self.securing = False
         self.report(error, "tls")
         self.close()
 
     def secured(self, tls: Any, now: float) -> None:
-        """A handshake is done. tls: its facts, as `on_secure` gets them."""
+        """The handshake is done. tls: its facts, as passed to `on_secure`."""
         self.clock.now = now
         self.clock.stop()
         self.securing = False
@@ -259,8 +259,8 @@ class SMTPProtocol(Dialogue):
             self._run(lambda: go_on_inside(self))
 
     def receive(self, octets: bytes, now: float, unsent: int = 0) -> None:
-        """Take what has been read and work through it as far as it goes. unsent: octets of earlier
-        replies that the client has not taken.
+        """Take the octets of a read and process them as far as possible. unsent: octets of earlier
+        replies that the client has not read.
         """
         self.clock.now = now
         self.unsent = unsent
@@ -271,8 +271,8 @@ class SMTPProtocol(Dialogue):
         self._run(None)
 
     def keep(self, octets: bytes, now: float) -> None:
-        """Take what has been read, for the next turn: nothing of it is worked on now."""
-        if self.state == _OPENING:  # there is no work in it
+        """Take the octets of a read, and process them in the next turn."""
+        if self.state == _OPENING:  # it causes no work
             self.receive(octets, now)
             return
         self.clock.now = now
@@ -280,12 +280,12 @@ class SMTPProtocol(Dialogue):
         self.more = True
 
     def receive_eof(self, now: float) -> None:
-        """The client sends no more; what is complete is still answered (RFC 5321 §3.8)."""
+        """The client has sent FIN; complete commands are still answered (RFC 5321 §3.8)."""
         self._eof = True
         self.advance(now)
 
     def advance(self, now: float, unsent: int = 0) -> None:
-        """Go on with what is there: a late answer, input that was left, room for output."""
+        """Continue, with a late answer, remaining input, or room for output."""
         self.clock.now = now
         self.unsent = unsent
         late, self.late = self.late, None
@@ -298,11 +298,11 @@ class SMTPProtocol(Dialogue):
             self._run(lambda: self._take_late(late))
 
     def block(self) -> None:
-        """The client does not take our replies: neither reading nor execution goes on."""
+        """The client does not read our replies: stop reading and executing."""
         self.blocked = True
 
     def unblock(self, now: float) -> None:
-        """The client has taken our replies: its time for the next command begins."""
+        """The client has read our replies: its time for the next command begins."""
         self.clock.now = now
         self.blocked = False
         if self.securing or self.is_closing():
@@ -316,12 +316,12 @@ class SMTPProtocol(Dialogue):
         if self.late is None:
             self._run(self._expire)
         else:
-            self.advance(now)  # the answer has come in time
+            self.advance(now)  # the answer came in time
 
     def shut_down(self, now: float, spares_hook: bool = False) -> None:
-        """The server is closing: 421 now if the client waits for nothing, else behind its reply.
+        """The server is closing: 421 now if the client waits for no reply, else after its reply.
 
-        spares_hook: a hook whose answer nobody needs any more is not cancelled.
+        spares_hook: do not cancel a hook whose answer is no longer needed.
         """
         self.clock.now = now
         self.stopping = True
@@ -332,7 +332,7 @@ class SMTPProtocol(Dialogue):
             self.stop_if_asked()
 
     def disconnect(self, now: float, reason: str = "disconnected") -> None:
-        """The connection is gone: tell the consumer, cancel what nobody waits for any more."""
+        """The connection is lost: abort an open message, cancel hooks that are no longer needed."""
         self.clock.now = now
         self.lost = True
         self.busy = True
@@ -350,39 +350,39 @@ class SMTPProtocol(Dialogue):
             self.busy = False
 
     def socket_failed(self, error: Exception) -> None:
-        """A reset inside a transaction is an event. After our last reply it is nothing at all: most
-        clients leave after QUIT without having read the 221.
+        """A reset inside a transaction is an event `error`. After our last reply it is
+        ignored, since many clients leave after QUIT without reading the 221.
         """
         if self.is_closing():
             return
         if self.transaction.envelope is not None:
             self.report(error, "socket")
-        elif logger.shows_debug:  # the id is made for whoever looks at it
+        elif logger.shows_debug:  # otherwise the session id need not be made
             logger.debug("%s: %s", self, error)
 
     def abort(self, reason: str) -> None:
-        """The connection is cut: an open body ends, and by that its hook."""
+        """The connection is cut: abort an open body, which ends its hook."""
         self.mail_data.abort(reason)
 
     def give_up(self) -> None:
-        """Wait no longer for the answer to a message of a client that is gone."""
+        """Stop waiting for the answer to a message whose client is gone."""
         message = self._mail_data.message
         if self.lost and message is not None:
             message.answer.expire()
 
     def release(self) -> None:
-        """The connection and its hooks have ended: let go of what refers back to this object."""
+        """The connection and its hooks have ended: break reference cycles."""
         if self._mail_data.message is not None:
-            # A hook may keep it, and may never have read it.
+            # A hook may keep the stream, even without having read it.
             release_stream(self._mail_data.message.stream)
         self.mail_data.reset()
         self.waiting = self.late = self.attempt = None
         self.host = NOBODY
-        self._mail_data.let_go()
-        self._mail_data = None  # type: ignore[assignment]  # what is over has none
+        self._mail_data.release()
+        self._mail_data = None  # type: ignore[assignment]  # not used after the end
 
     def take_output(self, now: float) -> bytes:
-        """Return what is to be written now; the command deadline runs from here."""
+        """Return the octets to write; the deadline of the next command starts now."""
         out = self.out
         if not out:
             return b""
@@ -415,14 +415,14 @@ class SMTPProtocol(Dialogue):
             self.busy = False
 
     def _pump(self) -> None:
-        """Work through what was fed. The first command is worked on in any case, and the clock is
-        looked at only where another one follows.
+        """Process the octets that were fed. The first command is always executed; the pace is
+        checked only before another one.
         """
         parser = self.parser
         mail_data = self._mail_data
         budget = _COMMANDS_PER_TURN
-        # A consumer that lags stops the pump too: what one read has brought waits here, not there.
-        # `more`: a hook is to begin before anything else is executed.
+        # A lagging consumer stops the pump too: the rest of a read waits in the parser, not in the
+        # stream. `more`: a hook has to begin before anything else is executed.
         while not (self.halted or self.clock.lagging or self.more):
             if (
                 budget <= 0
@@ -473,7 +473,7 @@ class SMTPProtocol(Dialogue):
             answer.forget()
 
     def _give_up_waiting(self, cancels: bool = True) -> None:
-        """The answer that is waited for will have no effect."""
+        """Stop waiting for an answer: it will have no effect."""
         answer, self.waiting = self.waiting, None
         if answer is not None:
             answer.expire()
@@ -487,7 +487,7 @@ class SMTPProtocol(Dialogue):
             if self.clock.lagging:
                 mail_data.hook_timed_out()
             elif self.blocked or self.more:
-                self.clock.stand()  # it is not the client that keeps us waiting for a command
+                self.clock.stand()  # the command is not late because of the client
             else:
                 mail_data.abort("timeout")
                 self.reply(replies.TIMEOUT)

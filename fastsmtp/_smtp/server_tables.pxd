@@ -1,4 +1,4 @@
-"""What a server precomputes, for C to read once per connection or per command."""
+"""The precomputed data of a server with C types, read per connection or per command."""
 
 from fastsmtp._hooks.binding cimport Hooks
 from fastsmtp._smtp.policy cimport Policy

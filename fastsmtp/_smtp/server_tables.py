@@ -1,6 +1,6 @@
-"""What is the same for all connections of one server: worked out once, read on every command.
+"""Data that all connections of one server share: computed once, read on every command.
 
-Rows of the command table, parameters, limits, the texts that hold the server's name, the EHLO list.
+Rows of the command table, parameters, limits, texts with the server's name, the EHLO list.
 """
 
 from __future__ import annotations
@@ -17,20 +17,19 @@ from fastsmtp.replies import Reply
 
 __all__ = ["EhloLine", "Row", "ServerTables"]
 
-# Answers to HELO, and answers to EHLO, that are kept, one per client name and choice of lines:
+# How many answers to HELO, and to EHLO, are cached, one per client name and choice of lines:
 # rendering one costs more than the rest of a greeting.
 MAX_REPLIES: Final = 1024
 
-# A line of the answer to EHLO; what depends on the connection is asked for with its dialogue.
+# A line of the answer to EHLO; if it depends on the connection, a function of its dialogue.
 EhloLine: TypeAlias = str | Callable[[Any], str]
 
 
 class Row(NamedTuple):
-    """What there is to know of a command.
+    """One command.
 
-    handler: called with the dialogue and the argument; None where the verb is refused in every
-    state, or answered before. refusals: the reply by state, None where the verb may come. flags: of
-    `Flag`.
+    handler: called with the dialogue and the argument; None if the verb is refused in every state,
+    or answered before. refusals: the reply by state, None if the verb is allowed. flags: of `Flag`.
     """
 
     handler: Callable[[Any, bytes], None] | None
@@ -41,7 +40,7 @@ class Row(NamedTuple):
 class ServerTables:
     """The service that one set of options and hooks gives to each connection.
 
-    rows: the command table, indexed by verb. ehlo_lines: what EHLO offers. tls: there is a
+    rows: the command table, indexed by verb. ehlo_lines: of the answer to EHLO. tls: there is a
     certificate.
     """
 
@@ -57,7 +56,7 @@ class ServerTables:
         self.hooks = hooks
         self.policy = Policy(options)
         self.starttls_available = tls and "STARTTLS" not in options.disabled_commands
-        # By columns: each is looked up by verb.
+        # As columns, each indexed by verb.
         self.handlers, self.refusals, self.flags = zip(*rows, strict=True)
         self.mail_parameters = mail_parameters(options)
         self.rcpt_parameters = rcpt_parameters(options)
@@ -87,7 +86,7 @@ class ServerTables:
         self._helo_response = response if response.startswith("%s") else f"{name} {response}"
 
     def helo_reply(self, client_hostname: str) -> Reply:
-        """The answer to HELO, which names the client; those of the last clients are kept."""
+        """The answer to HELO, which names the client; recent ones are cached."""
         reply = self._helo_replies.get(client_hostname)
         if reply is None:
             if len(self._helo_replies) >= MAX_REPLIES:
@@ -97,7 +96,7 @@ class ServerTables:
         return reply
 
     def ehlo_reply(self, dialogue: Any) -> Reply:
-        """The answer to EHLO or LHLO of this client, as things stand now."""
+        """The answer to EHLO or LHLO of this client in its current state."""
         name = dialogue.client_hostname
         lines = (
             name,
@@ -112,7 +111,7 @@ class ServerTables:
         return reply
 
     def helo_text(self, client_hostname: str) -> str:
-        """First line of the answer to HELO and EHLO; it begins with our name (RFC 5321
+        """The first line of the answer to HELO and EHLO; it begins with our name (RFC 5321
         §4.1.1.1).
         """
         values = iter((self.options.name, client_hostname))

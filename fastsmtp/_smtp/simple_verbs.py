@@ -1,5 +1,5 @@
-"""What carries no message: our greeting and the client's, RSET, NOOP, HELP, VRFY, QUIT. RFC
-5321 §3.1, §4.1.1.
+"""Commands without a message: our greeting and the client's, RSET, NOOP, HELP, VRFY, QUIT. RFC 5321
+§3.1, §4.1.1.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ _CONNECTED: int = int(State.CONNECTED)
 
 
 def connect(dialogue: Dialogue) -> None:
-    """The connection is there: ask `on_connect`, then greet or refuse."""
+    """Call `on_connect`, then greet or refuse."""
     hook = dialogue.hooks.on_connect
     if hook is None:
         greet_inside(dialogue)
@@ -25,7 +25,7 @@ def connect(dialogue: Dialogue) -> None:
 
 
 def _connect_answered(dialogue: Dialogue, answer: Answer) -> None:
-    """Greet, or refuse in the greeting's place (RFC 5321 §3.1)."""
+    """Greet, or refuse instead of the greeting (RFC 5321 §3.1)."""
     tables = dialogue.tables
     if answer.error is None and not answer.failed:
         greet_inside(dialogue)
@@ -49,7 +49,7 @@ def handle_ehlo(dialogue: Dialogue, argument: bytes) -> None:
 
 
 def handle_helo(dialogue: Dialogue, argument: bytes) -> None:
-    """HELO: after it no extension holds, RFC 5321 §2.2.1."""
+    """HELO: after it no extension applies, RFC 5321 §2.2.1."""
     name = parse_hostname_token(argument)
     if name is None:
         dialogue.reply(replies.HELO_SYNTAX)
@@ -81,7 +81,7 @@ def handle_help(dialogue: Dialogue, argument: bytes) -> None:
 
 
 def handle_vrfy(dialogue: Dialogue, argument: bytes) -> None:
-    """VRFY tells nobody who exists: RFC 5321 §3.5.3, §7.3."""
+    """VRFY, which does not reveal whether a user exists: RFC 5321 §3.5.3, §7.3."""
     dialogue.reply(replies.VRFY if argument else replies.VRFY_SYNTAX)
 
 
@@ -90,6 +90,6 @@ def handle_quit(dialogue: Dialogue, argument: bytes) -> None:
     if argument:
         dialogue.reply(replies.QUIT_SYNTAX)
     else:
-        # QUIT is the last of a group (RFC 2920 §3.1): a client that sends on may not be done.
+        # QUIT is the last of a group (RFC 2920 §3.1), so a client that sends more is not done.
         dialogue.parted = not dialogue.out and not dialogue.parser.buffered
         dialogue.reply_and_close(replies.BYE)

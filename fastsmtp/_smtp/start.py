@@ -1,4 +1,4 @@
-"""The start of a service: its tables, and warnings of what the hooks cannot satisfy."""
+"""The start of a service: its tables, and warnings about options that the hooks cannot satisfy."""
 
 from __future__ import annotations
 
@@ -14,12 +14,12 @@ __all__ = ["make_tables", "warn_of_impossible_demands"]
 
 
 def make_tables(options: Options, hooks: Hooks, *, tls: bool) -> ServerTables:
-    """Work out what is the same for all connections. tls: there is a certificate."""
+    """Make the tables that all connections share. tls: there is a certificate."""
     return ServerTables(options, hooks, command_rows(options, tls), ehlo_lines(options), tls)
 
 
 def warn_of_impossible_demands(tables: ServerTables) -> None:
-    """Log why no message could be taken as things are."""
+    """Log why no message can be accepted with these options and hooks."""
     if tables.policy.auth_required and not is_auth_possible(tables):
         logger.warning(
             "authentication is required but no mechanism is usable: no mail will be accepted; "

@@ -1,4 +1,4 @@
-"""STARTTLS, and what a handshake of either kind does to the dialogue. RFC 3207 §4, RFC 8314 §3."""
+"""STARTTLS, and the dialogue after a handshake of either kind. RFC 3207 §4, RFC 8314 §3."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ __all__ = ["go_on_inside", "greet_inside", "handle_starttls"]
 
 
 def handle_starttls(dialogue: Dialogue, argument: bytes) -> None:
-    """Say 220 and forget what the client has said: from there on nothing is plaintext."""
+    """Reply 220 and forget the client's earlier commands: after it nothing is plaintext."""
     if dialogue.secure:
         dialogue.reply(replies.TLS_ACTIVE)
     elif dialogue.state in (State.IN_BDAT, State.BDAT_FAILED):
@@ -27,7 +27,7 @@ def handle_starttls(dialogue: Dialogue, argument: bytes) -> None:
 
 
 def go_on_inside(dialogue: Dialogue) -> None:
-    """The handshake behind STARTTLS is done: ask `on_secure`; the client greets again."""
+    """The handshake after STARTTLS is done: call `on_secure`; the client greets again."""
     hook = dialogue.hooks.on_secure
     if hook is None:
         dialogue.resume()
@@ -36,7 +36,7 @@ def go_on_inside(dialogue: Dialogue) -> None:
 
 
 def _answered_inside(dialogue: Dialogue, answer: Answer) -> None:
-    """Go on, or close: no command waits for a reply."""
+    """Continue, or close without a reply, since no command waits for one."""
     if answer.error is None and not answer.failed:
         dialogue.resume()
     else:
@@ -44,9 +44,7 @@ def _answered_inside(dialogue: Dialogue, answer: Answer) -> None:
 
 
 def greet_inside(dialogue: Dialogue) -> None:
-    """`on_connect` has accepted the client; under implicit TLS `on_secure` is asked, then it is
-    greeted.
-    """
+    """`on_connect` has accepted the client: call `on_secure` under implicit TLS, then greet."""
     hook = dialogue.hooks.on_secure
     if hook is None or dialogue.tls is None or dialogue.state != State.OPENING:
         dialogue.greet()
@@ -55,7 +53,7 @@ def greet_inside(dialogue: Dialogue) -> None:
 
 
 def _answered_before_greeting(dialogue: Dialogue, answer: Answer) -> None:
-    """Greet; refuse in the greeting's place if the hook has said how; else close without a word."""
+    """Greet, or refuse: with the hook's reply code instead of the greeting, else by closing."""
     tables = dialogue.tables
     if answer.error is None and not answer.failed:
         dialogue.greet()
@@ -72,7 +70,7 @@ def _answered_before_greeting(dialogue: Dialogue, answer: Answer) -> None:
 
 
 def _has_code(error: BaseException) -> bool:
-    """Whether a hook has said how to refuse; what a user's property raises is for `rejection`."""
+    """Whether a hook has given a reply code. If a user's property raises: True, for `rejection`."""
     try:
         return getattr(error, "response_code", None) is not None
     except Exception:

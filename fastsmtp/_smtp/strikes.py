@@ -1,7 +1,7 @@
-"""Counters of one connection: what is counted, the limit of each, and what takes a count back.
+"""Counters of one connection: what is counted, the limit of each, and what resets it.
 
-A strike returns True when it is one too many; its 421 then stands in place of the reply. None of
-them is cleared by RSET, a greeting command or STARTTLS. RFC 5321 §7.8.
+A strike returns True when the limit is reached; then 421 replaces the reply. RSET, a greeting
+command and STARTTLS reset none of them. RFC 5321 §7.8.
 """
 
 from __future__ import annotations
@@ -12,13 +12,13 @@ from fastsmtp._smtp.policy import Policy
 
 __all__ = ["Counters"]
 
-REFUSAL_LINES: Final = 10  # refused recipients of one connection that have a line in the log each
+REFUSAL_LINES: Final = 10  # refused recipients of one connection that are logged one by one
 
 
 class Counters:
     """Strikes since the connection began, or since the last accepted message.
 
-    unlogged: refused recipients that have no line in the log; below zero, lines that are left.
+    unlogged: refused recipients that were not logged; below zero, log lines that are left.
     """
 
     __slots__ = (
@@ -53,24 +53,24 @@ class Counters:
         return self.unauthenticated >= self._policy.max_allowed_unauthenticated_commands > 0
 
     def strike_error(self) -> bool:
-        """A refusal that is the client's doing."""
+        """A refusal that counts against the client."""
         self.errors += 1
         return self.errors >= self._policy.max_errors > 0
 
     def strike_junk(self) -> bool:
-        """A command that brings no message nearer."""
+        """A command that makes no progress (NOOP, RSET, VRFY …)."""
         self.junk += 1
         return self.junk >= self._policy.max_junk_commands > 0
 
     def strike_auth_failure(self) -> bool:
-        """A failed authentication; nothing takes it back."""
+        """A failed authentication; this counter is never reset."""
         self.auth_failures += 1
         return self.auth_failures >= self._policy.max_auth_failures > 0
 
     def message_done(self, accepted: bool, is_tiny: bool) -> None:
-        """A message has its final reply. A client that delivers mail starts anew.
+        """A message got its final reply. An accepted message resets the counters.
 
-        is_tiny: it has too few octets to be a message, so it is junk, whatever became of it.
+        is_tiny: it is too short for a real message, so it counts as junk even if it was accepted.
         """
         if is_tiny:
             self.junk += 1
@@ -81,9 +81,9 @@ class Counters:
                 self.junk = 0
 
     def too_much_junk(self) -> bool:
-        """Tiny messages have reached the limit: each had its reply, the next one is refused."""
+        """Whether tiny messages have reached the limit: the next command is refused."""
         return self.junk >= self._policy.max_junk_commands > 0
 
     def too_many_messages(self, limit: int) -> bool:
-        """`limit` messages were accepted already; 0: there is no limit."""
+        """Whether `limit` messages were accepted already; 0: no limit."""
         return 0 < limit <= self.messages

@@ -1,9 +1,9 @@
-"""XCLIENT and XFORWARD: a trusted client speaks for another one.
+"""XCLIENT and XFORWARD: a trusted client acts for another one.
 
-Both are lines of attributes, checked as a whole before anything is taken over. XCLIENT changes who
-the client is, for hooks, limits of trust and the log, and leads back to the greeting; XFORWARD
-changes nothing but `session.xforward`. Described in the XCLIENT and XFORWARD documents of Postfix;
-values are xtext, RFC 3461 §4.
+Both are lines of attributes, checked as a whole before any of them applies. XCLIENT replaces the
+client, for hooks, trusted networks and the log, and leads back to the greeting; XFORWARD changes
+only `session.xforward`. Described in the XCLIENT and XFORWARD documents of Postfix; values are
+xtext, RFC 3461 §4.
 """
 
 from __future__ import annotations
@@ -28,13 +28,13 @@ from fastsmtp.replies import Reply
 __all__ = ["handle_xclient", "handle_xforward", "xclient_offer", "xforward_offer"]
 
 type_attributes = dict[str, Any]
-# From a decoded value to what is kept of it, None for one that is malformed.
+# From a decoded value to the value to keep, None if malformed.
 type_reader = Callable[[str], Any]
 
 MAX_VALUE: Final = 255  # octets, decoded
 MAX_NAME: Final = 253  # RFC 1035 §2.3.4
 MAX_PROTOCOL: Final = 64
-NOT_AVAILABLE: Final = ("[UNAVAILABLE]", "[TEMPUNAVAIL]")  # now, or for the moment
+NOT_AVAILABLE: Final = ("[UNAVAILABLE]", "[TEMPUNAVAIL]")  # permanently, temporarily
 
 _NAME: Final = r"[A-Za-z0-9._-]+"
 _PORT: Final = r"[1-9][0-9]{0,4}"
@@ -151,7 +151,7 @@ def _refusal(dialogue: Dialogue, trusted: bool) -> Reply | None:
 
 
 def handle_xclient(dialogue: Dialogue, argument: bytes) -> None:
-    """XCLIENT: all of the line is taken over, or nothing."""
+    """XCLIENT: all attributes of the line apply, or none."""
     refusal = _refusal(dialogue, dialogue.trusts(dialogue.options.use_xclient))
     found = refusal or _read(argument, _XCLIENT)
     if isinstance(found, Reply):
@@ -170,7 +170,7 @@ def handle_xclient(dialogue: Dialogue, argument: bytes) -> None:
 
 
 def _login_answered(dialogue: Dialogue, answer: Answer, found: type_attributes) -> None:
-    """`on_auth` has answered: one who cannot be who it was said to be is not served at all."""
+    """`on_auth` has answered: if it refuses the LOGIN, the client is not served at all."""
     response, refusal = login_verdict(dialogue, answer, replies.LOGIN_REFUSED)
     if refusal is None:
         _apply(dialogue, found, response)
@@ -206,8 +206,8 @@ def _apply(dialogue: Dialogue, found: type_attributes, response: AuthResponse | 
 
 
 def _defaults(dialogue: Dialogue) -> type_attributes:
-    """What is known before the first XCLIENT."""
-    session = dialogue.session  # an application may have taken attributes away
+    """The attributes before the first XCLIENT."""
+    session = dialogue.session  # an application may have deleted attributes
     return {
         "ADDR:DEFAULT": getattr(session, "remote_address", ""),
         "NAME:DEFAULT": dialogue.client_hostname,
@@ -216,7 +216,7 @@ def _defaults(dialogue: Dialogue) -> type_attributes:
 
 
 def _log_in(dialogue: Dialogue, response: AuthResponse | None) -> None:
-    """From now on the client is who LOGIN said, or nobody: neither that of an AUTH before."""
+    """From now on the client is the user of LOGIN, or none; an earlier AUTH does not count."""
     dialogue.user_from_xclient = response is not None
     if response is None:
         dialogue.forget_user()
@@ -225,13 +225,13 @@ def _log_in(dialogue: Dialogue, response: AuthResponse | None) -> None:
 
 
 def _move(dialogue: Dialogue, found: type_attributes, known: type_attributes) -> None:
-    """Take over addresses, ports and the name."""
+    """Apply addresses, ports and the name."""
     session = dialogue.session
     if "ADDR" in found:
         dialogue.is_unix = False
         session.remote_address = dialogue.remote_address = found["ADDR"] or ""
         if not found["ADDR"] and not dialogue.via:
-            dialogue.via = f" via {dialogue.peer}"  # the log must not take the relay for its client
+            dialogue.via = f" via {dialogue.peer}"  # so that the log names both relay and client
     if "PORT" in found:
         session.remote_port = found["PORT"] or 0
     if "DESTADDR" in found:
@@ -239,7 +239,7 @@ def _move(dialogue: Dialogue, found: type_attributes, known: type_attributes) ->
     if "DESTPORT" in found:
         session.local_port = found["DESTPORT"] or 0
     if "NAME" in found or "ADDR" in found:
-        # The name that was looked up is that of another address, and must not vouch for this one.
+        # The name from the lookup belongs to another address, and must not be trusted for this one.
         name = known.get("NAME")
         if name is None:
             address = dialogue.remote_address
@@ -251,7 +251,7 @@ def _move(dialogue: Dialogue, found: type_attributes, known: type_attributes) ->
 
 
 def handle_xforward(dialogue: Dialogue, argument: bytes) -> None:
-    """XFORWARD: where a message came from, for the log; nothing is decided by it."""
+    """XFORWARD: the origin of a message, for the log only."""
     refusal = _refusal(dialogue, dialogue.trusts(dialogue.options.use_xforward))
     found = refusal or _read(argument, _XFORWARD)
     if isinstance(found, Reply):
