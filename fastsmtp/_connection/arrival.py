@@ -1,6 +1,6 @@
-"""The way of a client from its socket to its dialogue: a place, PROXY header, TLS, greeting.
+"""The steps of a client from its socket to its dialogue: a place, PROXY header, TLS, greeting.
 
-Each step puts the connection into the stage that waits for it, or goes on at once where there is
+Each step puts the connection into the stage that waits for it, or continues at once if there is
 nothing to wait for.
 """
 
@@ -26,7 +26,7 @@ __all__ = ["arrive", "let_in", "prepare", "shake_hands"]
 
 
 class Arriving(SecureClient, Registered, Protocol):
-    """A connection, as it is let in. tls: that of its listener. talking: the stage of its
+    """A connection that is being admitted. tls: that of its listener. talking: the stage of its
     dialogue.
     """
 
@@ -39,7 +39,7 @@ class Arriving(SecureClient, Registered, Protocol):
     talking: Talking
 
     def enter(self, stage: Stage) -> None:
-        """Leave the present stage for `stage`."""
+        """Leave the current stage for `stage`."""
 
 
 def arrive(connection: Arriving) -> None:
@@ -52,7 +52,7 @@ def arrive(connection: Arriving) -> None:
     if refusal is not None:
         _refuse(connection, refusal)
     elif balancers and protocol.trusts(balancers):
-        # The peer is a balancer: what it says comes before all else.
+        # The peer is a balancer: its PROXY header comes first.
         connection.enter(ProxyHeaderWait(session, protocol))
         protocol.await_balancer(connection.timer.now())
         connection.timer.need(protocol.deadline())
@@ -78,7 +78,7 @@ def let_in(connection: Arriving, address: str | None) -> None:
 def _refuse(connection: Arriving, refusal: Reply) -> None:
     connection.enter(LINGERING)
     output = connection.output
-    # Under implicit TLS nothing can be said before the handshake, and nothing is waited for.
+    # Under implicit TLS no reply is possible before the handshake, so there is no wait.
     if not connection.tls.implicit:
         output.write(refusal.wire, connection.timer.now())
         if connection.server.registry.may_linger():
@@ -89,7 +89,7 @@ def _refuse(connection: Arriving, refusal: Reply) -> None:
 
 
 def shake_hands(connection: Arriving) -> None:
-    """Begin TLS, with the certificates of this moment."""
+    """Begin TLS, with the current certificates."""
     contexts = connection.tls.contexts
     assert contexts is not None
     parts = connection.protocol, connection.output
@@ -98,7 +98,7 @@ def shake_hands(connection: Arriving) -> None:
 
 
 def prepare(connection: Arriving) -> None:
-    """Wait for what comes before the greeting, if anything does."""
+    """Wait for the greeting delay and the client's name, if necessary."""
     session, server = connection.session, connection.server
     address = session.remote_address
     session.client_hostname = f"[{address}]" if address else "localhost"

@@ -1,6 +1,6 @@
 """How the connections of a closing server end: messages first, then a cut.
 
-In: the wish to end, and impatience. Out: all have gone, or were not waited for any longer.
+In: calls of `drain` and `hurry`. Out: all connections have ended or were abandoned.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ CUT_GRACE: Final = 0.4  # seconds that hooks have to end after a cut, and again 
 
 
 class Closing:
-    """Ends all connections of `registry`, once. patience: seconds before what is left is cut."""
+    """Ends all connections of `registry`, once. patience: seconds before the rest is cut."""
 
     def __init__(self, registry: ConnectionRegistry, patience: float) -> None:
         self._registry = registry
@@ -26,12 +26,12 @@ class Closing:
         self._cuts: list[asyncio.TimerHandle] = []
 
     async def drain(self) -> None:
-        """Say 421 to all, and wait until they have gone; first those whose hooks have not called
+        """Send 421 to all, and wait until they have ended; first those whose hooks have not called
         `close()`, then the others.
         """
         self._loop = asyncio.get_running_loop()
-        # Handshakes that the kernel had finished are accepted in this turn; they are refused in
-        # `ConnectionRegistry.admit`.
+        # Connections that the kernel had established already are accepted in this turn, and refused
+        # in `ConnectionRegistry.admit`.
         await asyncio.sleep(0)
         for connection in self._registry.everyone():
             connection.shut_down()
@@ -40,7 +40,7 @@ class Closing:
         await self._let_end(self._loop, max(self._patience, CUT_GRACE))
 
     def hurry(self) -> None:
-        """Have no patience any more: cut what is left now, or as soon as `drain` begins."""
+        """Cut the remaining connections now, or as soon as `drain` begins."""
         self._at_once = True
         if self._loop is not None:
             self._cut(self._loop)
@@ -57,12 +57,12 @@ class Closing:
             cut.cancel()
 
     def _cut(self, loop: asyncio.AbstractEventLoop) -> None:
-        """End everything that is left."""
+        """End all that remains."""
         self._cancel_cuts()
         for connection in self._registry.left():
             connection.abort()
-        # An aborted body ends its hook; what does not end by it is cancelled, and what swallows
-        # that is not waited for.
+        # An aborted body ends its hook; a hook that continues is cancelled, and one that ignores
+        # that is abandoned.
         self._cuts = [
             loop.call_later(CUT_GRACE, self._registry.give_up),
             loop.call_later(2 * CUT_GRACE, self._registry.wait_no_more),

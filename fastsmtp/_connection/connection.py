@@ -1,8 +1,8 @@
 """The connection: an asyncio protocol between a transport and a dialogue.
 
-In: reads, end of file, loss, room to write. Out: one write per read, and pauses. What is done with
-an event depends on the stage (`_connection.stages`); how it writes and ends stands in
-`_connection.output`, how it keeps time in `_connection.deadline_timer`.
+In: reads, end of file, loss, room to write. Out: one write per read, and pauses. The stage handles
+the events (`_connection.stages`), `_connection.output` writes and ends the connection,
+`_connection.deadline_timer` keeps time.
 """
 
 from __future__ import annotations
@@ -46,11 +46,11 @@ _LINGERING: Stage = LINGERING
 class Connection(Receiver):
     """One client. It is the host of its dialogue. tls: that of its listener.
 
-    context: that hooks are called in, None: the loop sees to it. reads: how often something has
-    come in.
+    context: contextvars for calls of hooks, None: the loop provides them. reads: how often octets
+    have arrived.
     """
 
-    _flow: Flow  # what waits for its turn
+    _flow: Flow  # its share of the turns
     _stage: Stage
 
     def __init__(
@@ -74,18 +74,18 @@ class Connection(Receiver):
         self.talking: Talking = TALKING  # the stage of the dialogue
         self._tasks: HookTasks | None = None
         self.counted_host = ""  # the registry's
-        self._forks = forks()  # wherever this was made: a child has no business with it
+        self._forks = forks()  # of this process: a forked child must not use the connection
         self.reads = 0
-        self._is_direct = False  # the transport visits us in its turn; one of a loop, when it reads
-        self._woken = False  # a hook or the client's window has waked us outside of a turn
-        self._hook_begins = False  # the coroutine of `on_data`, in the next turn of the loop
+        self._is_direct = False  # our own transport, which calls us in turns; a loop's at each read
+        self._woken = False  # a hook or room for output has waked us outside of a turn
+        self._hook_begins = False  # the coroutine of `on_data` begins in the next turn of the loop
         self._lost = False
         self._ended = False
 
     # The transport's calls.
 
     def connection_made(self, transport: asyncio.BaseTransport | SocketTransport) -> None:
-        """Make what depends on the transport, then begin the way to the dialogue."""
+        """Make the parts that depend on the transport, then begin the steps to the dialogue."""
         if isinstance(transport, SocketTransport):
             self.context = transport.context
             self.timer.use(self.server.timers)
@@ -97,7 +97,7 @@ class Connection(Receiver):
         arrive(self)
 
     def data_received(self, data: bytes) -> None:
-        """Take what was read: to the dialogue, or to the stage that the connection is in."""
+        """Pass the octets of a read to the dialogue, or to the current stage."""
         self.reads += 1
         if self._stage is _TALKING:
             self.receive(data)
@@ -105,14 +105,14 @@ class Connection(Receiver):
             held(self._stage).octets(self, data)
 
     def eof_received(self) -> bool:
-        """The client sends no more; it may still be reading (RFC 5321 §3.8)."""
+        """The client has sent FIN; it may still be reading (RFC 5321 §3.8)."""
         self.reads += 1
         self.output.at_eof = True
         held(self._stage).eof(self)
         return True
 
     def connection_lost(self, exc: Exception | None) -> None:
-        """The connection is gone; hooks that are at work may still end."""
+        """The connection is lost; hooks may still be running."""
         if self._lost:
             return
         self._lost = True
@@ -130,21 +130,21 @@ class Connection(Receiver):
                 self.protocol.disconnect(now)
             finally:
                 if self._tasks:
-                    # Hooks of a client that is gone have this long, then they are cancelled.
+                    # Hooks of a lost client have this much time, then they are cancelled.
                     self._tasks.cancel_at = now + self.server.tables.options.data_hook_timeout
                 self._end_if_done()
 
     def pause_writing(self) -> None:
-        """The client does not take our replies."""
+        """The client does not read our replies."""
         self.protocol.block()
 
     def resume_writing(self) -> None:
-        """The client has taken enough."""
+        """The client has read enough of them."""
         self.protocol.unblock(self.timer.now())
         self.wake()
 
     def go_on(self) -> None:
-        """Our turn has come, in which we do what was left."""
+        """Our turn has come: do the remaining work."""
         if self._lost:
             return
         if self.protocol.wants_turn() or self._woken:
@@ -157,10 +157,10 @@ class Connection(Receiver):
     # The stages' calls; `stages.Client` and `tls_stage.SecureClient` say what each is for.
 
     def receive(self, data: bytes) -> None:
-        """Feed the dialogue; what it has to say goes out in one write.
+        """Feed the dialogue; its output goes out in one write.
 
-        A transport of the loop reads for all connections that have something: what comes when the
-        turn is over is kept, and the next read waits.
+        A transport of the loop reads for all connections that have input: octets that come when the
+        turn is over are kept, and the next read waits.
         """
         protocol = self.protocol
         now = self.timer.now()
@@ -190,7 +190,7 @@ class Connection(Receiver):
 
     def set_reading(self, reading: bool) -> None:
         if reading and self.talking.holds_input():
-            self.talking.wait_for_turn(self)  # that comes before the next read
+            self.talking.wait_for_turn(self)  # before the next read
         elif not reading or self._stage.may_read():
             self.output.set_reading(reading)
 
@@ -257,7 +257,7 @@ class Connection(Receiver):
         if self.loop.is_closed():
             raise RuntimeError("the event loop of this connection is closed")
         if forks() != self._forks:
-            return  # a hook that ends in a child of our process: the client is not its own
+            return  # a hook that ends in a forked child: the client is the parent's
         entered = 0 if self._lost else self._turns.enter(self._flow)
         if not entered and not self._lost:
             self._woken = True
@@ -288,7 +288,7 @@ class Connection(Receiver):
         return has_begun
 
     def keep_task(self, task: asyncio.Task[Any], answer: Answer) -> None:
-        """The coroutine of `answer` goes on as `task`."""
+        """The coroutine of `answer` continues as `task`."""
         self._hook_tasks().keep(task, answer)
 
     def _hook_tasks(self) -> HookTasks:
@@ -297,7 +297,7 @@ class Connection(Receiver):
         return self._tasks
 
     def orphan_task(self, answer: Answer) -> None:
-        """Nobody waits for `answer` any more; its coroutine has `data_hook_timeout` to end."""
+        """`answer` is not needed any more; its coroutine has `data_hook_timeout` to end."""
         if self._tasks is not None:
             deadline = self.timer.now() + self.server.tables.options.data_hook_timeout
             self._tasks.orphan(answer, deadline)
@@ -389,16 +389,16 @@ class Connection(Receiver):
         return True
 
     def __str__(self) -> str:
-        """Session and client, with which a line of the log begins."""
+        """Session and client, the beginning of a log line."""
         return str(self.protocol)
 
     def __repr__(self) -> str:
-        return f"<Connection {self}>"  # a loop shows it when a call of the protocol has raised
+        return f"<Connection {self}>"  # in the loop's log after an exception of the protocol
 
     # After each call of the dialogue, and at the end.
 
     def _after(self, began: float) -> None:
-        """Look at what the dialogue wants now. began: when it was entered."""
+        """Do what the dialogue needs now. began: when it was entered."""
         protocol = self.protocol
         now = self.timer.now()
         if now - began > _STALL:
@@ -435,7 +435,7 @@ class Connection(Receiver):
             self.timer.renew()
 
     def _end(self) -> None:
-        """All hooks have ended: `on_close`, and out. A coroutine of it holds no place."""
+        """All hooks have ended: call `on_close` and end. A coroutine of it takes no place."""
         self._ended = True
         self.timer.stop()
         hook = self.server.tables.hooks.on_close if self.protocol.started else None

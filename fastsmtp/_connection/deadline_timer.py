@@ -1,8 +1,8 @@
-"""The one timer of a connection. It is armed lazily: deadlines move with every command, the timer
-only looks at them when it fires.
+"""The one timer of a connection. It is armed lazily: deadlines move with every command, and the
+timer only reads them when it fires.
 
-A deadline that is due waits a few turns of the loop while there is still input to read: a process
-that was stopped, or a loop that was held, must not cost clients that have sent in time.
+A deadline that is due waits a few turns of the loop while there is still input to read: after a
+stopped process or a blocked loop, clients that have sent in time must not be cut.
 """
 
 from __future__ import annotations
@@ -27,28 +27,28 @@ _COARSE: float = COARSE
 
 
 class Owner(Protocol):
-    """What the timer asks of its connection. context: that it is called in, None: any. reads: how
-    often something has come in.
+    """The interface of a connection for its timer. context: contextvars for the calls, None: any.
+    reads: how often octets have arrived.
     """
 
     context: Context | None
     reads: int
 
     def on_deadline(self) -> None:
-        """The timer has fired. It calls `fired`."""
+        """The timer has fired: call `fired`."""
 
     def next_look(self) -> float:
-        """When `look` has something to do next."""
+        """When `look` has to be called next."""
 
     def look(self, now: float) -> None:
-        """Do what is due beside the deadline of the dialogue."""
+        """Do what is due besides the deadline of the dialogue."""
 
     def expire_in_turn(self, now: float) -> bool:
-        """That deadline has passed. False: it has to wait for its turn, and `go_on` is called."""
+        """That deadline has passed. False: it waits for a turn, in which `go_on` is called."""
 
 
 class DeadlineTimer:
-    """Calls its owner when a deadline of `protocol` has come, or one of its own. now: a clock in
+    """Calls its owner when a deadline of `protocol`, or one of the owner, has come. now: a clock in
     seconds.
 
     overdue: the deadline has passed, and waits for the owner's turn.
@@ -65,7 +65,7 @@ class DeadlineTimer:
         self._protocol = protocol
         self._loop = loop
         self._other_clock = None if now is time.monotonic else now
-        self._timers: Timers | None = None  # None: a timer of the loop each
+        self._timers: Timers | None = None  # None: a timer of the loop for each deadline
         self._handle: asyncio.TimerHandle | None = None
         self._slot = 0  # of `_net.timer_wheel`; 0: in none
         self._at = inf  # when it fires; -inf: never again
@@ -78,11 +78,11 @@ class DeadlineTimer:
 
     @property
     def clock(self) -> Callable[[], float]:
-        """What `now` reads."""
+        """The clock of `now`."""
         return self._other_clock or time.monotonic
 
     def now(self) -> float:
-        """Seconds; on the real clock without a call of Python."""
+        """The time in seconds; the real clock is read without a Python call."""
         return monotonic() if self._other_clock is None else self._other_clock()
 
     def need(self, deadline: float) -> None:
@@ -91,13 +91,13 @@ class DeadlineTimer:
             self._arm(deadline)
 
     def renew(self) -> None:
-        """Fire when the owner has something to do next, and not before."""
+        """Fire when the owner has to do something next, and not before."""
         owner = self._owner
         if owner is not None:
             self._arm(min(inf if self._grace else self._protocol.deadline(), owner.next_look()))
 
     def stop(self) -> None:
-        """Fire never again."""
+        """Never fire again."""
         self._disarm()
         self._at = -inf
         self._owner = None
@@ -122,7 +122,7 @@ class DeadlineTimer:
             self._handle = None
 
     def fired(self) -> None:
-        """See what is due, if anything is."""
+        """Do what is due, if anything."""
         owner = self._owner
         self._handle = None
         self._slot = 0
@@ -160,17 +160,17 @@ class DeadlineTimer:
         elif reads != owner.reads and self._grace < GRACE_TURNS:
             self._yield_to_sockets()
         else:
-            # Very many clients may be late at the same time, and what this one has sent may be
-            # waiting for its turn.
+            # Many clients may be late at the same time, and this one's input may be waiting for its
+            # turn.
             self.overdue = not owner.expire_in_turn(now)
 
     def end_grace(self) -> None:
-        """The deadline has had its effect, or there is no turn to wait for any more."""
+        """The deadline has had its effect, or need not wait for a turn any more."""
         self._grace = 0
         self.overdue = False
 
     def go_on(self) -> None:
-        """The turn has come in which a deadline was due that has waited for that."""
+        """The turn has come that an overdue deadline has waited for."""
         self.overdue = False
         if self._owner is not None:
             self._expire(self._owner.reads)

@@ -1,4 +1,4 @@
-"""The events of a server, and those that listen to them."""
+"""The events of a server, and their listeners."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ class Events:
     """Calls the listeners of each event, in the order in which they were added."""
 
     def __init__(self) -> None:
-        # (listener, whether it is called once only)
+        # (listener, whether it is called only once)
         self._listeners: dict[str, list[tuple[type_listener, bool]]] = {e: [] for e in EVENTS}
 
     def add(self, event: str, listener: type_listener, *, once: bool) -> None:
@@ -27,18 +27,16 @@ class Events:
         self._of(event).append((listener, once))
 
     def remove(self, event: str, listener: type_listener) -> None:
-        """Call `listener` no more. Raises ValueError for an unknown event."""
+        """Remove `listener`. Raises ValueError for an unknown event."""
         found = self._of(event)
         found[:] = [entry for entry in found if entry[0] != listener]
 
     def has_listener(self, event: str) -> bool:
-        """Whether an `event` would reach somebody."""
+        """Whether `event` has a listener."""
         return bool(self._listeners[event])
 
     def emit(self, event: str, *arguments: Any, connection: object = None) -> None:
-        """Call the listeners of `event`; what they raise is logged, with `connection` if that is
-        given.
-        """
+        """Call the listeners of `event`; log their exceptions, with `connection` if given."""
         listeners = self._listeners[event]
         for entry in list(listeners):
             if entry[1]:

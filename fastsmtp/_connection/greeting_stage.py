@@ -20,8 +20,8 @@ def is_known(
 
 
 class GreetingWait(Talking):
-    """Starts the dialogue when both have ended. talking: the stage that comes then; it hears a
-    client that speaks before, and the dialogue refuses that.
+    """Starts the dialogue when both have ended. talking: the next stage; it gets the octets of a
+    client that talks too early, and the dialogue refuses them.
     """
 
     def __init__(self, client: Client, talking: Talking) -> None:
@@ -42,7 +42,7 @@ class GreetingWait(Talking):
         name: str | None,
         greet_delay: float,
     ) -> None:
-        """Begin both. lookup: None where `name` is all that can be known. greet_delay: seconds."""
+        """Begin both. lookup: None if there is nothing to look up. greet_delay: seconds."""
         self._left = 1
         self._name = name
         if lookup is not None:
@@ -56,20 +56,18 @@ class GreetingWait(Talking):
         self._one_done()
 
     def octets(self, client: Client, data: bytes) -> None:
-        """The client speaks before our greeting."""
-        talking = self._talking  # held while it works
+        """The client talks before our greeting."""
+        talking = self._talking  # a reference for the time of the call
         talking.octets(client, data)
 
     def eof(self, client: Client) -> None:
-        """A client that has said nothing will hear nothing."""
+        """A client that leaves without a command gets no reply."""
         self._input_over = True
         if not client.holds_input():
             client.cut()
 
     def leave(self) -> None:
-        """End both at once; what refers back to this object or its owner would wait for the
-        collector.
-        """
+        """End both now, which breaks reference cycles with this object and its owner."""
         if self._delay is not None:
             self._delay.cancel()
         if self._lookup is not None:

@@ -1,4 +1,4 @@
-"""The listening sockets of a server: opened together, looked at once a second, revived.
+"""The listening sockets of a server: opened together, checked once a second, revived.
 
 In: bound sockets. Out: their addresses, and connections by the given factory.
 """
@@ -18,11 +18,11 @@ from fastsmtp._net.listener import Listener
 
 __all__ = ["Listeners"]
 
-CHECK: Final = 1.0  # seconds between two looks at the listening sockets
+CHECK: Final = 1.0  # seconds between two checks of the listening sockets
 
 
 class Listeners:
-    """The listeners of one server. What they accept runs in the marked context of `registry`."""
+    """The listeners of one server. Their connections run in the marked context of `registry`."""
 
     def __init__(self, registry: ConnectionRegistry) -> None:
         self._registry = registry
@@ -46,11 +46,11 @@ class Listeners:
                 await listener.open(factory, sockets)
 
     def add(self, opened: list[Listener]) -> None:
-        """Look after these from now on."""
+        """Take over these listeners."""
         self._open += opened
 
     def watch(self, loop: asyncio.AbstractEventLoop) -> None:
-        """Begin to look whether they live, unless that has begun."""
+        """Begin to check whether they are alive, unless that has begun."""
         if self._check is None:
             self._loop = loop
             self._look()
@@ -96,13 +96,13 @@ class Listeners:
         self._open.clear()
 
     async def wait_closed(self) -> None:
-        """Wait until nothing is revived any more."""
+        """Wait until no listener is being revived."""
         if self._reviving is not None:
             with suppress(asyncio.CancelledError):
                 await self._reviving
 
     def abandon(self) -> None:
-        """Close the descriptors in a forked child; the parent goes on listening."""
+        """Close the descriptors in a forked child; the parent continues to listen."""
         for listener in self._open:
             listener.abandon()
         self._open.clear()

@@ -1,4 +1,4 @@
-"""Who is at both ends of a transport: addresses in canonical form, or that it is a UNIX socket."""
+"""The addresses of both ends of a transport in canonical form, and whether it is a UNIX socket."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ def take_names(transport: asyncio.Transport | SocketTransport, session: Session)
 
 
 def _name(transport: asyncio.BaseTransport, which: str) -> Any:
-    """What the kernel says of a socket; None where the peer has reset it already."""
+    """The kernel's answer about a socket; None if the peer has reset it already."""
     try:
         return transport.get_extra_info(which)
     except OSError:

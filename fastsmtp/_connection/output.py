@@ -1,7 +1,7 @@
-"""What goes out over the transport: octets, pauses of reading, the end in three steps.
+"""The output of a connection: octets, pauses of reading, the end in three steps.
 
-In: octets and the time. Out: the same, through TLS if there is any, and whether the client takes
-them: that is looked at a few times per `write_timeout`, while some wait.
+In: octets and the time. Out: the same octets, through TLS if there is any, and whether the client
+reads them: while some wait, this is checked a few times per `write_timeout`.
 """
 
 from __future__ import annotations
@@ -18,9 +18,9 @@ from fastsmtp._tls.pump import Pump
 
 __all__ = ["Output"]
 
-HIGH_WATER: Final = 64 * 1024  # octets that the client has not taken before the pump stops
+HIGH_WATER: Final = 64 * 1024  # octets that the client has not read before the pump stops
 LOW_WATER: Final = 16 * 1024
-CHECKS: Final = 8  # looks per `write_timeout`
+CHECKS: Final = 8  # per `write_timeout`
 LINGER: Final = 5.0  # seconds from our last reply to the client's FIN
 LAST_READS: Final = 16  # of a connection that is closed
 LAST_READ: Final = 64 * 1024  # octets of one
@@ -29,11 +29,11 @@ _INFINITY: float = inf
 
 
 class Output:
-    """The way out of one connection. timer: fires for what `check_at` and `close_at` say.
+    """The output of one connection. timer: fires at `check_at` and `close_at`.
 
-    pump: TLS from the start of its handshake on. check_at: when to look whether the client takes
-    what is written, infinity while all is taken. close_at: when a client that was sent FIN has had
-    its time, infinity before. at_eof: the client has sent FIN.
+    pump: TLS from the start of its handshake on. check_at: when to check whether the client reads,
+    infinity while nothing is unread. close_at: when to abort a connection that lingers after our
+    FIN, infinity before. at_eof: the client has sent FIN.
     """
 
     def __init__(
@@ -43,7 +43,7 @@ class Output:
         timeout: float,
     ) -> None:
         self.transport = cast("asyncio.Transport", transport)
-        # The same again, where what it does is known to C: it has sent what it could at once.
+        # Our own transport, with its C type: it sends at once as much as it can.
         self._direct = transport if isinstance(transport, SocketTransport) else None
         if self._direct is None:  # the other has these marks
             self.transport.set_write_buffer_limits(high=HIGH_WATER, low=LOW_WATER)
@@ -61,13 +61,13 @@ class Output:
     # Octets.
 
     def write(self, octets: bytes, now: float) -> None:
-        """Write what the dialogue says."""
+        """Write octets of the dialogue."""
         if self.pump is not None:
             octets = self.pump.send(octets)
         self._send(octets, now)
 
     def write_raw(self, octets: bytes) -> None:
-        """Write what TLS says of its own."""
+        """Write octets of TLS itself."""
         if octets and not self.transport.is_closing():
             self._send(octets, self._timer.now())
 
@@ -85,13 +85,13 @@ class Output:
         self.transport.write(octets)
 
     def unsent(self) -> int:
-        """Octets that the client has not taken."""
+        """Octets that the client has not read."""
         if self._direct is not None:
             return self._direct.get_write_buffer_size()
         return self.transport.get_write_buffer_size()
 
     def set_reading(self, reading: bool) -> None:
-        """Have the transport deliver what comes in, or not."""
+        """Have the transport read, or pause it."""
         self.is_reading = reading
         if self.transport.is_closing():
             return
@@ -100,17 +100,17 @@ class Output:
         else:
             self.transport.pause_reading()
 
-    # Whether the client takes it.
+    # Whether the client reads.
 
     def _watch(self, now: float, waiting: int) -> None:
-        """Look now and then from here on. waiting: octets that the client has not taken yet."""
+        """Check from time to time from now on. waiting: octets that the client has not read yet."""
         self._taken = self._written - waiting
         self._taken_at = now
         self.check_at = now + self._timeout / CHECKS
         self._timer.need(self.check_at)
 
     def is_stalled(self, now: float) -> bool:
-        """Look: True when the client has taken nothing for the whole timeout."""
+        """Check: True when the client has read nothing for the whole timeout."""
         if now < self.check_at:
             return False
         waiting = self.transport.get_write_buffer_size()
@@ -131,9 +131,9 @@ class Output:
     def finish(self, now: float, parted: bool) -> None:
         """Reply flushed, then FIN, then up to LINGER for the client's FIN, then abort.
 
-        Closing at once with input unread would have the kernel send a reset, and the client lose
-        our last reply. parted: the client sends nothing more, and waits for that reply only. When
-        the kernel has all of it the rest is the kernel's, unless a close_notify is still to come.
+        Closing at once with unread input would make the kernel send a reset, and the client lose
+        our last reply. parted: the client sends nothing more and waits only for that reply. Once
+        the kernel has all of it, it does the rest, unless a close_notify is still expected.
         """
         transport = self.transport
         if parted and self.pump is None and not self.unsent():
@@ -150,34 +150,34 @@ class Output:
                 try:
                     transport.write_eof()
                 except (OSError, RuntimeError, NotImplementedError):
-                    pass  # the client has gone already
+                    pass  # the client is gone already
             self._timer.need(self.close_at)
         if self.at_eof:
             transport.close()
 
     def end_linger(self, now: float) -> None:
-        """Abort if LINGER is over. It runs from the last octet that the client has taken."""
+        """Abort if LINGER is over. It runs from the last octet that the client has read."""
         if now < self.close_at:
             return
         if self.transport.get_write_buffer_size() == 0:
             self.drop_unread()
             self.transport.abort()
-        else:  # `is_stalled` looks at the rest
+        else:  # `is_stalled` checks the rest
             self.close_at = now + LINGER
 
     def lost(self) -> None:
-        """The transport is gone: nothing is waited for."""
+        """The transport is gone: stop all waiting."""
         self.check_at = self.close_at = inf
 
     def drop_unread(self) -> None:
-        """Called before the socket is closed while the client may still send: with input unread the
-        kernel would send a reset. Our own transports do it themselves.
+        """Called before the socket is closed while the client may still send: with unread input the
+        kernel would send a reset. Our own transports do this themselves.
         """
         if self._direct is not None:
             return
         sock = self.transport.get_extra_info("socket")
         if sock is not None:
-            with suppress(OSError):  # there is nothing, or it is no file here
+            with suppress(OSError):  # nothing to read, or not a file on this system
                 for _ in range(LAST_READS):
                     if not os.read(sock.fileno(), LAST_READ):
                         return

@@ -1,7 +1,7 @@
 """The first stage of a connection that comes from a load balancer: its PROXY header.
 
-In: what was read from a peer in `use_proxy`. Out: the facts of its client in session and dialogue,
-and the octets after the header; or one line in the log, for what is not a header. The reader is
+In: octets of a peer in `use_proxy`. Out: the facts of its client in session and dialogue, and the
+octets after the header; or one line in the log if it is malformed. The reader is
 `_wire.proxy_header`.
 """
 
@@ -19,9 +19,9 @@ from fastsmtp.session import Session
 __all__ = ["ProxyHeaderWait"]
 
 MAX_TEXT: Final = 512  # characters of one text of a header
-MAX_SHOWN: Final = 160  # octets of what is no header that a log line may be made of
+MAX_SHOWN: Final = 160  # octets of a malformed header in a log line
 
-# Types of TLVs whose value is text, by the name that the application finds it under.
+# Types of TLVs whose value is text, with their names for the application.
 _TEXTS: Final = {0x01: "alpn", 0x02: "authority", 0x30: "netns"}
 _UNIQUE_ID: Final = 0x05
 _SSL_TEXTS: Final = {
@@ -34,7 +34,7 @@ _SSL_TEXTS: Final = {
 
 
 class ProxyHeaderWait(Stage):
-    """Reads the header of one connection; a peer without one is told nothing."""
+    """Reads the header of one connection; a peer without one gets no reply."""
 
     __slots__ = ("_protocol", "_reader", "_session")
 
@@ -56,7 +56,7 @@ class ProxyHeaderWait(Stage):
         client.close()
 
     def eof(self, client: Client) -> None:
-        """Nothing was said, and nothing will be."""
+        """The peer has left before the end of its header."""
         client.cut()
 
     def expired(self, client: Client, now: float) -> None:
@@ -65,7 +65,7 @@ class ProxyHeaderWait(Stage):
         client.close()
 
     def server_closing(self, client: Client) -> None:
-        """It is not known yet whether there is a client."""
+        """Close without a reply: perhaps there is no client yet."""
         client.close()
 
     def _log_fault(self, why: str, shown: str) -> None:
@@ -73,7 +73,7 @@ class ProxyHeaderWait(Stage):
         logger.warning("%s: no PROXY header from %s: %s %s", self._session.id, peer, why, shown)
 
     def _learn(self, header: ProxyHeader) -> str | None:
-        """Take over what the header says; returns the address to count."""
+        """Apply the header; returns the address to count."""
         session = self._session
         protocol = self._protocol
         session.proxy = _facts(header, (session.remote_address, session.remote_port))
@@ -91,7 +91,7 @@ class ProxyHeaderWait(Stage):
 
 
 def _facts(header: ProxyHeader, peer: tuple[str, int]) -> dict[str, Any]:
-    """`session.proxy`: what the header said, every text of it fit for a log."""
+    """`session.proxy`: the facts of the header, every text of it safe for a log."""
     facts: dict[str, Any] = {
         "version": header.version,
         "command": header.command,
@@ -114,5 +114,5 @@ def _facts(header: ProxyHeader, peer: tuple[str, int]) -> dict[str, Any]:
 
 
 def _text(value: bytes) -> str:
-    r"""UTF-8 by its specification; a client may have chosen it, so what is none is escaped."""
+    r"""UTF-8 by its specification; a client may have chosen it, so other octets are escaped."""
     return escaped(value.decode("utf-8", "surrogateescape"), MAX_TEXT, plain=" ")

@@ -1,7 +1,7 @@
-"""The connections of a server: places, limits, and the wait for the last one to leave.
+"""The connections of a server: places, limits, and the wait for the last one to end.
 
-In: connections as they come and end. Out: the reply to one that is too many, and an event when all
-have gone with all their hooks.
+In: connections as they come and end. Out: the reply to one above the limit, and an event when all
+have ended with all their hooks.
 """
 
 from __future__ import annotations
@@ -22,15 +22,15 @@ from fastsmtp.session import Session
 
 __all__ = ["ConnectionRegistry", "Registered"]
 
-LINGER_CHECK: Final = 0.05  # seconds between two looks whether all that is left only lingers
+LINGER_CHECK: Final = 0.05  # seconds between two checks whether all remaining connections linger
 
-# The registry of the server whose hooks, or Tasks that they have begun, run in this context.
+# The registry of the server whose hooks, or Tasks that they have started, run in this context.
 _serving: ContextVar[ConnectionRegistry | None] = ContextVar("fastsmtp.serving", default=None)
 
 
 class Registered(Protocol):
-    """A connection as its server sees it. counted_host: what `admit_host` has counted it for, ""
-    for nothing.
+    """The interface of a connection for its server. counted_host: the host that `admit_host` has
+    counted it for, "" for none.
     """
 
     session: Session
@@ -41,16 +41,16 @@ class Registered(Protocol):
 
     @property
     def lingers(self) -> bool:
-        """Whether only the client's own end is waited for."""
+        """Whether it only waits for the client's end."""
 
     def runs(self, task: asyncio.Task[Any]) -> bool:
-        """Whether `task` is that of a hook of this connection."""
+        """Whether `task` runs a hook of this connection."""
 
     def has_hook_at_work(self) -> bool:
         """Whether a hook of this connection has not ended, or not answered, yet."""
 
     def shut_down(self) -> None:
-        """The server is closing: the client gets a 421 as soon as it may."""
+        """The server is closing: send 421 as soon as the protocol allows it."""
 
     def abort(self) -> None:
         """Cut the connection now."""
@@ -62,14 +62,14 @@ class Registered(Protocol):
 class ConnectionRegistry:
     """The connections of one server.
 
-    connections: those that were let in and have not ended with all their hooks but `on_close`.
-    refused: those that only have to read their 421. closing: nobody is let in any more. callers:
-    connections, and Tasks of `on_close`, whose hooks have called `close()`: it cannot wait for
-    them as long as they wait for it.
+    connections: admitted ones that have not ended; `on_close` may still be running. refused: those
+    that only have to read their 421. closing: no client is admitted any more. callers: connections,
+    and Tasks of `on_close`, whose hooks have called `close()`: it cannot wait for them while they
+    wait for it.
 
-    A client that has gone holds no place while its `on_close` is at work. What such calls hold must
-    have a bound too: those beyond the number of places count as clients, for the limit of all and
-    for that of a host.
+    A client that is gone takes no place while its `on_close` is at work. The memory of such calls
+    must be bounded too: calls beyond the number of places count as clients, for the limit of all
+    and for that of a host.
     """
 
     def __init__(self, options: Options, tables: ServerTables) -> None:
@@ -88,15 +88,15 @@ class ConnectionRegistry:
 
     @property
     def is_empty(self) -> bool:
-        """Nobody is connected, and no hook of anybody is at work."""
+        """Whether there are no connections and no hook is at work."""
         return not (self.connections or self.refused or self.close_hooks)
 
     def everyone(self) -> list[Registered]:
-        """Return those that were let in and those that were refused."""
+        """Return the admitted and the refused connections."""
         return [*self.connections, *self.refused]
 
     def admit(self, connection: Registered) -> Reply | None:
-        """Give a connection its place; the reply says why there is none."""
+        """Give a connection a place, or return the reply that refuses it."""
         limit = self._max_clients
         refusal = None
         if limit and len(self.connections) + max(0, len(self.close_hooks) - limit) >= limit:
@@ -107,7 +107,7 @@ class ConnectionRegistry:
         return refusal
 
     def admit_host(self, connection: Registered, address: str) -> Reply | None:
-        """Count a client of this address; the reply says why it is one too many."""
+        """Count a client of this address, or return the reply that refuses it."""
         limit = self._max_per_host
         if limit:
             key = host_key(address)
@@ -127,7 +127,7 @@ class ConnectionRegistry:
     def call_on_close(
         self, loop: asyncio.AbstractEventLoop, hook: Callable[[Session], Any], client: Registered
     ) -> None:
-        """Call the hook for a client that has gone; a coroutine goes on without its connection."""
+        """Call the hook for a client that is gone; a coroutine continues without its connection."""
         host = client.counted_host
         self.close_hooks.call(loop, hook, client.session, host, client.client_name)
 
@@ -149,8 +149,8 @@ class ConnectionRegistry:
 
     @contextmanager
     def marked_context(self) -> Iterator[None]:
-        """What begins in here is known to `add_callers`: whatever is accepted by listeners that are
-        opened here, its hooks, and the Tasks that they begin.
+        """Mark the context for `add_callers`: that of connections whose listeners are opened here,
+        of their hooks, and of the Tasks that these start.
         """
         token = _serving.set(self)
         try:
@@ -159,9 +159,9 @@ class ConnectionRegistry:
             _serving.reset(token)
 
     def add_callers(self, task: asyncio.Task[Any] | None) -> bool:
-        """`close()` was called in `task`. Return whether that is on behalf of hooks.
+        """`close()` was called in `task`. Return whether hooks may wait for that.
 
-        In a Task that a hook has begun any hook that is at work may be the one that waits for it.
+        In a Task that a hook has started, any running hook may be the one that waits for it.
         """
         found: set[object] = {one for one in self.connections if task and one.runs(task)}
         found |= {hook for hook in self.close_hooks if hook is task}
@@ -174,9 +174,9 @@ class ConnectionRegistry:
         return bool(found)
 
     async def wait_for_the_last(self) -> None:
-        """Wait until all have gone, the callers of `close()` only after `release_callers`. When all
-        that is left lingers, nobody waits for that: each has had its 421, a moment to send what was
-        on its way, and a FIN.
+        """Wait until all have ended, the callers of `close()` only after `release_callers`.
+        Lingering connections are not waited for: each got its 421, some time to send the octets in
+        transit, and a FIN.
         """
         self._look_for_the_last()
         while not self._all_gone.is_set():
@@ -189,11 +189,11 @@ class ConnectionRegistry:
                     connection.abort()
 
     async def wait_for_the_rest(self) -> None:
-        """Wait until all but the callers of `close()` have gone."""
+        """Wait until all except the callers of `close()` have ended."""
         await self._rest_is_gone.wait()
 
     def release_callers(self) -> None:
-        """All others have gone: `close()` returns in hooks, and is to wait for these now."""
+        """All others have ended: `close()` returns in hooks, and then waits for these."""
         self._rest_is_gone.set()
         self._all_gone.clear()
 
@@ -203,14 +203,14 @@ class ConnectionRegistry:
         return [one for one in self.everyone() if (one in self.callers) == of_callers]
 
     def give_up(self) -> None:
-        """Cancel the hooks that are still at work and waited for; no answer of them counts."""
+        """Cancel the hooks that are still at work; their answers do not count."""
         for hook in self._close_hooks_left():
             self.close_hooks.cancel(hook)
         for connection in self.left():
             connection.give_up()
 
     def wait_no_more(self) -> None:
-        """Whatever is left is left behind."""
+        """Abandon the remaining connections."""
         self._all_gone.set()
 
     def _close_hooks_left(self) -> list[asyncio.Task[Any]]:

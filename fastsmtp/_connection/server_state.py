@@ -1,7 +1,7 @@
-"""What a server and its connections share.
+"""The state that a server and its connections share.
 
-In: the options and hooks of one server, and the loop that it listens on. Out: everything that its
-connections use in common, and the two things that they report to it.
+In: the options and hooks of one server, and the loop that it listens on. Out: all objects that its
+connections share, and the two events that they report to it.
 """
 
 from __future__ import annotations
@@ -77,8 +77,8 @@ class ServerState:
             self.timers = Timers(loop, time.monotonic)
 
     def tls_of_listener(self, *, secure: bool) -> ListenerTLS:
-        """Return the TLS of one listener, with a certificate made for it where `secure` has none.
-        Raises ValueError when that cannot be made.
+        """Return the TLS of one listener; for `secure` without a certificate, make one. Raises
+        ValueError if that is not possible.
         """
         if secure and not self.options.secured and not self.tls.is_configured:
             self.tls.make_certificate()
@@ -93,11 +93,11 @@ class ServerState:
             self.events.emit("connect", facts, connection=connection)
 
     def report(self, error: BaseException, place: Place) -> None:
-        """Something of ours or of a hook has failed: event `error`. Without a listener it is
-        logged, a failure of TLS in any case.
+        """A hook, TLS or the socket has failed: event `error`. Without a listener it is logged, a
+        failure of TLS in any case.
         """
         mark(error, place)
-        if place.stage == "tls":  # caused by clients, so there may be many: a line for some of them
+        if place.stage == "tls":  # caused by clients, so there may be many: only some are logged
             self.handshakes.failed(error, place)
         if self.events.has_listener("error"):
             self.events.emit("error", error, connection=f"{place.session_id}: {place.client}")
@@ -105,13 +105,13 @@ class ServerState:
             log_failure(error, place)
 
     async def end(self) -> None:
-        """All connections have ended, or are left behind: end what ran for them."""
+        """All connections have ended or are abandoned: end what ran for them."""
         if self.lookup is not None:
             await self.lookup.close()
         if self.timers is not None and self.registry.is_empty:
             self.timers.stop()
 
     def abandon_sockets(self) -> None:
-        """Close the descriptors in a forked child; the parent goes on."""
+        """Close the descriptors in a forked child; the parent continues."""
         if self.sockets is not None:
             self.sockets.abandon()

@@ -1,4 +1,4 @@
-"""The questions, as C asks them."""
+"""The interface of stages, with C types."""
 
 
 cdef class Stage:

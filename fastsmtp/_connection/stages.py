@@ -1,10 +1,10 @@
-"""What a connection is doing: one stage after the other, each answering the same questions.
+"""The stages of a connection, one after the other, all with the same interface.
 
     proxy header -> handshake -> wait before the greeting -> dialogue -> lingering
 
-The first three are left out where they are not needed, and STARTTLS puts a handshake into the
-dialogue. A connection that is refused lingers from the start. Those that keep nothing are one
-object each, for all connections; the others are in modules of their own.
+The first three are skipped if they are not needed, and STARTTLS inserts a handshake into the
+dialogue. A refused connection lingers from the start. Stages without state are one object each, for
+all connections; the others are in modules of their own.
 """
 
 from __future__ import annotations
@@ -16,8 +16,8 @@ __all__ = ["GONE", "LINGERING", "LOST", "TALKING", "Client", "Stage", "Talking",
 
 
 class Client(Protocol):
-    """What a stage asks of its connection. reads: how often something has come in. context: that it
-    is called in, None: any.
+    """The interface of a connection for its stage. reads: how often octets have arrived. context:
+    contextvars for its calls, None: any.
     """
 
     reads: int
@@ -27,77 +27,79 @@ class Client(Protocol):
         """Give octets to the dialogue."""
 
     def receive_eof(self) -> None:
-        """Tell the dialogue that the client sends no more."""
+        """Tell the dialogue that the client has sent FIN."""
 
     def holds_input(self) -> bool:
-        """Whether some of what was read is not worked on yet."""
+        """Whether some input is not processed yet."""
 
     def input_ended(self) -> None:
-        """All that was read before the client's FIN is worked on."""
+        """All input before the client's FIN is processed."""
 
     def go_on_later(self) -> None:
-        """Have what is left of the input worked on in a later turn of the loop."""
+        """Process the rest of the input in a later turn of the loop."""
 
     def set_reading(self, reading: bool) -> None:
-        """Go on reading, or stop it."""
+        """Continue or pause reading."""
 
     def introduced(self, address: str | None, rest: bytes) -> None:
-        """The PROXY header is read. address: what counts for `max_clients_per_host`; rest: what was
-        read after the header.
+        """The PROXY header is read. address: counted for `max_clients_per_host`; rest: the octets
+        after the header.
         """
 
     def start(self, name: str | None, input_over: bool = False) -> None:
-        """Begin the dialogue. name: of the client, None for none; input_over: it sends no more."""
+        """Begin the dialogue. name: of the client, None if unknown; input_over: it has sent FIN."""
 
     def expire(self, now: float) -> None:
         """The deadline of the dialogue has passed."""
 
     def say_closing(self) -> None:
-        """The server is closing: have the dialogue say 421 as soon as it may."""
+        """The server is closing: have the dialogue send 421 as soon as it may."""
 
     def close(self) -> None:
-        """End the connection after what is written."""
+        """End the connection after the written output."""
 
     def cut(self) -> None:
         """End it now."""
 
 
 class Stage:
-    """Base of the others, and a connection that is cut or not yet let in: nothing happens."""
+    """Base of the others, and the stage of a connection that is cut or not yet admitted: events
+    have no effect.
+    """
 
     __slots__ = ()
 
     def octets(self, client: Client, data: bytes) -> None:
-        """Something was read."""
+        """Octets were read."""
 
     def eof(self, client: Client) -> None:
-        """The client sends no more; it may still be reading."""
+        """The client has sent FIN; it may still be reading."""
 
     def expired(self, client: Client, now: float) -> None:
-        """The deadline has passed, and nothing came in."""
+        """The deadline has passed without input."""
 
     def server_closing(self, client: Client) -> None:
         """The server is closing; RFC 5321 §3.8 asks for a 421."""
 
     def may_read(self) -> bool:
-        """Whether the transport may deliver more; if not, the stage sees to it later."""
+        """Whether the transport may read on; if not, the stage resumes reading later."""
         return True
 
     def leave(self) -> None:
-        """Another stage begins, or the connection is lost: let go of what this one waits for."""
+        """Another stage begins, or the connection is lost: stop waiting."""
 
 
 def held(stage: Stage) -> Stage:
     """Return `stage` with a reference of the caller's own.
 
-    A connection may enter another stage, and so give up this one, while a method of it runs. C
-    calls that method without taking a reference.
+    A connection may enter another stage, and so drop this one, while a method of it runs. C calls
+    that method without taking a reference.
     """
     return stage
 
 
 class Lost(Stage):
-    """The transport is gone; a hook may still be at work."""
+    """The transport is gone; a hook may still be running."""
 
     __slots__ = ()
 
@@ -107,17 +109,17 @@ class Lost(Stage):
 
 
 class Lingering(Stage):
-    """The last octet is written, or the client refused: what it still sends is dropped."""
+    """The last octet is written, or the client was refused: its further octets are dropped."""
 
     __slots__ = ()
 
     def eof(self, client: Client) -> None:
-        """The end that was waited for."""
+        """The expected end."""
         client.close()
 
 
 class Talking(Stage):
-    """The dialogue in plaintext, for which the connection takes a shorter way to `receive`."""
+    """The dialogue in plaintext, for which the connection calls `receive` directly."""
 
     __slots__ = ()
 
@@ -126,7 +128,7 @@ class Talking(Stage):
         client.receive(data)
 
     def eof(self, client: Client) -> None:
-        """What is complete is still answered (RFC 5321 §3.8)."""
+        """Complete commands are still answered (RFC 5321 §3.8)."""
         client.receive_eof()
 
     def expired(self, client: Client, now: float) -> None:
@@ -134,18 +136,18 @@ class Talking(Stage):
         client.expire(now)
 
     def server_closing(self, client: Client) -> None:
-        """The dialogue knows when it may say so."""
+        """The dialogue sends 421 when it may."""
         client.say_closing()
 
     def holds_input(self) -> bool:
-        """Whether some of what was read is still to be decrypted."""
+        """Whether some input is not decrypted yet."""
         return False
 
     def wait_for_turn(self, client: Client) -> None:
-        """Have that go on in a later turn; till then nothing more is read."""
+        """Decrypt it in a later turn; until then nothing more is read."""
 
     def go_on(self, client: Client) -> None:
-        """The turn has come, if one was waited for."""
+        """The turn has come, if one was needed."""
 
 
 GONE: Final = Stage()

@@ -1,7 +1,7 @@
 """The stages of TLS: the handshake in its turns, then the dialogue inside, to the end.
 
-Octets go through one pump: in here what was read, in `Output` what is written. The transport is
-never swapped. RFC 3207 §4, RFC 8314 §3.
+Octets go through one pump: input here, output in `Output`. The transport is never replaced. RFC
+3207 §4, RFC 8314 §3.
 """
 
 from __future__ import annotations
@@ -24,16 +24,16 @@ PIECE: Final = 64 * 1024
 
 
 class SecureClient(Client, Protocol):
-    """What the handshake asks of its connection."""
+    """The interface of a connection for the handshake."""
 
     def secured(self, inside: Talking, facts: TLSSocket) -> None:
-        """It is done. inside: the stage that takes the octets from here on."""
+        """The handshake is done. inside: the stage that gets the octets from now on."""
 
 
 class Handshake(Stage):
-    """From here on nothing is plaintext. contexts: those of this moment, whatever is reloaded.
+    """After its start nothing is plaintext. contexts: the current ones; a reload does not matter.
 
-    context: that of the connection, for the queue of handshakes.
+    context: contextvars of the connection, for the queue of handshakes.
     """
 
     def __init__(
@@ -62,14 +62,14 @@ class Handshake(Stage):
         if self._queued:
             return
         if self._pump.overflows(len(self._flight)):
-            self.handshake_step()  # that is its end, and nobody has to keep the octets for it
+            self.handshake_step()  # too much, which ends it: the octets need not be kept
             return
         self._queued = not self._handshakes.request(self, self._loop)
         if self._queued and self._output.is_reading:
-            self._output.set_reading(False)  # one read is what waits, no more
+            self._output.set_reading(False)  # no more than one read may wait
 
     def handshake_step(self) -> None:
-        """Do one step, with what the client has sent so far."""
+        """Do one step, with the client's octets so far."""
         self._queued = False
         flight, self._flight = self._flight, b""
         client = self._client
@@ -79,7 +79,7 @@ class Handshake(Stage):
         plaintext = pump.shake(flight)
         if plaintext is not None and pump.error is None:
             self._established(client, plaintext)
-            output.write_raw(pump.take_output())  # a ticket, unless it has gone with the greeting
+            output.write_raw(pump.take_output())  # a ticket, unless it was sent with the greeting
         else:
             output.write_raw(pump.take_output())
             if pump.error is not None:
@@ -105,7 +105,7 @@ class Handshake(Stage):
             inside.wait_for_turn(client)
 
     def eof(self, client: Client) -> None:
-        """A client that has said nothing only looks whether the port is open: that is no error."""
+        """A client that leaves without an octet only checks that the port is open: not an error."""
         if self._pump.taken or not self._protocol.opening:
             self._protocol.report(ConnectionError("the client left the handshake"), "tls")
         client.cut()
@@ -116,15 +116,15 @@ class Handshake(Stage):
         client.cut()
 
     def server_closing(self, client: Client) -> None:
-        """Nothing can be said."""
+        """Close: no reply is possible."""
         client.cut()
 
     def may_read(self) -> bool:
-        """What was read waits for its turn first."""
+        """Whether no read waits for its turn."""
         return not self._queued
 
     def leave(self) -> None:
-        """It is done, or given up."""
+        """The handshake is done or has failed."""
         self._client = None
 
 
@@ -135,12 +135,12 @@ class SecureTalking(Talking):
         self._protocol = protocol
         self._output = output
         self._pump = pump
-        self._has_more = False  # the pump goes on with what it has in the next turn
+        self._has_more = False  # the pump continues with its octets in the next turn
 
     def octets(self, client: Client, data: bytes) -> None:
-        """Octets of a read. One of another loop, which may be larger, goes by pieces: plaintext of
-        that size, beside it, is so much memory that the allocator would give it back to the system,
-        and fault it in again, each time.
+        """Octets of a read. A larger one, of a loop's transport, is decrypted in pieces: plaintext
+        of its full size would be so much memory that the allocator returned it to the system, and
+        faulted it in again, each time.
         """
         pump = self._pump
         if pump.ended:
@@ -154,19 +154,19 @@ class SecureTalking(Talking):
                 return
             self._answer(client, data[start : start + PIECE])
             if self._protocol.is_closing() or pump.ended:
-                return  # what follows is dropped, as that of later reads is
+                return  # the rest is dropped, like later reads
 
     def eof(self, client: Client) -> None:
-        """FIN or close_notify: what was there before is still answered."""
+        """FIN or close_notify: earlier commands are still answered."""
         if not self.holds_input():
             client.receive_eof()
 
     def holds_input(self) -> bool:
-        """Whether some of what was read is still to be decrypted."""
+        """Whether some input is not decrypted yet."""
         return self._pump.more and not self._pump.ended and not self._protocol.is_closing()
 
     def wait_for_turn(self, client: Client) -> None:
-        """The pump has left octets of a read to a later turn; till then nothing more is read."""
+        """The pump has left octets of a read for a later turn; until then nothing more is read."""
         if self._output.is_reading:
             self._output.set_reading(False)
         if not self._has_more:
@@ -174,13 +174,13 @@ class SecureTalking(Talking):
             client.go_on_later()
 
     def go_on(self, client: Client) -> None:
-        """The turn has come, if one was waited for."""
+        """The turn has come, if one was needed."""
         if not self._has_more:
             return
         self._has_more = False
         if not self.holds_input() or not self._protocol.wants_input:
-            return  # `Connection.set_reading` comes back when input is wanted
-        client.reads += 1  # for a deadline it is as if it had just been read
+            return  # `Connection.set_reading` calls again when input is wanted
+        client.reads += 1  # for a deadline this counts as a read
         self._answer(client, b"")
         if self.holds_input():
             return
@@ -195,12 +195,12 @@ class SecureTalking(Talking):
         self._output.write_raw(output)
         self.pass_on(client, plaintext)
         if output and self._output.is_reading and not self._protocol.wants_input:
-            self._output.set_reading(False)  # it asks for new keys and takes no answer
+            self._output.set_reading(False)  # it requests key updates without reading the answers
         if self.holds_input():
             self.wait_for_turn(client)
 
     def pass_on(self, client: Client, plaintext: bytes) -> None:
-        """Give plaintext to the dialogue, then see whether there is more to come."""
+        """Give plaintext to the dialogue, then check for the end and for failures."""
         if plaintext and not self._protocol.is_closing():
             client.receive(plaintext)
         if self._protocol.is_closing():
@@ -212,7 +212,7 @@ class SecureTalking(Talking):
 
 
 def _fail(client: Client, protocol: SMTPProtocol, pump: Pump) -> None:
-    """There is no TLS, or no more: nothing is said but the alert that has gone out."""
+    """TLS has failed: close with only TLS's own alert."""
     error = pump.error
     assert error is not None
     pump.let_go()

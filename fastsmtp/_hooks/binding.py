@@ -20,7 +20,7 @@ __all__ = ["Hooks", "check_hook_name", "check_hook_names_of"]
 
 type_hook = Callable[..., Any]
 
-# Methods that are not callable themselves as they stand in a class.
+# Methods that, taken from the class, are not callable themselves.
 _METHODS: Final = (staticmethod, classmethod, functools.partialmethod)
 
 
@@ -63,7 +63,7 @@ def _with_task(function: type_hook, with_callback: bool, name: str) -> type_hook
 
 
 def _check_order(name: str, signature: inspect.Signature) -> None:
-    """Raise TypeError where a parameter has the name of an argument that comes in another place."""
+    """Raise TypeError if a parameter has the name of an argument at another position."""
     wanted = HOOKS[name]
     by_position = (
         inspect.Parameter.POSITIONAL_ONLY,
@@ -84,10 +84,10 @@ def _resolved(name: str, function: type_hook) -> type_hook:
     if not callable(function):
         raise TypeError(f"{name} must be callable, got {function!r}")
     if inspect.isgeneratorfunction(function) or inspect.isasyncgenfunction(function):
-        raise TypeError(f"{name} must not be a generator: nobody would run it; got {function!r}")
+        raise TypeError(f"{name} must not be a generator: it would not run; got {function!r}")
     try:
         signature = inspect.signature(function)
-    except ValueError:  # a builtin without a signature: taken at its word
+    except ValueError:  # a builtin without a signature cannot be checked
         return function
     _check_order(name, signature)
     count = len(names)
@@ -111,7 +111,7 @@ def _resolved(name: str, function: type_hook) -> type_hook:
 def check_hook_name(name: str) -> None:
     """Raise TypeError for a name that looks like that of a hook and is not one.
 
-    "onRcptTo" looks like one too: so they are called in JavaScript.
+    "onRcptTo", the form of JavaScript, looks like one too.
     """
     if name in HOOKS or not looks_like_hook(name):
         return
@@ -132,11 +132,11 @@ def check_hook_names_of(owner: type, base: type) -> None:
 
 
 class Hooks:
-    """The hooks of one server in their internal form, None where none is set."""
+    """The hooks of one server in their internal form, None if not set."""
 
     __slots__ = tuple(HOOKS)
 
-    # For type checkers, as the .pxd is for C. One that is missing there cannot be set below.
+    # For type checkers; the .pxd has the same for C, and setting a hook fails without it.
     on_connect: type_hook | None
     on_secure: type_hook | None
     on_auth: type_hook | None
@@ -151,7 +151,5 @@ class Hooks:
             setattr(self, name, None)
 
     def set(self, name: str, function: type_hook | None) -> None:
-        """Set hook `name`; None takes it away. Raises TypeError when `function` cannot be that
-        hook.
-        """
+        """Set hook `name`; None removes it. Raises TypeError if `function` cannot be that hook."""
         setattr(self, name, None if function is None else _resolved(name, function))

@@ -1,4 +1,4 @@
-"""One call of one hook: its answer, who asks, and what runs its coroutine."""
+"""One call of one hook: its answer, the interface of its caller, and that of a connection."""
 
 from __future__ import annotations
 
@@ -23,8 +23,8 @@ __all__ = [
     "new_answer",
 ]
 
-# Hooks whose answer is yes or no: a value from a coroutine could only be a refusal that is meant
-# for another server, such as "550 no such user" or False.
+# Hooks whose answer is yes or no: a value from a coroutine can only be a refusal in the style of
+# another server, such as "550 no such user" or False.
 WITHOUT_VALUE: Final = frozenset({"on_connect", "on_secure", "on_mail_from", "on_rcpt_to"})
 
 NO_ANSWER: Final = "%s gave no answer in time (one that takes callback has to call it)"
@@ -38,29 +38,29 @@ _ANSWERED: int = ANSWERED
 
 
 def ends_process(error: BaseException) -> bool:
-    """Whether what a hook has raised is not its own failure, but goes on to the event loop. It is
-    what asyncio lets through of a Task.
+    """Whether a hook's exception is not a failure of the hook but has to reach the event loop: the
+    same exceptions that asyncio re-raises from a Task.
     """
     return isinstance(error, (KeyboardInterrupt, SystemExit))
 
 
 class Host(Protocol):
-    """What a dialogue asks of its connection."""
+    """The interface of a connection for its dialogue."""
 
     def start_task(self, coroutine: Coroutine[Any, Any, Any], answer: Answer, stream: Any) -> bool:
-        """Run a coroutine; `answer.settle` is told how it ended. stream: the message that it was
-        given, None for none. False: it has not begun yet.
+        """Run a coroutine; `answer.settle` gets its result or exception. stream: its message, None
+        without one. Returns False if it has not begun yet.
         """
 
     def orphan_task(self, answer: Answer) -> None:
-        """Nobody waits for `answer` any more: its coroutine, if it has one, should end."""
+        """`answer` is not needed any more: its coroutine, if it has one, should end."""
 
     def cancel_task(self, answer: Answer) -> None:
         """Cancel the coroutine of `answer`, if it has one."""
 
     def wake(self) -> None:
-        """Something has changed outside of `receive`: advance, then look at output, deadline
-        and flow.
+        """Something has changed outside of `receive`: advance, then update output, deadline and
+        reading.
         """
 
     def connected(self) -> None:
@@ -74,8 +74,8 @@ class Host(Protocol):
 
 
 class Asker:
-    """Who asks hooks, and is told their answers. busy: inside of a call of the connection, which
-    picks an answer up when the hook returns.
+    """The caller of hooks. busy: inside of a call of the connection, which handles an answer when
+    the hook returns.
     """
 
     busy: bool
@@ -89,7 +89,7 @@ class Asker:
         raise NotImplementedError
 
     def close(self) -> None:
-        """Nothing more is read or executed."""
+        """Read and execute nothing more."""
         raise NotImplementedError
 
 
@@ -97,11 +97,11 @@ class Answer:
     """The `callback` of one call of one hook: `callback()` accepts, `callback(error)` rejects.
 
     The first answer counts, and the call returns True; a second call raises RuntimeError, and so
-    does a call from another thread. A call that comes when nobody waits any more, for the hook's
-    clock has run out, does nothing and returns False.
+    does a call from another thread. A call after the hook's deadline does nothing and returns
+    False.
 
-    owner: the dialogue that asked. hook: the name of the hook. then: what the owner does with the
-    answer, called as `then(owner, answer)`.
+    owner: the dialogue that called the hook. hook: the name of the hook. then: handles the answer,
+    called as `then(owner, answer)`.
     """
 
     __slots__ = (
@@ -128,7 +128,7 @@ class Answer:
     failed: bool
     needs_call: bool
     begins_later: bool  # the hook is a coroutine whose first step is in the next turn
-    driver: Any  # of its coroutine, while that waits for nothing but its message
+    driver: Any  # of its coroutine, while it waits only for its message
 
     def __call__(self, error: BaseException | None = None, result: Any = None) -> bool:
         if thread_ident() != self.thread:
@@ -174,7 +174,7 @@ class Answer:
         self.owner.report(error, self.hook)
 
     def forget(self) -> None:
-        """The answer has had its effect. What was raised holds frames that may hold this object."""
+        """The answer is used: drop its exception, whose frames may refer to this object."""
         self.error = self.result = None
 
     def expire(self) -> None:
@@ -184,7 +184,7 @@ class Answer:
     def settle(self, error: BaseException | None, result: Any) -> None:
         """The coroutine of this hook has ended."""
         if error is not None and ends_process(error):
-            self.owner.close()  # the process is to end: this connection too, and cleanly
+            self.owner.close()  # the process ends: close this connection properly
             self.fail(error)
         elif error is not None:
             self.fail(error)
@@ -197,21 +197,21 @@ class Answer:
                 self(None, result)
 
     def settle_plain(self, returned: object) -> None:
-        """A hook in callback style has returned something. That is ignored, but for a coroutine: it
-        would have called `callback`, and nobody will ever run it.
+        """A hook in callback style has returned a value. That is ignored, except for a coroutine:
+        it should have called `callback`, but would never run.
         """
         if self.state == _WAITING and inspect.iscoroutine(returned):
             returned.close()
             self.fail(
                 TypeError(
-                    f"{self.hook} is a plain function that returned a coroutine, which nobody"
-                    " awaits: write async def"
+                    f"{self.hook} is a plain function that returned a coroutine, which is never"
+                    " awaited: write async def"
                 )
             )
 
 
 def _meaningless(hook: str, result: object) -> TypeError:
-    """What is said of an answer that would have been an acceptance if values were ignored."""
+    """The error for a return value; ignoring it would accept what it probably means to reject."""
     return TypeError(
         f"{hook} returned {shown(result)}, which means nothing: return None to accept, raise"
         " SMTPError to reject"

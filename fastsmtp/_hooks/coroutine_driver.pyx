@@ -1,17 +1,17 @@
-"""Hooks that are coroutines, driven by hand as far as that goes; a Task is made only where one has
-to wait for something else than its message.
+"""Hooks that are coroutines, driven by hand as far as possible; a Task is started only when one
+waits for something other than its message.
 
 Most such hooks end in their first step, and `on_data` waits for pieces that the engine itself
-brings: a Task for each costs more than the dialogue, and every piece a turn of the loop. So steps
-are taken here, at once. The Task is an object whose `__init__` has not run: it is the current task
-during each step, so that time-outs, task groups and libraries that ask whose step this is find the
-very one that goes on when there has to be one. There has to be as soon as the coroutine waits for
-anything else, or somebody has kept the Task and could cancel it.
+delivers: a Task for each hook costs more than the dialogue, and each piece would cost a turn of the
+loop. So the steps are taken here, immediately. The Task is an object whose `__init__` has not run:
+it is the current task during each step, so that timeouts, task groups and other libraries see the
+Task that continues if one is necessary. One is necessary as soon as the coroutine waits for
+anything else, or if a reference to the Task was kept, which might be used to cancel it.
 
-As with any Task the steps run in one copy of the context, and what else was the current task is
-that again after each. asyncio's private names are used for that, so a connection calls `drive` only
-where `_interpreter.IS_KNOWN`; elsewhere Tasks do the work (`HookTasks.start`), and this module
-touches none of them.
+As with any Task, the steps run in one copy of the context, and after each the former current task
+is restored. This uses private names of asyncio, so a connection calls `drive` only if
+`_interpreter.IS_KNOWN`; otherwise Tasks do the work (`HookTasks.start`), and this module does not
+touch these names.
 """
 
 cimport cython
@@ -40,17 +40,17 @@ cdef dict CURRENT_TASKS = tasks._current_tasks if _interpreter.IS_KNOWN else Non
 
 
 class _HookTask(Task):
-    """The Task of a hook's coroutine. It begins to live when it has to: see `Driver`.
+    """The Task of a hook's coroutine, started only if necessary: see `Driver`.
 
-    Until then it may be the current task, and nothing else: asyncio's methods do not look whether
-    `__init__` has run. So whoever calls one of them has it begin first.
+    Until then it can only be the current task: asyncio's methods do not check whether `__init__`
+    has run. So each call of one of them starts the Task first.
     """
 
     __slots__ = ("driver",)
 
 
 def _beginning(name):
-    """Return method `name` of a Task, for one that has perhaps not begun."""
+    """Return method `name` of a Task, for a Task that may not be started yet."""
     method = getattr(Task, name)
 
     def call(self, *arguments, **named):
@@ -61,7 +61,7 @@ def _beginning(name):
     return call
 
 
-# What asyncio.timeout() and TaskGroup call of the current task in passing needs no beginning.
+# asyncio.timeout() and TaskGroup call these on the current task; they need no started Task.
 _NO_BEGINNING = ("cancelling", "uncancel")
 if _interpreter.IS_KNOWN:
     for _name in dir(Task):
@@ -74,12 +74,12 @@ if _interpreter.IS_KNOWN:
 
 @cython.final
 cdef class Begun:
-    """Begun()\n--\n\nA coroutine that was driven by hand, as a Task goes on with it."""
+    """Begun()\n--\n\nA coroutine that was driven by hand, for the Task that continues it."""
 
     cdef object _coroutine, _yielded, _result, _error
-    cdef bint _is_due  # what was yielded is still to be handed to the Task
+    cdef bint _is_due  # the yielded object has not been passed to the Task yet
     cdef bint _has_ended
-    cdef bint _was_cancelled  # before it ended, and has not heard of it
+    cdef bint _was_cancelled  # before it ended, without getting CancelledError
 
     def __await__(self):
         return self
@@ -91,7 +91,7 @@ cdef class Begun:
         return self.send(None)
 
     def send(self, value):
-        """Take the next step, the first time none: what came of it is there."""
+        """Take the next step; the first time only return the result of the last one."""
         if self._has_ended:
             if self._error is not None:
                 error, self._error = self._error, None
@@ -110,8 +110,8 @@ cdef class Begun:
         return 0
 
     cdef int end(self, object result, object error, bint was_cancelled) except -1:
-        """The coroutine has ended. was_cancelled: its Task was, in the last step, so that a result
-        does not count. What comes from now on is too late.
+        """The coroutine has ended. was_cancelled: its Task was cancelled in the last step, so the
+        result does not count. Later cancellations have no effect.
         """
         self._was_cancelled = was_cancelled
         self._has_ended = True
@@ -125,8 +125,8 @@ cdef class Begun:
         return yielded
 
     def throw(self, *error):
-        """Raise `error` where the coroutine waits; a Task that is cancelled asks first what it
-        waits for.
+        """Raise `error` in the coroutine; but a cancelled Task first gets what the coroutine waits
+        for.
         """
         if self._has_ended:
             if self._was_cancelled and self._error is None:
@@ -139,12 +139,12 @@ cdef class Begun:
         return self._coroutine.throw(*error)
 
     def close(self):
-        """End the coroutine where it waits."""
+        """Close the coroutine."""
         self._handed_over()
         self._coroutine.close()
 
     def __getattr__(self, name):
-        return getattr(self._coroutine, name)  # what stacks and names are made of
+        return getattr(self._coroutine, name)  # for stacks and names
 
     def __repr__(self):
         return repr(self._coroutine)
@@ -152,17 +152,17 @@ cdef class Begun:
 
 @cython.final
 cdef class Driver:
-    """Driver()\n--\n\nWhat takes the steps of one coroutine; made by `drive`."""
+    """Driver()\n--\n\nTakes the steps of one coroutine; made by `drive`."""
 
     cdef object _coroutine, _task, _context, _loop, _host, _yielded
     cdef Answer _answer
     cdef DataStream _stream
-    cdef Begun _begun  # the Task lives, and goes on by itself behind the present step
+    cdef Begun _begun  # the Task is started, and continues after the current step
     cdef bint _is_stepping
 
     cdef int _step(self) except -1:
-        """Take a step, and see what is to be done for the next one. Raises what it raises, unless
-        there is a Task to do that.
+        """Take a step, and prepare the next one. Raises the coroutine's exception, unless there is
+        a Task to do that.
         """
         cdef PyObject *result = NULL
         cdef PySendResult how = PYGEN_ERROR
@@ -208,7 +208,7 @@ cdef class Driver:
         raise error
 
     cdef int _let_go(self) except -1:
-        """The coroutine has ended. Who has kept the Task is to find one that has ended too."""
+        """The coroutine has ended. If someone kept the Task, make it a finished one."""
         if Py_REFCNT(<PyObject *>self._task) == 1:
             self._task.driver = None
         else:
@@ -217,7 +217,7 @@ cdef class Driver:
         return 0
 
     cdef int _await(self) except -1:
-        """The coroutine waits: the stream is to call, or a Task goes on."""
+        """The coroutine waits: have the stream resume it, or start the Task."""
         if self._begun is not None:
             self._begun.wait(self._yielded)
         elif (
@@ -231,7 +231,7 @@ cdef class Driver:
         return 0
 
     def resume(self):
-        """resume()\n--\n\nGo on: what was waited for is there."""
+        """resume()\n--\n\nContinue the coroutine: its message has more."""
         self._answer.driver = None
         try:
             self._step()
@@ -241,7 +241,7 @@ cdef class Driver:
             self._answer.settle(error, None)
 
     def begin(self):
-        """begin()\n--\n\nLet the Task live: it goes on from here, or behind the present step."""
+        """begin()\n--\n\nStart the Task: it continues from here, or after the current step."""
         if self._begun is None:
             if self._answer.driver is not None:
                 self._answer.driver = None
@@ -261,10 +261,10 @@ cdef class Driver:
 
 cpdef object drive(object coroutine, object loop, Answer answer, object host, DataStream stream):
     """drive(coroutine, loop, answer, host, stream)\n--\n
-    Take the first step of a hook's coroutine, and see to the others: `answer` gets its end.
+    Take the first step of a hook's coroutine, and arrange the others: `answer` gets its result.
 
-    host: `host.keep_task(task, answer)` is called if there has to be a Task. stream: the message
-    that the hook was given, None for one that was given none. Raises what the first step raises.
+    host: `host.keep_task(task, answer)` is called if a Task is started. stream: the message that
+    was passed to the hook, None without one. Raises what the first step raises.
     """
     cdef Driver driver = Driver.__new__(Driver)
     driver._coroutine = coroutine
@@ -280,8 +280,8 @@ cpdef object drive(object coroutine, object loop, Answer answer, object host, Da
 
 def current_hook_task(loop):
     """current_hook_task(loop)\n--\n
-    Return the current task of `loop`, None without one. If it is that of a hook it begins to live:
-    its connection knows it from now on.
+    Return the current task of `loop`, None without one. If it is the Task of a hook it is started,
+    and its connection keeps it.
     """
     task = current_task(loop)
     if isinstance(task, _HookTask) and task.driver is not None:

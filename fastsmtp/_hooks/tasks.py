@@ -1,5 +1,5 @@
 """The coroutines of hooks, those of one connection and those of `on_close`: started, settled,
-cancelled, and in the end left behind.
+cancelled, and abandoned if they do not end.
 """
 
 from __future__ import annotations
@@ -17,14 +17,14 @@ from fastsmtp.session import Session
 
 __all__ = ["CloseHooks", "HookTasks", "warn_of_stall"]
 
-STALL: Final = 1.0  # seconds of one call after which the log says that a hook holds the loop
+STALL: Final = 1.0  # seconds of one call after which it is logged that a hook blocks the loop
 ABANDON: Final = 5.0  # seconds that a cancelled hook has to end
 HAS_EAGER_TASKS: Final = sys.version_info >= (3, 12)
 
 
 def warn_of_stall(seconds: float, connection: object = None) -> None:
-    """Say so when something has held the event loop for too long. connection: whose text names
-    session and client; None where it is not known.
+    """Log a warning if a call has blocked the event loop for too long. connection: its str names
+    session and client; None if unknown.
     """
     if seconds > STALL:
         text = "a hook held the event loop for %.1f s"
@@ -44,10 +44,10 @@ def _settle(task: asyncio.Task[Any], answer: Answer) -> None:
 
 
 class HookTasks:
-    """Tasks that are at work, each with its answer. on_done: called after each that has ended.
+    """Running Tasks, each with its answer. on_done: called after the end of each.
 
-    abandon_at: when those that were cancelled are left behind, infinity when none was. cancel_at:
-    when all are cancelled, infinity while their client is there.
+    abandon_at: when cancelled Tasks are abandoned, infinity without one. cancel_at: when all are
+    cancelled, infinity while their client is connected.
     """
 
     __slots__ = (
@@ -86,13 +86,11 @@ class HookTasks:
 
     @property
     def deadline(self) -> float:
-        """When something is to be cancelled or left behind."""
+        """When the next Task has to be cancelled or abandoned."""
         return min(self.abandon_at, self.cancel_at, next(iter(self._orphans.values()), inf))
 
     def look(self, now: float) -> list[str]:
-        """Do what is due; returns the names of hooks that were cancelled, have not ended, and are
-        left behind.
-        """
+        """Cancel and abandon what is due; returns the names of hooks that are abandoned."""
         names = self._abandon_overdue() if now >= self.abandon_at else []
         for answer in [answer for answer, until in self._orphans.items() if now >= until]:
             del self._orphans[answer]
@@ -103,15 +101,15 @@ class HookTasks:
         return names
 
     def start(self, coroutine: Coroutine[Any, Any, Any], answer: Answer) -> bool:
-        """Run the coroutine of a hook as a Task. Return whether its first step has been taken, else
-        it is in the next turn: where the loop has a task factory, and before Python 3.12, the first
-        with eager Tasks. Raises what ends the process.
+        """Run the coroutine of a hook as a Task. Return whether its first step is done. It is in
+        the next turn if the loop has a task factory, and before Python 3.12, which introduced eager
+        Tasks. Raises exceptions that end the process.
         """
         if HAS_EAGER_TASKS and self._loop.get_task_factory() is None:
             self._start_now(coroutine, answer)
             return True
         self.keep(self._loop.create_task(coroutine), answer)
-        # Called after the first step; the server sees later ones as it looks at its loop.
+        # Called after the first step; the server notices later steps when it checks its loop.
         self._loop.call_soon(self._look_for_stall, self._now(), answer)
         return False
 
@@ -128,12 +126,12 @@ class HookTasks:
         self._cancel([task for task, owner in self._tasks.items() if owner is answer])
 
     def orphan(self, answer: Answer, deadline: float) -> None:
-        """Nobody waits for `answer` any more: its coroutine has until `deadline` to end."""
+        """`answer` is not needed any more: its coroutine has until `deadline` to end."""
         if answer in self._tasks.values():
             self._orphans[answer] = deadline
 
     def cancel_all(self) -> None:
-        """Cancel all that is at work."""
+        """Cancel all running Tasks."""
         self._cancel(list(self._tasks))
 
     def _abandon_overdue(self) -> list[str]:
@@ -145,7 +143,7 @@ class HookTasks:
     def _cancel(self, tasks: list[asyncio.Task[Any]]) -> None:
         fresh = [task for task in tasks if task not in self._cancelled]
         for task in fresh:
-            self._tasks[task].expire()  # that it was cancelled is our doing, not a failure
+            self._tasks[task].expire()  # cancelled by us, which is not a failure
             task.cancel()
             self._cancelled.add(task)
         if fresh:
@@ -157,7 +155,7 @@ class HookTasks:
             self._take_first_step(task, coroutine)
             self.keep(task, answer)
         finally:
-            del task  # the traceback of what it has raised leads to this frame
+            del task  # the traceback of its exception refers to this frame
 
     def _take_first_step(
         self, task: asyncio.Task[Any], coroutine: Coroutine[Any, Any, Any]
@@ -167,7 +165,7 @@ class HookTasks:
             task.__init__(coroutine, loop=self._loop, eager_start=True)  # type: ignore[misc]
         except BaseException as error:
             if ends_process(error):
-                task.exception()  # looked at: it is raised here
+                task.exception()  # retrieved, so that asyncio does not log it: it is raised here
             raise
         finally:
             self._is_starting = outer
@@ -186,12 +184,12 @@ class HookTasks:
             _settle(task, answer)
             self._on_done()
         elif not task.cancelled():
-            task.exception()  # looked at, so that nobody is told that it never was
+            task.exception()  # retrieved, so that asyncio does not log it
 
 
 class _CloseCall:
-    """One call of `on_close` that is at work. who: session and client, for the log. clock: when it
-    is cancelled, then left behind.
+    """One running call of `on_close`. who: session and client, for the log. clock: when it is
+    cancelled, then abandoned.
     """
 
     __slots__ = ("clock", "host", "is_cancelled", "who")
@@ -200,15 +198,15 @@ class _CloseCall:
         self.who = who
         self.host = host
         self.clock = clock
-        self.is_cancelled = False  # by us, which is no failure
+        self.is_cancelled = False  # by us, which is not a failure
 
 
 class CloseHooks:
-    """The coroutines of `on_close` of one server. Their clients have gone, so no connection keeps
+    """The coroutines of `on_close` of one server. Their connections have ended and do not keep
     them.
 
-    timeout: seconds that each has, then it is cancelled; ABANDON seconds later it is left behind.
-    on_done: called after each.
+    timeout: seconds after which each is cancelled; ABANDON seconds later it is abandoned. on_done:
+    called after the end of each.
     """
 
     __slots__ = ("_calls", "_hosts", "_on_done", "_timeout")
@@ -223,7 +221,7 @@ class CloseHooks:
         return len(self._calls)
 
     def of_host(self, host: str) -> int:
-        """Return how many are at work for clients of this host."""
+        """Return how many are running for clients of this host."""
         return self._hosts[host]
 
     def __iter__(self) -> Iterator[asyncio.Task[Any]]:
@@ -237,8 +235,8 @@ class CloseHooks:
         host: str,
         client: Callable[[], str],
     ) -> None:
-        """Call `on_close`; what it raises is logged. host: "" where hosts are not counted. client:
-        returns its name for the log.
+        """Call `on_close`; its exceptions are logged. host: "" if hosts are not counted. client:
+        returns the client's name for the log.
         """
         try:
             result = hook(session)
@@ -256,7 +254,7 @@ class CloseHooks:
             task.add_done_callback(self._done)
 
     def cancel(self, task: asyncio.Task[Any]) -> None:
-        """Cancel one that is at work: the server closes."""
+        """Cancel a running call: the server closes."""
         call = self._calls[task]
         if not call.is_cancelled:
             logger.error("%s: the server closes, and on_close is cancelled", call.who)

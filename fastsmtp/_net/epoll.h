@@ -1,8 +1,8 @@
-/* The system's calls behind _sockets.pyx: one epoll, and sockets that never wait.
+/* The system calls of epoll_transport.pyx: one epoll, and non-blocking sockets.
  *
- * Only Linux has them. Elsewhere everything here is there to compile and answers ENOSYS, and the
- * engine stays with the transports of its event loop. Each call answers a number of octets or a
- * descriptor, and -1 with errno. A call that a signal has interrupted is made again.
+ * Linux only. On other systems these functions compile and fail with ENOSYS, and the engine uses
+ * the transports of its event loop. Each call returns a number of octets or a descriptor, or -1
+ * with errno. A call that was interrupted by a signal is repeated.
  */
 #ifndef FASTSMTP_EPOLL_H
 #define FASTSMTP_EPOLL_H
@@ -13,7 +13,7 @@
 #include <string.h>
 
 typedef struct {
-    char text[64]; /* the address; of a UNIX socket nothing */
+    char text[64]; /* the address; empty for a UNIX socket */
     int port;
     int family; /* FS_UNIX, FS_INET, or FS_OTHER */
 } fs_name;
@@ -49,7 +49,7 @@ static inline int fs_epoll_set(int epoll, int fd, void *owner, uint32_t events, 
 }
 
 static inline void fs_epoll_forget(int epoll, int fd) {
-    struct epoll_event event; /* kernels before 2.6.9 want one */
+    struct epoll_event event; /* required by kernels before 2.6.9 */
     epoll_ctl(epoll, EPOLL_CTL_DEL, fd, &event);
 }
 
@@ -175,7 +175,7 @@ static inline void fs_close(int fd) {}
 
 static inline int fs_is_again(void) { return errno == EAGAIN || errno == EWOULDBLOCK; }
 static inline int fs_is_out_of_descriptors(void) { return errno == EMFILE || errno == ENFILE; }
-/* Of one newcomer only: the next one may be had. */
+/* Whether an error of accept concerns one newcomer only. */
 static inline int fs_is_of_one(void) { return errno == ECONNABORTED || errno == EPROTO || errno == EPERM; }
 static inline int fs_errno(void) { return errno; }
 

@@ -1,4 +1,4 @@
-"""The sockets of one server: fields by owner, and the calls that C makes."""
+"""The sockets of one server: fields by owner, and the methods that C calls."""
 
 from libc.stdint cimport uint32_t
 
@@ -25,7 +25,7 @@ cdef class Sockets(Source):
     # strong references: an event in the epoll points to its handle without one
     cdef set _open
     cdef list _ending
-    cdef list _kept  # what has ended in this turn: its events may point to it
+    cdef list _kept  # handles that have ended in this turn: events may point to them
     cdef bint _looking
     cdef bytearray _room
 
@@ -43,7 +43,7 @@ cdef class Acceptor(Handle):
     cdef str _own_address
     cdef int _own_port, _family
     cdef bint _any_address
-    cdef bint _starved  # the last newcomer could not be had for want of descriptors
+    cdef bint _starved  # the last newcomer was not accepted for lack of descriptors
 
     cdef int _name(self) except -1
     cdef int _take_some(self, double until) except -1
@@ -57,13 +57,13 @@ cdef class SocketTransport(Handle):
     cdef readonly int peer_port, own_port
     cdef int _family
     cdef Receiver _receiver  # the protocol again, if C can call it
-    cdef readonly object context  # that its protocol is called in
+    cdef readonly object context  # contextvars for calls of its protocol
     cdef object _protocol, _socket, _error
-    # what the client has not taken: the first piece from `_offset` on
+    # pieces that are not sent yet, the first one from `_offset` on
     cdef list _unsent
     cdef Py_ssize_t _offset, _unsent_octets, _high, _low
     cdef bint _reading, _at_eof, _closing, _ended, _paused_writing, _eof_due, _bulk
-    cdef bint _has_more  # its protocol has
+    cdef bint _has_more  # its protocol has more to do
 
     cdef int _begin(self, object factory) except -1
     cdef int _take(self, uint32_t kinds) except -1

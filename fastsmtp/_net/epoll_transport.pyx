@@ -1,19 +1,19 @@
 """Sockets of a server in one epoll of its own, which the event loop watches as one descriptor.
 
-In: a listening socket, and who makes protocols. Out: asyncio's calls of a protocol, over transports
-that read and write at once: nothing waits for a later turn of the loop that can be done in this
-one. A connection costs the loop nothing: no handle, no request, no callback of its own.
+In: a listening socket, and a protocol factory. Out: asyncio's calls of a protocol, over transports
+that read and write immediately: nothing waits for a later turn of the loop if it can be done in
+this one. A connection costs the loop nothing: no handle, no request, no callback of its own.
 
 The order of calls is asyncio's: `connection_made`, `data_received`, `eof_received`,
-`connection_lost`, `pause_writing` and `resume_writing` in between, never one inside another but
-those of writing; what they raise ends the connection and goes to the loop's exception handler.
+`connection_lost`, `pause_writing` and `resume_writing` in between, never nested except those of
+writing; their exceptions end the connection and go to the loop's exception handler.
 
 Each connection has a copy of the context, as with the loop's own transports. Bounded: `_net.turns`
-says how long a turn of the loop may take, and which connection is next; what is not reached is
-reported again, or waits there. Linux only (`AVAILABLE`); the system's calls are in `epoll.h`.
+decides how long a turn of the loop may take, and which connection is next; the rest is reported
+again, or waits there. Linux only (`AVAILABLE`); the system calls are in `epoll.h`.
 
-A process made by `fork` shares the epoll and the sockets with its parent. There descriptors are
-closed and nothing else: nothing is read, sent, shut down, accepted, or taken out of the epoll.
+A process made by `fork` shares the epoll and the sockets with its parent. It only closes the
+descriptors: nothing is read, sent, shut down, accepted, or removed from the epoll.
 """
 
 cimport cython
@@ -75,22 +75,22 @@ cdef extern from "_net/epoll.h" nogil:
 
 
 cdef enum:
-    EVENTS = 256  # of one look at the epoll
-    LOOKS = 4  # in one turn, when each of them finds that many
+    EVENTS = 256  # of one poll of the epoll
+    LOOKS = 4  # polls in one turn, if each of them returns that many events
     NEWCOMERS = 64  # of one listener in one turn
     READS = 4  # of one connection in one turn
-    READ = 65536  # octets of one: larger ones leave the processor's cache before they are looked at
-    BULK = 16384  # octets of a read behind which the next one is expected to be large
+    READ = 65536  # octets of one: larger ones leave the processor's cache before they are processed
+    BULK = 16384  # octets of a read after which the next one is expected to be large
     LAST_READS = 16  # of one connection that is closed
-    HIGH_WATER = 65536  # octets of output, unless the protocol says otherwise
+    HIGH_WATER = 65536  # octets of output, unless the protocol sets other limits
 
 AVAILABLE = bool(FS_HAVE_EPOLL)
-PAUSE = 0.1  # seconds that a listener rests when the system has nothing left for newcomers
-NEWCOMERS_TURN = 0.0005  # seconds of a turn for newcomers, on top of what connections leave
+PAUSE = 0.1  # seconds that a listener pauses when the system is out of descriptors or memory
+NEWCOMERS_TURN = 0.0005  # seconds of a turn for newcomers, besides the time that connections leave
 
 cdef double _NEWCOMERS_TURN = NEWCOMERS_TURN
 
-cdef dict error_texts = {}  # of the few numbers that there are
+cdef dict error_texts = {}  # a cache: few numbers occur
 
 
 cdef object last_error():
@@ -112,7 +112,7 @@ cdef class Handle(Flow):
 
     cdef int _watch(self, uint32_t kinds) except -1:
         """Have the epoll watch for `kinds`, of FS_READABLE and FS_WRITABLE. 0: only for the end of
-        the connection, which must be seen while input waits and a hook works.
+        the connection, which must be noticed while input waits and a hook is at work.
         """
         if (kinds == self._watched and self._is_added) or self._sockets.is_inherited():
             return 0
@@ -123,7 +123,7 @@ cdef class Handle(Flow):
         return 0
 
     cdef int _unwatch(self) except -1:
-        """Have the epoll forget it."""
+        """Remove it from the epoll."""
         if self._is_added and not self._sockets.is_inherited():
             fs_epoll_forget(self._sockets._epoll, self.fd)
         self._watched = 0
@@ -152,7 +152,7 @@ cdef class Sockets(Source):
     def listen(self, sock, factory):
         """Accept on `sock`, which listens and stays the caller's; `factory()` makes a protocol.
 
-        Returns what has a `close()`, to be called before that of the socket. Raises OSError.
+        Returns an object whose `close()` must be called before that of the socket. Raises OSError.
         """
         cdef Acceptor acceptor = Acceptor.__new__(Acceptor)
         acceptor._factory = factory
@@ -163,11 +163,11 @@ cdef class Sockets(Source):
         return acceptor
 
     cdef bint is_inherited(self) noexcept:
-        """Whether this process is a child of the one that made them."""
+        """Whether this process is a forked child of the one that made this object."""
         return self._forks != forks()
 
     def abandon(self):
-        """Close all descriptors in a forked child; the parent, and the clients, notice nothing."""
+        """Close all descriptors in a forked child, without any effect on parent and clients."""
         cdef Handle handle
         for handle in self._open:
             if type(handle) is not Acceptor and handle.fd >= 0:
@@ -184,7 +184,7 @@ cdef class Sockets(Source):
         return 0
 
     cdef int _add(self, Handle handle) except -1:
-        """Watch for what comes in. The first one makes the epoll."""
+        """Watch `handle` for input. The first one makes the epoll."""
         if self._epoll < 0:
             self._epoll = fs_epoll_new()
             if self._epoll < 0:
@@ -196,7 +196,7 @@ cdef class Sockets(Source):
         return 0
 
     cdef int _let_go(self) except -1:
-        """The last one has gone: so does the epoll."""
+        """Close the epoll after the last handle."""
         if self._epoll >= 0 and not self._open:
             if not (self._loop.is_closed() or self.is_inherited()):
                 self._loop.remove_reader(self._epoll)
@@ -219,7 +219,7 @@ cdef class Sockets(Source):
         cdef Turns turns = self._turns
         cdef list listening = []
         cdef int looks = LOOKS
-        # While nobody waits, there is no order to be kept.
+        # If no connection waits, there is no order to keep.
         cdef bint at_once = not turns._waiting
         self._looking = True
         try:
@@ -240,16 +240,16 @@ cdef class Sockets(Source):
         return 0
 
     cdef int _look_once(self, bint at_once, list listening) except -1:
-        """Visit what is ready, or have it wait for its turn; returns how many those were."""
+        """Visit or queue the ready handles; returns how many there were."""
         cdef fs_event events[EVENTS]
         cdef Turns turns = self._turns
         cdef Handle handle
         cdef int count = fs_epoll_look(self._epoll, events, EVENTS), number
         if count < 0:
-            return 0  # the last one has gone, and those that still wait for a turn have ended
+            return 0  # the last handle was closed, and the queued ones have ended
         turns._share(count)
         for number in range(count):
-            # It is there: whoever leaves in this turn is kept until its end.
+            # It still exists: a handle that ends in this turn is kept until the end of the turn.
             handle = <Handle>fs_event_owner(&events[number])
             if not handle._is_added:
                 continue
@@ -264,7 +264,7 @@ cdef class Sockets(Source):
         return count
 
     cdef int _end(self, SocketTransport transport) except -1:
-        """`transport` has ended; its protocol hears so when no call of one is under way."""
+        """`transport` has ended; call its `connection_lost` when no protocol call is running."""
         self._ending.append(transport)
         if not self._looking and len(self._ending) == 1:
             self._loop.call_soon(self._end_later)
@@ -283,7 +283,7 @@ cdef class Sockets(Source):
                     self._kept.append(transport)
                 self._open.discard(transport)
                 transport._call_lost()
-        except BaseException:  # the process is to end, and those that are left have ended too
+        except BaseException:  # the process ends, and the remaining transports have ended too
             self._loop.call_soon(self._end_later)
             raise
         finally:
@@ -308,7 +308,7 @@ cdef class Acceptor(Handle):
             sockets._let_go()
 
     cdef int _name(self) except -1:
-        """What connections have as their own address, if it is one and the same for all."""
+        """Set the local address of the connections, if it is the same for all."""
         cdef fs_name own
         if fs_own_name(self.fd, &own) < 0:
             raise last_error()
@@ -319,18 +319,18 @@ cdef class Acceptor(Handle):
         return 0
 
     cdef int _take_some(self, double until) except -1:
-        """Accept until then, at least one; those that are left are reported again."""
+        """Accept until the time `until`, at least one; the epoll reports the rest again."""
         cdef int left = NEWCOMERS
         while left and self._watched and self._take_one():
             left -= 1
             if self._sockets._ending:
-                self._sockets._end_all()  # one that was refused: its descriptor may be needed
+                self._sockets._end_all()  # of refused ones, whose descriptors may be needed
             if self._sockets._turns._now() >= until:
                 break
         return 0
 
     cdef int _take_one(self) except -1:
-        """Accept one; False: there is none, or none can be had now."""
+        """Accept one; False: there is none, or the system refuses now."""
         cdef fs_name peer
         cdef Sockets sockets = self._sockets
         cdef SocketTransport transport
@@ -353,7 +353,7 @@ cdef class Acceptor(Handle):
         return True
 
     cdef int _cannot_take(self) except -1:
-        """There is no newcomer, or none can be had; True: the next one may."""
+        """`accept` has failed; True: the next call may succeed."""
         cdef fs_name peer
         cdef Sockets sockets = self._sockets
         cdef int fd
@@ -365,9 +365,9 @@ cdef class Acceptor(Handle):
             self._pause()
             return False
         if not self._starved:
-            self._starved = True  # in the next turn others may have left
+            self._starved = True  # in the next turn other connections may have ended
             return False
-        # Those who would wait for a descriptor would be reported again and again.
+        # Otherwise clients that wait for a descriptor would be reported again and again.
         fs_close(sockets._spare)
         fd = fs_accept(self.fd, &peer)
         if fd >= 0:
@@ -376,7 +376,7 @@ cdef class Acceptor(Handle):
         return fd >= 0
 
     cdef int _pause(self) except -1:
-        """The system has nothing left, or the socket has died: look again a little later."""
+        """Out of resources, or the socket is dead: try again a little later."""
         self._unwatch()
         self._sockets._loop.call_later(PAUSE, self._go_on)
         return 0
@@ -386,11 +386,11 @@ cdef class Acceptor(Handle):
             try:
                 self._watch(FS_READABLE)
             except OSError:
-                pass  # the socket is gone, and who owns it will see that
+                pass  # the socket is closed; its owner will notice
 
 
 cdef str text_of(const char *address):
-    """An address in its canonical form, IPv4 in the clothes of IPv6 without them."""
+    """An address in its canonical form; IPv4-mapped IPv6 addresses become plain IPv4."""
     cdef str text = address.decode("ascii")
     return text[7:] if text.startswith("::ffff:") and "." in text else text
 
@@ -424,7 +424,7 @@ cdef class SocketTransport(Handle):
             leave_context(self.context)
         return 0
 
-    # ---- what has happened ----------------------------------------------------------------------
+    # ---- events ---------------------------------------------------------------------------------
 
     cdef int _visit(self) except -1:
         cdef uint32_t kinds = self._happened
@@ -446,7 +446,7 @@ cdef class SocketTransport(Handle):
         return 0
 
     cdef int _take(self, uint32_t kinds) except -1:
-        """Do what the epoll has reported."""
+        """Handle the events of the epoll."""
         if self._ended:
             return 0
         if not self._watched:
@@ -463,10 +463,10 @@ cdef class SocketTransport(Handle):
         self._sockets._turns._queue(self)
 
     cdef int _notice_end(self, uint32_t kinds) except -1:
-        """Nothing is wanted of the client now, and it has left."""
+        """The client has ended the connection while reading is paused."""
         cdef int number
         if self._family == FS_UNIX and not kinds & FS_ERROR:
-            # What it sent before is still there, and is reported again with the end.
+            # Its earlier input can still be read, and is reported again with the end.
             return self._unwatch()
         number = fs_why_broken(self.fd)
         return self._lose(error_of(number) if number else None)
@@ -497,7 +497,7 @@ cdef class SocketTransport(Handle):
         return 0
 
     cdef bytes _received(self, Py_ssize_t *count):
-        """Read once. A large read goes where it stays: to the object that the protocol gets."""
+        """Read once. A large read goes directly into the object that the protocol gets."""
         cdef PyObject *octets = NULL
         cdef bytes result
         if not self._bulk:
@@ -520,7 +520,7 @@ cdef class SocketTransport(Handle):
         self._at_eof = True
         if not self._protocol.eof_received():
             self.close()
-        return self._rewatch()  # nothing is left to be read; most connections have ended by now
+        return self._rewatch()  # all is read; most connections have ended by now
 
     cdef int _rewatch(self) except -1:
         cdef uint32_t kinds = 0
@@ -535,7 +535,7 @@ cdef class SocketTransport(Handle):
     # ---- output ---------------------------------------------------------------------------------
 
     cpdef object write(self, bytes octets):
-        """Send `octets`, now as far as the system takes them, the rest later."""
+        """Send `octets` now, as far as the system takes them, and the rest later."""
         cdef Py_ssize_t size, sent
         if octets is None:
             raise TypeError("write takes bytes, got None")
@@ -559,7 +559,7 @@ cdef class SocketTransport(Handle):
         return None
 
     cdef int _keep(self, bytes octets, Py_ssize_t sent) except -1:
-        """The system has taken `sent` of these."""
+        """Keep the octets that the system has not taken; `sent` of them are sent."""
         self._unsent = [octets]
         self._offset = sent
         self._unsent_octets = PyBytes_GET_SIZE(octets) - sent
@@ -599,7 +599,7 @@ cdef class SocketTransport(Handle):
     # ---- the end --------------------------------------------------------------------------------
 
     cdef int _lose(self, object error) except -1:
-        """The connection has ended; `error`: why, None when we have ended it."""
+        """The connection has ended; error: the reason, None if we have ended it."""
         if self._ended:
             return 0
         self._unwatch()
@@ -632,8 +632,8 @@ cdef class SocketTransport(Handle):
         return 0
 
     cdef int _drop_unread(self) except -1:
-        """With input unread the system would send a reset instead of a FIN, and a reset can take
-        from the peer what it has not read yet.
+        """Read and drop the remaining input: otherwise the system would send a reset instead of a
+        FIN, and a reset can destroy replies that the peer has not read yet.
         """
         cdef char *room = bytearray_octets(self._sockets._room)
         cdef int left = LAST_READS
@@ -642,7 +642,7 @@ cdef class SocketTransport(Handle):
         return 0
 
     cdef int _report(self, str what, object error) except -1:
-        """A call of the protocol has raised: that is the end of this connection, of no other."""
+        """A call of the protocol has raised: end this connection, and no other."""
         self._lose(error if isinstance(error, Exception) else None)
         if isinstance(error, (KeyboardInterrupt, SystemExit)):
             raise error
@@ -655,14 +655,14 @@ cdef class SocketTransport(Handle):
     # ---- asyncio.Transport ----------------------------------------------------------------------
 
     cpdef object write_eof(self):
-        """Send FIN behind what is to be sent."""
+        """Send FIN after the queued output."""
         if not self._closing and not self._eof_due:
             self._eof_due = True
             if self._unsent is None and not self._sockets.is_inherited():
-                fs_shutdown(self.fd)  # one who has gone is noticed by reading
+                fs_shutdown(self.fd)  # a lost peer is noticed by reading
 
     cpdef object close(self):
-        """Read no more; end when all is sent."""
+        """Stop reading; end when all output is sent."""
         if not self._closing:
             self._closing = True
             if self._unsent is None:
@@ -671,7 +671,7 @@ cdef class SocketTransport(Handle):
                 self._rewatch()
 
     cpdef object abort(self):
-        """End now, whatever is unsent."""
+        """End now and drop unsent output."""
         self._lose(None)
 
     cpdef object pause_reading(self):
@@ -689,7 +689,7 @@ cdef class SocketTransport(Handle):
         return self._unsent_octets
 
     cpdef bint is_closing(self):
-        """It has ended, or will when all is sent."""
+        """Whether it has ended, or will when all output is sent."""
         return self._closing
 
     def is_reading(self):
@@ -697,7 +697,7 @@ cdef class SocketTransport(Handle):
         return self._reading and not self._at_eof and not self._closing
 
     def set_write_buffer_limits(self, high=None, low=None):
-        """Octets at which the protocol is told to pause, and to go on."""
+        """Set the octets of output at which `pause_writing` and `resume_writing` are called."""
         if high is None:
             high = HIGH_WATER if low is None else 4 * low
         if low is None:
@@ -711,11 +711,11 @@ cdef class SocketTransport(Handle):
         return self._low, self._high
 
     def get_protocol(self):
-        """Whose calls are made."""
+        """Return the protocol whose methods are called."""
         return self._protocol
 
     def get_extra_info(self, name, default=None):
-        """Return what asyncio's transports tell: "peername", "sockname", "socket"."""
+        """Return the same as asyncio's transports: "peername", "sockname", "socket"."""
         if name == "peername":
             return self.peer_address if self._family == FS_UNIX else (
                 self.peer_address, self.peer_port

@@ -1,8 +1,8 @@
 """Listening sockets: bound once, watched, made again when they die.
 
 In: a host and port, a path, or a socket. Out: an open listener whose socket has the options that
-accepted connections inherit. Accept errors never reach a protocol, so the listener is looked at
-once a second.
+accepted connections inherit. Accept errors never reach a protocol, so the listener is checked once
+a second.
 """
 
 from __future__ import annotations
@@ -37,12 +37,12 @@ BACKLOG: Final = 1024
 PORT_ATTEMPTS: Final = 16  # free ports of one address that another one may not have free
 MAX_PORT: Final = 65_535
 SMTP_PORT: Final = 25
-KEEPALIVE_IDLE: Final = 120  # seconds before the kernel asks whether a silent peer is still there
+KEEPALIVE_IDLE: Final = 120  # seconds before the kernel checks whether a silent peer still exists
 USER_TIMEOUT: Final = 60_000  # milliseconds that sent octets may stay unacknowledged
 
 _FAMILIES: Final = (socket.AF_INET, socket.AF_INET6, getattr(socket, "AF_UNIX", None))
 
-# A name may stand for addresses of a family that this machine does not have.
+# A name may have addresses of a family that this machine does not support.
 _NOT_HERE: Final = (errno.EADDRNOTAVAIL, errno.EAFNOSUPPORT)
 
 
@@ -64,10 +64,9 @@ def _set_options(sock: socket.socket) -> None:
 
 
 def own_sockets(turns: Turns) -> Sockets | None:
-    """Return what does the work of the loop's own transports, None where those are to do it.
+    """Return our own implementation of transports, None to use the loop's.
 
-    asyncio's own loop stays with its own, so that there is always one engine on another's
-    transports to compare with.
+    On asyncio's own loop the loop's transports are used, so that the tests can compare the two.
     """
     if AVAILABLE and not isinstance(turns.loop, asyncio.BaseEventLoop):
         return Sockets(turns)
@@ -75,7 +74,7 @@ def own_sockets(turns: Turns) -> Sockets | None:
 
 
 def check_place(port: object, host: object, path: object, sock: object, reuse_port: object) -> None:
-    """Raise TypeError or ValueError, which name the argument, for what is no place to listen on.
+    """Raise TypeError or ValueError, which name the argument, if this is not a place to listen on.
 
     The resolver would take a port modulo 65536, and text for a number.
     """
@@ -103,8 +102,8 @@ def check_place(port: object, host: object, path: object, sock: object, reuse_po
 
 
 def _check_sock(sock: socket.socket) -> None:
-    """Raise ValueError for a socket on which nobody can connect: `listen` would bind an unbound one
-    to a port of the system's choice.
+    """Raise ValueError for a socket to which clients cannot connect: `listen` would bind an unbound
+    one to a random port.
     """
     if sock.fileno() < 0:
         raise ValueError("sock takes a bound socket, got one that is closed")
@@ -174,11 +173,11 @@ def _set_bind_options(sock: socket.socket, *, reuse_port: bool) -> None:
 
 
 async def _looked_up(host: str | None, port: int) -> list[Any]:
-    """Return what `getaddrinfo` does. Names are looked up in a thread that nothing waits for when
-    it is no longer wanted, neither a loop that closes nor a process that ends.
+    """Return the result of `getaddrinfo`. Names are looked up in a thread; neither a loop that
+    closes nor a process that exits waits for it.
     """
     ask = partial(socket.getaddrinfo, host, port, type=socket.SOCK_STREAM)
-    with suppress(socket.gaierror):  # it is no address
+    with suppress(socket.gaierror):  # not an address
         return ask(flags=socket.AI_PASSIVE | socket.AI_NUMERICHOST)
     call = partial(ask, flags=socket.AI_PASSIVE)
     outcome = await call_in_thread(asyncio.get_running_loop(), call, "fastsmtp-look-up")
@@ -188,9 +187,9 @@ async def _looked_up(host: str | None, port: int) -> list[Any]:
 
 
 def bind_unix(path: str) -> socket.socket:
-    """Return a socket bound to `path`; a socket file that nobody listens on any more is replaced.
+    """Return a socket bound to `path`; a stale socket file, without a listener, is replaced.
 
-    Raises OSError: the path is in use, is that of another kind of file, or cannot be made.
+    Raises OSError: the path is in use, is another kind of file, or cannot be created.
     """
     sock = socket.socket(socket.AF_UNIX)
     try:
@@ -199,7 +198,7 @@ def bind_unix(path: str) -> socket.socket:
         sock.bind(path)
     except OSError as error:
         sock.close()
-        number = error.errno or errno.ENAMETOOLONG  # none is Python's own: the path is too long
+        number = error.errno or errno.ENAMETOOLONG  # Python's own error has no number
         raise OSError(number, error.strerror or os.strerror(number), path) from error
     except BaseException:
         sock.close()
@@ -208,7 +207,7 @@ def bind_unix(path: str) -> socket.socket:
 
 
 def _make_way(path: str) -> None:
-    """Remove a socket file on which nobody listens; raises OSError for any other file."""
+    """Remove a socket file without a listener; raises OSError for any other file."""
     try:
         is_socket = stat.S_ISSOCK(os.stat(path).st_mode)
     except FileNotFoundError:  # a symbolic link to nothing
@@ -216,7 +215,7 @@ def _make_way(path: str) -> None:
     if not is_socket:
         raise FileExistsError(errno.EEXIST, "a file is there that is not a socket", path)
     with socket.socket(socket.AF_UNIX) as probe:
-        probe.setblocking(False)  # a listener whose queue is full would make us wait
+        probe.setblocking(False)  # connecting to a full queue would block
         try:
             probe.connect(path)
         except ConnectionRefusedError:
@@ -284,8 +283,8 @@ class Listener:
             create = loop.create_unix_server
         else:
             create = loop.create_server  # type: ignore[assignment]  # called with what both take
-        # asyncio's own loop takes `backlog` connections a turn, and out of descriptors it fails and
-        # logs as many times: one a turn there, and the queue of the kernel set behind its back.
+        # asyncio's own loop accepts `backlog` connections a turn, and without descriptors it fails
+        # and logs as many times: so it gets 1, and the kernel's queue is set separately.
         is_own = isinstance(loop, asyncio.BaseEventLoop)
         self._server = await create(factory, sock=self._sock, backlog=1 if is_own else BACKLOG)
         if is_own:
@@ -293,11 +292,11 @@ class Listener:
 
     @property
     def is_alive(self) -> bool:
-        """The socket still listens."""
+        """Whether the socket still listens."""
         return _is_listening(self._sock)
 
     async def revive(self) -> None:
-        """Bind the same address again and go on. Raises OSError."""
+        """Bind the same address again and continue. Raises OSError."""
         logger.error("the listening socket on %s has died and is made again", self.address)
         family = self._sock.family
         self._close_server()
@@ -321,7 +320,7 @@ class Listener:
                 os.unlink(self._path)
 
     def abandon(self) -> None:
-        """Close the descriptors in a forked child; the parent goes on listening."""
+        """Close the descriptors in a forked child; the parent continues to listen."""
         self._sock.close()
         if self._given is not None:
             self._given.close()
@@ -345,7 +344,7 @@ async def bind(
     reuse_port: bool,
     lmtp: bool,
 ) -> list[Listener]:
-    """Return a listener for each address of a place that `check_place` has let pass.
+    """Return a listener for each address of a place that `check_place` has accepted.
 
     Raises OSError, and ValueError for LMTP on the port of SMTP.
     """

@@ -1,7 +1,7 @@
-"""Who is asked for the name of an address: aiodns where it is installed, else the system.
+"""The resolvers for the name of an address: aiodns if it is installed, else the system's.
 
-In: an address. Out: a future for whatever the resolver answers. `places` is the number of
-questions that each resolver takes at a time.
+In: an address. Out: a future for the resolver's answer. `places` is the number of questions that a
+resolver takes at a time.
 """
 
 from __future__ import annotations
@@ -31,9 +31,9 @@ _MISSING: Final = "the package aiodns is missing: pip install 'fastsmtp-engine[d
 
 
 def resolver_of(option: Any) -> Callable[[str], Any]:
-    """Return the resolver that the option `resolver` stands for.
+    """Return the resolver of the option `resolver`.
 
-    Raises ValueError when it stands for aiodns and that cannot be had.
+    Raises ValueError when the option demands aiodns and aiodns is not usable.
     """
     if option == "system":
         return SystemResolver()
@@ -52,19 +52,19 @@ def resolver_of(option: Any) -> Callable[[str], Any]:
 
 
 class SystemResolver:
-    """The resolver of the C library, which blocks: each question has a thread. It may take as long
-    as it likes, and cannot be called off.
+    """The resolver of the C library, which blocks: each question has a thread. A question may take
+    any time, and cannot be cancelled.
     """
 
     places = MAX_THREADS
 
     def __call__(self, address: str) -> asyncio.Future[Any]:
-        """Ask for the name. The future has the error, if there is one, as its value."""
+        """Ask for the name. An error becomes the value of the future."""
         loop = asyncio.get_running_loop()
         return call_in_thread(loop, lambda: _system_name(address), "fastsmtp-lookup")
 
     async def close(self) -> None:
-        """Threads that wait end by themselves, or with the process."""
+        """Do nothing: waiting threads end by themselves, or with the process."""
 
 
 def _system_name(address: str) -> str:
@@ -90,7 +90,7 @@ class AsyncResolver:
         self._failed = False
 
     def __call__(self, address: str) -> asyncio.Future[Any]:
-        """Ask for the name: an object whose `name` it is. Raises whatever aiodns raises."""
+        """Ask for the name, the attribute `name` of the result. Raises what aiodns raises."""
         loop = asyncio.get_running_loop()
         if self._resolver is None or loop is not self._loop:
             self._start(loop)
@@ -98,7 +98,7 @@ class AsyncResolver:
         return found
 
     def _start(self, loop: asyncio.AbstractEventLoop) -> None:
-        """It needs a loop, so what is wrong with it, or with the system, shows only here."""
+        """Make the resolver, which needs a loop; so its errors appear only here."""
         try:
             self._resolver = self._make(loop=_OpenLoop(loop), **self._options)
         except Exception as error:
@@ -109,15 +109,15 @@ class AsyncResolver:
         self._loop = loop
 
     async def close(self) -> None:
-        """Call off what is under way; the descriptors are closed soon."""
+        """Cancel all questions; the descriptors are closed soon after."""
         resolver, self._resolver = self._resolver, None
         if resolver is not None:
             await resolver.close()
 
 
 class _OpenLoop:
-    """The loop as aiodns sees it. Answers come from a thread of c-ares, perhaps when the loop is
-    closed already: that is no error, and would be a traceback on stderr.
+    """The loop for aiodns. Answers come from a thread of c-ares, perhaps after the loop is closed:
+    this is not an error, but would print a traceback on stderr.
     """
 
     def __init__(self, loop: asyncio.AbstractEventLoop) -> None:
@@ -132,13 +132,13 @@ class _OpenLoop:
 
 
 def is_no_name(error: BaseException) -> bool:
-    """Whether `error` says that the address has no name, which is an answer, not a failure."""
+    """Whether `error` means that the address has no name, which is an answer, not a failure."""
     code = error.args[0] if error.args else None
     if isinstance(error, socket.gaierror):
         return code in _NO_NAME
     if isinstance(error, socket.herror):
         return code in _NO_HOST
-    library: Any = sys.modules.get("aiodns")  # whose error it can be only if it is loaded
+    library: Any = sys.modules.get("aiodns")  # if it is not loaded, this is not its error
     if library is None or not isinstance(error, library.error.DNSError):
         return False
     return code in (library.error.ARES_ENOTFOUND, library.error.ARES_ENODATA)

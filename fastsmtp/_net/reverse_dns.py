@@ -1,12 +1,12 @@
 """Reverse lookup: the client's name, if it has one. Bounded in time, in number and in memory.
 
-In: an address. Out: a host name that is safe to show, or None. RFC 5321 §3.6 asks for no such name;
-it is for people. So whenever it is doubtful that a name comes soon, there is none:
+In: an address. Out: a host name that is safe to show, or None. RFC 5321 §3.6 does not demand the
+name; it is for people. So if a name is not likely to come soon, there is none:
 
-* An address is asked for once, however many clients of it wait or leave meanwhile.
-* A question holds its place until the resolver is done with it, whether or not anybody waits.
-* Answers are remembered, and failures too, for a shorter time.
-* A resolver that lets several clients in a row wait for nothing is left alone for a while.
+* There is one question per address, however many of its clients wait or leave meanwhile.
+* A question keeps its place until the resolver is done with it, even if no client waits for it.
+* Answers are cached, and failures too, for a shorter time.
+* After several slow failures in a row, the resolver is not used for a while.
 """
 
 from __future__ import annotations
@@ -25,15 +25,15 @@ from fastsmtp.options import Options
 
 __all__ = ["ReverseLookup", "cleaned_name", "reverse_lookup"]
 
-LOOKUP_TIMEOUT: Final = 1.5  # seconds; a greeting that comes later would be noticed
+LOOKUP_TIMEOUT: Final = 1.5  # seconds; a longer delay of the greeting would be noticeable
 MAX_IN_FLIGHT: Final = 64  # questions at a time; beyond it a client has no name
-MAX_PER_HOST: Final = 4  # of them for addresses of one IPv6 /64, which may all be without answer
+MAX_PER_HOST: Final = 4  # of them for addresses of one IPv6 /64, which may all be unanswered
 CACHE_SIZE: Final = 4096  # addresses
 CACHE_SECONDS: Final = 300.0
-FAILURE_SECONDS: Final = 60.0  # for a failure: whoever comes back soon need not wait again
-SLOW: Final = 0.5  # seconds from which on a failure has cost the client more than a name
-MAX_SLOW: Final = 5  # slow failures in a row after which nobody is asked
-PAUSE: Final = 30.0  # seconds in which nobody is asked
+FAILURE_SECONDS: Final = 60.0  # for a failure: a client that returns soon need not wait again
+SLOW: Final = 0.5  # seconds: a failure that takes longer counts as slow
+MAX_SLOW: Final = 5  # slow failures in a row before a pause
+PAUSE: Final = 30.0  # seconds without questions to the resolver
 MAX_NAME: Final = 253  # octets, RFC 1035 §2.3.4
 
 _NAME: Final = r"[A-Za-z0-9._-]+"
@@ -52,7 +52,7 @@ def cleaned_name(name: object) -> str | None:
 
 
 def _name_in(found: Any) -> str | None:
-    """Return the name in what a resolver has answered; raises whatever that object raises."""
+    """Return the name in a resolver's answer; raises what that object raises."""
     if isinstance(found, BaseException):
         raise found
     if found is None or isinstance(found, str):
@@ -63,7 +63,7 @@ def _name_in(found: Any) -> str | None:
 
 
 class _Question:
-    """One question to the resolver. over: nobody waits for its answer any more."""
+    """One question to the resolver. over: its answer is not waited for any more."""
 
     __slots__ = ("address", "began", "future", "host", "loop", "over", "timer", "waiting")
 
@@ -79,9 +79,9 @@ class _Question:
 
 
 def reverse_lookup(options: Options, now: Callable[[], float]) -> ReverseLookup | None:
-    """Return what looks up the names of clients, None where `options` asks for none.
+    """Return the lookup for the names of clients, None if `options` disable it.
 
-    Raises ValueError when the resolver cannot be had.
+    Raises ValueError when the resolver is not usable.
     """
     return None if options.disable_reverse_lookup else ReverseLookup(options.resolver, now)
 
@@ -89,8 +89,8 @@ def reverse_lookup(options: Options, now: Callable[[], float]) -> ReverseLookup 
 class ReverseLookup:
     """Names by address, of one server.
 
-    resolver: the option `resolver`. now: seconds on the clock that answers grow old by. Raises
-    ValueError when the resolver cannot be had.
+    resolver: the option `resolver`. now: a clock for the age of answers, in seconds. Raises
+    ValueError when the resolver is not usable.
     """
 
     def __init__(self, resolver: Any, now: Callable[[], float]) -> None:
@@ -104,15 +104,15 @@ class ReverseLookup:
         # By address; failures by what `host_key` makes of it.
         self._cache: dict[str, tuple[float, str | None]] = {}
         self._asked: dict[str, _Question] = {}  # by address, as long as somebody may wait
-        self._busy: set[_Question] = set()  # the resolver is at work for these
+        self._busy: set[_Question] = set()  # the resolver has not answered these
         self._slow = 0
         self._paused_until = 0.0
 
     def known(self, loop: asyncio.AbstractEventLoop, address: str) -> tuple[bool, str | None]:
-        """Return (is there nothing to wait for, name). The name may be missing because it cannot
-        be looked up now.
+        """Return (whether there is nothing to wait for, name). The name may be missing because it
+        cannot be looked up now.
         """
-        if loop is not self._loop:  # what another one was to tell us need never come
+        if loop is not self._loop:  # answers on the former loop may never come
             self._loop = loop
             self._asked = {}
             self._busy = set()
@@ -136,7 +136,7 @@ class ReverseLookup:
 
     def begin(self, address: str, on_name: type_on_name) -> None:
         """Call `on_name(name)` in a later turn of the loop, after LOOKUP_TIMEOUT at the latest;
-        whatever goes wrong in the resolver, the name is None. For what `known` does not know.
+        after any error of the resolver the name is None. For addresses that `known` does not know.
         """
         question = self._asked.get(address)
         if question is not None:
@@ -150,13 +150,13 @@ class ReverseLookup:
         self._ask(question)
 
     def abandon(self, address: str, on_name: type_on_name) -> None:
-        """Do not call `on_name` any more. The question goes on, for the next client of its kind."""
+        """Do not call `on_name` any more. The question continues, for later clients."""
         question = self._asked.get(address)
         if question is not None:
             question.waiting.pop(on_name, None)
 
     async def close(self) -> None:
-        """Call everything off: nobody is called any more, and nothing is asked."""
+        """Cancel everything: no more calls, no more questions."""
         self._closed = True
         for question in list(self._busy):
             question.waiting.clear()
@@ -191,14 +191,14 @@ class ReverseLookup:
 
     def _time_out(self, question: _Question) -> None:
         self._failed(question)
-        if not self._is_ours:  # ours have an end, and what they find may still be of use
+        if not self._is_ours:  # ours end by themselves, and their answers may still be useful
             assert question.future is not None
             question.future.cancel()
 
     def _answered(self, question: _Question, found: Any) -> None:
         try:
             name = _name_in(found)
-        except BaseException as error:  # of the resolver, or of the object that it has answered
+        except BaseException as error:  # of the resolver, or of the object in its answer
             if not is_no_name(error):
                 self._failed(question)
                 return
@@ -230,7 +230,7 @@ class ReverseLookup:
         self._end(question)
 
     def _end(self, question: _Question) -> None:
-        """Whoever comes now is no longer told how this one ends."""
+        """Do not give the answer of this question to clients that come later."""
         question.over = True
         question.waiting = {}
         if self._asked.get(question.address) is question:

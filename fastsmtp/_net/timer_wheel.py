@@ -1,9 +1,9 @@
 """The deadlines of many connections on one timer of the event loop.
 
-A connection that comes, talks and goes has two or three deadlines that never fire. A timer of the
-loop for each costs more than a command, and memory for every idle client. So they lie in a slot
-per second, and are looked at once a second while there are any: a deadline fires up to a second
-late, never early. What is due sooner than `COARSE` gets a timer of its own.
+A normal connection has two or three deadlines that never fire. A timer of the loop for each costs
+more than a command, and memory for every idle client. So deadlines are kept in one slot per second,
+checked once a second while there are any: a deadline fires up to a second late, never early. A
+deadline that is due sooner than `COARSE` gets a timer of its own.
 """
 
 from __future__ import annotations
@@ -17,16 +17,18 @@ from fastsmtp._log import logger
 
 __all__ = ["COARSE", "Timers"]
 
-COARSE: Final = 2.0  # seconds from which on one more does not matter
+COARSE: Final = 2.0  # seconds; for longer deadlines a second more is acceptable
 
 
 class Waiting(Protocol):
-    """Whose deadline it is, as `str` says in a log line. context: that it is told in, None: any."""
+    """Object with a deadline; its `str` is for the log. context: contextvars for the call, None:
+    any.
+    """
 
     context: Context | None
 
     def on_deadline(self) -> None:
-        """It has come. Raises nothing that is to stop others."""
+        """The deadline has come. Must not raise: other deadlines follow."""
 
 
 class Timers:
@@ -35,13 +37,13 @@ class Timers:
     def __init__(self, loop: asyncio.AbstractEventLoop, now: Callable[[], float]) -> None:
         self._loop = loop
         self._now = now
-        self._slots: dict[int, set[Waiting]] = {}  # second -> those whose deadline lies before it
+        self._slots: dict[int, set[Waiting]] = {}  # second -> objects with a deadline before it
         self._context = copy_context()  # of no connection
         self._handle: asyncio.TimerHandle | None = None
         self._looked_at = 0  # up to this second all slots are empty
 
     def add(self, waiting: Waiting, deadline: float) -> int:
-        """Call `waiting.on_deadline()` behind `deadline`; returns what `remove` wants to know."""
+        """Call `waiting.on_deadline()` after `deadline`; returns the slot for `remove`."""
         if self._handle is None:
             self._looked_at = int(self._now())
             self._arm()
@@ -62,7 +64,7 @@ class Timers:
             slot.discard(waiting)
 
     def stop(self) -> None:
-        """Nobody waits any more."""
+        """Forget all deadlines."""
         if self._handle is not None:
             self._handle.cancel()
             self._handle = None

@@ -1,11 +1,11 @@
-"""The turns of one server: what shares them, and in what order."""
+"""The turns of one server: the flows that share them, and their order."""
 
 from fastsmtp._pace cimport Pace
 
 
 cdef class Flow:
     cdef readonly bint queued  # it waits for a visit
-    # What it has used, on the clock of `Turns.virtual`: who has used least goes first.
+    # The time that it has used, on the clock of `Turns.virtual`: the least goes first.
     cdef double used
 
     cdef int _visit(self) except -1
@@ -32,17 +32,17 @@ cdef class Turns(Pace):
     cdef readonly object loop
     cdef object _other_clock, _context
     cdef Source source
-    # those that wait: a heap of (used, number, flow)
+    # waiting flows: a heap of (used, number, flow)
     cdef list _waiting
     cdef Py_ssize_t _number
-    cdef double _virtual  # what the least user had used when it was visited last
+    cdef double _virtual  # the `used` of the flow that was visited last
     cdef double _most  # the largest `used` of all
     # this turn
-    cdef list _again  # those that have had their visit and have more to do
+    cdef list _again  # flows that were visited and have more to do
     cdef Flow _visited
     cdef bint _running
     cdef bint _begun  # a callback of the next turn is due, so the end of this one is known
-    cdef double _used  # of this turn's budget, or by work outside of visits in a few of them
+    cdef double _used  # of this turn's budget, or of several turns by work outside of visits
     cdef double _now_at, _ends_at, _slice, _slice_ends_at
 
     cpdef bint is_over(self)

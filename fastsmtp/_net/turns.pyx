@@ -1,13 +1,13 @@
 """One budget of time for each turn of the event loop, shared by all connections of a server.
 
 In: connections that have something to do. Out: visits, one after the other, until the turn's time
-is used up; the rest waits for the next turn. What one connection does in a visit ends with its
-slice: `is_over`, which the dialogue asks between two commands.
+is used up; the rest waits for the next turn. A visit of one connection ends with its slice: the
+dialogue calls `is_over` between two commands.
 
-While nobody waits, connections are visited as they come. From the first one on that has to wait,
-the one goes first that has used least (start-time fair queueing): a client that waits for each
-reply is not behind those that never do, however many there are. A newcomer counts as one that has
-used a slice, so that a client gains nothing by coming back.
+If no connection waits, connections are visited as they come. As soon as one has to wait, the one
+that has used the least time goes first (start-time fair queueing): clients that wait for each reply
+come before those that never do, however many these are. A newcomer starts with the time of a slice,
+so that a client gains nothing by reconnecting.
 """
 
 cimport cython
@@ -19,8 +19,8 @@ from heapq import heappop, heappush
 
 TURN = 0.002  # seconds of a turn of the loop for all connections of a server
 SLICE = 0.0001  # seconds of one connection in a turn; more when there are fewer than fill the turn
-# What one may have saved up by having used less than the others: several commands of a message that
-# it waits for one by one, so that each of them comes first.
+# The most time that a connection can save up by using less than others: enough for several commands
+# of a message, sent one by one, so that each of them comes first.
 CREDIT = 0.0004
 
 cdef double _TURN = TURN
@@ -29,7 +29,7 @@ cdef double _CREDIT = CREDIT
 
 
 cdef class Flow:
-    """Flow()\n--\n\nWhat has its share of the turns: a connection."""
+    """Flow()\n--\n\nA connection with its share of the turns."""
 
     cdef int _visit(self) except -1:
         """Its turn has come."""
@@ -40,19 +40,19 @@ cdef class Flow:
         raise NotImplementedError(f"{self} has more to do")
 
     cpdef object let_go(self):
-        """let_go()\n--\n\nIts connection has ended: nothing of it is visited any more."""
+        """let_go()\n--\n\nIts connection has ended: it is not visited any more."""
         self.used = 0.0
 
 
 cdef class Receiver:
-    """Receiver()\n--\n\nA protocol that is called without a detour by Python."""
+    """Receiver()\n--\n\nA protocol that C code calls directly."""
 
     cpdef object data_received(self, bytes data):
         """data_received(data)\n--\n\nTake what was read."""
         raise NotImplementedError(f"{type(self).__name__} takes no {type(data).__name__}")
 
     cpdef object go_on(self):
-        """go_on()\n--\n\nDo more of what is left. Called after `go_on_later`."""
+        """go_on()\n--\n\nContinue with the remaining work. Called after `go_on_later`."""
         raise NotImplementedError(f"{type(self).__name__} has nothing left")
 
 
@@ -111,11 +111,10 @@ cdef class Turns(Pace):
     # ---- work outside of visits -----------------------------------------------------------------
 
     cpdef int enter(self, Flow flow) except -1:
-        """enter(flow)\n--\n\nWhether what has happened to `flow` outside of a visit may be worked
-        on now.
+        """enter(flow)\n--\n\nWhether an event of `flow` outside of a visit may be handled now.
 
         0: no, this turn is over, or `flow` waits already. 1: yes, and `leave` is called afterwards.
-        2: yes, for a visit is under way.
+        2: yes, because it is inside of a visit.
         """
         cdef double left
         if self._visited is flow:
@@ -124,8 +123,8 @@ cdef class Turns(Pace):
             return 0
         if self._visited is not None:
             return 2
-        # To be told of each turn of the loop would cost a callback in each. So what was used in
-        # several turns may add up to one budget, and only then the next turn is waited for.
+        # Noticing each turn of the loop would cost a callback in each. So the time of several turns
+        # may add up to one budget, and only then work waits for the next turn.
         left = _TURN - self._used
         if left <= 0:
             self._ends_at = 0.0
@@ -137,7 +136,7 @@ cdef class Turns(Pace):
         return 1
 
     cpdef object leave(self, Flow flow):
-        """leave(flow)\n--\n\nWhat `enter` has allowed is done."""
+        """leave(flow)\n--\n\nThe work that `enter` has allowed is done."""
         self._visited = None
         self._charge(flow)
         self._settle()
@@ -145,7 +144,7 @@ cdef class Turns(Pace):
     # ---- visits ---------------------------------------------------------------------------------
 
     cdef bint _begin(self) except -1:
-        """A source has something. False: this turn is over, and the next one will look."""
+        """A source has events. False: this turn is over, and the next one will handle them."""
         self._now_at = self._now()
         if not self._begun:
             self._used = 0.0
@@ -154,7 +153,7 @@ cdef class Turns(Pace):
         return self._now_at < self._ends_at
 
     cdef int _share(self, Py_ssize_t count) except -1:
-        """So many are to be visited: each gets its part of the turn, but never less than SLICE."""
+        """`count` flows will be visited: each gets an equal part of the turn, at least SLICE."""
         self._slice = max(_SLICE, _TURN / count) if count > 1 else _TURN
         return 0
 
@@ -174,8 +173,8 @@ cdef class Turns(Pace):
         return self._now_at < self._ends_at
 
     cdef int _charge(self, Flow flow) except -1:
-        """Add to what `flow` has used the time since `_now_at`, or what is a bad visit: a process
-        that was stopped in the middle of it is not the client's doing.
+        """Add the time since `_now_at` to that of `flow`, up to the time of a bad visit: the client
+        is not to blame if the process was stopped meanwhile.
         """
         cdef double now = self._now()
         cdef double took = min(now - self._now_at, 2 * self._slice)
@@ -187,7 +186,7 @@ cdef class Turns(Pace):
         return 0
 
     cdef double _of_newcomer(self) except? -1:
-        """What one that has just come counts as having used."""
+        """The initial time of a newcomer."""
         return self._virtual + _SLICE
 
     cdef int _queue(self, Flow flow) except -1:
@@ -210,7 +209,7 @@ cdef class Turns(Pace):
         return 0
 
     cdef int _run(self) except -1:
-        """Visit those that wait until this turn is over."""
+        """Visit the waiting flows until this turn is over."""
         cdef Flow flow
         if not self._waiting:
             return 0
@@ -234,7 +233,7 @@ cdef class Turns(Pace):
         if self._waiting:
             self._call_next()
         else:
-            self._virtual = self._most  # nobody has had to wait for another one
+            self._virtual = self._most  # no flow had to wait for another one
         return 0
 
     # ---- the next turn --------------------------------------------------------------------------
