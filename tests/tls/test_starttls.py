@@ -48,7 +48,7 @@ def test_octets_after_starttls_are_refused(
             assert codes(client.wire.send(STARTTLS + after)) == [BROKEN]
         assert client.wire.closed
         assert not client.wire.session.secure
-        assert [line for line in caplog.messages if "behind STARTTLS" in line]
+        assert [line for line in caplog.messages if "after STARTTLS" in line]
 
 
 @row("TLS-04")
