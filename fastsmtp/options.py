@@ -54,7 +54,7 @@ from fastsmtp.networks import Networks
 
 __all__ = ["HOOKS", "OPTIONS", "Networks", "Option", "Options", "parse_options", "tls_options"]
 
-# Hook -> names of its arguments; all but on_close take the trailing callback.
+# Hook -> names of its arguments; all except on_close end in the callback.
 HOOKS: Final[dict[str, tuple[str, ...]]] = {
     "on_connect": ("session", "callback"),
     "on_secure": ("socket", "session", "callback"),

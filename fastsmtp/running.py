@@ -21,7 +21,7 @@ __all__ = [
     "was_raised_at_start",
 ]
 
-# The note that errors of a start have: an OSError may be that of a database, or of the port.
+# The note on errors of a start: an OSError may come from a database, or from the port.
 AT_START: Final = "raised at the start of the server's lifespan"
 
 
@@ -35,12 +35,12 @@ def loop_factory() -> Callable[[], asyncio.AbstractEventLoop] | None:
 
 
 def was_raised_at_start(error: BaseException) -> bool:
-    """Return whether the lifespan of a server, or a hook with a beginning, has raised this."""
+    """Return whether the lifespan of a server, or a hook that is a context manager, raised this."""
     return AT_START in getattr(error, "__notes__", ())
 
 
 def check_can_run(*, handle_signals: bool) -> None:
-    """Raise RuntimeError where a loop of our own cannot run, or, `handle_signals`, have signals."""
+    """Raise RuntimeError if a new loop cannot run here, or, with `handle_signals`, get signals."""
     try:
         asyncio.get_running_loop()
     except RuntimeError:
@@ -61,8 +61,8 @@ def check_can_run(*, handle_signals: bool) -> None:
 def handling(
     loop: asyncio.AbstractEventLoop, signals: Mapping[str, Callable[[], object]]
 ) -> Iterator[None]:
-    """Have `loop` call a function for each signal, by name; what the system does not have is left
-    out.
+    """Have `loop` call a function for each signal, by name; signals that the system does not have
+    are skipped.
     """
     numbers = [getattr(signal, name) for name in signals if hasattr(signal, name)]
     with suppress(NotImplementedError):  # Windows

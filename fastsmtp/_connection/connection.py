@@ -367,7 +367,7 @@ class Connection(Receiver):
         left_behind = [] if self._tasks is None else self._tasks.look(now)
         if left_behind:
             names = ", ".join(left_behind)
-            logger.error("%s: cancelled, but does not end, and is left behind: %s", self, names)
+            logger.error("%s: cancelled, but does not end, and is abandoned: %s", self, names)
             self._end_if_done()
         if self.output.is_stalled(now):
             logger.debug("%s: the client takes no output", self)

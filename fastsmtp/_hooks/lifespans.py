@@ -1,8 +1,8 @@
-"""What begins and ends with a server: its `lifespan`, and hooks that are context managers.
+"""The context managers of a server: its `lifespan`, and hooks that are context managers.
 
-In: asynchronous context managers. Out: they are entered before a server listens, so that what is
-wrong with them is an error at the start, and left in the reverse order after the last client. Each
-is left whatever the others do; an error then is logged.
+In: asynchronous context managers. Out: they are entered before a server listens, so that their
+failure is an error at the start, and exited in the reverse order after the last client. Each is
+exited even if others fail; errors of exits are logged.
 """
 
 from __future__ import annotations
@@ -23,12 +23,12 @@ Manager: TypeAlias = AbstractAsyncContextManager[object]
 
 _TAKES: Final = "lifespan takes a function that returns an asynchronous context manager"
 
-# The lifespan whose managers, or Tasks that they have begun, run in this context.
+# The lifespan whose managers, or Tasks that they have started, run in this context.
 _current: ContextVar[Lifespan | None] = ContextVar("fastsmtp.lifespan", default=None)
 
 
 def check_lifespan(factory: object) -> None:
-    """Raise TypeError for what cannot be the argument `lifespan` of a server."""
+    """Raise TypeError if `factory` cannot be the argument `lifespan` of a server."""
     if factory is not None and not callable(factory):
         raise TypeError(f"{_TAKES}, not {type(factory).__name__}")
 
@@ -36,8 +36,8 @@ def check_lifespan(factory: object) -> None:
 def managers_of(
     server: object, factory: Callable[[Any], Manager] | None, hooks: Iterable[object]
 ) -> list[Manager]:
-    """Return what is to be entered for `server`, in this order; TypeError: `factory` has not made a
-    context manager.
+    """Return the managers to enter for `server`, in this order. Raises TypeError if `factory` has
+    not made a context manager.
     """
     # One object may be several hooks.
     different = {id(hook): hook for hook in hooks}.values()
@@ -47,7 +47,7 @@ def managers_of(
     made: object = factory(server)
     if not isinstance(made, AbstractAsyncContextManager):
         if inspect.iscoroutine(made):
-            made.close()  # or Python warns that it was never awaited
+            made.close()  # otherwise Python warns that it was never awaited
         advice = "decorate it with contextlib.asynccontextmanager"
         raise TypeError(f"{_TAKES}, not {type(made).__name__}: {advice}")
     return [made, *managers]
@@ -67,18 +67,18 @@ class Lifespan:
 
     @property
     def is_over(self) -> bool:
-        """Whether all are left, or could not be entered."""
+        """Whether all are exited, or could not be entered."""
         return self._task.done()
 
     @property
     def is_current(self) -> bool:
-        """Whether the caller is one of the managers, or a Task that one has begun."""
+        """Whether the caller is one of the managers, or a Task that one has started."""
         return _current.get() is self
 
     async def wait_started(self) -> None:
-        """Wait until all are entered. A call that is cancelled calls the start off.
+        """Wait until all are entered. If this call is cancelled, the start is too.
 
-        Raises what one of them raises; those before it are left then.
+        Raises what one of them raises; then those before it are exited.
         """
         if self.is_current and not self._started.is_set():
             raise RuntimeError("listen() would wait for itself in the start of a lifespan")
@@ -89,19 +89,19 @@ class Lifespan:
             await asyncio.wait((self._task,))
             raise
         if isinstance(self._error, asyncio.CancelledError):
-            raise RuntimeError("the start was called off")
+            raise RuntimeError("the start was cancelled")
         if self._error is not None:
             raise self._error
 
     async def leave(self) -> None:
-        """Leave them all; a start under way is called off."""
+        """Exit them all; cancel a start that is in progress."""
         self._leaving.set()
         if not self._started.is_set():
             self._task.cancel()
         await asyncio.wait((self._task,))
 
     def hurry(self) -> None:
-        """Cancel the clean-up that is at work; the next one follows."""
+        """Cancel the current clean-up; the next one follows."""
         if self._leaving.is_set():
             self._task.cancel()
 
@@ -114,12 +114,12 @@ class Lifespan:
                 entered.append(manager)
             self._started.set()
             await self._leaving.wait()
-        except BaseException as error:  # of the start; or a task group in here has cancelled us
+        except BaseException as error:  # of the start, or because a task group has cancelled us
             error.add_note(AT_START)
             self._error = error
         for manager in reversed(entered):
             try:
-                # Without the error of another one: a generator without `finally` would skip its
+                # Without an error of another manager: a generator without `finally` would skip its
                 # clean-up.
                 await manager.__aexit__(None, None, None)
             except BaseException as error:

@@ -270,13 +270,13 @@ class CloseHooks:
             task.cancel()
 
     def _abandon(self, task: asyncio.Task[Any]) -> None:
-        logger.error("%s: on_close does not end, and is left behind", self._calls[task].who)
+        logger.error("%s: on_close does not end, and is abandoned", self._calls[task].who)
         self._forget(task)
 
     def _done(self, task: asyncio.Task[Any]) -> None:
         error = asyncio.CancelledError() if task.cancelled() else task.exception()
         call = self._calls.get(task)
-        if call is None:  # left behind
+        if call is None:  # abandoned
             return
         call.clock.cancel()
         if error is not None and not (call.is_cancelled and task.cancelled()):

@@ -78,7 +78,7 @@ class Dialogue(Asker):
         self.waiting: Answer | None = None
         self.late: Answer | None = None
         self.caught_up = False  # the consumer has caught up; the clock learns it in `advance`
-        self.parted = False  # the client has said QUIT, and waits for nothing but its 221
+        self.parted = False  # the client has sent QUIT, and waits only for its 221
         self.out: list[bytes] = []
         self.out_octets = 0
         self._enhanced = self.policy.enhanced

@@ -1,4 +1,4 @@
-"""What becomes of an accepted message: sinks, what their 250 promises, and a hook for them."""
+"""Delivery of accepted messages: sinks, the promise of their 250, and a hook for them."""
 
 from fastsmtp.delivery.batcher import Batcher
 from fastsmtp.delivery.errors import (

@@ -2,7 +2,7 @@
 
 A body of at most `max_record` octets is gathered and put. A larger one, one that MAIL has announced
 as larger (SIZE=, RFC 1870 §6.1), or one that comes when too much is in flight, goes through the
-sink's `begin` while it comes, and its client waits as long as a write is under way.
+sink's `begin` while it arrives, and reading from its client pauses during each write.
 """
 
 from __future__ import annotations
@@ -31,17 +31,17 @@ if TYPE_CHECKING:
 
 __all__ = ["Arrival", "Traffic", "announced_size", "record_of"]
 
-OVERHEAD: Final = 4096  # octets that a message takes beside its body, in objects of Python's
+OVERHEAD: Final = 4096  # octets that a message takes besides its body, in Python objects
 OVER_SIZE: Final = "larger than size"
 TOO_LATE: Final = "the answer came too late"
 
 
 class Traffic:
-    """What all messages of one hook share: the sink, the log, the octets in flight, the counts.
+    """The state that all messages of one hook share: sink, log, octets in flight, counts.
 
-    in_flight: octets of bodies that are in memory, gathered or waiting for the sink. delivered,
-    refused, aborted: messages so far; late: those of `aborted` whose client got no 250 although
-    the sink has taken them.
+    in_flight: octets of bodies in memory, gathered or waiting for the sink. delivered, refused,
+    aborted: messages so far; late: those of `aborted` whose client got no 250 although the sink has
+    taken them.
     """
 
     def __init__(
@@ -61,14 +61,14 @@ class Traffic:
 
 
 def announced_size(session: Session) -> int:
-    """Return what MAIL has said of the size of the message, in octets; 0 if it has not."""
+    """Return the size that MAIL has announced for the message, in octets; 0 if it has not."""
     sender = session.envelope.mail_from
     value = None if sender is None else sender.args.get("SIZE")
     return int(value) if isinstance(value, str) else 0
 
 
 def record_of(session: Session, node: str, received: float) -> Record:
-    """Return the record of the present transaction, without headers and body."""
+    """Return the record of the current transaction, without headers and body."""
     envelope = session.envelope
     sender = envelope.mail_from
     protocol = session.transmission_type
@@ -105,7 +105,7 @@ def record_of(session: Session, node: str, received: float) -> Record:
 
 
 class Arrival:
-    """One message. `begin` once; all else is called back."""
+    """One message. Call `begin` once; all other methods are callbacks."""
 
     __slots__ = (
         "_announced",
@@ -130,7 +130,7 @@ class Arrival:
         self._traffic = traffic
         self._stream = stream
         self._record = record
-        self._announced = announced  # octets, by SIZE= of MAIL; 0: nothing
+        self._announced = announced  # octets, by SIZE= of MAIL; 0: unknown
         self._callback = callback
         self._pieces: list[bytes] = []
         self._held = OVERHEAD  # of this message in `in_flight`
@@ -143,7 +143,7 @@ class Arrival:
         self._stream.consume(self._on_chunk, self._on_end)
 
     def fail(self, error: BaseException) -> None:
-        """The message is refused; nothing of it is left."""
+        """Refuse the message; nothing of it remains."""
         if not isinstance(error, (DeliveryError, OSError)):
             logger.error("id=%s: the sink has failed", self._record.id, exc_info=error)
         reason = delivery_error(error)
@@ -198,7 +198,7 @@ class Arrival:
             self._record.headers = trace_headers(self._record, first)
 
     def _begin_body(self) -> None:
-        """The body goes through the sink's writer from here on, and not through memory."""
+        """Pass the body to the sink's writer from now on, instead of gathering it."""
         traffic = self._traffic
         self._add_headers(self._pieces[0])
         try:
@@ -273,7 +273,7 @@ class Arrival:
             if self._record.lmtp:
                 self._answer(receipt, fates)
                 return
-            # There is one reply: a recipient that got nothing must not be answered by a 250.
+            # There is one reply: it must not be 250 if a recipient got nothing.
             error = next((fate for fate in fates if isinstance(fate, DeliveryError)), None)
             if error is None:
                 self._answer(receipt, fates)
@@ -288,7 +288,7 @@ class Arrival:
             answer = [fate.reply if isinstance(fate, DeliveryError) else text for fate in fates]
         self._end()
         if not self._callback(None, answer):
-            # `hook_timeout`, or the end of the server: the client was told 451, or nothing.
+            # `hook_timeout`, or the end of the server: the client got 451, or no reply.
             traffic.aborted += 1
             traffic.late += 1
             self._log("aborted", "reason", TOO_LATE)
@@ -308,7 +308,7 @@ class Arrival:
                     self._log("refused", "reason", f"{recipient.address}: {fate}")
 
     def _end(self) -> None:
-        """The message is answered, or will be in a moment: hold nothing of it."""
+        """The message is answered, or will be at once: release its memory."""
         self._is_over = True
         self._traffic.in_flight -= self._held
         self._held = 0
@@ -317,7 +317,7 @@ class Arrival:
         if writer is not None:
             try:
                 writer.discard()
-            except Exception as error:  # foreign code: the client gets its answer all the same
+            except Exception as error:  # foreign code; the client still gets its answer
                 logger.error("id=%s: a body stays behind", self._record.id, exc_info=error)
 
     def _log(self, what: str, key: str, value: str) -> None:

@@ -1,12 +1,12 @@
-"""Commits together what waits together: one sync for many messages.
+"""Commits waiting items together: one sync for many messages.
 
-In: items, from the event loop. Out: a future for each. A thread takes all that waits, up to
-MAX_ITEMS or MAX_OCTETS, and calls `commit` with it; meanwhile the next batch gathers. There is no
-timer: an item that comes alone is committed alone and at once. The loop wakes the threads once for
-all items of one of its turns, and is woken once for all answers of a batch.
+In: items, from the event loop. Out: a future for each. A thread takes all waiting items, up to
+MAX_ITEMS or MAX_OCTETS, and calls `commit` with them; meanwhile the next batch gathers. There is no
+timer: a single item is committed alone and at once. The loop wakes the threads once for all items
+of one of its turns, and is woken once for all answers of a batch.
 
-What waits is bounded by those who add: a client has one message at a time, and `deliver` counts the
-octets of all of them.
+The callers bound the queue: a client has one message at a time, and `deliver` counts the octets of
+all of them.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ from fastsmtp.delivery.log import logger
 
 __all__ = ["Batcher"]
 
-MAX_ITEMS: Final = 256  # more would answer the first of them later, and save no sync worth naming
+MAX_ITEMS: Final = 256  # more would delay the first answers, and save hardly any syncs
 MAX_OCTETS: Final = 4 * 1024 * 1024
 CLOSING: Final = "the sink is closing"
 
@@ -41,12 +41,12 @@ class _Entry(Generic[T, R]):
 
 
 class Batcher(Generic[T, R]):
-    """A queue with threads that commit what waits in it.
+    """A queue with threads that commit the items in it.
 
-    commit: called in a thread with at most `max_items` items of at most `max_octets` together, or
-    one that is larger; returns one result or exception for each. Where it raises it has to leave
-    nothing behind: the items are tried again one by one. threads: how many batches at a time; their
-    order is not kept then.
+    commit: called in a thread with at most `max_items` items of at most `max_octets` together, or a
+    single larger one; returns one result or exception for each. If it raises, it must have undone
+    everything: the items are tried again one by one. threads: how many batches at a time; with
+    several, their order is not kept.
     """
 
     def __init__(
@@ -66,8 +66,8 @@ class Batcher(Generic[T, R]):
         self._alive = 0  # threads that have not ended
         self._loop: asyncio.AbstractEventLoop | None = None
         self._process = 0
-        self._turn: list[_Entry[T, R]] = []  # of this turn of the loop, not shown to the threads
-        # Of both sides, under the condition.
+        self._turn: list[_Entry[T, R]] = []  # of this turn of the loop, not yet for the threads
+        # Shared with the threads, under the condition.
         self._condition = threading.Condition(threading.Lock())
         self._waiting: deque[_Entry[T, R]] = deque()
         self._begun: set[_Entry[T, R]] = set()
@@ -75,10 +75,10 @@ class Batcher(Generic[T, R]):
         self._ended: asyncio.Future[None] | None = None
 
     def start(self) -> None:
-        """Begin, on the running loop; again after `close`.
+        """Start, on the running loop; possible again after `close`.
 
-        Raises RuntimeError when it was begun before and not closed, while a commit of the time
-        before has not ended, and when the system has no threads.
+        Raises RuntimeError when it was started before and not closed, while a commit from before
+        `close` has not ended, and when no thread can be started.
         """
         if self._loop is not None and not self._closing:
             raise RuntimeError(f"{self._name} was started before")
@@ -88,13 +88,13 @@ class Batcher(Generic[T, R]):
         self._loop = asyncio.get_running_loop()
         self._process = os.getpid()
         for number in range(self._count):
-            # A daemon: a disk that hangs must not keep the process. What it had is unanswered.
+            # A daemon: a hanging disk must not keep the process alive. Its items get no answer.
             thread = threading.Thread(target=self._run, name=f"{self._name}-{number}", daemon=True)
             thread.start()
             self._alive += 1
 
     def add(self, item: T, octets: int) -> asyncio.Future[R]:
-        """Return a future for what `commit` makes of `item`; it raises `DeliveryError`.
+        """Return a future for the result of `commit` for `item`; it raises `DeliveryError`.
 
         Raises RuntimeError before `start`, in a forked child, and on another loop. An item whose
         future is cancelled before its batch begins is left out.
@@ -116,7 +116,7 @@ class Batcher(Generic[T, R]):
         return future
 
     async def close(self, patience: float) -> None:
-        """Commit what waits, for at most `patience` seconds; answer the rest."""
+        """Commit the waiting items, for at most `patience` seconds; the rest gets an error."""
         loop = self._loop
         if loop is None or self._closing:
             self._closing = True
@@ -138,7 +138,7 @@ class Batcher(Generic[T, R]):
     # On the loop.
 
     def _show(self) -> None:
-        """Show the threads what this turn has brought."""
+        """Pass the items of this turn to the threads."""
         turn, self._turn = self._turn, []
         if turn:
             with self._condition:
@@ -167,13 +167,13 @@ class Batcher(Generic[T, R]):
             while batch := self._take():
                 results = self._results(batch)
                 self._loop.call_soon_threadsafe(self._answer, batch, results)
-                del batch, results  # they would be held until the next ones come
+                del batch, results  # otherwise they stay in memory until the next batch
             self._loop.call_soon_threadsafe(self._thread_has_ended)
-        except RuntimeError:  # the loop is closed: nobody waits any more
+        except RuntimeError:  # the loop is closed
             pass
 
     def _take(self) -> list[_Entry[T, R]]:
-        """Wait for items and return those of the next batch; none: it is the end."""
+        """Wait for items and return those of the next batch; an empty list: it is the end."""
         with self._condition:
             while not self._waiting:
                 if self._closing:
@@ -192,7 +192,7 @@ class Batcher(Generic[T, R]):
         return batch
 
     def _results(self, batch: list[_Entry[T, R]]) -> Sequence[R | BaseException]:
-        """Return a result or an exception for each, whatever `commit` does."""
+        """Return a result or an exception for each item, even if `commit` fails."""
         is_wanted = [not entry.future.cancelled() for entry in batch]
         items = [entry.item for entry, wanted in zip(batch, is_wanted, strict=True) if wanted]
         found = iter(self._committed(items) if items else ())
@@ -204,7 +204,7 @@ class Batcher(Generic[T, R]):
             if len(results) == len(items):
                 return results
             raise RuntimeError(f"commit of {len(items)} items returned {len(results)} results")
-        except BaseException as error:  # a thread must not end without having answered
+        except BaseException as error:  # a thread must not end without an answer
             if not isinstance(error, (OSError, DeliveryError)):
                 logger.error("%s: a commit has failed", self._name, exc_info=error)
             if len(items) == 1:
@@ -215,5 +215,5 @@ class Batcher(Generic[T, R]):
 def _fail(future: asyncio.Future[R], error: BaseException) -> None:
     if not future.done():
         future.set_exception(error)
-        # Asked for here, so that asyncio does not log what nobody waits for any more.
+        # Retrieved here, so that asyncio does not log it if the waiter is gone.
         future.exception()

@@ -1,7 +1,7 @@
 """Bodies that are too large for a record: each in a synced file of its own.
 
 The event loop collects WRITE_OCTETS of a body, a thread writes them, and at the end syncs the file
-and its directory. Threads are few, and nothing at the end of the process waits for them.
+and its directory. There are few threads, and the process does not wait for them at exit.
 """
 
 from __future__ import annotations
@@ -27,8 +27,8 @@ __all__ = ["BodyFile", "BodyFiles", "BodyFileWriter"]
 
 T = TypeVar("T")
 
-WRITE_OCTETS: Final = 64 * 1024  # that are collected before a thread writes them
-THREADS: Final = 4  # enough for a sync that waits; a write needs no more than the disk can take
+WRITE_OCTETS: Final = 64 * 1024  # collected before a thread writes them
+THREADS: Final = 4  # syncs wait for the disk; for writes, more threads are of no use
 _NAME: Final = re.compile(r"[0-9]+-[0-9a-f]{16}")
 _FLAGS: Final = os.O_WRONLY | os.O_CREAT | os.O_EXCL
 
@@ -69,13 +69,13 @@ class BodyFiles:
         return BodyFile(os.path.join(self.directory, name), size, sha256)
 
     def remove(self, name: str) -> None:
-        """Remove a body that nobody needs any more; blocks. One that cannot be removed is told."""
+        """Remove a body that is no longer needed; blocks. A failure is logged."""
         _unlink(os.path.join(self.directory, name))
 
     def remove_all_but(self, names: Container[str]) -> int:
         """Remove the bodies that are not in `names`, and return how many there were.
 
-        Blocks; raises OSError. Only where no other process writes here.
+        Blocks; raises OSError. No other process may write here.
         """
         with os.scandir(self.directory) as entries:
             orphans = [
@@ -88,17 +88,17 @@ class BodyFiles:
         return len(orphans)
 
     def close(self) -> None:
-        """End the threads, each after what it does now."""
+        """End the threads, each after its current job."""
         for _ in self._threads:
             self._jobs.put(None)
         self._threads.clear()
 
     def call(self, job: Callable[[], T]) -> asyncio.Future[T]:
-        """Return a future for what `job` returns in a thread; it raises `DeliveryError`."""
+        """Return a future for the result of `job` in a thread; it raises `DeliveryError`."""
         loop = asyncio.get_running_loop()
         future: asyncio.Future[T] = loop.create_future()
         if len(self._threads) < THREADS:
-            # A daemon: a disk that hangs must not keep the process.
+            # A daemon: a hanging disk must not keep the process alive.
             thread = threading.Thread(target=self._run, name="fastsmtp-bodies", daemon=True)
             thread.start()
             self._threads.append(thread)
@@ -110,7 +110,7 @@ class BodyFiles:
                 result = job()
             except BaseException as error:
                 failure = delivery_error(error)
-            # The loop may be closed: nobody waits any more.
+            # The loop may be closed.
             with contextlib.suppress(RuntimeError):
                 loop.call_soon_threadsafe(_settle, future, result, failure)
 
@@ -123,7 +123,7 @@ class BodyFiles:
 
 
 class BodyFileWriter(BodyWriter):
-    """One body on its way into its file. All methods belong to the loop; one job runs at a time."""
+    """One body on its way into its file. Methods are called on the loop; one job runs at a time."""
 
     def __init__(self, files: BodyFiles, path: str) -> None:
         self._files = files
@@ -138,7 +138,7 @@ class BodyFileWriter(BodyWriter):
         self._is_over = False
 
     def write(self, octets: bytes) -> asyncio.Future[None] | None:
-        """Take octets; the future that may come back is to be waited for.
+        """Take octets. If a future is returned, wait for it before the next call.
 
         Raises RuntimeError before that, and at the end.
         """
@@ -153,7 +153,7 @@ class BodyFileWriter(BodyWriter):
         return self._begin(self._finish)
 
     def discard(self) -> None:
-        """Remove what there is of the file, as soon as no thread is at it."""
+        """Remove the file, as soon as no thread works on it."""
         if self._is_over:
             return
         self._is_over = True
@@ -193,15 +193,15 @@ class BodyFileWriter(BodyWriter):
         if self._descriptor < 0:
             if self._size:
                 raise Unavailable("the body has failed before")
-            # Before the first write, and for this body alone: the kernel reports an error of
-            # writing back once for each open descriptor, and to none that is opened after it.
+            # Before the first write, and for this body alone: the kernel reports a write-back error
+            # once for each open descriptor, and never to a descriptor opened later.
             self._directory = os.open(self._files.directory, os.O_RDONLY | os.O_DIRECTORY)
             self._descriptor = os.open(self._path, _FLAGS, 0o600)
         for piece in pieces:
             self._hash.update(piece)
             self._size += len(piece)
             view = memoryview(piece)
-            while view:  # the kernel may take a part: a signal, or the last free block
+            while view:  # the kernel may write a part: a signal, or the last free block
                 view = view[os.write(self._descriptor, view) :]
 
     def _finish(self, pieces: list[bytes]) -> StoredBody:
@@ -219,8 +219,7 @@ class BodyFileWriter(BodyWriter):
         descriptors = (self._descriptor, self._directory)
         self._descriptor = self._directory = -1
         for descriptor in descriptors:
-            # After an fsync there is nothing left that close() could report; without one nobody
-            # relies on the file.
+            # After an fsync, close() has nothing to report; without one, the file is not used.
             with contextlib.suppress(OSError):
                 os.close(descriptor)
 
@@ -232,7 +231,7 @@ def _settle(future: asyncio.Future[T], result: T, failure: BaseException | None)
         future.set_result(result)
     else:
         future.set_exception(failure)
-        future.exception()  # asked for: nobody may wait any more
+        future.exception()  # retrieved, so that asyncio does not log it
 
 
 def _unlink(path: str) -> None:

@@ -10,7 +10,7 @@ __all__ = ["make_directory", "sync_directory"]
 
 
 def sync_directory(path: str) -> None:
-    """Make what was linked and removed in a directory durable. Blocks; raises OSError."""
+    """Make changes of a directory's entries durable. Blocks; raises OSError."""
     descriptor = os.open(path, os.O_RDONLY | os.O_DIRECTORY)
     try:
         os.fsync(descriptor)
@@ -19,7 +19,7 @@ def sync_directory(path: str) -> None:
 
 
 def make_directory(path: str) -> None:
-    """Make a directory for its owner alone, and those above it that are missing, durably.
+    """Make a directory for its owner alone, and missing ones above it, durably.
 
     path: absolute. Blocks; raises OSError.
     """

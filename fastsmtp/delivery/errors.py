@@ -1,6 +1,6 @@
-"""Why a message was not delivered: what its client gets, and what the log gets.
+"""Why a message was not delivered: the reply for its client, and the reason for the log.
 
-The two are apart on purpose: the reply never holds what a system or another program said.
+The two are separate on purpose: the reply never contains texts of the system or other programs.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ _NO_ROOM: Final = frozenset({errno.ENOSPC, errno.EDQUOT, errno.EFBIG})
 
 
 class DeliveryError(Exception):
-    """A sink has not taken a message. `str(error)` is the reason, for the log.
+    """A sink has not accepted a message. `str(error)` is the reason, for the log.
 
     Raise one of the subclasses.
     """
@@ -45,13 +45,13 @@ class Unavailable(DeliveryError):
 
 
 class Unclear(DeliveryError):
-    """Nobody knows whether the message was stored: 451 4.3.0, so that it may be there twice and is
-    not lost.
+    """It is unknown whether the message was stored: 451 4.3.0, so that it may be stored twice but
+    is not lost.
     """
 
 
 class Full(DeliveryError):
-    """There is no room now, and nothing was stored: 452 4.3.1."""
+    """There is no space now, and nothing was stored: 452 4.3.1."""
 
     text = "Insufficient system storage, try again later"
     code = 452
@@ -59,7 +59,7 @@ class Full(DeliveryError):
 
 
 class TooLarge(DeliveryError):
-    """The sink never takes a message of this size: 552 5.3.4."""
+    """The sink never accepts a message of this size: 552 5.3.4."""
 
     text = "Message is too large for its destination"
     code = 552
@@ -67,7 +67,7 @@ class TooLarge(DeliveryError):
 
 
 class Refused(DeliveryError):
-    """Another server has refused the message; its reply is passed on as it is.
+    """Another server has refused the message; its reply is passed on unchanged.
 
     reply: code, enhanced code and text of that server. reason: for the log, "": the text.
     """
@@ -83,8 +83,8 @@ class Refused(DeliveryError):
 
 
 def delivery_error(error: BaseException) -> DeliveryError:
-    """Return what a failure of a sink's own means: `Full` where the system has no room for a file,
-    `Unavailable` for other errors of the system, `Unclear` for all else.
+    """Return the DeliveryError for an exception of a sink: `Full` if the system has no space for a
+    file, `Unavailable` for other errors of the system, `Unclear` for all others.
     """
     if isinstance(error, DeliveryError):
         return error

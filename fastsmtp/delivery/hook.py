@@ -43,8 +43,8 @@ def deliver(
     message; must not block.
 
     The server starts the sink when it begins to listen, and closes it at the end of `close`, unless
-    somebody else has started it (`async with sink:`). Raises TypeError for what is no sink, and
-    ValueError for no octets in flight.
+    the program has started it itself (`async with sink:`). Raises TypeError for an object that is
+    not a sink, and ValueError for a `max_in_flight` below 1.
     """
     if not isinstance(sink, Sink):
         raise TypeError(f"deliver takes a Sink, such as Maildir('./mail'), got {sink!r:.80}")
@@ -56,7 +56,7 @@ def deliver(
 class Delivery:
     """The hooks of one sink: the object itself is `on_data`. For one event loop.
 
-    `on_mail_from` and `on_connect` refuse early what could not be delivered. traffic: what is in
+    `on_mail_from` and `on_connect` refuse early if delivery is impossible. traffic: octets in
     flight, and counts. As a context manager, which servers enter, it starts and closes the sink.
     """
 
@@ -71,20 +71,20 @@ class Delivery:
         self.sink = sink
         self.traffic = Traffic(sink, max_in_flight, log, headers=headers)
         self._name = name
-        self._early: list[Arrival] = []  # they wait for the start of the sink
+        self._early: list[Arrival] = []  # messages that wait for the start of the sink
         self._starting: asyncio.Task[Promise] | None = None
         self._entered = 0  # servers that have this hook
         self._owns_sink = False
 
     async def __aenter__(self) -> Delivery:
-        """Start the sink, unless that was done; raises what its `start` raises."""
+        """Start the sink, unless it was started; raises what its `start` raises."""
         if self.sink.promise is None:
             await asyncio.shield(self._start())
         self._entered += 1
         return self
 
     async def __aexit__(self, *exception: object) -> None:
-        """Close the sink when the last server has, if it was started here."""
+        """Close the sink when the last server has closed, if it was started here."""
         self._entered -= 1
         if not self._entered and self._owns_sink:
             self._owns_sink = False
@@ -104,17 +104,17 @@ class Delivery:
             arrival.begin()
 
     def refusal(self) -> SMTPError | None:
-        """Return why no message can be taken now, None if one can. No I/O."""
+        """Return the refusal if no message can be accepted now, else None. No I/O."""
         if self.traffic.in_flight > self.traffic.max_in_flight:
             return Full().reply
         return self.sink.refusal()
 
     def on_mail_from(self, address: Address, session: Session, callback: Callback) -> None:
-        """Refuse a transaction whose message could not be delivered now."""
+        """Refuse a transaction if its message cannot be delivered now."""
         callback(self.refusal())
 
     def on_connect(self, session: Session, callback: Callback) -> None:
-        """Refuse a client, 421, while the sink takes nothing."""
+        """Refuse a client with 421 while the sink accepts nothing."""
         if self.sink.refusal() is None:
             callback(None)
         else:
@@ -132,7 +132,7 @@ class Delivery:
         return await self.sink.start()
 
     def _start_for(self, arrival: Arrival) -> None:
-        """The hook was set on a server that listened already: a message is the first to ask."""
+        """Start the sink for a message: the hook was set on a server that listened already."""
         self._early.append(arrival)
         self._start()
 

@@ -1,7 +1,7 @@
-"""What a log gets of a delivery: one entry for each message, formatted when it is written.
+"""Log entries of deliveries: one for each message, formatted when it is written.
 
-An entry is made for every message on the event loop, so it only keeps what it is given; the text is
-made by whoever writes it, in a thread of his if he has one.
+An entry is made for every message on the event loop, so it only keeps its values; the writer makes
+the text, in a thread of its own if it has one.
 """
 
 from __future__ import annotations
@@ -18,10 +18,10 @@ logger = logging.getLogger("fastsmtp.delivery")
 
 
 class Entry(NamedTuple):
-    """What has become of one message; `str(entry)` is its line.
+    """The fate of one message; `str(entry)` is its line.
 
     what: "delivered", "queued", "refused" or "aborted". recipient: the first of `recipients`. size:
-    octets of the body that came. key, value: the last field of the line, such as "file" or
+    octets of the body that arrived. key, value: the last field of the line, such as "file" or
     "reason".
     """
 
@@ -36,7 +36,7 @@ class Entry(NamedTuple):
     value: str
 
     def __str__(self) -> str:
-        # Every word of the client's is cleaned; the others are ours.
+        # Every word of the client is escaped; the others are ours.
         client = self.client
         tls = f" tls={clean(client.tls.replace(' ', '/'))}" if client.tls else ""
         user = f" user={clean(client.user)}" if client.user else ""
@@ -49,7 +49,7 @@ class Entry(NamedTuple):
 
 
 def entry_of(what: str, record: Record, size: int, key: str, value: str) -> Entry:
-    """Return the entry of a message; it does not hold its body."""
+    """Return the entry of a message; it does not keep the body in memory."""
     recipients = record.rcpt_to
     first = recipients[0].address if recipients else ""
     return Entry(

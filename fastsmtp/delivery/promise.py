@@ -1,4 +1,4 @@
-"""What a 250 after a message is worth."""
+"""What a 250 after a message promises."""
 
 from __future__ import annotations
 
@@ -9,12 +9,12 @@ __all__ = ["Promise"]
 
 
 class Promise(enum.Enum):
-    """What has happened to a message before its client gets 250. The value is the word for users.
+    """Where a message is before its client gets 250. The value is the word for users.
 
     MEMORY: it is in the memory of one process. QUORUM: in the memory of several machines. DISK: on
     one disk, synced. QUORUM_DISK: on several disks, synced. NEXT_HOP: another mail server has
-    answered 2xx, and with it has taken responsibility (RFC 5321 §6.1). REMOTE: an HTTP endpoint has
-    answered 2xx, which says nothing about what it keeps.
+    answered 2xx, and has thereby taken responsibility (RFC 5321 §6.1). REMOTE: an HTTP endpoint has
+    answered 2xx, which does not state that it has stored anything.
     """
 
     MEMORY = "memory"
@@ -25,7 +25,7 @@ class Promise(enum.Enum):
     REMOTE = "remote"
 
     def covers(self, required: Promise) -> bool:
-        """Whether this promise is at least what `required` asks for."""
+        """Whether this promise is at least as strong as `required`."""
         return required is self or required in _ALSO[self]
 
 

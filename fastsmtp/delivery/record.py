@@ -5,9 +5,9 @@ The encoded form is a line, the envelope as JSON, and the message as it is:
     fastsmtp-record 1 <octets of envelope> <octets of message> <CRC-32 of both, 8 hex digits>\n
 
 The envelope ends with LF. The message is our trace headers followed by the octets that the client
-sent, unless the envelope names the file that has the body: then it is the headers alone. A reader
-ignores members of the envelope that it does not know; what an old reader would misunderstand gets a
-new number in the first line.
+sent; if the envelope names a file with the body, it is the headers alone. A reader ignores unknown
+members of the envelope; a change that old readers would misunderstand gets a new number in the
+first line.
 """
 
 from __future__ import annotations
@@ -28,10 +28,10 @@ _WORDS: Final = ("false", "true")
 
 
 class StoredBody(Protocol):
-    """A body that lies outside of its record, for it is larger than a sink's `max_record`.
+    """A body that is stored outside of its record, because it is larger than a sink's `max_record`.
 
-    path: where; its last part names it in the sink that has made it. size: octets. sha256: of these
-    octets, in hexadecimal digits.
+    path: of the file; its last part is the body's name in the sink that has made it. size: octets.
+    sha256: of these octets, in hexadecimal digits.
     """
 
     @property
@@ -54,12 +54,12 @@ class Recipient(NamedTuple):
 
 
 class Client(NamedTuple):
-    """Who has sent a message.
+    """The client that has sent a message.
 
-    address: IP address, "" on a UNIX socket. name: host name that was looked up, "" for none. helo:
-    what it said of itself. protocol: the `with` of a Received header (RFC 3848). tls: version and
-    cipher suite, such as "TLSv1.3 TLS_AES_256_GCM_SHA384", "" in plaintext. user: who has logged
-    in, "" for nobody.
+    address: IP address, "" on a UNIX socket. name: host name that was looked up, "" without one.
+    helo: its argument of HELO or EHLO. protocol: the `with` of a Received header (RFC 3848). tls:
+    version and cipher suite, such as "TLSv1.3 TLS_AES_256_GCM_SHA384", "" in plaintext. user: of
+    the login, "" without one.
     """
 
     address: str = ""
@@ -74,8 +74,8 @@ class Record:
     """One message on its way into a sink.
 
     id: of the session, "-", number of the transaction. headers: our own trace headers, with CRLF,
-    to stand before the body. body: the octets that the client sent (RFC 5322, CRLF), or where a
-    sink keeps them. size: their number. mail_from: "" for the null path. ret, envid: RFC 3461 §4.3,
+    before the body. body: the octets that the client sent (RFC 5322, CRLF), or where a sink has
+    stored them. size: their number. mail_from: "" for the null path. ret, envid: RFC 3461 §4.3,
     §4.4. body_type: "7bit", "8bitmime" or "binarymime". lmtp: whether each recipient gets an answer
     of its own. received: Unix time in seconds. node: name of this server.
     """
@@ -137,7 +137,7 @@ class Record:
 
     @property
     def sha256(self) -> str:
-        """SHA-256 of the body in hexadecimal digits; made at the first look."""
+        """SHA-256 of the body in hexadecimal digits; computed on first access."""
         if not self._sha256:
             assert isinstance(self.body, bytes)
             self._sha256 = sha256(self.body).hexdigest()
@@ -145,7 +145,7 @@ class Record:
 
     @property
     def fingerprint(self) -> str:
-        """The same for a message that its sender has sent twice: SHA-256, in hexadecimal digits, of
+        """Equal for messages that a client has sent twice: SHA-256, in hexadecimal digits, of
         sender, recipients and `sha256`, each in UTF-8 and followed by LF.
         """
         words = (self.mail_from, *(each.address for each in self.rcpt_to), self.sha256, "")
@@ -156,10 +156,10 @@ class Record:
 
 
 def encode_record(record: Record, *, hashes: bool = True) -> bytes:
-    """Return the form that stores keep; a body in a file stays there, and is named.
+    """Return the encoded form for storage; a body in a file stays there, and is named.
 
-    hashes: with fingerprint and SHA-256 of the body. They cost more than all the rest for a large
-    message; whoever parses the record can make them again.
+    hashes: with fingerprint and SHA-256 of the body. For a large message they cost more than all
+    the rest; a reader of the record can compute them again.
     """
     body = record.body
     envelope = _envelope(record, hashes).encode("ascii")
@@ -170,7 +170,7 @@ def encode_record(record: Record, *, hashes: bool = True) -> bytes:
 
 
 def _envelope(record: Record, hashes: bool) -> str:
-    """Return the envelope as JSON. Written out, for an encoder takes three times as long."""
+    """Return the envelope as JSON. Written out, because an encoder takes three times as long."""
     body = record.body
     address, name, helo, protocol, tls, user = map(_quote, record.client)
     recipients = ",".join(
@@ -205,8 +205,8 @@ def parse_record(
 ) -> Record:
     """Return the record that `encode_record` has encoded.
 
-    stored: called as `stored(name, size, sha256)` for a body that lies in a file. Raises ValueError
-    for octets that are damaged, cut, of a newer version, or name a file without `stored`.
+    stored: called as `stored(name, size, sha256)` for a body in a file. Raises ValueError for
+    octets that are damaged, cut off, of a newer version, or name a file without `stored`.
     """
     envelope, message = _split(octets)
     try:

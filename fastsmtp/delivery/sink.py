@@ -18,12 +18,12 @@ from fastsmtp.errors import SMTPError
 
 __all__ = ["CLOSE_PATIENCE", "BodyWriter", "Fate", "Receipt", "Sink"]
 
-# What has become of one recipient: a name for the log, or why it has not got the message.
+# The result for one recipient: a name for the log, or why it has not got the message.
 Fate: TypeAlias = str | DeliveryError
 # One fate for all recipients, or one for each, in their order.
 Receipt: TypeAlias = str | Sequence[Fate]
 
-CLOSE_PATIENCE: Final = 30.0  # seconds, where nobody says how many
+CLOSE_PATIENCE: Final = 30.0  # seconds, by default
 
 
 class BodyWriter(abc.ABC):
@@ -31,8 +31,8 @@ class BodyWriter(abc.ABC):
 
     @abc.abstractmethod
     def write(self, octets: bytes) -> asyncio.Future[None] | None:
-        """Take octets. None: go on; a future: wait for it before the next piece. The future raises
-        `DeliveryError` when the body cannot be kept; nothing of it is left then.
+        """Take octets. None: continue; a future: wait for it before the next piece. The future
+        raises `DeliveryError` when the body cannot be stored; then nothing of it remains.
         """
 
     @abc.abstractmethod
@@ -41,8 +41,8 @@ class BodyWriter(abc.ABC):
 
     @abc.abstractmethod
     def discard(self) -> None:
-        """Leave nothing of the body, now or as soon as what is under way has ended; at any time,
-        twice too, and after `finish` as long as its body was not put.
+        """Remove the body, now or after the current job; may be called at any time, repeatedly, and
+        after `finish` until the record was put.
         """
 
 
@@ -50,9 +50,8 @@ class Sink(abc.ABC):
     """A destination. `async with sink:` starts it, and closes it at the end.
 
     max_record: octets of a body up to which `put` takes it inside of the record; a larger one goes
-    through `begin`. promise: what `start` has returned, None before it and after `close`. done:
-    what replies and the log say of a message that was put. receipt_key: what the log calls its
-    receipt.
+    through `begin`. promise: the result of `start`, None before it and after `close`. done: the
+    word of replies and log for a message that was put. receipt_key: the log's name of its receipt.
     """
 
     max_record: int = 1024 * 1024
@@ -62,41 +61,40 @@ class Sink(abc.ABC):
 
     @abc.abstractmethod
     async def start(self) -> Promise:
-        """Make ready for `put`; set and return `promise`, which holds when its future is done.
+        """Prepare for `put`; set and return `promise`, which holds when a future of `put` is done.
 
-        Raises OSError, ValueError or `DeliveryError` with what to change; RuntimeError when it was
-        started before and not closed. A sink can be started again after `close`.
+        Raises OSError, ValueError or `DeliveryError` that states what to change; RuntimeError when
+        it was started before and not closed. A sink can be started again after `close`.
         """
 
     @abc.abstractmethod
     def put(self, record: Record) -> asyncio.Future[Receipt]:
         """Take one message. The future is done when the promise holds, and raises `DeliveryError`
-        when it does not; then nothing of the message is left, its stored body neither, unless the
-        error is `Unclear`. Raises RuntimeError when the sink was not started.
+        when it does not; then nothing of the message remains, nor its stored body, unless the error
+        is `Unclear`. Raises RuntimeError when the sink was not started.
         """
 
     @abc.abstractmethod
     async def close(self, patience: float) -> None:
-        """End. What was put is awaited for at most `patience` seconds; the rest is `Unavailable` if
-        it was not begun, `Unclear` if it was. A second call does nothing.
+        """End. Wait for records that were put for at most `patience` seconds; the rest gets
+        `Unavailable` if it was not begun, else `Unclear`. A second call does nothing.
         """
 
     def begin(self, record: Record) -> BodyWriter:
-        """Begin the body of `record`, which has all but that. The record is put with what `finish`
-        gives, to this very sink.
+        """Begin the body of `record`, which is complete except for it. The record is then put with
+        the result of `finish`, into this same sink.
         """
         raise NotImplementedError
 
     def refusal(self) -> SMTPError | None:
-        """Return why no message can be taken now, None if one can. Is asked for every message: no
-        I/O here.
+        """Return the refusal if no message can be accepted now, else None. Called for every
+        message, so it must not do I/O.
         """
         return None
 
     def undo(self, record: Record, receipt: Receipt) -> None:  # noqa: B027 - not every sink can
-        """The message was put, and its client got no 250: it has gone, or was told 451, and will
-        come again. Remove the message if that is possible; it is there twice otherwise. Does not
-        block.
+        """The message was put, but its client got no 250: it was lost or got 451, and will send the
+        message again. Remove the message if possible; otherwise it is stored twice. Must not block.
         """
 
     async def __aenter__(self) -> Self:

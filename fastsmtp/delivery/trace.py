@@ -1,15 +1,14 @@
 """The headers that a final delivery puts on top of a message: Return-Path, Delivered-To, Received.
 
 In: a record. Out: octets, each line ended by CRLF and never longer than 998 octets. RFC 5321 §4.4;
-RFC 3848 and RFC 6531 §4.3 for the word after `with`; dates by RFC 5322 §3.3. The name of a user who
-has logged in is left out: `with` says that somebody has.
+RFC 3848 and RFC 6531 §4.3 for the word after `with`; dates by RFC 5322 §3.3. The name of the user
+is left out: `with` shows that there was a login.
 
-What a client says of itself is hostile until shown harmless: a name of letters, digits, dots,
-hyphens and underscores goes in as it is, all else stands in a comment, with every character that
-could mean something replaced by "?". So parentheses are balanced and there is one header, whatever
-reads it.
+Data from a client is treated as hostile: a name of letters, digits, dots, hyphens and underscores
+is copied, all else goes into a comment, with every special character replaced by "?". So
+parentheses are balanced and there is one header for every parser.
 
-Of the message itself only the first octet is read, so no header of its sender's can mislead here.
+Of the message itself only the first octet is read, so its own headers have no influence here.
 """
 
 from __future__ import annotations
@@ -25,9 +24,9 @@ from fastsmtp.delivery.record import Recipient, Record
 __all__ = ["trace_headers"]
 
 MAX_NAME: Final = 255  # octets of a domain, RFC 5321 §4.5.3.1.2
-MAX_STRANGE_NAME: Final = 64  # characters of one that is none
+MAX_STRANGE_NAME: Final = 64  # characters of a name that is not a domain
 MAX_ADDRESS: Final = 512  # characters; a path has at most 256 octets (RFC 5321 §4.5.3.1.3)
-CACHED: Final = 1024  # clients whose part of the header is kept: half a KiB each
+CACHED: Final = 1024  # clients whose part of the header is cached: half a KiB each
 
 _NAME: Final = re.compile(r"[A-Za-z0-9_]([A-Za-z0-9._-]*[A-Za-z0-9_])?")
 _LITERAL: Final = re.compile(r"\[[A-Za-z0-9.:]{1,64}\]")
@@ -40,10 +39,10 @@ _DOT_STRING: Final = re.compile(r"[^\x00-\x20\x7f-\x9f\"(),:;<>@\[\\\]]+")
 
 
 def trace_headers(record: Record, first: bytes) -> bytes:
-    """Return the headers for `record`, to stand before its body.
+    """Return the headers for `record`, to be put before its body.
 
-    first: the beginning of the body. There is a Delivered-To for each recipient, for there is one
-    copy of the message for all of them; who may read it may know whom it was for.
+    first: the beginning of the body. There is a Delivered-To for each recipient, because all of
+    them share one copy of the message; its readers may know all recipients.
     """
     client = record.client
     recipients = record.rcpt_to
@@ -53,22 +52,22 @@ def trace_headers(record: Record, first: bytes) -> bytes:
         f"Received: from {_client(client.helo, client.name, client.address)}\r\n"
         f"\tby {_by(record.node)} with {client.protocol} id {record.id}{_security(client.tls)}"
         f"{_for(recipients)}; {_date(int(record.received))}\r\n{_separator(first)}"
-        # Addresses of an SMTPUTF8 transaction go in as UTF-8 (RFC 6532 §3.2).
+        # Addresses of an SMTPUTF8 transaction are UTF-8 (RFC 6532 §3.2).
     ).encode("utf-8", "replace")
 
 
 def _separator(first: bytes) -> str:
-    """Return what must stand between our headers and the message.
+    """Return the separator between our headers and the message.
 
-    One that begins with a space would go on with our last header field, as if we had written it; it
-    has no header of its own (RFC 5322 §2.2.3), so an empty line makes it what it is, a body.
+    A message that begins with a space would continue our last header field, as if we had written
+    it; it has no header of its own (RFC 5322 §2.2.3), so after an empty line it is all body.
     """
     return "\r\n" if first[:1] in (b" ", b"\t") else ""
 
 
 @lru_cache(2)  # of this second and of the one before
 def _date(second: int) -> str:
-    # format_datetime has English names in a table of its own: no locale gets at them.
+    # format_datetime always uses English names, whatever the locale.
     return format_datetime(datetime.fromtimestamp(second).astimezone())
 
 
@@ -79,7 +78,7 @@ def _by(name: str) -> str:
 
 @lru_cache(64)
 def _security(tls: str) -> str:
-    """Return version and cipher suite of TLS by its standard name, for those who look into a header
+    """Return version and cipher suite of TLS by its standard name, for people who read the header
     (RFC 8314 §4.3).
     """
     words = [_masked(word, MAX_STRANGE_NAME) for word in tls.split()]
@@ -88,7 +87,7 @@ def _security(tls: str) -> str:
 
 @lru_cache(CACHED)
 def _client(greeted_as: str, host_name: str, address: str) -> str:
-    """Return the From-domain of RFC 5321 §4.4, with what is known of the client in a comment."""
+    """Return the From-domain of RFC 5321 §4.4, with the known facts of the client in a comment."""
     literal = _literal(address)
     known = [_masked(host_name, MAX_NAME)] if host_name and not host_name.startswith("[") else []
     if literal:
@@ -103,7 +102,7 @@ def _client(greeted_as: str, host_name: str, address: str) -> str:
 
 
 def _literal(address: str) -> str:
-    """Return the literal of RFC 5321 §4.1.3, "" where there is no address (a UNIX socket)."""
+    """Return the literal of RFC 5321 §4.1.3, "" without an address (a UNIX socket)."""
     if not address:
         return ""
     masked = _masked(address, MAX_STRANGE_NAME)
@@ -119,11 +118,11 @@ def _masked(text: str, limit: int) -> str:
 
 
 def _for(recipients: tuple[Recipient, ...]) -> str:
-    """Return the `for` clause, "" for none.
+    """Return the `for` clause, "" to leave it out.
 
-    With several recipients it would tell each of the others (RFC 5321 §7.6). A quoted local part
-    may hold ";" and parentheses, on which simple readers of this header stumble, and Postmaster
-    without domain is no Path.
+    With several recipients it would show each of them the others (RFC 5321 §7.6). A quoted local
+    part may contain ";" and parentheses, which confuse simple parsers, and Postmaster without a
+    domain is not a Path.
     """
     if len(recipients) != 1:
         return ""
@@ -135,7 +134,7 @@ def _for(recipients: tuple[Recipient, ...]) -> str:
 
 
 def _header_text(text: str) -> str:
-    """Return an address for a header; what the engine's grammar keeps out stays out here, too."""
+    """Return an address for a header, without characters that the engine's grammar refuses."""
     if len(text) <= MAX_ADDRESS and text.isprintable():
         return text
     return _UNSAFE_IN_HEADER.sub("?", text[:MAX_ADDRESS])

@@ -1,8 +1,8 @@
-"""An application as `fastsmtp serve` takes it: found by name, made a server, served.
+"""The application of `fastsmtp serve`: found by name, made a server, served.
 
 In: `module:attribute` (an `SMTPServer`, or a function that returns one) or `module`, whose
-functions are the hooks. Out: a server, and the exit status. Raised: `NoApplication` for a name that
-leads to nothing, `StartError` for a program that has failed, with the exception as its cause.
+functions are the hooks. Out: a server, and the exit status. Raised: `NoApplication` for a name
+without an application, `StartError` for a program that has failed, with the exception as its cause.
 """
 
 from __future__ import annotations
@@ -33,21 +33,23 @@ _LOGINS: Final = {"on_auth", "on_scram"}  # hooks for users who log in
 
 
 class NoApplication(ValueError):
-    """The name on the command line leads to no application; the text is one line for the user."""
+    """The name on the command line is not that of an application; the text is one line for the
+    user.
+    """
 
 
 def check_name(name: str) -> None:
-    """Raise NoApplication for what is not `module` or `module:attribute`."""
+    """Raise NoApplication if `name` is not of the form `module` or `module:attribute`."""
     parts = name.split(":")
     if name.endswith(".py"):
         module = os.path.normpath(name).removesuffix(".py").replace("/", ".")
         raise NoApplication(f"{name} is a file: name its module, as in {module}:server")
     if len(parts) > 2 or not all(each.isidentifier() for part in parts for each in part.split(".")):
-        raise NoApplication(f"{name!r} is no application: it takes module:attribute, as app:server")
+        raise NoApplication(f"{name!r} is not an application: give module:attribute, as app:server")
 
 
 def load(name: str) -> SMTPServer:
-    """Return the server that `name`, which has passed `check_name`, stands for."""
+    """Return the server of `name`, which has passed `check_name`."""
     module_name, colon, path = name.partition(":")
     module = _imported(module_name)
     if not colon:
@@ -70,12 +72,12 @@ def load(name: str) -> SMTPServer:
     if isinstance(made, SMTPServer):
         return made
     if inspect.iscoroutine(made):
-        made.close()  # or Python warns that it was never awaited
+        made.close()  # otherwise Python warns that it was never awaited
     raise NoApplication(f"{name}() returns a {type(made).__name__}: it takes {_TAKES}")
 
 
 def _imported(name: str) -> ModuleType:
-    """Import a module as Python does by `-m`: what is in the working directory comes first."""
+    """Import a module as `python -m` does: the working directory comes first."""
     directory = os.getcwd()
     if directory not in sys.path:
         sys.path.insert(0, directory)
@@ -103,7 +105,7 @@ def _server_of_hooks(module: ModuleType) -> SMTPServer:
     options = names.get("options", {})
     if not isinstance(options, Mapping):
         raise StartError(f"{name}.options is of type {type(options).__name__}: it takes a dict")
-    # Without a hook for logins nobody could log in, and every message would be refused.
+    # Without a hook for logins no client could log in, and every message would be refused.
     defaults = {"auth_optional": not _LOGINS & hooks.keys()}
     try:
         return SMTPServer(lifespan=names.get("lifespan"), **{**defaults, **options, **hooks})
@@ -112,7 +114,7 @@ def _server_of_hooks(module: ModuleType) -> SMTPServer:
 
 
 def _servers_in(module: ModuleType) -> str:
-    """Return which servers a module has, as the end of a message, "" for none."""
+    """Return the names of the servers in a module, as the end of a message, "" without any."""
     name = module.__name__
     found = [f"{name}:{key}" for key, one in vars(module).items() if isinstance(one, SMTPServer)]
     return f"; there is {', '.join(found)}" if found else ""
@@ -135,8 +137,8 @@ def _told(error: BaseException) -> str:
 
 
 def places(server: SMTPServer, texts: Iterable[str]) -> tuple[Listener, ...]:
-    """Return where `server` is to listen, by default on the port of the gateway; ValueError: on no
-    address that it can speak on.
+    """Return the addresses for `server`, by default the gateway's. Raises ValueError for an address
+    whose protocol the server does not have.
     """
     lmtp = server.options.lmtp
     default = f"lmtp:{DEFAULT_LISTEN}" if lmtp else DEFAULT_LISTEN
@@ -154,7 +156,7 @@ def places(server: SMTPServer, texts: Iterable[str]) -> tuple[Listener, ...]:
 
 
 def serve(server: SMTPServer, listeners: tuple[Listener, ...], *, verbose: bool) -> int:
-    """Serve until a signal says to end; return the exit status. Raises StartError."""
+    """Serve until a signal ends it; return the exit status. Raises StartError."""
     with logging_to(LogWriter(), verbose=verbose) as writer:
         start = _begin(server, listeners, writer)
         is_clean = run_on_loop(server.serve_until_stopped(start), writer)

@@ -1,4 +1,4 @@
-"""Where the gateway delivers: the sink that the command line asks for, its start and its end."""
+"""The gateway's destination: the sink that the command line names, its start and its end."""
 
 from __future__ import annotations
 
@@ -14,12 +14,12 @@ from fastsmtp.gateway.config import Config
 
 __all__ = ["Destination", "DestinationError", "reason_of"]
 
-# What a promise is in words of the start line.
+# The promises in the words of the start line.
 WORDS: Final = {Promise.DISK: "on this disk"}
 
 
 class DestinationError(Exception):
-    """Nothing can be delivered there; the text is one line for the user."""
+    """The destination is not usable; the text is one line for the user."""
 
 
 class Destination:
@@ -34,7 +34,7 @@ class Destination:
         self.delivery: Delivery = deliver(self._sink, name=config.name, log=log)
 
     async def start(self) -> str:
-        """Make ready; return what the start line says. Raises DestinationError."""
+        """Start the sink; return the text for the start line. Raises DestinationError."""
         config = self._config
         try:
             promise = await self._sink.start()
@@ -48,7 +48,7 @@ class Destination:
         return f"delivering to {config.maildir}{way}; {means}"
 
     async def close(self, patience: float) -> bool:
-        """End, after at most `patience` seconds; False: something that was begun has not ended."""
+        """End, after at most `patience` seconds; False: something is still running."""
         loop = asyncio.get_running_loop()
         began = loop.time()
         await self._sink.close(patience)
@@ -56,8 +56,8 @@ class Destination:
 
 
 def reason_of(error: OSError) -> str:
-    """Return why, in the words of the system: an event loop makes a sentence of its own of it."""
+    """Return the system's text for the error, without what the event loop adds to it."""
     if error.errno is not None and error.errno > 0:
         return os.strerror(error.errno)
-    # A host name that cannot be looked up: its numbers are those of another table, and negative.
+    # The errors of host name lookups have numbers of their own, negative ones.
     return error.strerror or str(error) or type(error).__name__

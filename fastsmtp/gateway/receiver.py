@@ -1,4 +1,4 @@
-"""Which recipients the gateway takes."""
+"""Which recipients the gateway accepts."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ __all__ = ["Receiver"]
 
 
 class Receiver:
-    """The hook `on_rcpt_to`. domains: the `domain_key`s that mail is taken for; empty: all."""
+    """The hook `on_rcpt_to`. domains: the `domain_key`s of accepted domains; empty: all."""
 
     def __init__(self, domains: frozenset[str]) -> None:
         self._domains = domains
@@ -22,7 +22,7 @@ class Receiver:
     def on_rcpt_to(
         self, address: Address, session: Session, callback: Callable[[Exception | None], Any]
     ) -> None:
-        """Take recipients of our domains, and Postmaster without a domain (RFC 5321 §4.5.1)."""
+        """Accept recipients of our domains, and Postmaster without a domain (RFC 5321 §4.5.1)."""
         domain = address.domain
         if not self._domains or not domain or domain_key(domain) in self._domains:
             callback(None)

@@ -1,4 +1,4 @@
-"""`fastsmtp serve --reload`: a process that starts the server anew when a Python file has changed.
+"""`fastsmtp serve --reload`: a process that restarts the server when a Python file has changed.
 
 In: the arguments of the server. Out: nothing, until a signal. The package watchfiles does the work.
 """
@@ -19,7 +19,7 @@ __all__ = ["serve_and_reload"]
 
 
 def serve_and_reload(arguments: Sequence[str]) -> int:
-    """Run `fastsmtp serve` with `arguments`, anew after each change below the working directory.
+    """Run `fastsmtp serve` with `arguments`; restart it after each change in the working directory.
 
     Raises StartError when watchfiles is not installed.
     """

@@ -1,9 +1,9 @@
-"""Runs the gateway: reads keys and users, opens what it delivers to, listens, says so, and ends on
+"""Runs the gateway: reads keys and users, opens the destination, listens, reports that, and ends on
 SIGTERM or SIGINT.
 
 The first signal stops listening and lets messages in flight get their real reply; a second one
 ends the process at once. Nothing acknowledged is lost by either: a 250 is sent only when the
-message is on disk. SIGHUP reads keys and users anew; what is wrong with them changes nothing.
+message is on disk. SIGHUP reloads keys and users; if they are invalid, nothing changes.
 """
 
 from __future__ import annotations
@@ -45,19 +45,19 @@ EXIT_CLEAN: Final = 0
 EXIT_AT_ONCE: Final = 1
 FOR_USERS: Final = (Kind.SMTPS, Kind.SUBMISSION)
 
-# Descriptors that are not for clients: listeners, the loop's own, a directory for each thread of
-# the disk, and some to spare. Refused clients that take their time to leave come on top.
+# Descriptors that are not for clients: listeners, the loop's own, a directory for each disk thread,
+# and some spare ones. Lingering refused clients come on top.
 RESERVED_FILES: Final = 48
 FILES_PER_CLIENT: Final = 2  # its socket and the file of its message
-# Seconds that calls of the disk have to end when all clients have gone. With `close_timeout` it is
-# less than the 40 seconds after which systemd would kill the process (docs/serve.md).
+# Seconds for disk calls to end after the last client. With `close_timeout` it is less than the 40
+# seconds after which systemd would kill the process (docs/serve.md).
 DISK_PATIENCE: Final = 5.0
-MAX_FILES: Final = 65_536  # where the system sets no limit worth the name
+MAX_FILES: Final = 65_536  # if the system's limit is infinite or very high
 
 
 def run_service(config: Config) -> int:
-    """Serve until a signal says to end; return the exit status. Raises StartError at the start."""
-    # A limit on the size of files is an error of write(), EFBIG, and not the end of the process.
+    """Serve until a signal ends it; return the exit status. Raises StartError at the start."""
+    # At a limit on file sizes, write() fails with EFBIG instead of killing the process.
     signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
     with logging_to(LogWriter(), verbose=config.verbose) as writer:
         certificate = _certificate_of(config)
@@ -99,10 +99,10 @@ def _users_of(config: Config) -> Users:
 
 
 def _allow_clients(servers: int) -> int:
-    """Raise the limit on open files as far as we may; return how many clients a server can have.
+    """Raise the limit on open files as far as allowed; return how many clients a server can have.
 
     The engine leaves a fifth of the limit to hooks. Ours open a file for each message, and without
-    a descriptor for it a message could only be refused.
+    a descriptor a message has to be refused.
     """
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     limit = MAX_FILES if hard == resource.RLIM_INFINITY else min(hard, MAX_FILES)
@@ -151,7 +151,7 @@ class _Service:
         self._hangup = asyncio.Event()
 
     async def run(self) -> int:
-        """Serve until told to stop, then let what is in flight end."""
+        """Serve until a signal, then finish messages in flight."""
         loop = asyncio.get_running_loop()
         for number in (signal.SIGTERM, signal.SIGINT):
             loop.add_signal_handler(number, self._on_signal, number)
@@ -165,12 +165,12 @@ class _Service:
             status = await self._end()
         self._writer.say("ended")
         if status != EXIT_CLEAN or not has_begun:
-            # A thread hangs in a disk or in the look-up of a host name: it would be waited for.
+            # A thread hangs in a disk or in a host name lookup: a normal exit would wait for it.
             self._leave(status)
         return status
 
     async def _begin(self) -> None:
-        """Open what we deliver to, listen everywhere, and say so."""
+        """Open the destination, listen everywhere, and report both."""
         try:
             delivering = await self._destination.start()
         except DestinationError as error:
@@ -190,9 +190,9 @@ class _Service:
             reloading.cancel()
 
     async def _end(self) -> int:
-        """Close the servers and wait for the disk, with patience; return the exit status."""
+        """Close the servers and wait for the disk for a limited time; return the exit status."""
         if self._logins is not None:
-            self._logins.close()  # first: logins that are delayed are not worth waiting for
+            self._logins.close()  # first, so that delayed logins do not hold up the end
         await asyncio.gather(*(server.close() for server in self._servers.values()))
         if await self._destination.close(DISK_PATIENCE):
             return EXIT_CLEAN
@@ -200,7 +200,7 @@ class _Service:
         return EXIT_AT_ONCE
 
     def _leave(self, status: int) -> None:
-        """End the process, and wait for no thread of it."""
+        """End the process without waiting for its threads."""
         self._writer.finish()
         os._exit(status)
 
@@ -211,7 +211,7 @@ class _Service:
             self._writer.say(f"STARTTLS is not offered: {NO_LIBRARY}")
 
     def _make_servers(self) -> None:
-        """Make one for each kind of listener, for what it speaks and demands is options of it."""
+        """Make one server for each kind of listener, because kinds have different options."""
         kinds = {each.kind for each in self._config.listeners}
         clients = _allow_clients(len(kinds))
         try:
@@ -253,8 +253,8 @@ class _Service:
     def _on_signal(self, number: int) -> None:
         name = signal.Signals(number).name
         if self._stop.is_set():
-            # Not sys.exit(): a thread that hangs in a write to a dead disk would be waited for.
-            # What is unfinished lies in tmp/, and the next start removes it.
+            # Not sys.exit(), which would wait for a thread that hangs in a write to a dead disk.
+            # Unfinished files are in tmp/, and the next start removes them.
             self._writer.say(f"{name} again: ending at once")
             self._leave(EXIT_AT_ONCE)
         self._writer.say(f"{name}: no new clients; messages in flight are finished first")

@@ -1,6 +1,6 @@
-"""`fastsmtp spool`: look at the records of a spool, and decide about those that are kept.
+"""`fastsmtp spool`: show the records of a spool, and decide about those that are kept.
 
-On a stopped server the commands open the spool themselves; on a running one they ask it.
+If the server is stopped, the commands open the spool themselves; otherwise they ask the server.
 """
 
 from __future__ import annotations
@@ -41,16 +41,16 @@ _json = click.option("--json", "as_json", is_flag=True, help="One JSON object a 
 
 @click.group()
 def spool() -> None:
-    """Look at the mail in a spool, and decide about what could not be delivered.
+    """Show the mail in a spool, and decide about messages that could not be delivered.
 
-    DIRECTORY is what `fastsmtp serve --spool` has; the server may run or not.
+    DIRECTORY is that of `fastsmtp serve --spool`; the server may be running or stopped.
     """
 
 
 @spool.command(name="list")
 @_directory
-@click.option("--state", type=click.Choice(STATES), default="all", help="Those in this state only.")
-@click.option("--limit", type=click.IntRange(min=1), help="No more than so many.")
+@click.option("--state", type=click.Choice(STATES), default="all", help="Only those in this state.")
+@click.option("--limit", type=click.IntRange(min=1), help="At most this many.")
 @_json
 def list_records(directory: str, state: str, limit: int | None, as_json: bool) -> int:
     """List the records, the oldest first."""
@@ -92,7 +92,7 @@ def retry(directory: str, which: tuple[str, ...], state: str | None, as_json: bo
 def delete(
     directory: str, which: tuple[str, ...], state: str | None, yes: bool, as_json: bool
 ) -> int:
-    """Delete records; nobody is told that their mail was not delivered."""
+    """Delete records; the senders are not notified that their mail was not delivered."""
     chosen = _chosen(which, state)
     if not yes:
         _confirm(directory, chosen)
@@ -130,7 +130,7 @@ def export(directory: str, which: tuple[str, ...], state: str | None, output: st
 @spool.command()
 @_directory
 def repair(directory: str) -> int:
-    """Read what can be read of a damaged spool, whose server is stopped, into a new one."""
+    """Copy the readable records of a damaged spool, whose server is stopped, into a new one."""
     place = SpoolDirectory(directory)
     try:
         place.acquire(create=False)
@@ -147,7 +147,7 @@ def repair(directory: str) -> int:
     return 0
 
 
-# What is asked for, and the answers.
+# Requests and answers.
 
 
 def _named(state: str | None) -> str:
@@ -199,12 +199,12 @@ def _confirm(directory: str, chosen: dict[str, object]) -> None:
 
 
 def _say(line: str) -> None:
-    # The reader may have gone: `fastsmtp spool list DIR | head`.
+    # The reader may be gone: `fastsmtp spool list DIR | head`.
     with contextlib.suppress(OSError):
         click.echo(line)
 
 
-# Records as lines. What senders sent is escaped.
+# Records as lines. Data from senders is escaped.
 
 
 def _listed(told: dict[str, Any]) -> list[str]:
@@ -250,11 +250,11 @@ def _time(seconds: float | None) -> str:
 
 
 def _opened(told: Answer, output: str | None, files: contextlib.ExitStack) -> BinaryIO:
-    """Open the file of the next message; it must not be there yet."""
+    """Open the file of the next message; it must not exist yet."""
     assert isinstance(told, dict)
     if output == "-":
         return sys.stdout.buffer
-    # Nothing that a client sent is part of a path but letters, digits, dots and hyphens.
+    # Of data from clients, only letters, digits, dots and hyphens become part of a path.
     name = output or f"{told['number']}-{_UNUSUAL.sub('-', told['id'])[:64]}.eml"
     try:
         file = files.enter_context(_synced(name))
@@ -266,7 +266,7 @@ def _opened(told: Answer, output: str | None, files: contextlib.ExitStack) -> Bi
 
 @contextlib.contextmanager
 def _synced(name: str) -> Iterator[BinaryIO]:
-    """A new file that is on disk at the end of the block: what was exported may be deleted."""
+    """A new file that is synced at the end of the block, because the record may be deleted then."""
     with open(name, "xb", opener=_for_owner) as file:
         yield file
         file.flush()

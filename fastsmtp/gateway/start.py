@@ -49,7 +49,7 @@ def logging_to(writer: LogWriter, *, verbose: bool) -> Iterator[LogWriter]:
 
 
 def run_on_loop(main: Coroutine[Any, Any, T], writer: LogWriter) -> T:
-    """Return what `main` does, on uvloop, or where that is not installed on asyncio's own loop."""
+    """Return the result of `main`, run on uvloop, or without uvloop on asyncio's own loop."""
     factory = loop_factory()
     if factory is None:
         writer.say("uvloop is not installed: serving on the slower event loop of asyncio")
@@ -58,7 +58,7 @@ def run_on_loop(main: Coroutine[Any, Any, T], writer: LogWriter) -> T:
 
 
 async def listen(server: SMTPServer, listener: Listener) -> list[Listener]:
-    """Listen, and return where: a host may have several addresses, and port 0 is any free one."""
+    """Listen; return the addresses: a host may have several, and port 0 is any free one."""
     before = len(server.addresses())
     try:
         if listener.path:

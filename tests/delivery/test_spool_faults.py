@@ -115,8 +115,8 @@ def test_a_store_whose_sync_failed_is_opened_anew_and_checked(faults: Faults) ->
         return process.said
 
     said = asyncio.run(main())
-    assert b"has failed and is opened anew: SQLITE_IOERR_FSYNC" in said
-    assert b"was opened anew and is sound" in said
+    assert b"has failed and is opened again: SQLITE_IOERR_FSYNC" in said
+    assert b"was opened again and is sound" in said
 
 
 # In this process.

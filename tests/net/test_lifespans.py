@@ -202,7 +202,7 @@ async def test_closing_a_server_calls_off_a_start_that_hangs() -> None:
     listening = asyncio.ensure_future(server.listen(0, "127.0.0.1"))
     await begun.wait()
     await server.close()
-    with pytest.raises(RuntimeError, match="called off"):
+    with pytest.raises(RuntimeError, match="the start was cancelled"):
         await listening
     assert server.address() is None
 
@@ -312,7 +312,7 @@ async def test_a_lifespan_may_close_its_own_server(when: str) -> None:
     server = Sink().server(lifespan=told(said, **{when: close}))
     async with asyncio.timeout(PATIENCE):
         if when == "at_start":
-            with pytest.raises(RuntimeError, match=r"closed|called off"):
+            with pytest.raises(RuntimeError, match=r"closed|cancelled"):
                 await server.listen(0, "127.0.0.1")
         else:
             await server.listen(0, "127.0.0.1")

@@ -1,14 +1,14 @@
-"""Brings messages into a Maildir: every system call of those that wait together in one call.
+"""Commits messages into a Maildir: all system calls for a batch in one call.
 
 In: descriptors of `tmp` and `new`, and drafts: a name, octets, or a file that was begun already.
-Out: each draft says what became of it, by a step and an errno; nothing raises half-way, and of a
-draft that has failed no name is left. The GIL is released once, whatever the number of drafts.
+Out: each draft has its result, a step and an errno; nothing raises half-way, and a failed draft
+leaves no name. The GIL is released once, whatever the number of drafts.
 
 The order of calls is the promise: write to `tmp`, sync the files, link them into `new`, sync `new`
-once for all of them, and only then remove the names in `tmp`. An fsync that has failed is not tried
-again: the kernel may have dropped the dirty pages, and a second one would say that all is well.
+once for all of them, and only then remove the names in `tmp`. A failed fsync is not repeated: the
+kernel may have dropped the dirty pages, and a second one would report success.
 
-Files hold LF where the wire had CRLF, over any cut of the pieces; a CR that no LF follows stays.
+Files have LF where the wire had CRLF, however the pieces are cut; a CR without an LF stays.
 """
 
 from cpython.bytes cimport PyBytes_AS_STRING, PyBytes_GET_SIZE
@@ -68,9 +68,9 @@ cdef extern from *:
 
 
 cdef enum:
-    NAME_ATTEMPTS = 5  # names hold 64 random bits: a second attempt is already very strange
-    MAX_NAME = 200  # octets of a name that is given
-    NAME_ROOM = MAX_NAME + 4  # with what a further attempt adds, and NUL
+    NAME_ATTEMPTS = 5  # names have 64 random bits: even a second attempt is very unlikely
+    MAX_NAME = 200  # octets of a given name
+    NAME_ROOM = MAX_NAME + 4  # with the suffix of a further attempt, and NUL
     BUFFER = 65536  # octets of one write
 
 cdef enum:
@@ -84,7 +84,7 @@ HAS_SYNCFS = bool(FS_HAVE_SYNCFS)
 
 
 class Step(enum.IntEnum):
-    """Where a commit has failed; DONE: it has not."""
+    """The step at which a commit has failed; DONE: it has not failed."""
 
     DONE = 0
     CREATE = AT_CREATE
@@ -112,22 +112,22 @@ cdef struct File:
     size_t head_length
     const char *body
     size_t body_length
-    bint is_written  # head and body stand in the file already
+    bint is_written  # head and body are in the file already
     bint is_older  # than the batch: an error of its data may have been before `synced_tmp`
-    char temporary[NAME_ROOM]  # as it stands in tmp
-    char final[NAME_ROOM]  # as it stands in new
+    char temporary[NAME_ROOM]  # the name in tmp
+    char final[NAME_ROOM]  # the name in new
     bint in_tmp
     bint in_new
     bint ended
     bint has_held  # the last piece ended with a CR, whose LF may follow
-    bint is_open  # `descriptor` is one: 0 is what an object that was never made has there
+    bint is_open  # `descriptor` is valid: it is 0 in an object that was never initialised
     int descriptor
     int step
     int error
     int stays  # why a name could not be removed, an errno
 
 
-# Every function returns whether the file is still on its way.
+# The functions that return bint return whether the file can continue.
 
 cdef bint fail(File *file, const Work *work, int step, int error) noexcept nogil:
     file.step = step
@@ -144,8 +144,7 @@ cdef void end(File *file, const Work *work) noexcept nogil:
         remove_name(file, work.tmp, file.temporary)
         file.in_tmp = False
     if file.is_open:
-        # After an fsync there is nothing left that close could report; without one nobody relies
-        # on the file.
+        # After an fsync, close has nothing to report; without one, the file is not used.
         close(file.descriptor)
         file.is_open = False
     file.ended = True
@@ -167,7 +166,7 @@ cdef bint create(File *file, const Work *work) noexcept nogil:
     cdef int attempt
     for attempt in range(NAME_ATTEMPTS):
         set_name(file.temporary, file.given, attempt)
-        # O_EXCL: never into a file, or through a link, that somebody else has put there.
+        # O_EXCL: never into an existing file, or through a link, of another program.
         file.descriptor = openat(
             work.tmp, file.temporary, O_WRONLY | O_CREAT | O_EXCL | O_CLOEXEC, 0o600
         )
@@ -184,17 +183,17 @@ cdef bint create(File *file, const Work *work) noexcept nogil:
 
 
 cdef bint is_ours(int descriptor) noexcept nogil:
-    """Lock the new file; False when a cleaner of another process got hold of it before us, which
+    """Lock the new file; False if the clean-up of another process has locked it before us, which
     then removes it.
     """
     cdef struct_stat facts
     if flock(descriptor, LOCK_EX | LOCK_NB) != 0:
-        return errno != EWOULDBLOCK  # no locks on this file system: then cleaners go by age
+        return errno != EWOULDBLOCK  # no locks on this file system: clean-ups use the age
     return fstat(descriptor, &facts) != 0 or facts.st_nlink == 1
 
 
 cdef bint put(File *file, Work *work, const char *octets, size_t length) noexcept nogil:
-    """Add octets of the wire to the file."""
+    """Add octets from the wire to the file, with LF for CRLF."""
     cdef const char *stop = octets + length
     cdef const char *cr
     cdef const char *upto
@@ -234,7 +233,7 @@ cdef bint copy(File *file, Work *work, const char *octets, size_t length) noexce
 cdef bint flush(File *file, Work *work) noexcept nogil:
     cdef size_t done = 0
     cdef ssize_t taken
-    while done < work.used:  # the kernel may take a part: a signal, or the last free block
+    while done < work.used:  # the kernel may write a part: a signal, or the last free block
         taken = write(file.descriptor, work.buffer + done, work.used - done)
         if taken >= 0:
             done += taken
@@ -246,7 +245,7 @@ cdef bint flush(File *file, Work *work) noexcept nogil:
 
 
 cdef bint finish(File *file, Work *work) noexcept nogil:
-    """Write what is left."""
+    """Write the rest."""
     if file.has_held:
         file.has_held = False
         if not copy(file, work, b"\r", 1):
@@ -259,7 +258,7 @@ cdef bint publish(File *file, const Work *work) noexcept nogil:
     for attempt in range(NAME_ATTEMPTS):
         set_name(file.final, file.given, attempt)
         error = give_name(file, work)
-        # NFS may say EEXIST of our own link, when the answer to the first try was lost.
+        # NFS may report EEXIST for our own link, if the answer to the first try was lost.
         if error == 0 or error == EEXIST and is_same_file(file, work):
             file.in_new = True
             return True
@@ -269,11 +268,11 @@ cdef bint publish(File *file, const Work *work) noexcept nogil:
 
 
 cdef int give_name(File *file, const Work *work) noexcept nogil:
-    """Return 0 or an errno. Not rename(): link() never replaces a file that is there."""
+    """Return 0 or an errno. Not rename(): link() never replaces an existing file."""
     cdef struct_stat facts
     if linkat(work.tmp, file.temporary, work.new, file.final, 0) == 0:
         return 0
-    # What a file system without hard links answers; EPERM is Linux's word for it.
+    # The error numbers of a file system without hard links; Linux uses EPERM.
     if errno != EPERM and errno != ENOTSUP and errno != EOPNOTSUPP and errno != ENOSYS:
         return errno
     if fstatat(work.new, file.final, &facts, AT_SYMLINK_NOFOLLOW) == 0:
@@ -295,7 +294,7 @@ cdef bint is_same_file(File *file, const Work *work) noexcept nogil:
 
 
 cdef bint begin(File *file, Work *work) noexcept nogil:
-    """Make the file, and write what was given with the draft, unless that was done already."""
+    """Make the file and write the draft's octets, unless that was done already."""
     if file.is_written:
         return True
     file.is_written = True
@@ -339,7 +338,7 @@ cdef void commit_all(File **files, int count, Work *work, bint sync_all) noexcep
             if error:
                 fail(files[number], work, AT_SYNC_DIRECTORY, error)
             else:
-                # The message is safe; what goes wrong from here on costs a leftover at most.
+                # The message is safe; a later failure causes a leftover at most.
                 end(files[number], work)
 
 
@@ -367,7 +366,7 @@ cdef void sync(File **files, int count, const Work *work, bint sync_all) noexcep
     cdef int number
     cdef int error = errno if sync_all and syncfs(work.synced_tmp) != 0 else 0
     if not sync_all and count > 1:
-        # A hint: the files find their blocks together, and the first fsync commits that for all.
+        # A hint: blocks are allocated for all files, and the first fsync commits this for all.
         for number in range(count):
             if not files[number].ended:
                 FS_START_WRITING(files[number].descriptor)
@@ -404,8 +403,8 @@ cdef class Draft:
     """Draft(place, name, head, body)\n--\n\nOne message on its way into a Maildir.
 
     name: a file name, at most 200 octets. head, body: octets, written one after the other; what
-    `write` adds comes after them. Nothing is on disk before `write` or `commit`. A draft that is
-    forgotten is discarded.
+    `write` adds comes after them. Nothing is on disk before `write` or `commit`. A draft without
+    references is discarded.
     """
 
     cdef File file
@@ -413,7 +412,7 @@ cdef class Draft:
     cdef readonly bytes name
     cdef bytes head
     cdef bytes body
-    cdef bint is_taken  # somebody works on it now
+    cdef bint is_taken  # a call is working on it
 
     def __cinit__(
         self,
@@ -450,34 +449,34 @@ cdef class Draft:
 
     @property
     def step(self):
-        """Where it has failed; DONE while it has not."""
+        """The step at which it has failed; DONE while it has not."""
         return Step(self.file.step)
 
     @property
     def error(self):
-        """Why it has failed, an errno; 0 while it has not."""
+        """The errno of its failure; 0 while it has not failed."""
         return self.file.error
 
     @property
     def stays(self):
-        """Why a name in `tmp` or `new` could not be removed, an errno; 0: none stays."""
+        """The errno if a name in `tmp` or `new` could not be removed, else 0."""
         return self.file.stays
 
     @property
     def temporary(self):
-        """The name in `tmp`, empty when there is none."""
+        """The name in `tmp`, empty without one."""
         return <bytes>self.file.temporary if self.file.in_tmp else b""
 
     @property
     def final(self):
-        """The name in `new`, empty when there is none."""
+        """The name in `new`, empty without one."""
         return <bytes>self.file.final if self.file.in_new and not self.file.step else b""
 
     def write(self, bytes octets not None):
         """write(octets)\n--\n\nAdd octets to the file, which is made first.
 
-        Returns whether it went well; `step` and `error` say what did not, and nothing is left.
-        Raises RuntimeError after the end.
+        Returns False after a failure: `step` and `error` describe it, and no file remains. Raises
+        RuntimeError after the end.
         """
         cdef Work work
         cdef bint is_good
@@ -499,7 +498,7 @@ cdef class Draft:
         return is_good
 
     def discard(self):
-        """discard()\n--\n\nLeave nothing in `tmp`; a no-op from `commit` on."""
+        """discard()\n--\n\nRemove the file in `tmp`; a no-op from `commit` on."""
         cdef Work work
         if not self.is_over():
             self.is_taken = True

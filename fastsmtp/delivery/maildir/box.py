@@ -1,7 +1,7 @@
 """The directories of a Maildir: made, opened, checked; names for its files; leftovers.
 
-Nothing that a client sent is part of a path: names are made of time, process, random octets and our
-host name. All calls block; they belong into a thread.
+No data from a client is part of a path: names are made of time, process, random octets and our host
+name. All calls block, so call them in a thread.
 """
 
 from __future__ import annotations
@@ -23,8 +23,8 @@ from fastsmtp.delivery.maildir._commit import Place
 
 __all__ = ["Box"]
 
-# A file that nobody has touched for so long is no delivery under way (the Maildir specification
-# says the same).
+# A file that was not changed for this long does not belong to a running delivery (the Maildir
+# specification has the same limit).
 LEFTOVER_SECONDS: Final = 36 * 3600
 MAX_HOST: Final = 64  # characters of our host name in a file name, which has at most 255
 
@@ -35,8 +35,8 @@ _OUR_NAME: Final = re.compile(r"[0-9]+\.M[0-9]+P[0-9]+R[0-9a-f]{16}\.[A-Za-z0-9.
 class Box:
     """A directory with `cur`, `new` and `tmp`, made when it is missing.
 
-    path: absolute. Raises OSError when the directory cannot be made or written to; a disk that is
-    only full is no error here, for mail is then refused with 452 until there is room again.
+    path: absolute. Raises OSError when the directory cannot be made or written to; a full disk is
+    not an error here, because mail is then refused with 452 until there is space again.
     """
 
     def __init__(self, path: str) -> None:
@@ -60,13 +60,13 @@ class Box:
         return place
 
     def open_again(self) -> Place:
-        """Open them after a fault, and see that they can be written to and synced."""
+        """Open them after a fault, and check that they can be written to and synced."""
         self._check_writable()
         sync_directory(self.new)
         return self.open()
 
     def unique_name(self) -> str:
-        """Return a file name of this delivery alone, whatever clocks, processes and hosts do."""
+        """Return a unique file name, even if clocks jump or process numbers and hosts repeat."""
         seconds, nanoseconds = divmod(time.time_ns(), 1_000_000_000)
         process = os.getpid()
         chance = secrets.token_hex(8)
@@ -77,17 +77,17 @@ class Box:
         path = os.path.join(self.new, name)
         try:
             os.unlink(path)
-        except FileNotFoundError:  # somebody has read it meanwhile
+        except FileNotFoundError:  # a mail reader has moved it meanwhile
             pass
         except OSError as error:
             logger.warning("a file stays behind: %s: %s", path, error.strerror)
 
     def remove_leftovers(self) -> int:
-        """Remove from `tmp` what deliveries of ours left that will never end; return how many.
+        """Remove unfinished files of dead processes from `tmp`; return how many.
 
-        A delivery holds a lock on its file while it lives, and the kernel drops the lock when the
-        process dies. So a file of ours that can be locked is a leftover, whoever has its process
-        number now. Where the file system has no locks, age decides. Files of others are theirs.
+        A delivery holds a lock on its file, and the kernel releases the lock when the process dies.
+        So a file of ours that can be locked is a leftover, even if its process number is in use
+        again. On a file system without locks, age decides. Files of other programs are left alone.
         """
         removed = 0
         with os.scandir(self.tmp) as entries:
@@ -110,10 +110,10 @@ class Box:
 
 
 def _remove_leftover(path: str) -> bool:
-    """Remove one file of ours from tmp/ if nobody writes it any more."""
+    """Remove one file of ours from tmp/ if it is not being written any more."""
     try:
         descriptor = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK)
-    except OSError:  # gone meanwhile, or not ours after all
+    except OSError:  # removed meanwhile, or not ours after all
         return False
     try:
         facts = os.fstat(descriptor)

@@ -1,4 +1,4 @@
-"""Bodies that are too large for a record: written into the file in `tmp` as they come.
+"""Bodies that are too large for a record: written into the file in `tmp` as they arrive.
 
 The event loop collects WRITE_OCTETS, a thread writes them. Nothing is synced here: `put` does that,
 together with the rest of the commit.
@@ -22,13 +22,13 @@ from fastsmtp.delivery.sink import BodyWriter
 
 __all__ = ["Job", "LargeBody", "LargeFile", "call_each", "failure"]
 
-WRITE_OCTETS: Final = 64 * 1024  # the credit of a DataStream: more would only wait longer
+WRITE_OCTETS: Final = 64 * 1024  # HIGH_WATER of a DataStream: more would only wait longer
 
 Job: TypeAlias = Callable[[], object]
 
 
 def call_each(jobs: list[Job]) -> list[Any]:
-    """Call jobs, and return what they return or raise."""
+    """Call jobs, and return their results or exceptions."""
     results: list[Any] = []
     for job in jobs:
         try:
@@ -39,7 +39,7 @@ def call_each(jobs: list[Job]) -> list[Any]:
 
 
 def failure(draft: Draft) -> OSError:
-    """Return why a draft has failed; nothing of it is left."""
+    """Return why a draft has failed; nothing of it remains."""
     return OSError(draft.error, os.strerror(draft.error))
 
 
@@ -53,7 +53,7 @@ class LargeFile:
         self.sha256 = sha256
 
     def open(self) -> BinaryIO:
-        """Return the body as received, the whole of it in memory; not after `put`."""
+        """Return the body as received, completely in memory; not after `put`."""
         with open(self.path, "rb") as file:
             return io.BytesIO(file.read().replace(b"\n", b"\r\n")[-self.size :])
 
@@ -69,7 +69,7 @@ class LargeBody(BodyWriter):
         self._tmp = tmp
         self._threads = threads
         self._waiting = bytearray()
-        # Of the threads, under the lock: a discard may come while a write is under way.
+        # Shared with the threads, under the lock: a discard may come during a write.
         self._lock = threading.Lock()
         self._draft: Draft | None = None
         self._is_over = False
@@ -77,7 +77,7 @@ class LargeBody(BodyWriter):
         self._hash = hashlib.sha256()
 
     def write(self, octets: bytes) -> asyncio.Future[None] | None:
-        """Take octets; a future when it is better to wait for the disk."""
+        """Take octets; return a future if the caller should wait for the disk."""
         self._waiting += octets
         if len(self._waiting) < WRITE_OCTETS:
             return None
@@ -85,12 +85,12 @@ class LargeBody(BodyWriter):
         return self._threads.add(lambda: self._write(piece), len(piece))
 
     def finish(self) -> asyncio.Future[StoredBody]:
-        """Done when all is written; it is synced by `put`."""
+        """The future is done when all is written; `put` syncs it."""
         piece = self._take()
         return self._threads.add(lambda: self._finish(piece), len(piece))
 
     def discard(self) -> None:
-        """Leave nothing; after `put` a no-op."""
+        """Remove the file; after `put` a no-op."""
         self._is_over = True
         self._waiting.clear()
         self._threads.add(self._discard, 0)

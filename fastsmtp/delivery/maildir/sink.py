@@ -1,16 +1,16 @@
 """`Maildir`: a sink whose 250 means that the message is a synced file in `new`.
 
-What waits together is committed together, in one call without the GIL (`_commit.pyx` has the order
-of calls, which is the promise). A body that is too large for a record goes into the very file that
-becomes the message, as it comes.
+Waiting messages are committed together, in one call without the GIL (`_commit.pyx` has the order of
+system calls, on which the promise rests). A body that is too large for a record goes directly into
+the file that becomes the message, as it arrives.
 
-Line ends: files hold LF where the wire had CRLF, as every reader of a Maildir on UNIX expects. With
+Line ends: files have LF where the wire had CRLF, as every reader of a Maildir on UNIX expects. With
 CRLF in the file Python's `mailbox` works, but mutt 2.2 shows a stray ^M after header fields, and
-others no longer find the empty line behind the header. Nothing is lost: the engine refuses a
-message with a bare CR or LF, so turning each LF back into CRLF gives the octets that were sent.
+others do not find the empty line after the header. Nothing is lost: the engine refuses a message
+with a bare CR or LF, so turning each LF back into CRLF restores the octets that were sent.
 
-After a sync that has failed, and when the directories are no longer there, they are opened anew
-and checked before the next message.
+After a failed sync, and when the directories no longer exist, they are opened again and checked
+before the next message.
 """
 
 from __future__ import annotations
@@ -34,19 +34,19 @@ from fastsmtp.delivery.sink import BodyWriter, Receipt, Sink
 
 __all__ = ["Maildir"]
 
-FILE_THREADS: Final = 4  # for large bodies as they come
+FILE_THREADS: Final = 4  # for large bodies as they arrive
 
 DISCARDED: Final = "the body was discarded"
 
-# After these the kernel may have dropped what was written before, too.
+# After a failure of these, the kernel may have dropped earlier writes too.
 _DOUBTFUL: Final = frozenset({Step.SYNC, Step.SYNC_DIRECTORY})
-# Batches at a time: one is written while others wait for the disk, and flushes of several are
-# shared. Measured with bench/durable: with 2 ms for a flush, four take a fifth more mail than two.
+# Batches at a time: one is written while others wait for the disk, and several share a flush.
+# Measured with bench/durable: with 2 ms for a flush, four accept a fifth more mail than two.
 COMMIT_THREADS: Final = 4
 
 
 class Maildir(Sink):
-    """A Maildir; made when it is missing.
+    """A Maildir, which is made if it does not exist.
 
     path: of its directory. Receipts are names of files in `new`.
     """
@@ -65,10 +65,10 @@ class Maildir(Sink):
         )
 
     async def start(self) -> Promise:
-        """Make the directories, and remove what an earlier run has left unfinished.
+        """Make the directories, and remove unfinished files of earlier runs.
 
-        Raises OSError when the directory cannot be made or written to. One that is only full is no
-        error: mail is refused with 452 until there is room.
+        Raises OSError when the directory cannot be made or written to. A full disk is not an error:
+        mail is refused with 452 until there is space.
         """
         if self.promise is not None:
             raise RuntimeError(f"{self.path} was started before")
@@ -111,7 +111,7 @@ class Maildir(Sink):
         self._box = box
 
     def _draft(self, head: bytes, body: bytes) -> Draft:
-        """Return a new draft; raises OSError while the directories cannot be used."""
+        """Return a new draft; raises OSError while the directories are not usable."""
         assert self._box is not None
         place = self._place
         if place is None:
@@ -119,10 +119,10 @@ class Maildir(Sink):
         return Draft(place, self._box.unique_name().encode("ascii"), head, body)
 
     def _commit(self, records: list[Record]) -> list[Receipt | BaseException]:
-        """Commit what waits together; return a name or an error for each."""
+        """Commit records together; return a name or an error for each."""
         drafts = [self._draft_of(record) for record in records]
         good = [draft for draft in drafts if isinstance(draft, Draft)]
-        # Large bodies that were begun before a fault lie in another place than the rest.
+        # Large bodies that were begun before a fault are in another place than the rest.
         for place in {draft.place for draft in good if draft.place is not None}:
             together = [draft for draft in good if draft.place is place]
             takes_all = self._syncs.takes_all(len(together))

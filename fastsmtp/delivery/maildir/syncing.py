@@ -1,9 +1,8 @@
 """How the files of a batch are synced: each by itself, or the whole file system by one `syncfs`.
 
-One `syncfs` costs about as much as the fsync of one file, so it pays from two files on, and the
-more the slower the disk flushes. But it also writes what other programs have left to be written,
-which can take seconds. So both are measured as they are used, and the one that takes less time for
-the number of files is taken.
+One `syncfs` costs about as much as the fsync of one file, so it is worth it from two files on, and
+more so with a slow disk. But it also writes pending data of other programs, which can take seconds.
+So both are measured during use, and the faster one for the number of files is chosen.
 """
 
 from __future__ import annotations
@@ -20,19 +19,19 @@ from fastsmtp.delivery.maildir._commit import HAS_SYNCFS
 __all__ = ["SyncChoice", "reports_errors"]
 
 KEPT: Final = 5  # measurements of each way; their median ignores a single slow one
-# The way that is not taken is tried again after so many times what it took: it costs 2 % at most.
+# The other way is tried again after this many times its last duration: that costs 2 % at most.
 RETRY: Final = 50
 
 
 def reports_errors(release: str) -> bool:
-    """Whether `syncfs` of this release of Linux says that something could not be written: 5.8."""
+    """Whether `syncfs` of this release of Linux reports write errors: since 5.8."""
     found = re.match(r"(\d+)\.(\d+)", release)
     return found is not None and (int(found[1]), int(found[2])) >= (5, 8)
 
 
 class SyncChoice:
-    """Chooses, for the Maildirs of one file system. Used by several threads: a measurement that is
-    lost to another one does no harm.
+    """Chooses, for the Maildirs of one file system. Used by several threads without a lock: a lost
+    measurement does no harm.
     """
 
     def __init__(self) -> None:

@@ -1,4 +1,4 @@
-"""A spool: mail is safe on disk at once, in batches, and goes from there into another sink."""
+"""A spool: mail is stored on disk at once, in batches, and drained from there into another sink."""
 
 from fastsmtp.delivery.spool.directory import SpoolError
 from fastsmtp.delivery.spool.sink import Spool

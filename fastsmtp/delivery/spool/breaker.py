@@ -1,4 +1,4 @@
-"""Keeps off a sink that is down: no more than one record tries it, now and then."""
+"""A circuit breaker for a sink that is down: only one record tries it from time to time."""
 
 from __future__ import annotations
 
@@ -12,9 +12,10 @@ MOST: Final = 60.0
 
 
 class Breaker:
-    """Counts failures of a sink. Times are seconds of any one clock, and come as arguments.
+    """Counts failures of a sink. Times are seconds of any clock, passed as arguments.
 
-    until: when the next record may try a sink that is down. reason: why it is down, "": it is not.
+    until: when the next record may try a sink that is down. reason: why it is down, "" if it is
+    not.
     """
 
     def __init__(self) -> None:
@@ -43,14 +44,14 @@ class Breaker:
         return was_open
 
     def fail(self, reason: str, now: float) -> bool:
-        """The sink has failed; return whether it is down from now on, and was not."""
+        """The sink has failed; return whether it is down from now on and was up before."""
         self._in_a_row += 1
         if self._in_a_row < FAILURES:
             return False
         was_open = self.is_open
         self.reason = reason or "it has failed"
         if now >= self.until:
-            # Records that were under way when it went down are one failure, not many.
+            # Records that were in flight when it went down count as one failure.
             self.until = now + self._pause
             self._pause = min(2 * self._pause, MOST)
         return not was_open

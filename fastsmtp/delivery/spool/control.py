@@ -1,9 +1,9 @@
 """The commands of `fastsmtp spool` on a spool that a running server has: a UNIX socket in its
 directory.
 
-The server alone may touch the database (one connection of one process), so it does itself what the
-command wants. A request is one line of JSON, and so is each answer; where an answer has `follows`,
-so many octets follow it.
+Only the server may use the database (one connection of one process), so it executes the commands
+itself. A request is one line of JSON, and so is each answer; if an answer has `follows`, that many
+octets follow it.
 """
 
 from __future__ import annotations
@@ -39,7 +39,7 @@ class ControlServer:
         self._clients: set[asyncio.Task[None]] = set()
 
     async def start(self) -> None:
-        """Listen. Where that cannot be, the spool works without: one line of the log says so."""
+        """Listen. If that fails, the spool works without it, and one log line states the reason."""
         try:
             listener = _listener(self._path)
         except OSError as error:
@@ -50,7 +50,7 @@ class ControlServer:
         )
 
     async def close(self) -> None:
-        """Listen no more; commands under way are cut."""
+        """Stop listening and cut running commands."""
         if self._server is None:
             return
         self._server.close()
@@ -67,7 +67,7 @@ class ControlServer:
         assert task is not None
         self._clients.add(task)
         try:
-            # A client that has gone, is too slow, or sends what is no request.
+            # A client that is gone or too slow, or sends an invalid request.
             with contextlib.suppress(OSError, TimeoutError, ValueError, asyncio.CancelledError):
                 await self._answer(reader, writer)
         finally:
@@ -93,7 +93,7 @@ class ControlServer:
 
 
 async def perform(path: str, request: Request) -> AsyncGenerator[Answer, None]:
-    """Do what a request asks for to the spool in `path`, whether or not a server has it.
+    """Execute a request on the spool in `path`, whether or not a server uses it.
 
     Yields the answers. Raises SpoolError.
     """
@@ -113,7 +113,7 @@ async def perform(path: str, request: Request) -> AsyncGenerator[Answer, None]:
 
 
 async def _asked(directory: SpoolDirectory, request: Request) -> AsyncGenerator[Answer, None]:
-    """Let the server that has the spool do it."""
+    """Have the server that uses the spool execute it."""
     try:
         with _short(directory.control) as path:
             reader, writer = await asyncio.open_unix_connection(path, limit=LONGEST_LINE)
@@ -139,7 +139,7 @@ def _line(answer: dict[str, object]) -> bytes:
 
 
 def _listener(path: str) -> socket.socket:
-    """Return a socket that its owner alone can connect to, in place of what an earlier run left."""
+    """Return a socket that only its owner can connect to; replaces that of an earlier run."""
     listener = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
     made = f"{path}.new"
     try:
@@ -159,7 +159,7 @@ def _listener(path: str) -> socket.socket:
 
 @contextlib.contextmanager
 def _short(path: str) -> Iterator[str]:
-    """A path that fits into the address of a socket, good inside of the block."""
+    """A path that is short enough for a socket's address, valid inside of the block."""
     if len(os.fsencode(path)) <= LONGEST_PATH:
         yield path
         return

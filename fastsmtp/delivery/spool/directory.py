@@ -1,5 +1,4 @@
-"""The directory of a spool: who may use it, what lies where in it, and the lock that one process
-has.
+"""The directory of a spool: its permissions, its files, and the lock of the process that uses it.
 
 `spool.db` (and `spool.db-wal` while it is open) has the records, `bodies/` the large bodies, `lock`
 the number of the process that uses it, `control` is the socket of that process.
@@ -18,7 +17,7 @@ from fastsmtp.delivery.directories import make_directory
 
 __all__ = ["SpoolDirectory", "SpoolError", "SpoolInUse"]
 
-# What a spool has, and what a file system puts into the root of its own.
+# The files of a spool, and those of a file system in its root directory.
 _OURS: Final = ("spool.db", "lock")
 _ANYWHERE: Final = frozenset({"lost+found"})
 _OF_OTHERS: Final = stat.S_IWGRP | stat.S_IWOTH
@@ -33,7 +32,7 @@ class SpoolInUse(SpoolError):
 
 
 class SpoolDirectory:
-    """The places in a spool. path: absolute or not; nothing is looked at before `acquire`."""
+    """The paths in a spool. path: absolute or not; nothing is accessed before `acquire`."""
 
     def __init__(self, path: str) -> None:
         self.path = os.path.abspath(path)
@@ -44,9 +43,9 @@ class SpoolDirectory:
         self._lock = -1
 
     def acquire(self, *, create: bool) -> None:
-        """Check the directory and lock it. create: make it when it is missing.
+        """Check the directory and lock it. create: make it if it does not exist.
 
-        Raises SpoolError, SpoolInUse where another process has the lock.
+        Raises SpoolError, and SpoolInUse if another process has the lock.
         """
         try:
             self._check(create=create)
@@ -68,7 +67,7 @@ class SpoolDirectory:
             self._lock = -1
 
     def check_existing(self) -> None:
-        """Raise SpoolError where there is no spool that this user may use."""
+        """Raise SpoolError if there is no spool that this user may use."""
         try:
             self._check(create=False)
         except OSError as error:

@@ -1,8 +1,8 @@
-"""Takes records from a spool into another sink, the oldest first, and never gives one up.
+"""Moves records from a spool into another sink, the oldest first, and never gives one up.
 
-A record whose sink fails is tried again later, with the same id; one that the sink refuses for good
-(5xx) or that is damaged stays until somebody decides. Between the sink's answer and our note of it
-lie MARK_SECONDS and a commit: after a crash in between the record is delivered a second time.
+A record whose sink fails is tried again later, with the same id; one that the sink refuses
+permanently (5xx) or that is damaged stays until an operator decides. The sink's answer is noted
+after MARK_SECONDS and a commit: after a crash in between, the record is delivered a second time.
 """
 
 from __future__ import annotations
@@ -26,24 +26,24 @@ from fastsmtp.log_text import clean
 
 __all__ = ["Counts", "Drainer"]
 
-# How long what was delivered may wait to be noted together with what is delivered next: twenty
-# syncs a second at most, and a crash delivers no more twice than such a time has brought.
+# Seconds that a delivery waits to be noted together with the next ones: at most twenty syncs a
+# second, and after a crash only the records of this time are delivered twice.
 MARK_SECONDS: Final = 0.05
 MARKS: Final = 256
-NOTE_AGAIN: Final = 1.0  # seconds, where a note could not be written, or the store has failed
+NOTE_AGAIN: Final = 1.0  # seconds, after a note could not be written, or the store has failed
 FETCH_OCTETS: Final = 4 * 1024 * 1024
 FIRST_DELAY: Final = 2.0  # seconds until a record is tried again, doubled up to MOST_DELAY
 MOST_DELAY: Final = 3600.0
-# Of the sink itself; all else is about one record.
+# Failures of the sink itself; all others concern one record.
 _OF_THE_SINK: Final = (Unavailable, Unclear, Full)
 
 
 class Counts:
-    """What a drainer has done since it began.
+    """What a drainer has done since its start.
 
     delivered, deferred, refused, damaged: records; a record is counted each time it is deferred.
-    repeated: records given to the sink although an earlier try may have stored them: one that
-    nobody knows the end of, or that was under way when the last process ended without closing.
+    repeated: records given to the sink although an earlier try may have stored them: tries with an
+    unknown result, or in flight when the last process ended without closing.
     """
 
     def __init__(self) -> None:
@@ -64,7 +64,7 @@ class Drainer:
         self._sink = sink
         self._parallel = parallel
         self._in_flight: set[int] = set()  # numbers of records that the sink has
-        self._busy: set[int] = set()  # and of those of which it is not noted yet what they became
+        self._busy: set[int] = set()  # and of those whose result is not noted yet
         self._position = 0  # number of the newest record that was begun
         self._next_due: float | None = 0.0
         self._may_be_there = parallel + MARKS if shelf.was_cut else 0
@@ -74,7 +74,7 @@ class Drainer:
         self._pending: set[asyncio.Future[Any]] = set()  # puts and notes
         self._run: asyncio.Task[None] | None = None
         self._closing = False
-        self._cannot_note = False  # and that was told
+        self._cannot_note = False  # and that was logged
 
     def start(self) -> None:
         """Begin to drain."""
@@ -82,11 +82,11 @@ class Drainer:
         self._run = asyncio.create_task(self._drain_until_closed())
 
     def is_under_way(self, seq: int) -> bool:
-        """Whether the sink has a record now, or has answered and that is not yet noted."""
+        """Whether the sink has a record now, or its answer is not noted yet."""
         return seq in self._busy
 
     def is_begun(self, seq: int) -> bool:
-        """Whether a new record was given to the sink, or will be in a moment."""
+        """Whether a new record was given to the sink, or will be at once."""
         return seq <= self._position
 
     def look(self) -> None:
@@ -95,7 +95,7 @@ class Drainer:
         self._wake.set()
 
     async def close(self, patience: float) -> None:
-        """Begin no more records, and wait for those under way for at most `patience` seconds."""
+        """Begin no more records, and wait for those in flight for at most `patience` seconds."""
         self._closing = True
         self._shelf.on_new = _nothing
         self._wake.set()
@@ -118,7 +118,7 @@ class Drainer:
         while not self._closing:
             try:
                 await self._drain()
-            except Exception:  # a fault of ours must not end it all
+            except Exception:  # a fault of ours must not stop all draining
                 logger.exception("draining the spool %s has failed", self._shelf.directory.path)
                 await asyncio.sleep(NOTE_AGAIN)
 
@@ -126,9 +126,9 @@ class Drainer:
         while not self._closing:
             self._wake.clear()
             room = self.breaker.room(self._parallel, len(self._in_flight), time.monotonic())
-            # By halves: records are fetched in batches.
+            # Only when half is free: records are fetched in batches.
             enough = 1 if self.breaker.is_open else (self._parallel + 1) // 2
-            # What is not noted is delivered again after a crash: there is a limit to that.
+            # Records that are not noted are delivered again after a crash, so they are limited.
             room = min(room, self._parallel + MARKS - len(self._busy))
             if room < enough:
                 is_paused = self.breaker.is_open and not self._in_flight
@@ -138,7 +138,7 @@ class Drainer:
                 await self._sleep(None if due is None else due - time.time())
 
     async def _sleep(self, seconds: float | None) -> None:
-        """Wait until something has changed, or for so long."""
+        """Wait until something has changed, or for `seconds`."""
         if seconds is None:
             await self._wake.wait()
         elif seconds > 0:
@@ -159,7 +159,7 @@ class Drainer:
                 functools.partial(_pick, self._position, room, now, busy)
             )
         except DeliveryError:
-            # The store has failed, and is opened anew as soon as that is possible.
+            # The store has failed, and is opened again as soon as possible.
             if has_due:
                 self._look_for_due(now)
             await asyncio.sleep(NOTE_AGAIN)
@@ -170,7 +170,7 @@ class Drainer:
                 self._position = entry.seq
             self._begin(entry)
         if not found:
-            self._position = newest  # all that is left there has trouble
+            self._position = newest  # all remaining records up to there have trouble
         return bool(found)
 
     def _look_for_due(self, due: float | None) -> None:
@@ -192,7 +192,7 @@ class Drainer:
         self._in_flight.add(entry.seq)
         try:
             answer = hand_over(self._sink, record)
-        except Exception as error:  # a sink that is not ours
+        except Exception as error:  # foreign code
             self._ended(entry, record, delivery_error(error))
         else:
             self._keep(answer)
@@ -256,7 +256,7 @@ class Drainer:
         return Trouble(State.DEFERRED, attempts, due, storable(str(error)))
 
     def _split(self, entry: Entry, record: Record, fates: Receipt) -> None:
-        """Keep the record for those recipients alone that have not got it."""
+        """Keep the record only for the recipients that have not got it."""
         failed = [
             (recipient, fate)
             for recipient, fate in zip(record.rcpt_to, fates, strict=True)
@@ -304,7 +304,7 @@ class Drainer:
             self._marking = asyncio.get_running_loop().call_later(MARK_SECONDS, self._mark)
 
     def _mark(self) -> None:
-        """Remove what was delivered."""
+        """Remove the delivered records."""
         if self._marking is not None:
             self._marking.cancel()
             self._marking = None
@@ -316,7 +316,7 @@ class Drainer:
         self._keep(asyncio.ensure_future(self._changed(changes, gone)))
 
     async def _changed(self, changes: Changes, gone: Sequence[Entry]) -> None:
-        """Make the changes, as soon as that is possible: no record is begun anew meanwhile."""
+        """Make the changes as soon as possible; until then no record is begun again."""
         while True:
             try:
                 await self._shelf.change(changes, gone)
@@ -354,7 +354,7 @@ def _pick(
 ) -> tuple[list[Entry], float | None]:
     """Return records to begin, and when to look for deferred ones again; in the store's thread.
 
-    busy: numbers of those under way; None: no deferred one is due.
+    busy: numbers of those in flight; None: no deferred one is due.
     """
     found: list[Entry] = []
     next_due = None

@@ -1,4 +1,4 @@
-"""Gives one record to a sink, a large body piece by piece before it."""
+"""Gives one record to a sink; a large body goes first, piece by piece."""
 
 from __future__ import annotations
 
@@ -19,11 +19,11 @@ PIECE: Final = 256 * 1024  # octets of a large body that are in memory at a time
 
 
 class BodyDamaged(Exception):
-    """The file with the body is not there, or has another size."""
+    """The file with the body does not exist, or has another size."""
 
 
 def hand_over(sink: Sink, record: Record) -> asyncio.Future[Receipt]:
-    """Return a future for what the sink says, which raises what it raises, and BodyDamaged."""
+    """Return a future for the sink's result, which raises the sink's errors, and BodyDamaged."""
     if isinstance(record.body, bytes) and len(record.body) <= sink.max_record:
         return sink.put(record)
     return asyncio.ensure_future(_hand_over_large(sink, record))

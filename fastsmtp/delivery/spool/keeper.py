@@ -1,8 +1,8 @@
-"""Turns what waits into transactions, and does without a store that has failed until it was opened
-anew and checked.
+"""Turns waiting changes into transactions; a store that has failed is not used until it was opened
+again and checked.
 
-A `Keeper` lives in the one thread of a spool's batcher. The event loop reads `failure` and
-`is_full` and nothing else.
+A `Keeper` lives in the one thread of a spool's batcher. The event loop reads only `failure` and
+`is_full`.
 """
 
 from __future__ import annotations
@@ -22,8 +22,8 @@ from fastsmtp.delivery.spool.store import NewRecord, Store, Trouble
 
 __all__ = ["OPEN", "Changes", "Close", "Item", "Keeper", "damage_of"]
 
-CHECK_SECONDS: Final = 10.0  # 4 GiB at the speed of a plain disk; the rest has its check sums
-# Seconds between two attempts to open a store that has failed, and between two looks at the disk.
+CHECK_SECONDS: Final = 10.0  # 4 GiB at the speed of a plain disk; the rest relies on checksums
+# Seconds between two attempts to open a store that has failed, and between two checks of the disk.
 PAUSE: Final = 1.0
 OPEN: Final = "open"  # a fact: 1 while a server uses the spool
 _DAMAGED: Final = ("malformed", "not a database")
@@ -32,7 +32,7 @@ _FULL: Final = 13  # SQLITE_FULL
 
 
 class Changes(NamedTuple):
-    """What the drainer and the commands want changed, in one transaction."""
+    """The changes of the drainer or a command, for one transaction."""
 
     gone: tuple[int, ...] = ()
     troubles: tuple[tuple[int, Trouble], ...] = ()
@@ -40,7 +40,7 @@ class Changes(NamedTuple):
 
 
 class Close(NamedTuple):
-    """The last item: close the store. is_clean: and note that the process has closed it."""
+    """The last item: close the store. is_clean: also note that the process has closed it."""
 
     is_clean: bool
 
@@ -51,8 +51,8 @@ Item: TypeAlias = NewRecord | Changes | Close | Callable[[Store], Any]
 class Keeper:
     """The store of a spool, and whether it can be trusted.
 
-    reserve: octets of the disk that are not given to new records, so that there is always room to
-    record what was delivered. failure: why nothing can be stored now, "" if it can.
+    reserve: octets of the disk that new records must leave free, so that there is always space to
+    note deliveries. failure: why nothing can be stored now, "" if it can.
     """
 
     def __init__(self, path: str, *, reserve: int) -> None:
@@ -60,7 +60,7 @@ class Keeper:
         self._reserve = reserve
         self._next = 1
         self._retry_at = 0.0
-        self._unlooked = 0  # octets of records since the disk was looked at
+        self._unlooked = 0  # octets of records since the disk was checked
         self._look_again_at = 0.0
         self._store: Store | None = None
         self.failure = ""
@@ -73,7 +73,7 @@ class Keeper:
         return self._store
 
     def note_use(self) -> None:
-        """Note that a server uses the store. A full disk is no reason not to start."""
+        """Note that a server uses the store. A full disk must not prevent the start."""
         assert self._store is not None
         try:
             self._store.set_fact(OPEN, 1)
@@ -89,10 +89,10 @@ class Keeper:
             self._store = None
 
     def commit(self, items: list[Item]) -> Sequence[Any]:
-        """Do what the items say; return a result or an exception for each: of a new record its
-        number as a text, of changes whether all that had to go was there.
+        """Execute the items; return a result or an exception for each: for a new record its number
+        as a text, for changes whether all records to remove existed.
 
-        Raises OSError where the disk is full; nothing was changed then.
+        Raises OSError if the disk is full; then nothing was changed.
         """
         last = items[-1]
         if isinstance(last, Close):
@@ -154,7 +154,7 @@ class Keeper:
         return results
 
     def _look_at_disk(self) -> None:
-        """Find out whether new records have room; not for each batch, others need the GIL too."""
+        """Check whether there is space for new records; not for each batch, to save time."""
         now = time.monotonic()
         if self.is_full or self._unlooked * 8 >= self._reserve or now >= self._look_again_at:
             facts = os.statvfs(os.path.dirname(self._path))
@@ -163,7 +163,7 @@ class Keeper:
             self._look_again_at = now + PAUSE
 
     def _carry_over(self, store: Store) -> None:
-        """Keep the log short. What was committed is safe, whatever happens here."""
+        """Keep the log short. Committed records are safe, even if this fails."""
         try:
             store.carry_over()
         except sqlite3.Error as error:
@@ -203,15 +203,15 @@ class Keeper:
         )
 
     def _distrust(self, error: sqlite3.Error) -> None:
-        """Close a store of which nobody knows what the disk has of it, and open it anew."""
+        """Close a store whose state on disk is unknown, and open it again."""
         self.failure = _reason(error)
-        logger.error("the spool %s has failed and is opened anew: %s", self._path, self.failure)
+        logger.error("the spool %s has failed and is opened again: %s", self._path, self.failure)
         self.close()
         self._retry_at = 0.0
         self._trusted()
 
     def _trusted(self) -> Store | None:
-        """Return the store; try to open it if it has failed, now and then."""
+        """Return the store; if it has failed, try to open it from time to time."""
         if self._store is not None or time.monotonic() < self._retry_at:
             return self._store
         self._retry_at = time.monotonic() + PAUSE
@@ -226,21 +226,21 @@ class Keeper:
             self._tell(str(error))
             return None
         if self.failure:
-            logger.warning("the spool %s was opened anew and is sound", self._path)
+            logger.warning("the spool %s was opened again and is sound", self._path)
         self.failure = ""
         return store
 
 
 def damage_of(text: str) -> str:
-    """Return what SQLite has found, in one line, "" if what it says is not about damage."""
+    """Return SQLite's finding in one line, "" if it is not about damage."""
     return text.splitlines()[0] if any(word in text for word in _DAMAGED) else ""
 
 
 def _renew_log(path: str) -> None:
-    """Write the log anew, so that all of it is on disk.
+    """Write the log again, so that all of it is on disk.
 
-    After a sync that has failed the kernel may call pages clean that the disk never got; whoever
-    goes on behind them loses what follows with the next power cut.
+    After a failed sync the kernel may treat pages as clean that the disk never got; records that
+    are appended after such pages would be lost with the next power cut.
     """
     try:
         with open(path, "rb") as file:

@@ -1,8 +1,8 @@
-"""What `fastsmtp spool` does to the records of a spool, in the process that has it.
+"""The commands of `fastsmtp spool`, executed in the process that uses the spool.
 
-A request is a dict: `command`, `which` (numbers and ids, as texts) or `state` (all records in one,
-"": all). The answers are dicts, and octets after one that tells their number; one that has `error`
-is the last.
+A request is a dict: `command`, `which` (numbers and ids, as texts) or `state` (all records in one
+state, "": all). The answers are dicts, and octets after a dict that has their number; a dict with
+`error` is the last one.
 """
 
 from __future__ import annotations
@@ -36,7 +36,7 @@ class _NoSuchRecord(Exception):
 
 
 class Operations:
-    """The commands on one shelf. drainer: None where nothing is drained at the moment."""
+    """The commands on one shelf. drainer: None if nothing is being drained."""
 
     def __init__(self, shelf: Shelf, drainer: Drainer | None) -> None:
         self._shelf = shelf
@@ -50,7 +50,7 @@ class Operations:
         }
 
     async def perform(self, request: Request) -> AsyncGenerator[Answer, None]:
-        """Do what a request asks for; yield the answers."""
+        """Execute a request; yield the answers."""
         command = self._commands.get(str(request.get("command")))
         if command is None:
             yield {"error": "this version of the server does not know the command"}
@@ -103,7 +103,7 @@ class Operations:
         async for entry in self._chosen(request):
             record = self._record(entry)
             if record is None:
-                # Damaged: as it is, for whoever can make something of it.
+                # Damaged: exported unchanged.
                 yield {"number": entry.seq, "id": entry.id, "follows": len(entry.octets)}
                 yield entry.octets
                 continue
@@ -148,7 +148,7 @@ class Operations:
     def _is_under_way(self, entry: Entry) -> bool:
         return self._drainer is not None and self._drainer.is_under_way(entry.seq)
 
-    # What is told of them.
+    # Their facts.
 
     def _record(self, entry: Entry) -> Record | None:
         try:

@@ -1,7 +1,7 @@
-"""Makes a sound database of what can be read of a damaged one.
+"""Makes a new database from the readable records of a damaged one.
 
-In: the database of a spool that SQLite calls malformed. Out: a new one in its place; the old one
-lies beside it, and so do the files with bodies that no record names any more.
+In: the database of a spool that SQLite calls malformed. Out: a new one in its place; the old one is
+kept beside it, and so are the files with bodies that no record names any more.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ from fastsmtp.delivery.spool.store import (
 
 __all__ = ["Salvage", "salvage"]
 
-FARTHEST: Final = 1 << 40  # numbers that a gap is looked over; no spool has had so many records
+FARTHEST: Final = 1 << 40  # numbers of a gap that are searched; no spool has had so many records
 _READ_NEXT: Final = (
     "SELECT seq, id, octets, body, size FROM record WHERE seq > ? ORDER BY seq LIMIT 1"
 )
@@ -35,7 +35,7 @@ BATCH: Final = 256
 
 
 class Salvage(NamedTuple):
-    """What has become of a damaged spool.
+    """The result for a damaged spool.
 
     records: how many were read. gaps: places at which records may be missing. kept: path of the
     damaged file. bodies: how many files with bodies no record names.
@@ -50,7 +50,7 @@ class Salvage(NamedTuple):
 def salvage(directory: SpoolDirectory) -> Salvage:
     """Replace the database; the directory is locked by the caller.
 
-    Raises OSError and sqlite3.Error where the new file cannot be written; all is as before then.
+    Raises OSError and sqlite3.Error if the new file cannot be written; then nothing has changed.
     """
     fresh = f"{directory.database}.new"
     grafted = f"{directory.database}.graft"
@@ -80,8 +80,8 @@ def _opened(path: str, grafted: str) -> Iterator[sqlite3.Connection]:
     try:
         connection = open_database(path)
     except sqlite3.DatabaseError:
-        # The first page, by which SQLite knows the file: the same in each spool but for numbers
-        # that reading does without.
+        # The first page identifies the file: it is the same in each spool, except for numbers that
+        # are not needed for reading.
         _graft(path, grafted)
         connection = open_database(grafted)
     with contextlib.closing(connection):
@@ -131,7 +131,7 @@ def _copy(damaged: sqlite3.Connection, new: Store) -> tuple[int, int]:
 
 def _troubles(damaged: sqlite3.Connection) -> dict[int, Trouble]:
     found: dict[int, Trouble] = {}
-    # Without them refused records are tried once more.
+    # If these are lost, refused records are tried once more.
     with contextlib.suppress(sqlite3.Error):
         for seq, *trouble in damaged.execute("SELECT * FROM trouble"):
             found[seq] = Trouble(*trouble)
@@ -139,8 +139,8 @@ def _troubles(damaged: sqlite3.Connection) -> dict[int, Trouble]:
 
 
 def _past_gap(connection: sqlite3.Connection, after: int) -> int | None:
-    """Return the least number from `after` on behind which a record can be read, None: there is
-    none.
+    """Return the least number from `after` on after which a record can be read, None if there is
+    no such record.
     """
 
     def is_readable(number: int) -> bool:
@@ -168,7 +168,7 @@ def _past_gap(connection: sqlite3.Connection, after: int) -> int | None:
 
 
 def _replace(database: str, fresh: str, kept: str) -> None:
-    """Put the new file in place; at no moment is there none that the next start would find."""
+    """Put the new file in place; at every moment there is a file that the next start would find."""
     log = f"{database}-wal"
     os.link(database, kept)
     with contextlib.suppress(FileNotFoundError):

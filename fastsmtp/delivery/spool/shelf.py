@@ -1,6 +1,6 @@
-"""The records of a spool as the event loop sees them: put, ask, change; and how much room is left.
+"""The records of a spool for the event loop: put, ask, change; and how much space is left.
 
-One thread does what has to be done to the file, in batches: see `keeper`.
+One thread does the work on the file, in batches: see `keeper`.
 """
 
 from __future__ import annotations
@@ -35,16 +35,16 @@ __all__ = ["Shelf"]
 
 T = TypeVar("T")
 
-# Seconds after which a spool that is full or has failed is looked at again.
+# Seconds after which a spool that is full or has failed is checked again.
 LOOK_AGAIN: Final = 1.0
 
 
 class Shelf:
     """The records in one directory; `start` locks it.
 
-    quota: octets that the records may have, with their bodies. reserve: octets of the disk that are
-    not for them. newest: number of the newest record. was_cut: the last process that used the spool
-    did not close it. on_new is called when records have come.
+    quota: octets that the records may have, with their bodies. reserve: octets of the disk that
+    they must leave free. newest: number of the newest record. was_cut: the last process that used
+    the spool did not close it. on_new: called when records have arrived.
     """
 
     def __init__(self, directory: SpoolDirectory, *, quota: int, reserve: int) -> None:
@@ -60,8 +60,8 @@ class Shelf:
         self._look: asyncio.TimerHandle | None = None
         self._is_open = False
         self._serves = False
-        self._stored = 0  # octets of the records that are there
-        self._coming = 0  # of those that are being added
+        self._stored = 0  # octets of stored records
+        self._coming = 0  # octets of records that are being added
         self._undoing: set[asyncio.Task[None]] = set()
 
     @property
@@ -74,7 +74,7 @@ class Shelf:
     async def start(self, *, serves: bool) -> None:
         """Lock, open and check the spool. Raises SpoolError.
 
-        serves: for a server, which makes the directory, and notes its own beginning and end.
+        serves: for a server, which makes the directory, and notes its start and end.
         """
         loop = asyncio.get_running_loop()
         found = await call_in_thread(
@@ -121,7 +121,7 @@ class Shelf:
             )
 
     def _recover(self, store: Store) -> None:
-        """Find out what there is, and remove bodies whose records were never written."""
+        """Count the records, and remove bodies whose records were never written."""
         removed = self._bodies.remove_all_but(store.bodies())
         if removed:
             logger.info(
@@ -131,7 +131,7 @@ class Shelf:
         self.count, self._stored, self.newest = _totals(store)
 
     async def close(self, patience: float) -> None:
-        """Write what waits, for at most `patience` seconds, and release the directory."""
+        """Write waiting records, for at most `patience` seconds, and release the directory."""
         if not self._is_open:
             return
         self._is_open = False
@@ -142,12 +142,12 @@ class Shelf:
         self._bodies.close()
         if self._keeper.is_closed:
             self.directory.release()
-        # Else the thread hangs in the disk, and so would we: the lock goes with the process.
+        # Otherwise the thread hangs in the disk, and so would we: the process's end unlocks it.
 
     # Records in.
 
     def refusal(self) -> DeliveryError | None:
-        """Return why no record can be taken now."""
+        """Return why no record can be accepted now, None if one can."""
         if self._keeper.failure:
             return Unavailable(f"the spool has failed: {self._keeper.failure}")
         if self._keeper.is_full:
@@ -174,7 +174,7 @@ class Shelf:
         added: asyncio.Future[Receipt] = self._batcher.add(
             NewRecord(storable(record.id), octets, size, body), len(octets)
         )
-        # Before anybody else: whoever waits for the future finds all counted.
+        # The first callback: when the caller's are called, the record is counted.
         added.add_done_callback(functools.partial(self._added, size, body))
         return added
 
@@ -186,7 +186,7 @@ class Shelf:
     def _added(self, size: int, body: str | None, added: asyncio.Future[Receipt]) -> None:
         self._coming -= size
         if added.cancelled():
-            self.count_anew()  # it may be there all the same
+            self.count_anew()  # the record may be stored nevertheless
         elif (error := added.exception()) is not None:
             self._look_again()
             if not isinstance(error, Unclear):
@@ -203,7 +203,7 @@ class Shelf:
             self._bodies.call(functools.partial(self._bodies.remove, name))
 
     def count_anew(self) -> None:
-        """Ask the store what there is; its answer comes after those of all earlier batches."""
+        """Ask the store for its totals; the answer comes after those of all earlier batches."""
 
         def counted(answer: asyncio.Future[tuple[int, int, int]]) -> None:
             if not answer.cancelled() and answer.exception() is None:
@@ -214,7 +214,7 @@ class Shelf:
         self._batcher.add(_totals, 0).add_done_callback(counted)
 
     def _look_again(self) -> None:
-        """Let the thread look at the disk again, until all is well."""
+        """Have the thread check the disk again, until there is no fault."""
         if self._look is None and self._is_open:
             self._look = asyncio.get_running_loop().call_later(LOOK_AGAIN, self._look_now)
 
@@ -230,12 +230,12 @@ class Shelf:
     # Records out.
 
     async def ask(self, question: Callable[[Store], T]) -> T:
-        """Return what `question` returns, which is called in the thread. Raises DeliveryError."""
+        """Return the result of `question`, called in the thread. Raises DeliveryError."""
         answer: T = await self._batcher.add(question, 0)
         return answer
 
     async def remove(self, records: Sequence[Entry]) -> None:
-        """Remove records, and then their bodies. Raises DeliveryError; none has gone then."""
+        """Remove records, and then their bodies. Raises DeliveryError; then none was removed."""
         await self.change(Changes(gone=tuple(entry.seq for entry in records)), records)
 
     async def change(self, changes: Changes, gone: Iterable[Entry] = ()) -> None:
@@ -248,13 +248,13 @@ class Shelf:
             self._stored += sum(each.size for each in changes.new)
             self._stored -= sum(each.size for each in gone)
         else:
-            self.count_anew()  # somebody else was faster
+            self.count_anew()  # some were removed already
         names = [each.body for each in gone if each.body is not None]
         if names:
             await self.ask(functools.partial(self._remove_bodies, names))
 
     def undo(self, number: int) -> None:
-        """Remove a record, some time soon, if it is still there."""
+        """Remove a record soon, if it still exists."""
         task = asyncio.create_task(self._undo(number))
         self._undoing.add(task)
         task.add_done_callback(self._undoing.discard)
@@ -274,7 +274,7 @@ class Shelf:
                 self._bodies.remove(name)
 
     def record_of(self, entry: Entry) -> Record:
-        """Return the record. Raises ValueError where it is damaged."""
+        """Return the record. Raises ValueError if it is damaged."""
         record = parse_record(entry.octets, self._bodies.stored)
         if storable(record.id) != entry.id:
             raise ValueError(f"the record says that its id is {record.id}")

@@ -1,8 +1,8 @@
-"""The file of a spool: encoded records, and what has gone wrong with some of them.
+"""The file of a spool: encoded records, and the troubles of some of them.
 
 An SQLite database in WAL mode that one connection of one thread uses: a batch of changes is one
-transaction, one `fdatasync` of the log. What the log has gathered is carried over to the database
-by ourselves, not by SQLite on the side of a commit: it would not say that this has failed.
+transaction, one `fdatasync` of the log. Checkpoints of the log are made explicitly, not by SQLite
+during a commit, which would not report their failure.
 
 All calls block, and raise sqlite3.Error.
 """
@@ -34,19 +34,19 @@ __all__ = [
 
 FORMAT: Final = 1  # PRAGMA user_version; a change of the tables is a new number
 APPLICATION: Final = 0x46535350  # PRAGMA application_id, "FSSP"
-OLDEST_LIBRARY: Final = (3, 24, 0)  # the first that the statements below have been written for
+OLDEST_LIBRARY: Final = (3, 24, 0)  # the oldest SQLite that the statements below work with
 
-# Measured at 1 KiB and 50 KiB: 16 KiB need 40 % less CPU time than SQLite's 4 KiB for the large
-# ones, no more for the small ones; 32 and 64 KiB waste a third of the disk.
+# Measured with records of 1 KiB and 50 KiB: pages of 16 KiB need 40 % less CPU time than SQLite's
+# 4 KiB for the large ones, and no more for the small ones; 32 and 64 KiB waste a third of the disk.
 PAGE: Final = 16 * 1024
 CACHE_KIB: Final = 8 * 1024
-# Octets in the log after which they are carried over. 4 MiB cost 5 % more CPU time, 64 MiB save
-# none; and each octet in the log is read at the next start after a crash.
+# Octets in the log that cause a checkpoint. 4 MiB cost 5 % more CPU time, 64 MiB save none; and
+# each octet in the log is read at the next start after a crash.
 LOG_OCTETS: Final = 16 * 1024 * 1024
-PAGES_OF_A_CHANGE: Final = 4  # that a transaction writes beside those of its records, about
-STATEMENTS: Final = 64  # that are kept prepared: one for each number of records in a batch
+PAGES_OF_A_CHANGE: Final = 4  # that a transaction writes besides those of its records, about
+STATEMENTS: Final = 64  # that stay prepared: one for each number of records in a batch
 
-# An empty file larger than this is made small again.
+# An empty spool whose file is larger than this is shrunk.
 KEPT_OCTETS: Final = 64 * 1024 * 1024
 
 LONGEST_TEXT: Final = 2048  # characters of an id or a reason
@@ -76,8 +76,8 @@ _TABLES: Final = f"""
 
 
 class State:
-    """What becomes of a record. WAITING has no row of trouble; REFUSED and DAMAGED are kept until
-    somebody decides.
+    """The states of a record. WAITING has no row of trouble; REFUSED and DAMAGED are kept until an
+    operator decides.
     """
 
     WAITING: Final = "waiting"
@@ -96,12 +96,12 @@ class Trouble(NamedTuple):
 
 
 def storable(text: str) -> str:
-    """Return a text as SQLite can keep it: lone surrogates are escaped, long texts cut."""
+    """Return a text that SQLite can store: lone surrogates are escaped, long texts cut."""
     return text[:LONGEST_TEXT].encode("utf-8", "backslashreplace").decode("utf-8")
 
 
 class NewRecord(NamedTuple):
-    """A record to be added. id: storable. trouble: where it begins its life with some."""
+    """A record to add. id: storable. trouble: if it has one from the beginning."""
 
     id: str
     octets: bytes
@@ -111,7 +111,7 @@ class NewRecord(NamedTuple):
 
 
 class Entry(NamedTuple):
-    """A record that is there."""
+    """A stored record."""
 
     seq: int
     id: str
@@ -122,28 +122,28 @@ class Entry(NamedTuple):
 
 
 def open_database(path: str) -> sqlite3.Connection:
-    """Open the file, or make it; where it is damaged or newer, nothing is changed.
+    """Open the file, or make it; if it is damaged or newer, nothing is changed.
 
     Raises SpoolError, OSError, sqlite3.Error.
     """
     if sqlite3.sqlite_version_info < OLDEST_LIBRARY:
         raise SpoolError(f"SQLite {sqlite3.sqlite_version} is too old for a spool: it takes 3.24")
-    # For its owner alone, whatever the umask; the log of SQLite follows it.
+    # For its owner alone, whatever the umask; SQLite's log gets the same mode.
     os.close(os.open(path, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW, 0o600))
     connection = sqlite3.connect(
         path,
         timeout=0,
         isolation_level=None,
-        check_same_thread=False,  # one thread at a time, and the batcher sees to that
+        check_same_thread=False,  # the batcher ensures one thread at a time
         cached_statements=STATEMENTS,
     )
     try:
-        # Exclusive before anything is read: then the index of the log is in memory of ours alone.
+        # Exclusive before anything is read: then the index of the log is in private memory.
         for setting in (
             "locking_mode = EXCLUSIVE",
             f"page_size = {PAGE}",
             "synchronous = FULL",
-            "secure_delete = OFF",  # Debian's is on: it would write zeros over all that was drained
+            "secure_delete = OFF",  # on in Debian: would overwrite all drained records with zeros
             "wal_autocheckpoint = 0",
             f"cache_size = -{CACHE_KIB}",
             "cell_size_check = ON",
@@ -196,9 +196,9 @@ class Store:
         gone: Sequence[int] = (),
         troubles: Sequence[tuple[int, Trouble]] = (),
     ) -> tuple[range, bool]:
-        """Make all these changes, durably, or none.
+        """Make all these changes durably, or none.
 
-        Returns the numbers of the new records, and whether all that is to go was there.
+        Returns the numbers of the new records, and whether all records to remove existed.
         """
         numbers = range(self.next, self.next + len(new))
         begun = [(seq, record.trouble) for seq, record in zip(numbers, new, strict=True)]
@@ -213,7 +213,7 @@ class Store:
                     [(seq, *trouble) for seq, trouble in found],
                 )
         else:
-            # One statement is a transaction by itself, and lets go of the GIL once for all of it.
+            # One statement is a transaction by itself, and releases the GIL once for all of it.
             self._insert(numbers, new)
         self.next = numbers.stop
         self._in_log += PAGES_OF_A_CHANGE * PAGE + sum(len(record.octets) for record in new)
@@ -231,11 +231,11 @@ class Store:
     def _delete(self, gone: Sequence[int]) -> int:
         if not gone:
             return 0
-        # Filled up to a power of two, so that there are few different statements.
+        # Padded to a power of two, so that there are few different statements.
         numbers = [*gone, *[0] * ((1 << (len(gone) - 1).bit_length()) - len(gone))]
         marks = ",".join("?" * len(numbers))
-        # Each page that loses a record is written to the log: those of a run of numbers have few
-        # pages, one that stands alone has one. SQLite does not say how long its log is.
+        # Each page that loses a record is written to the log: a run of numbers has few pages, a
+        # single number has one. SQLite does not report the length of its log.
         touched = f"SELECT coalesce(sum(min(size, {PAGE})), 0) FROM record WHERE seq IN ({marks})"
         known = set(gone)
         runs = sum(seq - 1 not in known for seq in known)
@@ -257,13 +257,13 @@ class Store:
             raise
 
     def carry_over(self, *, always: bool = False) -> None:
-        """Write what is in the log into the database, if it is much; the log then begins anew."""
+        """Make a checkpoint if the log is long; then the log begins at its start again."""
         if always or self._in_log >= LOG_OCTETS:
             self._connection.execute("PRAGMA wal_checkpoint(PASSIVE)").fetchone()
             self._in_log = 0
 
     def shrink(self) -> None:
-        """Give the disk back what an empty spool does not need."""
+        """Free disk space that an empty spool does not need."""
         if os.path.getsize(self._path) > KEPT_OCTETS and self.is_empty():
             self._connection.execute("VACUUM")
             self._connection.execute("PRAGMA wal_checkpoint(TRUNCATE)").fetchone()
@@ -274,7 +274,7 @@ class Store:
     # Questions.
 
     def fact(self, name: str) -> int:
-        """Return a number that was kept, 0 if it was not."""
+        """Return a stored number, 0 if there is none."""
         row = self._connection.execute("SELECT value FROM fact WHERE name = ?", (name,)).fetchone()
         return 0 if row is None else int(row[0])
 
@@ -308,7 +308,7 @@ class Store:
         return {name for name in names if self._connection.execute(one, (name,)).fetchone()}
 
     def fresh(self, after: int, count: int, octets: int) -> list[Entry]:
-        """Return records without trouble behind number `after`, the oldest first: at most `count`,
+        """Return records without trouble after number `after`, the oldest first: at most `count`,
         and no more once they have `octets`.
         """
         return self._entries(
@@ -319,7 +319,7 @@ class Store:
         )
 
     def due(self, now: float, busy: Sequence[int], count: int, octets: int) -> list[Entry]:
-        """Return deferred records whose time has come, without the `busy`, in the same way."""
+        """Return deferred records that are due, without the `busy` ones, in the same way."""
         numbers = ",".join(map(str, busy))
         return self._entries(
             "WHERE trouble.state = 'deferred' AND trouble.due <= ?"
@@ -331,14 +331,14 @@ class Store:
         )
 
     def next_due(self, after: float) -> float | None:
-        """Return when the next deferred record may be tried that cannot be yet."""
+        """Return when the next deferred record becomes due after `after`, None without one."""
         (found,) = self._connection.execute(
             "SELECT min(due) FROM trouble WHERE state = 'deferred' AND due > ?", (after,)
         ).fetchone()
         return None if found is None else float(found)
 
     def page(self, after: int, count: int, octets: int) -> list[Entry]:
-        """Return records of any state behind number `after`, in the same way."""
+        """Return records of any state after number `after`, in the same way."""
         return self._entries("WHERE record.seq > ? ORDER BY record.seq", (after,), count, octets)
 
     def entry(self, seq: int) -> Entry | None:
@@ -382,7 +382,7 @@ class Store:
     # Its life.
 
     def check(self, seconds: float) -> list[str]:
-        """Let SQLite look for damage, for at most so long; return what it has found."""
+        """Have SQLite look for damage, for at most `seconds`; return its findings."""
         timer = threading.Timer(seconds, self._connection.interrupt)
         timer.daemon = True
         deadline = time.monotonic() + seconds
@@ -391,7 +391,7 @@ class Store:
             rows = self._connection.execute("PRAGMA quick_check(3)").fetchall()
         except sqlite3.OperationalError:
             if time.monotonic() >= deadline:
-                return []  # what is left unchecked has its check sums, record by record
+                return []  # unchecked records still have their own checksums
             raise
         finally:
             timer.cancel()
@@ -399,6 +399,6 @@ class Store:
         return [str(text) for (text,) in rows if text != "ok"]
 
     def close(self) -> None:
-        """Carry over what is in the log, and close. Does not raise: what is in the log stays."""
+        """Make a checkpoint, and close. Does not raise: otherwise the records stay in the log."""
         with contextlib.suppress(sqlite3.Error):
             self._connection.close()
