@@ -68,7 +68,7 @@ def load(name: str) -> SMTPServer:
     try:
         made = found()
     except Exception as error:
-        raise StartError(f"{name}() has failed: {_told(error)}") from error
+        raise StartError(f"{name}() has failed: {_line_of(error)}") from error
     if isinstance(made, SMTPServer):
         return made
     if inspect.iscoroutine(made):
@@ -88,9 +88,9 @@ def _imported(name: str) -> ModuleType:
             raise NoApplication(
                 f"there is no module {error.name} in {directory}, or where Python looks for modules"
             ) from error
-        raise StartError(f"{name} cannot be imported: {_told(error)}") from error
+        raise StartError(f"{name} cannot be imported: {_line_of(error)}") from error
     except (Exception, SystemExit) as error:
-        raise StartError(f"{name} cannot be imported: {_told(error)}") from error
+        raise StartError(f"{name} cannot be imported: {_line_of(error)}") from error
 
 
 def _server_of_hooks(module: ModuleType) -> SMTPServer:
@@ -110,7 +110,7 @@ def _server_of_hooks(module: ModuleType) -> SMTPServer:
     try:
         return SMTPServer(lifespan=names.get("lifespan"), **{**defaults, **options, **hooks})
     except Exception as error:
-        raise StartError(f"{name} does not make a server: {_told(error)}") from error
+        raise StartError(f"{name} does not make a server: {_line_of(error)}") from error
 
 
 def _servers_in(module: ModuleType) -> str:
@@ -120,7 +120,7 @@ def _servers_in(module: ModuleType) -> str:
     return f"; there is {', '.join(found)}" if found else ""
 
 
-def _told(error: BaseException) -> str:
+def _line_of(error: BaseException) -> str:
     """Return an exception as one line, with the place in the program."""
     text = f"{type(error).__name__}: {error}" if str(error) else type(error).__name__
     frames = [
@@ -170,6 +170,6 @@ async def _begin(server: SMTPServer, listeners: tuple[Listener, ...], writer: Lo
     except Exception as error:
         if not was_raised_at_start(error):
             raise
-        raise StartError(f"the start of the application has failed: {_told(error)}") from error
+        raise StartError(f"the start of the application has failed: {_line_of(error)}") from error
     for address in itertools.chain.from_iterable(addresses):
         writer.say(f"listening on {address}")

@@ -157,7 +157,7 @@ def make_config(
 def _check_logins(listeners: Iterable[Listener], users: str | None) -> None:
     for listener in listeners:
         if listener.kind is Kind.SUBMISSION and users is None:
-            raise ValueError(f"--listen: {listener} needs --users: otherwise nobody can log in")
+            raise ValueError(f"--listen: {listener} needs --users: otherwise no client can log in")
 
 
 def _directories(maildir: str, spool: str | None) -> tuple[str, str]:

@@ -183,7 +183,7 @@ class _Service:
         self._writer.say(delivering)
 
     async def _reload_until_stopped(self) -> None:
-        reloading = asyncio.create_task(self._reload_when_told())
+        reloading = asyncio.create_task(self._reload_on_sighup())
         try:
             await self._stop.wait()
         finally:
@@ -262,7 +262,7 @@ class _Service:
 
     # SIGHUP.
 
-    async def _reload_when_told(self) -> None:
+    async def _reload_on_sighup(self) -> None:
         """Reload the files at each SIGHUP, one after the other; several at once count as one."""
         while True:
             await self._hangup.wait()

@@ -79,7 +79,7 @@ def show(directory: str, which: tuple[str, ...], state: str | None, as_json: boo
 def retry(directory: str, which: tuple[str, ...], state: str | None, as_json: bool) -> int:
     """Deliver records again that were deferred, refused or found damaged."""
     request = {"command": "retry", **_chosen(which, state)}
-    _tell(_answers(directory, request), lambda told: [f"{told['retried']} to retry"], as_json)
+    _tell(_answers(directory, request), lambda facts: [f"{facts['retried']} to retry"], as_json)
     return 0
 
 
@@ -207,33 +207,34 @@ def _say(line: str) -> None:
 # Records as lines. Data from senders is escaped.
 
 
-def _listed(told: dict[str, Any]) -> list[str]:
-    recipients = told.get("rcpt_to", [])
+def _listed(facts: dict[str, Any]) -> list[str]:
+    recipients = facts.get("rcpt_to", [])
     more = f" and {len(recipients) - 1} more" if len(recipients) > 1 else ""
     lines = [
-        f"{told['number']} {told['state']} {_time(told.get('received'))} id={clean(told['id'])} "
-        f"size={told.get('size', told['octets'])} from=<{clean(told.get('mail_from', '?'))}> "
+        f"{facts['number']} {facts['state']} {_time(facts.get('received'))} "
+        f"id={clean(facts['id'])} size={facts.get('size', facts['octets'])} "
+        f"from=<{clean(facts.get('mail_from', '?'))}> "
         f"to=<{clean(recipients[0]) if recipients else ''}>{more}"
     ]
-    if told["reason"]:
-        lines.append(f"    {told['attempts']} attempts: {_text(told['reason'])}")
-    if told["next_attempt"]:
-        lines.append(f"    next attempt {_time(told['next_attempt'])}")
+    if facts["reason"]:
+        lines.append(f"    {facts['attempts']} attempts: {_text(facts['reason'])}")
+    if facts["next_attempt"]:
+        lines.append(f"    next attempt {_time(facts['next_attempt'])}")
     return lines
 
 
-def _shown(told: dict[str, Any]) -> list[str]:
-    lines = _listed(told)
-    client = told.get("client", {})
+def _shown(facts: dict[str, Any]) -> list[str]:
+    lines = _listed(facts)
+    client = facts.get("client", {})
     lines += [f"    {name}: {clean(value)}" for name, value in client.items() if value]
-    lines += [f"    recipient: <{clean(each)}>" for each in told.get("rcpt_to", [])]
-    lines += ["", *map(_text, told.get("headers", "").split("\r\n")), ""]
+    lines += [f"    recipient: <{clean(each)}>" for each in facts.get("rcpt_to", [])]
+    lines += ["", *map(_text, facts.get("headers", "").split("\r\n")), ""]
     return lines
 
 
-def _deleted(told: dict[str, Any]) -> list[str]:
-    kept = told["under_way"]
-    return [f"{told['deleted']} deleted" + (f", {kept} kept: being delivered" if kept else "")]
+def _deleted(facts: dict[str, Any]) -> list[str]:
+    kept = facts["under_way"]
+    return [f"{facts['deleted']} deleted" + (f", {kept} kept: being delivered" if kept else "")]
 
 
 def _text(text: str) -> str:
@@ -249,13 +250,13 @@ def _time(seconds: float | None) -> str:
 # Exported messages.
 
 
-def _opened(told: Answer, output: str | None, files: contextlib.ExitStack) -> BinaryIO:
+def _opened(facts: Answer, output: str | None, files: contextlib.ExitStack) -> BinaryIO:
     """Open the file of the next message; it must not exist yet."""
-    assert isinstance(told, dict)
+    assert isinstance(facts, dict)
     if output == "-":
         return sys.stdout.buffer
     # Of data from clients, only letters, digits, dots and hyphens become part of a path.
-    name = output or f"{told['number']}-{_UNUSUAL.sub('-', told['id'])[:64]}.eml"
+    name = output or f"{facts['number']}-{_UNUSUAL.sub('-', facts['id'])[:64]}.eml"
     try:
         file = files.enter_context(_synced(name))
     except OSError as error:

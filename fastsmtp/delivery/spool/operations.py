@@ -64,19 +64,19 @@ class Operations:
     async def _list(self, request: Request) -> AsyncGenerator[Answer, None]:
         left = int(request.get("limit") or 0) or None
         async for entry in self._chosen(request):
-            yield self._told(entry, self._record(entry))
+            yield self._facts_of(entry, self._record(entry))
             if left is not None and (left := left - 1) == 0:
                 return
 
     async def _show(self, request: Request) -> AsyncGenerator[Answer, None]:
         async for entry in self._chosen(request):
             record = self._record(entry)
-            told = self._told(entry, record)
+            facts = self._facts_of(entry, record)
             if record is not None:
-                told["client"] = record.client._asdict()
-                told["fingerprint"] = record.fingerprint
-                told["headers"] = await _headers_of(record)
-            yield told
+                facts["client"] = record.client._asdict()
+                facts["fingerprint"] = record.fingerprint
+                facts["headers"] = await _headers_of(record)
+            yield facts
 
     async def _retry(self, request: Request) -> AsyncGenerator[Answer, None]:
         count = 0
@@ -156,9 +156,9 @@ class Operations:
         except ValueError:
             return None
 
-    def _told(self, entry: Entry, record: Record | None) -> dict[str, Any]:
+    def _facts_of(self, entry: Entry, record: Record | None) -> dict[str, Any]:
         trouble = entry.trouble or Trouble(State.WAITING, 0, 0.0, "")
-        told: dict[str, Any] = {
+        facts: dict[str, Any] = {
             "number": entry.seq,
             "id": entry.id,
             "state": trouble.state if record is not None else State.DAMAGED,
@@ -168,13 +168,13 @@ class Operations:
             "octets": entry.size,
         }
         if record is not None:
-            told |= {
+            facts |= {
                 "received": record.received,
                 "size": record.size,
                 "mail_from": record.mail_from,
                 "rcpt_to": [each.address for each in record.rcpt_to],
             }
-        return told
+        return facts
 
 
 def _entry_of(number: int, store: Store) -> Entry | None:

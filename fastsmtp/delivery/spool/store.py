@@ -368,8 +368,8 @@ class Store:
             values,
         )
         for seq, id, size, content, body, *trouble in rows:
-            told = None if trouble[0] is None else Trouble(*trouble)
-            found.append(Entry(seq, id, size, content, body, told))
+            as_trouble = None if trouble[0] is None else Trouble(*trouble)
+            found.append(Entry(seq, id, size, content, body, as_trouble))
             octets -= len(content)
             if octets <= 0:
                 break
