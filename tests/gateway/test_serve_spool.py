@@ -106,7 +106,7 @@ def test_a_spool_that_another_gateway_uses_is_an_error_of_one_line(
         (("--spool=",), "--spool: a directory is needed"),
         (("--maildir=same", "--spool=./same"), "--spool: it cannot be the Maildir"),
         (("--spool=s", "--spool-quota=0"), "--spool-quota: a spool without room"),
-        (("--spool=s", "--spool-quota=lots"), "--spool-quota: 'lots' is no size"),
+        (("--spool=s", "--spool-quota=lots"), "--spool-quota: 'lots' is not a size"),
     ],
 )
 def test_options_of_the_spool_that_are_wrong_are_told(
