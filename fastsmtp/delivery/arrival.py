@@ -111,6 +111,7 @@ class Arrival:
         "_announced",
         "_callback",
         "_held",
+        "_is_coming",
         "_is_over",
         "_pieces",
         "_record",
@@ -136,10 +137,13 @@ class Arrival:
         self._held = OVERHEAD  # of this message in `in_flight`
         self._writer: BodyWriter | None = None
         self._is_over = False  # the callback was called
+        self._is_coming = False  # counted by the sink
         traffic.in_flight += OVERHEAD
 
     def begin(self) -> None:
         """Take the message from the stream."""
+        self._is_coming = True
+        self._traffic.sink.coming += 1
         self._stream.consume(self._on_chunk, self._on_end)
 
     def fail(self, error: BaseException) -> None:
@@ -169,6 +173,7 @@ class Arrival:
         return max(self._stream.byte_length, self._announced) > self._traffic.sink.max_record
 
     def _on_end(self, error: MessageAborted | None) -> None:
+        self._has_come()
         if self._is_over:
             return
         if error is not None:
@@ -190,6 +195,11 @@ class Arrival:
             self._put()
         else:
             self._finish_body()
+
+    def _has_come(self) -> None:
+        if self._is_coming:
+            self._is_coming = False
+            self._traffic.sink.coming -= 1
 
     # Into the sink.
 
@@ -310,6 +320,7 @@ class Arrival:
     def _end(self) -> None:
         """The message is answered, or will be at once: release its memory."""
         self._is_over = True
+        self._has_come()
         self._traffic.in_flight -= self._held
         self._held = 0
         self._pieces = []

@@ -1,9 +1,14 @@
 """Commits waiting items together: one sync for many messages.
 
 In: items, from the event loop. Out: a future for each. A thread takes all waiting items, up to
-MAX_ITEMS or MAX_OCTETS, and calls `commit` with them; meanwhile the next batch gathers. There is no
-timer: a single item is committed alone and at once. The loop wakes the threads once for all items
-of one of its turns, and is woken once for all answers of a batch.
+MAX_ITEMS or MAX_OCTETS, and calls `commit` with them; meanwhile the next batch gathers. The loop
+wakes the threads once for all items of one of its turns, and is woken once for all answers of a
+batch.
+
+A single item is committed alone and at once. If more are expected (`coming`), it waits for them as
+long as they keep arriving: clients that were answered together send their next messages together,
+and one sync for all of them costs less than one for the first and one for the rest. Measured with
+20 clients: a fifth more mail for a fifth less CPU time.
 
 The callers bound the queue: a client has one message at a time, and `deliver` counts the octets of
 all of them.
@@ -14,6 +19,7 @@ from __future__ import annotations
 import asyncio
 import os
 import threading
+import time
 from collections import deque
 from collections.abc import Callable, Sequence
 from typing import Final, Generic, TypeVar
@@ -25,6 +31,8 @@ __all__ = ["Batcher"]
 
 MAX_ITEMS: Final = 256  # more would delay the first answers, and save hardly any syncs
 MAX_OCTETS: Final = 4 * 1024 * 1024
+IDLE_TURNS: Final = 8  # turns of the loop without a new item that end the wait for more
+GATHERING: Final = 0.001  # seconds, the longest wait of an item for others
 CLOSING: Final = "the sink is closing"
 
 T = TypeVar("T")
@@ -46,7 +54,8 @@ class Batcher(Generic[T, R]):
     commit: called in a thread with at most `max_items` items of at most `max_octets` together, or a
     single larger one; returns one result or exception for each. If it raises, it must have undone
     everything: the items are tried again one by one. threads: how many batches at a time; with
-    several, their order is not kept.
+    several, their order is not kept. coming: called on the loop, returns how many more items are
+    expected soon; it may be wrong.
     """
 
     def __init__(
@@ -57,16 +66,22 @@ class Batcher(Generic[T, R]):
         threads: int = 1,
         max_items: int = MAX_ITEMS,
         max_octets: int = MAX_OCTETS,
+        coming: Callable[[], int] = int,
     ) -> None:
         self._commit = commit
         self._name = name
         self._max_items = max_items
         self._max_octets = max_octets
+        self._coming = coming
         self._count = threads
         self._alive = 0  # threads that have not ended
         self._loop: asyncio.AbstractEventLoop | None = None
         self._process = 0
-        self._turn: list[_Entry[T, R]] = []  # of this turn of the loop, not yet for the threads
+        self._turn: list[_Entry[T, R]] = []  # not yet for the threads
+        self._octets = 0  # of them
+        self._known = 0  # how many of them there were at the end of the last turn
+        self._idle = 0  # turns in a row without a new one
+        self._show_at = 0.0  # the latest time to pass them on, of time.monotonic
         # Shared with the threads, under the condition.
         self._condition = threading.Condition(threading.Lock())
         self._waiting: deque[_Entry[T, R]] = deque()
@@ -111,8 +126,11 @@ class Batcher(Generic[T, R]):
             future.set_exception(Unavailable(CLOSING))
             return future
         if not self._turn:
-            loop.call_soon(self._show)
+            self._octets = self._known = self._idle = 0
+            self._show_at = time.monotonic() + GATHERING
+            loop.call_soon(self._end_turn)
         self._turn.append(_Entry(item, octets, future))
+        self._octets += octets
         return future
 
     async def close(self, patience: float) -> None:
@@ -137,8 +155,25 @@ class Batcher(Generic[T, R]):
 
     # On the loop.
 
+    def _end_turn(self) -> None:
+        """Pass the gathered items to the threads, unless more keep arriving."""
+        count = len(self._turn)
+        self._idle = 0 if count > self._known else self._idle + 1
+        self._known = count
+        if (
+            self._idle < IDLE_TURNS
+            and 0 < count < self._max_items
+            and self._octets < self._max_octets
+            and self._coming() > 0
+            and time.monotonic() < self._show_at
+        ):
+            assert self._loop is not None
+            self._loop.call_soon(self._end_turn)
+        else:
+            self._show()
+
     def _show(self) -> None:
-        """Pass the items of this turn to the threads."""
+        """Pass the gathered items to the threads."""
         turn, self._turn = self._turn, []
         if turn:
             with self._condition:

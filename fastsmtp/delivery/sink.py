@@ -52,12 +52,14 @@ class Sink(abc.ABC):
     max_record: octets of a body up to which `put` takes it inside of the record; a larger one goes
     through `begin`. promise: the result of `start`, None before it and after `close`. done: the
     word of replies and log for a message that was put. receipt_key: the log's name of its receipt.
+    coming: messages whose bodies are arriving, which will be put soon; `deliver` counts them.
     """
 
     max_record: int = 1024 * 1024
     promise: Promise | None = None
     done: str = "delivered"
     receipt_key: str = "receipt"
+    coming: int = 0
 
     @abc.abstractmethod
     async def start(self) -> Promise:

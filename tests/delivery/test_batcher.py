@@ -7,6 +7,7 @@ import os
 import threading
 from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import asynccontextmanager
+from typing import Any
 
 import pytest
 from on_loops import on_loops
@@ -35,7 +36,7 @@ class Store:
 
 @asynccontextmanager
 async def running(
-    commit: Callable[[list[str]], Sequence[str | BaseException]], **options: int
+    commit: Callable[[list[str]], Sequence[str | BaseException]], **options: Any
 ) -> AsyncIterator[Batcher[str, str]]:
     batcher = Batcher(commit, name="test", **options)
     batcher.start()
@@ -62,6 +63,41 @@ async def test_items_of_one_turn_of_the_loop_are_one_batch() -> None:
     async with running(store.commit) as batcher:
         await asyncio.gather(*(batcher.add(item, 1) for item in "abc"))
     assert store.batches == [["a", "b", "c"]]
+
+
+@on_loops
+async def test_an_item_waits_for_those_that_are_announced_and_still_come() -> None:
+    store = Store()
+    announced = list("bc")
+    async with running(store.commit, coming=lambda: len(announced)) as batcher:
+        futures = [batcher.add("a", 1)]
+        while announced:
+            await asyncio.sleep(0)
+            futures.append(batcher.add(announced.pop(0), 1))
+        assert await asyncio.gather(*futures) == ["A", "B", "C"]
+    assert store.batches == [["a", "b", "c"]]
+
+
+@on_loops
+async def test_an_item_does_not_wait_for_an_announced_one_that_does_not_come() -> None:
+    store = Store()
+    async with running(store.commit, coming=lambda: 1) as batcher:
+        assert await batcher.add("a", 1) == "A"
+    assert store.batches == [["a"]]
+
+
+@pytest.mark.parametrize("limit", [{"max_items": 2}, {"max_octets": 2}])
+@on_loops
+async def test_a_full_batch_waits_for_no_announced_item(
+    limit: dict[str, int], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("fastsmtp.delivery.batcher.IDLE_TURNS", 1 << 30)
+    monkeypatch.setattr("fastsmtp.delivery.batcher.GATHERING", PATIENCE)
+    store = Store()
+    async with running(store.commit, coming=lambda: 1, **limit) as batcher, asyncio.timeout(5):
+        futures = [batcher.add(item, 1) for item in "ab"]
+        assert await asyncio.gather(*futures) == ["A", "B"]
+    assert store.batches == [["a", "b"]]
 
 
 @on_loops

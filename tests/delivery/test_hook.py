@@ -61,7 +61,7 @@ class Flow:
 
     def __exit__(self, *exc_info: object) -> None:
         self.wire.close()
-        assert self.hook.traffic.in_flight == 0
+        assert self.hook.traffic.in_flight == self.sink.coming == 0
 
     def send(self, message: bytes, *, group: bytes = DATA) -> bytes:
         """Send one message, in reads of 64 KiB; what the server says after the 354."""
@@ -111,6 +111,15 @@ def test_a_message_is_put_with_its_envelope_and_the_client_gets_250() -> None:
         assert record.node == "mx.example"
         assert not record.lmtp
     assert flow.lines == ["delivered receipt=r1"]
+
+
+def test_a_sink_knows_how_many_messages_are_coming_until_their_last_octet() -> None:
+    with Flow() as flow:
+        flow.wire.send(DATA)
+        flow.wire.send(MESSAGE)
+        assert (flow.sink.coming, flow.sink.records) == (1, [])
+        flow.body(END)
+        assert (flow.sink.coming, len(flow.sink.records)) == (0, 1)
 
 
 def test_the_parameters_of_mail_and_rcpt_are_in_the_record() -> None:

@@ -43,11 +43,19 @@ class Shelf:
     """The records in one directory; `start` locks it.
 
     quota: octets that the records may have, with their bodies. reserve: octets of the disk that
-    they must leave free. newest: number of the newest record. was_cut: the last process that used
-    the spool did not close it. on_new: called when records have arrived.
+    they must leave free. coming: returns how many records are expected soon. newest: number of the
+    newest record. was_cut: the last process that used the spool did not close it. on_new: called
+    when records have arrived.
     """
 
-    def __init__(self, directory: SpoolDirectory, *, quota: int, reserve: int) -> None:
+    def __init__(
+        self,
+        directory: SpoolDirectory,
+        *,
+        quota: int,
+        reserve: int,
+        coming: Callable[[], int] = int,
+    ) -> None:
         self.directory = directory
         self.count = 0
         self.newest = 0
@@ -55,7 +63,9 @@ class Shelf:
         self.on_new: Callable[[], None] = _nothing
         self._quota = quota
         self._keeper = Keeper(directory.database, reserve=reserve)
-        self._batcher: Batcher[Item, Any] = Batcher(self._keeper.commit, name="fastsmtp-spool")
+        self._batcher: Batcher[Item, Any] = Batcher(
+            self._keeper.commit, name="fastsmtp-spool", coming=coming
+        )
         self._bodies = BodyFiles(directory.bodies)
         self._look: asyncio.TimerHandle | None = None
         self._is_open = False

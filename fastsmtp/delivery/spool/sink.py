@@ -51,7 +51,9 @@ class Spool(Sink):
         parallel: int = PARALLEL,
     ) -> None:
         self.path = SpoolDirectory(path).path
-        self._shelf = Shelf(SpoolDirectory(path), quota=quota, reserve=reserve)
+        self._shelf = Shelf(
+            SpoolDirectory(path), quota=quota, reserve=reserve, coming=lambda: self.coming
+        )
         self._inner = drain_into
         self._parallel = parallel
         self._drainer: Drainer | None = None
