@@ -84,6 +84,10 @@ PYTHON = [
     "replies.py",
     "session.py",
     "stream.py",
+    "delivery/record.py",
+    "delivery/log.py",
+    "delivery/trace.py",
+    "delivery/arrival.py",
 ]
 
 # A `# cython:` header in a source would win over these, so none has one

@@ -284,7 +284,7 @@ class Arrival:
                 self._answer(receipt, fates)
                 return
             # There is one reply: it must not be 250 if a recipient got nothing.
-            error = next((fate for fate in fates if isinstance(fate, DeliveryError)), None)
+            error = _first_error(fates)
             if error is None:
                 self._answer(receipt, fates)
                 return
@@ -337,6 +337,13 @@ class Arrival:
             self._traffic.log(entry)
         except Exception as error:  # as above
             logger.error("the log has failed: %s", entry, exc_info=error)
+
+
+def _first_error(fates: list[Fate]) -> DeliveryError | None:
+    for fate in fates:
+        if isinstance(fate, DeliveryError):
+            return fate
+    return None
 
 
 def _failure_of(future: asyncio.Future[Any]) -> BaseException | None:

@@ -16,6 +16,7 @@ import json
 import re
 from binascii import crc32
 from collections.abc import Callable
+from functools import lru_cache
 from hashlib import sha256
 from json.encoder import encode_basestring_ascii as _quote
 from typing import Any, BinaryIO, Final, NamedTuple, Protocol
@@ -24,6 +25,7 @@ __all__ = ["Client", "Recipient", "Record", "StoredBody", "encode_record", "pars
 
 _HEAD: Final = re.compile(rb"fastsmtp-record (\d{1,9}) (\d{1,15}) (\d{1,15}) ([0-9a-f]{8})\n")
 _VERSION: Final = 1
+CACHED: Final = 1024  # clients whose JSON is kept: about half a KiB each
 _WORDS: Final = ("false", "true")
 
 
@@ -148,7 +150,7 @@ class Record:
         """Equal for messages that a client has sent twice: SHA-256, in hexadecimal digits, of
         sender, recipients and `sha256`, each in UTF-8 and followed by LF.
         """
-        words = (self.mail_from, *(each.address for each in self.rcpt_to), self.sha256, "")
+        words = (self.mail_from, *[each.address for each in self.rcpt_to], self.sha256, "")
         return sha256("\n".join(words).encode("utf-8", "surrogatepass")).hexdigest()
 
     def __repr__(self) -> str:
@@ -172,12 +174,7 @@ def encode_record(record: Record, *, hashes: bool = True) -> bytes:
 def _envelope(record: Record, hashes: bool) -> str:
     """Return the envelope as JSON. Written out, because an encoder takes three times as long."""
     body = record.body
-    address, name, helo, protocol, tls, user = map(_quote, record.client)
-    recipients = ",".join(
-        f'{{"address":{_quote(each.address)},"notify":[{",".join(map(_quote, each.notify))}],'
-        f'"orcpt":{_quote_or_null(each.orcpt)}}}'
-        for each in record.rcpt_to
-    )
+    recipients = ",".join([_recipient(each) for each in record.rcpt_to])
     more = ""
     if hashes:
         more = f',"fingerprint":"{record.fingerprint}","sha256":"{record.sha256}"'
@@ -187,12 +184,28 @@ def _envelope(record: Record, hashes: bool) -> str:
         more += f',"body":{_quote(body.path.rpartition("/")[2])}'
     return (
         f'{{"id":{_quote(record.id)},"node":{_quote(record.node)},"received":{record.received!r},'
-        f'"client":{{"address":{address},"name":{name},"helo":{helo},"protocol":{protocol},'
-        f'"tls":{tls},"user":{user}}},"mail_from":{_quote(record.mail_from)},'
+        f'"client":{_client(record.client)},"mail_from":{_quote(record.mail_from)},'
         f'"ret":{_quote_or_null(record.ret)},"envid":{_quote_or_null(record.envid)},'
         f'"rcpt_to":[{recipients}],"smtp_utf8":{_WORDS[record.smtp_utf8]},'
         f'"body_type":{_quote(record.body_type)},"lmtp":{_WORDS[record.lmtp]},'
         f'"headers":{len(record.headers)},"size":{record.size}{more}}}\n'
+    )
+
+
+@lru_cache(CACHED)
+def _client(client: Client) -> str:
+    address, name, helo, protocol, tls, user = map(_quote, client)
+    return (
+        f'{{"address":{address},"name":{name},"helo":{helo},"protocol":{protocol},'
+        f'"tls":{tls},"user":{user}}}'
+    )
+
+
+def _recipient(recipient: Recipient) -> str:
+    notify = ",".join([_quote(word) for word in recipient.notify])
+    return (
+        f'{{"address":{_quote(recipient.address)},"notify":[{notify}],'
+        f'"orcpt":{_quote_or_null(recipient.orcpt)}}}'
     )
 
 
@@ -240,10 +253,10 @@ def _record(
         if stored is None:
             raise ValueError("the body of a record lies in a file")
         body = stored(members["body"], members["size"], members["sha256"])
-    recipients = (
+    recipients = [
         Recipient(each["address"], tuple(each["notify"]), each["orcpt"])
         for each in members["rcpt_to"]
-    )
+    ]
     client = members["client"]
     return Record(
         members["id"],

@@ -1,0 +1,11 @@
+"""Texts and octets may be of a subclass, so they are typed as object."""
+cimport cython
+
+
+@cython.locals(envelope=bytes, head=str)
+cpdef bytes encode_record(record, bint hashes=*)
+
+
+cdef str _envelope(record, bint hashes)
+cdef str _recipient(recipient)
+cdef str _quote_or_null(text)
