@@ -31,6 +31,7 @@ __all__ = ["Batcher"]
 
 MAX_ITEMS: Final = 256  # more would delay the first answers, and save hardly any syncs
 MAX_OCTETS: Final = 4 * 1024 * 1024
+SHARE: Final = 4  # items that a thread takes even if others are idle: a sync for fewer costs more
 IDLE_TURNS: Final = 8  # turns of the loop without a new item that end the wait for more
 GATHERING: Final = 0.001  # seconds, the longest wait of an item for others
 CLOSING: Final = "the sink is closing"
@@ -53,9 +54,9 @@ class Batcher(Generic[T, R]):
 
     commit: called in a thread with at most `max_items` items of at most `max_octets` together, or a
     single larger one; returns one result or exception for each. If it raises, it must have undone
-    everything: the items are tried again one by one. threads: how many batches at a time; with
-    several, their order is not kept. coming: called on the loop, returns how many more items are
-    expected soon; it may be wrong.
+    everything: the items are tried again one by one. threads: how many batches at a time; several
+    share the waiting items among the idle ones, and their order is not kept. coming: called on the
+    loop, returns how many more items are expected soon; it may be wrong.
     """
 
     def __init__(
@@ -86,6 +87,7 @@ class Batcher(Generic[T, R]):
         self._condition = threading.Condition(threading.Lock())
         self._waiting: deque[_Entry[T, R]] = deque()
         self._begun: set[_Entry[T, R]] = set()
+        self._resting = 0  # threads that wait for items
         self._closing = False
         self._ended: asyncio.Future[None] | None = None
 
@@ -213,10 +215,14 @@ class Batcher(Generic[T, R]):
             while not self._waiting:
                 if self._closing:
                     return []
+                self._resting += 1
                 self._condition.wait()
+                self._resting -= 1
+            share = -(-len(self._waiting) // (self._resting + 1))
+            most = min(max(SHARE, share), self._max_items)
             batch = [self._waiting.popleft()]
             room = self._max_octets - batch[0].octets
-            while self._waiting and len(batch) < self._max_items:
+            while self._waiting and len(batch) < most:
                 room -= self._waiting[0].octets
                 if room < 0:
                     break

@@ -135,6 +135,20 @@ async def test_a_batch_is_bounded_and_one_item_is_always_let_through(
 
 
 @on_loops
+async def test_idle_threads_share_the_waiting_items() -> None:
+    store = Store(held=True)
+    async with running(store.commit, threads=2) as batcher:
+        while batcher._resting < 2:
+            await asyncio.sleep(0)
+        futures = [batcher.add(item, 1) for item in "abcdefghij"]
+        await reached(store)
+        await reached(store)
+        store.go_on.set()
+        assert await asyncio.gather(*futures) == list("ABCDEFGHIJ")
+    assert sorted(store.batches) == [list("abcde"), list("fghij")]
+
+
+@on_loops
 async def test_several_threads_commit_at_the_same_time() -> None:
     store = Store(held=True)
     async with running(store.commit, threads=2, max_items=1) as batcher:

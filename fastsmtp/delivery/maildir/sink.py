@@ -59,12 +59,7 @@ class Maildir(Sink):
         self._box: Box | None = None
         self._place: Place | None = None  # None after a fault: to be opened and checked
         self._syncs = SyncChoice()
-        self._commits = Batcher(
-            self._commit,
-            name="fastsmtp-maildir",
-            threads=COMMIT_THREADS,
-            coming=lambda: self.coming,
-        )
+        self._commits = Batcher(self._commit, name="fastsmtp-maildir", threads=COMMIT_THREADS)
         self._files = Batcher(
             call_each, name="fastsmtp-maildir-file", threads=FILE_THREADS, max_items=1
         )
