@@ -29,6 +29,8 @@ from fastsmtp.delivery import (
 )
 from fastsmtp.delivery.spool import Spool, breaker, drainer
 from fastsmtp.delivery.spool.breaker import FAILURES, Breaker
+from fastsmtp.delivery.spool.keeper import Changes
+from fastsmtp.delivery.spool.shelf import Shelf
 from fastsmtp.delivery.spool.store import LOG_OCTETS, NewRecord, Store
 
 REFUSED = Refused(SMTPError("No such user", 550, "5.1.1"))
@@ -65,6 +67,25 @@ async def test_a_record_that_failed_is_tried_again_with_the_same_id(
         assert spool.counts.repeated == (2 if isinstance(error, Unclear) else 0)
     assert sink.tried == ["s-1"] * 3
     assert sink.ids == ["s-1"]
+
+
+@on_loops
+async def test_a_record_whose_failure_is_noted_late_is_tried_again_all_the_same(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    change = Shelf.change
+
+    async def slow(shelf: Shelf, changes: Changes, gone: Any = ()) -> None:
+        await asyncio.sleep(0.1)  # the disk takes longer than the record has to wait
+        await change(shelf, changes, gone)
+
+    monkeypatch.setattr(Shelf, "change", slow)
+    sink = Collector()
+    sink.outcomes.append(Unavailable("down"))
+    async with Spool(str(tmp_path / "s"), drain_into=sink) as spool:
+        await spool.put(record())
+        await emptied(spool)
+    assert sink.tried == ["s-1"] * 2
 
 
 @on_loops

@@ -252,7 +252,6 @@ class Drainer:
         if isinstance(error, Unclear):
             self.counts.repeated += 1
         due = time.time() + min(FIRST_DELAY * 2.0 ** min(attempts - 1, 16), MOST_DELAY)
-        self._look_for_due(due)
         return Trouble(State.DEFERRED, attempts, due, storable(str(error)))
 
     def _split(self, entry: Entry, record: Record, fates: Receipt) -> None:
@@ -335,6 +334,10 @@ class Drainer:
                 break
         self._cannot_note = False
         self._busy.difference_update(changes.gone, [seq for seq, _ in changes.troubles])
+        for trouble in (*(it for _, it in changes.troubles), *(new.trouble for new in changes.new)):
+            # Not before: a record that is busy is not found, and would not be looked for again.
+            if trouble is not None and trouble.state == State.DEFERRED:
+                self._look_for_due(trouble.due)
         self._wake.set()
 
     async def _was_made(self, changes: Changes) -> bool:

@@ -185,7 +185,11 @@ class Store:
     def __init__(self, path: str, *, first: int = 1) -> None:
         self._path = path
         self._connection = open_database(path)
-        self.next = max(first, self._scalar("SELECT coalesce(max(seq), 0) + 1 FROM record"))
+        try:
+            self.next = max(first, self._scalar("SELECT coalesce(max(seq), 0) + 1 FROM record"))
+        except BaseException:
+            self._connection.close()
+            raise
         self._in_log = 0
 
     # Changes.
