@@ -17,7 +17,9 @@ from serving import PATIENCE
 from spool_kit import BODY, Collector, database, emptied, record
 
 from fastsmtp.delivery import Unavailable
+from fastsmtp.delivery.maildir import Maildir
 from fastsmtp.delivery.spool import Spool, SpoolError
+from fastsmtp.delivery.spool.control import ControlServer
 from fastsmtp.delivery.spool.directory import SpoolDirectory, SpoolInUse
 from fastsmtp.delivery.spool.salvage import salvage
 from fastsmtp.delivery.spool.store import FORMAT, PAGE, Store
@@ -292,3 +294,22 @@ def test_the_check_at_the_start_takes_no_longer_than_it_may(tmp_path: Path) -> N
         assert store.is_empty()
     finally:
         store.close()
+
+
+@on_loops
+async def test_a_start_that_fails_late_closes_the_sink_that_it_has_started(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async def fail(server: ControlServer) -> None:
+        raise OSError("no more descriptors")
+
+    box = Maildir(tmp_path / "mail")
+    spool = Spool(str(tmp_path / "s"), drain_into=box)
+    with monkeypatch.context() as patched:
+        patched.setattr(ControlServer, "start", fail)
+        with pytest.raises(OSError, match="no more descriptors"):
+            await spool.start()
+    assert box.promise is None
+    await spool.start()
+    await spool.close(5.0)
+    assert box.promise is None

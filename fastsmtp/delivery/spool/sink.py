@@ -50,10 +50,9 @@ class Spool(Sink):
         reserve: int = RESERVE,
         parallel: int = PARALLEL,
     ) -> None:
-        self.path = SpoolDirectory(path).path
-        self._shelf = Shelf(
-            SpoolDirectory(path), quota=quota, reserve=reserve, coming=lambda: self.coming
-        )
+        directory = SpoolDirectory(path)
+        self.path = directory.path
+        self._shelf = Shelf(directory, quota=quota, reserve=reserve, coming=lambda: self.coming)
         self._inner = drain_into
         self._parallel = parallel
         self._drainer: Drainer | None = None
@@ -91,7 +90,10 @@ class Spool(Sink):
             )
             await self._control.start()
         except BaseException:
-            await self._shelf.close(1.0)
+            if self._drainer is not None and self._inner is not None:
+                await self._inner.close(NOTING)
+            await self._shelf.close(NOTING)
+            self._drainer = self._control = None
             raise
         if self._drainer is not None:
             self._tell_what_is_there()
