@@ -6,6 +6,7 @@ Faults of the disk are in test_maildir_faults.py, names and leftovers in test_ma
 from __future__ import annotations
 
 import asyncio
+import errno
 import gc
 import mailbox
 import os
@@ -22,7 +23,7 @@ from on_loops import on_loops
 
 from fastsmtp.delivery import DeliveryError, Full, Promise, Recipient, Record, Unavailable
 from fastsmtp.delivery.maildir import Maildir
-from fastsmtp.delivery.maildir._commit import Draft, Place, Step, commit
+from fastsmtp.delivery.maildir._commit import HAS_SYNCFS, Draft, Place, Step, commit
 from fastsmtp.delivery.maildir.box import Box
 
 pytestmark = pytest.mark.usefixtures("no_leaks")
@@ -400,3 +401,15 @@ def test_a_draft_that_is_forgotten_is_discarded(box: Box) -> None:
     del draft
     gc.collect()
     assert os.listdir(box.tmp) == []
+
+
+@pytest.mark.parametrize("sync_all", [False, HAS_SYNCFS])
+def test_a_batch_that_synced_nothing_is_no_measurement_of_syncs(
+    tmp_path: Path, sync_all: bool
+) -> None:
+    box = Box(str(tmp_path / "mail"))
+    place = box.open()
+    os.rmdir(box.tmp)
+    draft = Draft(place, box.unique_name().encode(), b"", b"body")
+    assert commit(place, [draft], sync_all) == 0
+    assert draft.error == errno.ENOENT

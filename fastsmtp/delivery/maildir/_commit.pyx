@@ -326,8 +326,8 @@ cdef void commit_all(File **files, int count, Work *work, bint sync_all) noexcep
         if begin(files[number], work):
             finish(files[number], work)
     began = monotonic()
-    sync(files, count, work, sync_all)
-    work.seconds = monotonic() - began
+    if sync(files, count, work, sync_all):
+        work.seconds = monotonic() - began
     for number in range(count):
         if not files[number].ended and publish(files[number], work):
             published += 1
@@ -362,8 +362,10 @@ cdef void close_directories(const Work *work) noexcept nogil:
     close(work.synced_new)
 
 
-cdef void sync(File **files, int count, const Work *work, bint sync_all) noexcept nogil:
+cdef bint sync(File **files, int count, const Work *work, bint sync_all) noexcept nogil:
+    """Return whether a file was synced."""
     cdef int number
+    cdef bint is_synced = False
     cdef int error = errno if sync_all and syncfs(work.synced_tmp) != 0 else 0
     if not sync_all and count > 1:
         # A hint: blocks are allocated for all files, and the first fsync commits this for all.
@@ -375,10 +377,11 @@ cdef void sync(File **files, int count, const Work *work, bint sync_all) noexcep
             continue
         if sync_all and error:
             fail(files[number], work, AT_SYNC, error)
-        elif sync_all and not files[number].is_older:
-            continue
-        elif fsync(files[number].descriptor) != 0:
+        elif (not sync_all or files[number].is_older) and fsync(files[number].descriptor) != 0:
             fail(files[number], work, AT_SYNC, errno)
+        else:
+            is_synced = True
+    return is_synced
 
 
 cdef class Place:
@@ -530,8 +533,8 @@ def commit(Place place not None, list drafts not None, bint sync_all):
 
     sync_all: by one `syncfs` of the file system instead of an fsync for each file. Afterwards each
     draft has `final`, or `step` and `error`; one that had ended before, or is at work in another
-    thread, is left alone. Returns the seconds that the sync of the files took. Raises ValueError
-    for a draft of another place, and then touches none.
+    thread, is left alone. Returns the seconds that the sync of the files took, 0 if none was
+    synced. Raises ValueError for a draft of another place, and then touches none.
     """
     cdef Work work
     cdef Draft draft

@@ -127,7 +127,8 @@ class Maildir(Sink):
             together = [draft for draft in good if draft.place is place]
             takes_all = self._syncs.takes_all(len(together))
             seconds = commit(place, together, takes_all)
-            self._syncs.note(takes_all, len(together), seconds)
+            if seconds:  # otherwise the batch failed, and says nothing about the disk
+                self._syncs.note(takes_all, len(together), seconds)
         return [self._result(draft) if isinstance(draft, Draft) else draft for draft in drafts]
 
     def _draft_of(self, record: Record) -> Draft | BaseException:
