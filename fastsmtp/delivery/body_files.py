@@ -18,8 +18,8 @@ import time
 from collections.abc import Callable, Container
 from typing import Any, BinaryIO, Final, TypeVar
 
+from fastsmtp.delivery.directories import remove_file
 from fastsmtp.delivery.errors import Unavailable, delivery_error
-from fastsmtp.delivery.log import logger
 from fastsmtp.delivery.record import StoredBody
 from fastsmtp.delivery.sink import BodyWriter
 
@@ -70,7 +70,7 @@ class BodyFiles:
 
     def remove(self, name: str) -> None:
         """Remove a body that is no longer needed; blocks. A failure is logged."""
-        _unlink(os.path.join(self.directory, name))
+        remove_file(os.path.join(self.directory, name))
 
     def remove_all_but(self, names: Container[str]) -> int:
         """Remove the bodies that are not in `names`, and return how many there were.
@@ -213,7 +213,7 @@ class BodyFileWriter(BodyWriter):
 
     def _remove(self) -> None:
         self._close()
-        _unlink(self._path)
+        remove_file(self._path)
 
     def _close(self) -> None:
         descriptors = (self._descriptor, self._directory)
@@ -232,15 +232,6 @@ def _settle(future: asyncio.Future[T], result: T, failure: BaseException | None)
     else:
         future.set_exception(failure)
         future.exception()  # retrieved, so that asyncio does not log it
-
-
-def _unlink(path: str) -> None:
-    try:
-        os.unlink(path)
-    except FileNotFoundError:
-        pass
-    except OSError as error:
-        logger.warning("a file stays behind: %s: %s", path, error.strerror)
 
 
 def _open_no_link(path: str, flags: int) -> int:

@@ -1,4 +1,4 @@
-"""Directories whose entries survive a power cut."""
+"""Directories whose entries survive a power cut, and files that are removed from them."""
 
 from __future__ import annotations
 
@@ -6,7 +6,9 @@ import contextlib
 import errno
 import os
 
-__all__ = ["make_directory", "sync_directory"]
+from fastsmtp.delivery.log import logger
+
+__all__ = ["make_directory", "remove_file", "sync_directory"]
 
 
 def sync_directory(path: str) -> None:
@@ -33,3 +35,13 @@ def make_directory(path: str) -> None:
     if not os.path.isdir(path):
         raise NotADirectoryError(errno.ENOTDIR, os.strerror(errno.ENOTDIR), path)
     sync_directory(parent)
+
+
+def remove_file(path: str) -> None:
+    """Remove a file, if it is still there; one that cannot be removed is logged. Blocks."""
+    try:
+        os.unlink(path)
+    except FileNotFoundError:
+        pass
+    except OSError as error:
+        logger.warning("a file stays behind: %s: %s", path, error.strerror)

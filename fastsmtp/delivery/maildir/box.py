@@ -17,7 +17,7 @@ import stat
 import time
 from typing import Final
 
-from fastsmtp.delivery.directories import make_directory, sync_directory
+from fastsmtp.delivery.directories import make_directory, remove_file, sync_directory
 from fastsmtp.delivery.log import logger
 from fastsmtp.delivery.maildir._commit import Place
 
@@ -73,14 +73,8 @@ class Box:
         return f"{seconds}.M{nanoseconds // 1000:06}P{process}R{chance}.{self._host}"
 
     def remove(self, name: str) -> None:
-        """Remove a message from `new`, if it is still there."""
-        path = os.path.join(self.new, name)
-        try:
-            os.unlink(path)
-        except FileNotFoundError:  # a mail reader has moved it meanwhile
-            pass
-        except OSError as error:
-            logger.warning("a file stays behind: %s: %s", path, error.strerror)
+        """Remove a message from `new`, unless a mail reader has moved it meanwhile."""
+        remove_file(os.path.join(self.new, name))
 
     def remove_leftovers(self) -> int:
         """Remove unfinished files of dead processes from `tmp`; return how many.

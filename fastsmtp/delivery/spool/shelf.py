@@ -119,7 +119,8 @@ class Shelf:
             if damage_of(str(error)):
                 found = [str(error)]
             elif "locked" in str(error):
-                raise SpoolError(f"another program has opened {store_of(path)}: end it") from error
+                database = self.directory.database
+                raise SpoolError(f"another program has opened {database}: end it") from error
             else:
                 raise SpoolError(f"cannot use the spool {path}: {error}") from error
         except OSError as error:
@@ -293,10 +294,6 @@ class Shelf:
     def begin(self) -> BodyWriter:
         """Begin the body of a record in a file of its own."""
         return self._bodies.begin()
-
-
-def store_of(path: str) -> str:
-    return os.path.join(path, "spool.db")
 
 
 def _nothing() -> None:
