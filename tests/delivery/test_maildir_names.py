@@ -134,6 +134,21 @@ def test_ops_08_a_process_number_used_again_makes_no_name_twice(
     assert len({deliver(one) for one in (box, other) for _ in range(50)}) == 100
 
 
+def test_ops_08_a_start_goes_on_when_another_process_removes_its_trial_file(
+    box: Box, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    unlink = os.unlink
+
+    def after_a_clean_up(path: str) -> None:
+        monkeypatch.undo()
+        assert box.remove_leftovers() == 1
+        unlink(path)
+
+    monkeypatch.setattr(os, "unlink", after_a_clean_up)
+    Box(box.path)
+    assert files(box)["tmp"] == []
+
+
 WORKER = """
 import sys
 from fastsmtp.delivery.maildir._commit import Draft, commit

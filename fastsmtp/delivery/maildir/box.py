@@ -96,7 +96,9 @@ class Box:
         path = os.path.join(self.tmp, self.unique_name())
         try:
             os.close(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600))
-            os.unlink(path)
+            # Without a lock on it, the clean-up of another process may remove the file first.
+            with contextlib.suppress(FileNotFoundError):
+                os.unlink(path)
         except OSError as error:
             if error.errno not in _NO_ROOM:
                 raise
