@@ -131,6 +131,14 @@ class Option:
         """The allowed values, in words."""
         return self.kind.takes
 
+    def refusal(self, value: object) -> str | None:
+        """Return None if the option takes `value`, else the reason, "" if `takes` says it."""
+        try:
+            self.kind.normalize(value)
+        except Refused as refused:
+            return str(refused)
+        return None
+
 
 def row(
     group: Group,

@@ -13,11 +13,11 @@ import itertools
 import os
 import sys
 import traceback
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from types import ModuleType
 from typing import Any, Final
 
-from fastsmtp.gateway.config import DEFAULT_LISTEN, Kind, Listener, parse_listeners
+from fastsmtp.gateway.config import DEFAULT_LISTEN, Kind, Listener, parse_listener
 from fastsmtp.gateway.log import LogWriter
 from fastsmtp.gateway.start import StartError, listen, logging_to, run_on_loop
 from fastsmtp.running import was_raised_at_start
@@ -136,13 +136,13 @@ def _line_of(error: BaseException) -> str:
 # --- serving ---
 
 
-def places(server: SMTPServer, texts: Iterable[str]) -> tuple[Listener, ...]:
+def places(server: SMTPServer, listeners: tuple[Listener, ...]) -> tuple[Listener, ...]:
     """Return the addresses for `server`, by default the gateway's. Raises ValueError for an address
     whose protocol the server does not have.
     """
     lmtp = server.options.lmtp
     default = f"lmtp:{DEFAULT_LISTEN}" if lmtp else DEFAULT_LISTEN
-    listeners = parse_listeners(tuple(texts) or (default,))
+    listeners = listeners or (parse_listener(default),)
     for listener in listeners:
         if listener.kind is Kind.SUBMISSION:
             raise ValueError(

@@ -14,9 +14,10 @@ from dataclasses import dataclass, field
 from typing import Any, Final
 
 from fastsmtp.certificates import Pem, TLSSocket, expired_at, leaf_of, read_pem, self_signed
-from fastsmtp.gateway.config import Config, Kind
+from fastsmtp.gateway.config import TLS_OPTIONS, Config, Kind
 from fastsmtp.gateway.log import logger
 from fastsmtp.log_text import clean, client_word
+from fastsmtp.options import OPTIONS
 from fastsmtp.session import Session
 
 __all__ = [
@@ -37,13 +38,13 @@ _OPTIONS: Final = {
     "key": "--key",
     "ca": "--client-ca",
     "ciphers": "--ciphers",
+    "min_version": "--min-version",
+    "max_version": "--max-version",
 }
-_NAMED: Final = re.compile("option '(cert|key|ca|ciphers)'")
-# The engine has an option for the password of a key; the command line has none.
-_PASSWORD: Final = (
-    "; give its key_password",
-    "; it must not be: there is no option for a password",
-)
+_NAMED: Final = re.compile(f"option '({'|'.join(_OPTIONS)})'")
+_NAME: Final = re.compile("option 'sni_options', '([^']*)': ")
+# The engine has an argument, which is a key of the file here.
+_PASSWORD: Final = ("; give its key_password", "; give its key_password, in the file")
 
 
 class CertificateError(ValueError):
@@ -63,39 +64,54 @@ class Certificate:
 
 
 def read_certificate(config: Config) -> Certificate | None:
-    """Read the certificate that is given; without one, make one for the listeners that use TLS.
+    """Read the certificates that are given; without one, make one for the listeners that use TLS.
 
     None: no TLS, since it is not wanted, or (`NO_LIBRARY`) not available and not needed.
     """
-    more: dict[str, Any] = {}
-    if config.ciphers:
-        more["ciphers"] = config.ciphers
+    more = {name: config.options.get(name, OPTIONS[name].default) for name in TLS_OPTIONS}
     if config.client_ca:
-        # Not `reject_unauthorized`: servers that send mail to us have no certificate of our CA.
+        # Servers that send mail to us have no certificate of our CA, so by default all are served.
         more |= {
-            "ca": _read(config, "ca").octets,
+            "ca": _read("ca", config.client_ca, config).octets,
             "request_cert": True,
-            "reject_unauthorized": False,
+            "reject_unauthorized": config.reject_unauthorized,
         }
     if not config.cert:
         return _made(config, more)
-    cert = _read(config, "cert")
-    options = {"cert": cert.octets, **more}
-    if config.key:
-        options["key"] = _read(config, "key").octets
+    files = {"cert": config.cert, "key": config.key, "key_password": config.key_password}
+    pair, origin = _pair(files, "", config)
+    names = {}
+    for name, table in config.certificates.items():
+        own, where = _pair(table, name, config)
+        names[name] = {**table, **own}
+        origin = f"{origin}; for {name} {where}"
+    return Certificate({**more, **pair, "sni_options": names or None}, origin)
+
+
+def _pair(files: Mapping[str, Any], name: str, config: Config) -> tuple[dict[str, Any], str]:
+    """Return the TLS options of one certificate, and its origin. name: of the server, "" for all
+    others.
+    """
+    cert = _read("cert", files["cert"], config, name)
+    found: dict[str, Any] = {"cert": cert.octets, "key": None, "key_password": None}
+    if files.get("key"):
+        found["key"] = _read("key", files["key"], config, name).octets
+    if files.get("key_password"):
+        found["key_password"] = files["key_password"]
     try:
         end = expired_at(leaf_of(cert))
     except ValueError as error:
-        raise CertificateError(explained(error, config)) from None
+        raise CertificateError(explained(error, config, name)) from None
     until = "" if end is None else f", good until {end:%Y-%m-%d}"
-    return Certificate(options, f"certificate from {config.cert}{until}")
+    return found, f"certificate from {files['cert']}{until}"
 
 
 def _made(config: Config, more: Mapping[str, Any]) -> Certificate | None:
     """Make a certificate if a listener uses TLS; more: further TLS options."""
     kinds = {listener.kind for listener in config.listeners}
+    wanted = [option for option in ("ca", "ciphers") if more.get(option)]
     if not kinds - {Kind.LMTP}:
-        for option in more.keys() & _OPTIONS.keys():
+        for option in wanted:
             raise CertificateError(f"{_OPTIONS[option]}: there is no TLS without --cert")
         return None
     pem = self_signed(config.name)
@@ -105,33 +121,38 @@ def _made(config: Config, more: Mapping[str, Any]) -> Certificate | None:
     for listener in config.listeners:
         if listener.kind in (Kind.SMTPS, Kind.SUBMISSION):
             raise CertificateError(f"{listener} needs TLS: {NO_LIBRARY}")
-    for option in more.keys() & _OPTIONS.keys():
+    for option in wanted:
         raise CertificateError(f"{_OPTIONS[option]} needs TLS: {NO_LIBRARY}")
     return None
 
 
-def _read(config: Config, option: str) -> Pem:
+def _read(option: str, path: str, config: Config, name: str = "") -> Pem:
     try:
-        return read_pem(option, _path(config, option))
+        return read_pem(option, path)
     except ValueError as error:
-        raise CertificateError(explained(error, config)) from None
+        raise CertificateError(explained(error, config, name)) from None
 
 
-def _path(config: Config, option: str) -> str:
-    """Return the file that an option names, "" for an option without a file."""
-    return {"cert": config.cert, "key": config.key, "ca": config.client_ca}.get(option, "")
+def explained(error: Exception, config: Config, name: str = "") -> str:
+    """Return the engine's message about its options, with the options of the command line.
 
-
-def explained(error: Exception, config: Config) -> str:
-    """Return the engine's message about its options, with the options of the command line."""
+    name: the server name whose certificate it is about, if the message does not say it.
+    """
+    text = str(error)
+    if (found := _NAME.match(text)) is not None:
+        name, text = found[1], text[found.end() :]
+    table = config.certificates.get(name, {})
+    own = {"cert": config.cert, "key": config.key, "ca": config.client_ca}
+    files = {option: str(table.get(option, "")) for option in own} if name else own
 
     def named(found: re.Match[str]) -> str:
-        return f"{_OPTIONS[found[1]]} {_path(config, found[1])}".rstrip()
+        option = found[1]
+        return f"{option if name else _OPTIONS[option]} {files.get(option, '')}".rstrip()
 
-    text = str(error)
     for option in _OPTIONS:  # the engine names the file only if it has read it itself
-        text = text.replace(f"option '{option}': {_path(config, option)} ", f"option '{option}' ")
-    return _NAMED.sub(named, text).replace(*_PASSWORD)
+        text = text.replace(f"option '{option}': {files.get(option, '')} ", f"option '{option}' ")
+    text = _NAMED.sub(named, text).replace(*_PASSWORD)
+    return f"certificate for {name}: {text}" if name else text
 
 
 # --- certificates of clients ---

@@ -1,4 +1,4 @@
-"""The entry point of the `fastsmtp` command, which also reports that click is missing.
+"""The entry point of the `fastsmtp` command, which also reports that a package is missing.
 
 Exit status: 0 after a clean end, 1 when the server cannot start or was stopped at once, 2 for a
 wrong command line, 130 when interrupted before it served. An error is one line on stderr, never a
@@ -18,14 +18,15 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """Run the command line (default: that of this process) and return the exit status."""
     open_standard_files()
     try:
-        # Not at the top: click comes with the extra "server", and its absence is reported here in
-        # one line.
+        # Not at the top: click and msgspec come with the extra "server", and their absence is
+        # reported here in one line.
         from fastsmtp.gateway.commands import run
     except ModuleNotFoundError as error:
-        if error.name != "click":
+        if error.name not in ("click", "msgspec"):
             raise
         complain(
-            "the package click is missing; install it with: pip install 'fastsmtp-engine[server]'"
+            f"the package {error.name} is missing; install it with:"
+            " pip install 'fastsmtp-engine[server]'"
         )
         return 1
     try:

@@ -11,31 +11,26 @@ from __future__ import annotations
 import asyncio
 import itertools
 import os
-import resource
 import signal
-from collections.abc import Callable, Mapping
-from typing import Any, Final, TypeVar
+from collections.abc import Callable
+from typing import Final, TypeVar
 
 from fastsmtp.blocking import call_in_thread
-from fastsmtp.descriptors import max_lingering
 from fastsmtp.gateway.certificates import (
     NO_LIBRARY,
     Certificate,
     CertificateError,
     explained,
-    log_client,
     read_certificate,
 )
 from fastsmtp.gateway.config import Config, Kind
 from fastsmtp.gateway.destination import Destination, DestinationError
 from fastsmtp.gateway.log import LogWriter, logger
 from fastsmtp.gateway.logins import Checker, Logins, MissingPackage
-from fastsmtp.gateway.receiver import Receiver
+from fastsmtp.gateway.servers import FOR_USERS, Servers
 from fastsmtp.gateway.start import StartError, listen, logging_to, run_on_loop
 from fastsmtp.gateway.users import Users, UsersError, read_users
-from fastsmtp.log_text import client_word
 from fastsmtp.running import begin_unless_stopped
-from fastsmtp.server import SMTPServer
 
 __all__ = ["run_service"]
 
@@ -43,16 +38,10 @@ T = TypeVar("T")
 
 EXIT_CLEAN: Final = 0
 EXIT_AT_ONCE: Final = 1
-FOR_USERS: Final = (Kind.SMTPS, Kind.SUBMISSION)
 
-# Descriptors that are not for clients: listeners, the loop's own, a directory for each disk thread,
-# and some spare ones. Lingering refused clients come on top.
-RESERVED_FILES: Final = 48
-FILES_PER_CLIENT: Final = 2  # its socket and the file of its message
 # Seconds for disk calls to end after the last client. With `close_timeout` it is less than the 40
 # seconds after which systemd would kill the process (docs/serve.md).
 DISK_PATIENCE: Final = 5.0
-MAX_FILES: Final = 65_536  # if the system's limit is infinite or very high
 
 
 def run_service(config: Config) -> int:
@@ -98,36 +87,12 @@ def _users_of(config: Config) -> Users:
     return users
 
 
-def _allow_clients(servers: int) -> int:
-    """Raise the limit on open files as far as allowed; return how many clients a server can have.
-
-    The engine leaves a fifth of the limit to hooks. Ours open a file for each message, and without
-    a descriptor a message has to be refused.
-    """
-    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
-    limit = MAX_FILES if hard == resource.RLIM_INFINITY else min(hard, MAX_FILES)
-    if limit > soft:
-        resource.setrlimit(resource.RLIMIT_NOFILE, (limit, hard))
-    else:
-        limit = soft
-    reserved = RESERVED_FILES + servers * max_lingering()
-    return max(1, (limit - reserved) // FILES_PER_CLIENT // servers)
-
-
 async def _in_thread(call: Callable[[], T]) -> T:
     """Return the result of `call`, or raise its exception; nothing waits for it at exit."""
     outcome = await call_in_thread(asyncio.get_running_loop(), call, "fastsmtp-files")
     if isinstance(outcome, BaseException):
         raise outcome
     return outcome
-
-
-def _log_connection(client: Mapping[str, object]) -> None:
-    logger.debug(
-        "connected id=%s client=%s",
-        client["id"],
-        client_word(str(client["client_hostname"]), str(client["remote_address"])),
-    )
 
 
 class _Service:
@@ -146,7 +111,7 @@ class _Service:
         self._writer = writer
         self._certificate = certificate
         self._logins = logins
-        self._servers: dict[Kind, SMTPServer] = {}
+        self._servers = Servers(config, destination.delivery, certificate, logins)
         self._stop = asyncio.Event()
         self._hangup = asyncio.Event()
 
@@ -156,7 +121,6 @@ class _Service:
         for number in (signal.SIGTERM, signal.SIGINT):
             loop.add_signal_handler(number, self._on_signal, number)
         loop.add_signal_handler(signal.SIGHUP, self._hangup.set)
-        self._make_servers()
         try:
             has_begun = await begin_unless_stopped(self._begin(), self._stop)
             if has_begun:
@@ -176,7 +140,7 @@ class _Service:
         except DestinationError as error:
             raise StartError(str(error)) from error
         listeners = self._config.listeners
-        addresses = [await listen(self._servers[each.kind], each) for each in listeners]
+        addresses = [await listen(self._servers.of(each), each) for each in listeners]
         for address in itertools.chain.from_iterable(addresses):
             self._writer.say(f"listening on {address}")
         self._say_what_is_secure()
@@ -193,7 +157,7 @@ class _Service:
         """Close the servers and wait for the disk for a limited time; return the exit status."""
         if self._logins is not None:
             self._logins.close()  # first, so that delayed logins do not hold up the end
-        await asyncio.gather(*(server.close() for server in self._servers.values()))
+        await self._servers.close()
         if await self._destination.close(DISK_PATIENCE):
             return EXIT_CLEAN
         logger.error("the disk of %s does not answer: ending without it", self._config.maildir)
@@ -207,48 +171,8 @@ class _Service:
     def _say_what_is_secure(self) -> None:
         if self._certificate is not None:
             self._writer.say(self._certificate.origin)
-        elif Kind.SMTP in self._servers:
+        elif any(each.kind is Kind.SMTP for each in self._config.listeners):
             self._writer.say(f"STARTTLS is not offered: {NO_LIBRARY}")
-
-    def _make_servers(self) -> None:
-        """Make one server for each kind of listener, because kinds have different options."""
-        kinds = {each.kind for each in self._config.listeners}
-        clients = _allow_clients(len(kinds))
-        try:
-            self._servers = {kind: self._server(kind, clients) for kind in kinds}
-        except (ValueError, OSError) as error:  # all options but those of TLS were checked
-            raise StartError(explained(error, self._config)) from error
-
-    def _server(self, kind: Kind, max_clients: int) -> SMTPServer:
-        config = self._config
-        lmtp = kind is Kind.LMTP
-        delivery = self._destination.delivery
-        server = SMTPServer(
-            name=config.name,
-            size=config.size,
-            reject_nul=config.reject_nul,
-            lmtp=lmtp,
-            max_clients=max_clients,
-            secure=kind is Kind.SMTPS,
-            needs_upgrade=kind is Kind.SUBMISSION,
-            on_mail_from=delivery.on_mail_from,
-            on_rcpt_to=Receiver(config.domains).on_rcpt_to,
-            on_data=delivery,
-            **self._login_options(kind),
-            **({} if self._certificate is None else self._certificate.options),
-        )
-        if config.client_ca:
-            server.on_secure = log_client
-        if config.verbose:
-            server.on("connect", _log_connection)
-        return server
-
-    def _login_options(self, kind: Kind) -> dict[str, Any]:
-        if self._logins is None or kind not in FOR_USERS:
-            # Without logins: other servers deliver their mail here.
-            return {"auth_optional": True, "disabled_commands": ["AUTH"]}
-        # Only these can be checked with a hash: the others need the password, or keys made from it.
-        return {"auth_methods": ["PLAIN", "LOGIN"], "on_auth": self._logins.on_auth}
 
     def _on_signal(self, number: int) -> None:
         name = signal.Signals(number).name
@@ -280,9 +204,7 @@ class _Service:
             # In a thread, so that a slow disk does not stall every client.
             certificate = await _in_thread(lambda: read_certificate(self._config))
             assert certificate is not None
-            for server in self._servers.values():
-                # All servers get the same octets: if one context fails, the first one does.
-                server.update_secure_context(**certificate.options)
+            self._servers.update(certificate)
         except (ValueError, OSError) as error:
             reason = explained(error, self._config)
             logger.error("SIGHUP: the certificate stays as it was: %s", reason)

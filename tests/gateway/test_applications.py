@@ -251,10 +251,10 @@ def test_the_traceback_of_an_application_is_shown_by_verbose(faulty: Path) -> No
 @pytest.mark.parametrize(
     "arguments, text",
     [
-        (("app:server", "--maildir=m"), "--maildir is for the gateway"),
-        (("app:server", "--domain=x.example"), "--domain is for the gateway"),
-        (("app:server", "--reject-nul"), "--reject-nul is for the gateway"),
-        (("app:server", "--client-ca=ca"), "--client-ca is for the gateway"),
+        (("app:server", "--maildir=m"), "--maildir: it is for the gateway"),
+        (("app:server", "--domain=x.example"), "--domain: it is for the gateway"),
+        (("app:server", "--reject-nul"), "--reject-nul: it is for the gateway"),
+        (("app:server", "--client-ca=ca"), "--client-ca: it is for the gateway"),
         (("app:server", "--listen=submission://localhost"), "needs_upgrade=True"),
         (("app:server", "--listen=lmtp:0"), "a server that has lmtp=True"),
         (("app:server", "--listen=nowhere"), "not an address to listen on"),

@@ -1,4 +1,4 @@
-"""The command line of the gateway: every form that is taken, and one line for every other."""
+"""The values of the gateway's configuration: every form that is taken, and one line for others."""
 
 from __future__ import annotations
 
@@ -9,16 +9,15 @@ import pytest
 
 from fastsmtp.gateway.config import (
     DEFAULT_LISTEN,
-    DEFAULT_SIZE,
     Config,
     Kind,
     Listener,
     domain_key,
-    make_config,
+    load,
     parse_domain,
     parse_listener,
-    parse_size,
 )
+from fastsmtp.gateway.config.values import octets_of
 
 LISTENERS = {
     "127.0.0.1:2525": Listener(host="127.0.0.1", port=2525),
@@ -31,6 +30,9 @@ LISTENERS = {
     "[::]:25": Listener(host="::", port=25),
     "[fe80::1%eth0]:25": Listener(host="fe80::1%eth0", port=25),
     "lmtp:/run/fastsmtp.sock": Listener(path="/run/fastsmtp.sock", kind=Kind.LMTP),
+    "smtp:/run/fastsmtp.sock": Listener(path="/run/fastsmtp.sock"),
+    "SMTP:./smtp.sock": Listener(path="./smtp.sock"),
+    "smtp:25": Listener(host="smtp", port=25),
     "LMTP:./lmtp.sock": Listener(path="./lmtp.sock", kind=Kind.LMTP),
     "lmtp:127.0.0.1:2424": Listener(host="127.0.0.1", port=2424, kind=Kind.LMTP),
     "lmtp:[::1]:2424": Listener(host="::1", port=2424, kind=Kind.LMTP),
@@ -65,7 +67,11 @@ NO_LISTENERS = {
     "[127.0.0.1]:25": "IPv6",
     "[::g]:25": "IPv6",
     "[::1]": "host:port",
-    "/run/fastsmtp.sock": "lmtp:",
+    "/run/fastsmtp.sock": "smtp: or lmtp:",
+    "smtps:/run/fastsmtp.sock": "host:port",
+    "submission:/run/fastsmtp.sock": "host:port",
+    "smtp:/run/": "socket",
+    "smtp:/" + "x" * 107: "107 octets",
     "smtp://localhost:25": "smtps://",
     "lmtp://localhost:24": "lmtp:",
     "smtps:localhost:465": "smtps://",
@@ -99,7 +105,7 @@ def test_an_address_to_listen_on_is_understood(text: str) -> None:
 
 @pytest.mark.parametrize("text", NO_LISTENERS)
 def test_an_invalid_address_to_listen_on_is_refused_with_the_reason(text: str) -> None:
-    with pytest.raises(ValueError, match="--listen") as refused:
+    with pytest.raises(ValueError, match="not an address to listen on") as refused:
         parse_listener(text)
     assert NO_LISTENERS[text] in str(refused.value)
     assert "\n" not in str(refused.value)
@@ -109,6 +115,7 @@ def test_an_invalid_address_to_listen_on_is_refused_with_the_reason(text: str) -
     "text",
     [
         *["127.0.0.1:2525", "[::1]:25", "lmtp:/run/x.sock", "lmtp:127.0.0.1:24", "lmtp:[::]:24"],
+        "smtp:/run/x.sock",
         *["smtps://127.0.0.1:465", "submission://[::1]:587"],
     ],
 )
@@ -131,12 +138,12 @@ def test_a_host_name_that_is_shortened_is_shown_in_full() -> None:
         ("25m", 26214400),
         ("1G", 1 << 30),
         ("0G", 0),
-        (DEFAULT_SIZE, 26214400),
+        (26214400, 26214400),
         (str(2**62 - 1), 2**62 - 1),
     ],
 )
-def test_a_size_may_have_a_unit(text: str, octets: int) -> None:
-    assert parse_size(text) == octets
+def test_a_size_may_have_a_unit(text: str | int, octets: int) -> None:
+    assert octets_of(text) == octets
 
 
 @pytest.mark.parametrize(
@@ -147,8 +154,8 @@ def test_a_size_may_have_a_unit(text: str, octets: int) -> None:
     ],
 )
 def test_an_invalid_size_is_refused(text: str) -> None:
-    with pytest.raises(ValueError, match="--size"):
-        parse_size(text)
+    with pytest.raises(ValueError, match="takes octets such as"):
+        octets_of(text)
 
 
 @pytest.mark.parametrize(
@@ -193,7 +200,7 @@ def test_a_domain_is_not_rewritten_into_another_one(domain: str) -> None:
     ],
 )
 def test_an_invalid_domain_is_refused(text: str) -> None:
-    with pytest.raises(ValueError, match="--domain") as refused:
+    with pytest.raises(ValueError, match="is not a") as refused:
         parse_domain(text)
     assert "\n" not in str(refused.value)
 
@@ -203,9 +210,8 @@ def test_a_domain_of_a_client_always_has_a_key(domain: str) -> None:
     assert isinstance(domain_key(domain), str)
 
 
-def config(**changes: object) -> Config:
-    options: dict[str, object] = {"listen": [DEFAULT_LISTEN], "maildir": "mail", "size": "25M"}
-    return make_config(**(options | changes))  # type: ignore[arg-type] # there are no wrong types here
+def config(**flags: object) -> Config:
+    return load(flags, {}, "/dev/null").config
 
 
 def test_a_maildir_is_named_by_its_whole_path(
@@ -232,12 +238,16 @@ def test_a_free_port_may_be_asked_for_twice() -> None:
     assert len(config(listen=["0", "0"]).listeners) == 2
 
 
+def test_without_flags_the_gateway_listens_on_the_loopback_address() -> None:
+    assert [str(listener) for listener in config().listeners] == [DEFAULT_LISTEN]
+
+
 @pytest.mark.parametrize(
-    "changes",
+    "flags",
     [
         {"listen": ["25", "127.0.0.1:25"]},
         {"listen": ["smtps://[::1]", "smtps://[::1]:465"]},
-        {"listen": []},
+        {"listen": [""]},
         {"listen": ["submission://localhost"]},
         {"maildir": ""},
         {"maildir": "a\0b"},
@@ -247,14 +257,19 @@ def test_a_free_port_may_be_asked_for_twice() -> None:
         {"client_ca": ""},
         {"users": ""},
         {"users": "a\0b"},
-        {"ciphers": ""},
         {"ciphers": "ECDHE\n"},
         {"ciphers": "\u00e9"},
+        {"spool": "mail", "maildir": "./mail"},
+        {"certificates": ["mx.example.org=mx.pem"]},
+        {"reject_unauthorized": True},
+        {"reload": True},
+        {"listen": ["lmtp:24"], "hide_pipelining": True},
     ],
 )
-def test_options_that_make_no_sense_together_are_refused(changes: dict[str, object]) -> None:
-    with pytest.raises(ValueError, match="--"):
-        config(**changes)
+def test_flags_that_make_no_sense_together_are_refused(flags: dict[str, object]) -> None:
+    with pytest.raises(ValueError, match=r"^--") as refused:
+        config(**flags)
+    assert "\n" not in str(refused.value)
 
 
 def test_files_are_named_by_their_whole_paths(

@@ -103,10 +103,10 @@ def test_a_spool_that_another_gateway_uses_is_an_error_of_one_line(
 @pytest.mark.parametrize(
     "arguments, word",
     [
-        (("--spool=",), "--spool: a directory is needed"),
+        (("--spool=",), "--spool: a path is needed"),
         (("--maildir=same", "--spool=./same"), "--spool: it cannot be the Maildir"),
         (("--spool=s", "--spool-quota=0"), "--spool-quota: a spool without room"),
-        (("--spool=s", "--spool-quota=lots"), "--spool-quota: 'lots' is not a size"),
+        (("--spool=s", "--spool-quota=lots"), "--spool-quota: it takes octets such as 500000"),
     ],
 )
 def test_options_of_the_spool_that_are_wrong_are_told(

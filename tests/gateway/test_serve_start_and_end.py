@@ -234,7 +234,10 @@ def test_a_missing_extra_is_an_error_of_one_line(tmp_path: Path) -> None:
     [
         (["--listen=nonsense"], "--listen: 'nonsense' is not an address to listen on"),
         (["--listen=lmtp:25"], "RFC 2033"),
-        (["--size=big"], "--size: 'big' is not a size"),
+        (
+            ["--size=big"],
+            "--size: it takes octets such as 500000, or '500k', '25M', '1G', not 'big'",
+        ),
         (["--domain=-"], "--domain: '-' is not a domain"),
         (["--maildir="], "--maildir: a directory is needed"),
         (["--nonsense"], "No such option"),

@@ -84,7 +84,7 @@ ORDER = {
     ),
 }
 # The house in numbers. A change of one is a decision, not an accident.
-ROOMS, ROOM_LEVELS, ROOM_ARROWS = 35, 11, 116
+ROOMS, ROOM_LEVELS, ROOM_ARROWS = 35, 11, 117
 # These know no socket, no event loop and no clock: octets and `now` come in as arguments.
 SANS_IO = {
     *("_wire", "_parser", "replies", "errors", "session", "_sasl", "_smtp"),
@@ -98,7 +98,7 @@ IO_MODULES = {
 HARMLESS = {("asyncio", "CancelledError"), ("threading", "get_ident")}
 # What may be imported from outside of the standard library, and where.
 ENGINE_DEPENDENCIES = {"uvloop"}
-GATEWAY_DEPENDENCIES = {"uvloop", "click", "argon2", "watchfiles"}
+GATEWAY_DEPENDENCIES = {"uvloop", "click", "argon2", "msgspec", "watchfiles"}
 # Libraries that one module may look for at the moment of use, because it does without them.
 OPTIONAL = {("_tls.self_signed", "cryptography"), ("_net.resolvers", "aiodns")}
 # Modules of the standard library that make every import of ours a good deal longer and that few

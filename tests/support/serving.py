@@ -30,9 +30,13 @@ RECEIVED = re.compile(rb"\nReceived: from [^\n]*\n\tby [^\n]*(?:\n\tfor [^\n]*)?
 
 
 def environment(**more: str) -> dict[str, str]:
-    """The environment of a child that imports the fastsmtp that this process has imported."""
+    """The environment of a child that imports the fastsmtp that this process has imported, and that
+    is configured by its arguments alone.
+    """
     package = Path(fastsmtp.__file__).parent.parent
-    return os.environ | {"PYTHONPATH": str(package), "PYTHONDONTWRITEBYTECODE": "1"} | more
+    kept = {name: value for name, value in os.environ.items() if not name.startswith("FASTSMTP_")}
+    kept["FASTSMTP_CONFIG"] = os.devnull
+    return kept | {"PYTHONPATH": str(package), "PYTHONDONTWRITEBYTECODE": "1"} | more
 
 
 def environment_of_others() -> dict[str, str]:

@@ -1,0 +1,234 @@
+"""`load`: a `Config` of the file, the environment and the flags; the later ones weigh more.
+
+Every value is checked where it stands, also one that a heavier one hides. Raised: `ConfigError`
+with one line: where the value is from, its key, what was found, and what it takes.
+"""
+
+from __future__ import annotations
+
+import re
+import socket
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
+from types import MappingProxyType
+from typing import Any, Final, NamedTuple
+
+from fastsmtp.gateway.config.errors import ConfigError
+from fastsmtp.gateway.config.listeners import HOST, Kind, Listener
+from fastsmtp.gateway.config.model import Config
+from fastsmtp.gateway.config.schema import ENVIRONMENT, SCHEMA, Setting
+from fastsmtp.gateway.config.tables import unknown_key
+from fastsmtp.gateway.config.toml_file import ConfigFile, find_file, read_file
+from fastsmtp.gateway.config.values import FILE, WrongValue, check_type, listed
+from fastsmtp.options import parse_options
+
+__all__ = ["CONFIG_VARIABLE", "Loaded", "load"]
+
+CONFIG_VARIABLE: Final = f"{ENVIRONMENT}CONFIG"  # names the file
+DEFAULT: Final = "default"  # the origin of values that are not given
+
+# What Kubernetes sets in each container for a service with our name.
+_OF_KUBERNETES: Final = re.compile(
+    rf"{ENVIRONMENT}(SERVICE_HOST|SERVICE_PORT(_\w+)?|PORT(_\d+_(TCP|UDP)(_\w+)?)?)"
+)
+
+
+class Given(NamedTuple):
+    """One value. value: as in a file. name: how messages name it. origin: where it is from."""
+
+    value: Any
+    checked: Any
+    name: str
+    origin: str
+
+
+@dataclass(frozen=True, slots=True)
+class Loaded:
+    """A configuration, and where it is from.
+
+    values: each key -> its value, as in a file. origins: each key -> "flag --size", "environment
+    FASTSMTP_SIZE", "/etc/fastsmtp/fastsmtp.toml line 12" or "default". file: the path of the file
+    that was read, "" for none.
+    """
+
+    config: Config
+    values: Mapping[str, Any] = field(repr=False)
+    origins: Mapping[str, str] = field(repr=False)
+    file: str
+    _flags: Mapping[str, Any] = field(repr=False)
+    _environ: Mapping[str, str] = field(repr=False)
+    _path: str | None
+
+    def again(self) -> Loaded:
+        """Read the same sources again. Blocks; raises ConfigError."""
+        return load(self._flags, self._environ, self._path)
+
+    def changed(self, later: Loaded) -> tuple[str, ...]:
+        """Return the keys that have another value in `later`."""
+        return tuple(key for key, value in self.values.items() if later.values[key] != value)
+
+
+def load(flags: Mapping[str, Any], environ: Mapping[str, str], path: str | None = None) -> Loaded:
+    """Load the configuration. Raises ConfigError.
+
+    flags: the given ones, key -> text, list of texts, or bool. environ: variables; others than ours
+    are ignored. path: the file; None: that of FASTSMTP_CONFIG, else the first default that exists.
+    """
+    given = _of_flags(flags)
+    of_environment = _of_environment(environ)
+    is_program = "application" in given or "application" in of_environment
+    file = _file_of(environ, path, is_program=is_program)
+    given = {**(_of_file(file) if file else {}), **of_environment, **given}
+    values = {key: given[key].value if key in given else row.default for key, row in SCHEMA.items()}
+    return Loaded(
+        config=_config(given),
+        values=MappingProxyType(values),
+        origins=MappingProxyType(
+            {key: given[key].origin if key in given else DEFAULT for key in SCHEMA}
+        ),
+        file="" if file is None else file.path,
+        _flags=MappingProxyType(dict(flags)),
+        _environ=MappingProxyType(dict(environ)),
+        _path=path,
+    )
+
+
+# --- the three sources ---
+
+
+def _file_of(
+    environ: Mapping[str, str], path: str | None, *, is_program: bool
+) -> ConfigFile | None:
+    if path is None:
+        path = environ.get(CONFIG_VARIABLE)
+    if path is None:
+        # The file in /etc is for the gateway of this machine, not for every program.
+        path = find_file(local_only=is_program)
+        return read_file(path) if path else None
+    return read_file(path)
+
+
+def _of_file(file: ConfigFile) -> dict[str, Given]:
+    given = {}
+    for key, value in file.values.items():
+        row = SCHEMA.get(key)
+        if row is None:
+            raise ConfigError(f"{file.place(key)}: {unknown_key(key, SCHEMA)}")
+        try:
+            value = check_type(row.kind, value)
+            checked = row.kind.check(value)
+        except WrongValue as error:
+            raise ConfigError(f"{file.place(key, *error.path)}: {key}: {error}") from None
+        except ValueError as error:
+            raise ConfigError(f"{file.place(key)}: {key}: {error}") from None
+        if row.kind.is_secret and file.is_open:
+            raise ConfigError(f"{file.path} has {key}, and every user can read it: chmod o-r it")
+        place = file.place(key)
+        given[key] = Given(value, checked, f"{place}: {key}", place)
+    return given
+
+
+def _of_environment(environ: Mapping[str, str]) -> dict[str, Given]:
+    rows = {row.variable: row for row in SCHEMA.values()}
+    given = {}
+    for variable, text in environ.items():
+        if not variable.startswith(ENVIRONMENT) or variable == CONFIG_VARIABLE:
+            continue
+        row = rows.get(variable)
+        if row is not None:
+            texts = listed(text) if row.kind.is_list else text
+            origin = f"environment {variable}"
+            given[row.key] = _of_texts(row, texts, variable, origin)
+        elif not _OF_KUBERNETES.fullmatch(variable):
+            key = variable.removeprefix(ENVIRONMENT).lower()
+            raise ConfigError(f"environment {variable}: {unknown_key(key, SCHEMA)}")
+    return given
+
+
+def _of_flags(flags: Mapping[str, Any]) -> dict[str, Given]:
+    given = {}
+    for key, texts in flags.items():
+        row = SCHEMA[key]
+        if row.kind.is_list:
+            texts = [] if list(texts) == [""] else list(texts)
+        name = row.flag or key.upper()
+        if row.kind is FILE and texts == "":  # a variable of a shell that is not set
+            raise ConfigError(f"{name}: a path is needed")
+        given[key] = _of_texts(row, texts, name, f"flag {name}")
+    return given
+
+
+def _of_texts(row: Setting, texts: Any, name: str, origin: str) -> Given:
+    try:
+        value = texts if isinstance(texts, bool) else row.kind.from_text(texts)
+        value = check_type(row.kind, value)
+        return Given(value, row.kind.check(value), name, origin)
+    except ValueError as error:
+        raise ConfigError(f"{name}: {error}") from None
+
+
+# --- all values together ---
+
+
+def _config(given: Mapping[str, Given]) -> Config:
+    checked = {
+        key: given[key].checked if key in given else row.kind.check(row.default)
+        for key, row in SCHEMA.items()
+    }
+    options = {
+        key: value
+        for key, value in checked.items()
+        if SCHEMA[key].in_options and key in given and value is not None
+    }
+    fields = {key: value for key, value in checked.items() if not SCHEMA[key].in_options}
+    listeners: tuple[Listener, ...] = fields.pop("listen")
+    config = Config(
+        **fields,
+        listeners=() if fields["application"] and "listen" not in given else listeners,
+        name=options.pop("name", None) or _own_name(),
+        options=MappingProxyType(options),
+    )
+    for key, message in _contradictions(config, given):
+        raise ConfigError(f"{given[key].name if key in given else key}: {message}")
+    return config
+
+
+def _own_name() -> str:
+    """Return our host name, or "localhost" when the host has no usable name."""
+    name = socket.gethostname()
+    return name if HOST.fullmatch(name) else "localhost"
+
+
+def _contradictions(config: Config, given: Mapping[str, Given]) -> Iterator[tuple[str, str]]:
+    """Yield key and message of what does not go together."""
+    if config.application:
+        for key in given:
+            if not SCHEMA[key].for_applications:
+                yield key, f"it is for the gateway, not for {config.application}"
+        if any(listener.options for listener in config.listeners):
+            yield "listen", f"{config.application} has the options of its listeners itself"
+        return
+    if config.reload:
+        yield "reload", "there is nothing to reload without an application"
+    for listener in config.listeners:
+        if listener.kind is Kind.SUBMISSION and not config.users:
+            yield "listen", f"{listener} needs users: otherwise no client can log in"
+        yield from _wrong_options(config, listener)
+    for key, needed in (
+        ("key", "cert"),
+        ("key_password", "cert"),
+        ("certificates", "cert"),
+        ("reject_unauthorized", "client_ca"),
+    ):
+        if getattr(config, key) and not getattr(config, needed):
+            yield key, f"it needs {needed}"
+    if config.spool == config.maildir:
+        yield "spool", "it cannot be the Maildir, give it a directory of its own"
+
+
+def _wrong_options(config: Config, listener: Listener) -> Iterator[tuple[str, str]]:
+    """Yield what the engine says about options that exclude each other."""
+    try:
+        parse_options({**config.options, **listener.options, "lmtp": listener.kind is Kind.LMTP})
+    except ValueError as error:
+        yield "listen", f"{listener}: {error}"

@@ -1,0 +1,60 @@
+"""`Config`: the checked configuration, the one value that everything else reads."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from fastsmtp.gateway.config.listeners import Listener
+
+__all__ = ["Config"]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Config:
+    """The checked configuration of `fastsmtp serve`. Paths are absolute; "" is "not given".
+
+    application: module:attribute, "" for the gateway. listeners: empty only for an application,
+    which then has an address by its protocol.
+    name: our own host name, for the greeting and the trace header. options: engine options for each
+    server that are not the default; those that the gateway sets itself are not among them.
+    domains: keys of `domain_key`; empty: every domain.
+    maildir, spool: directories. spool_quota: octets that the spool may hold.
+    cert, key, client_ca, users: files. key_password: of `key`, and a secret. certificates: server
+    name -> its TLS options, with paths. reject_unauthorized: clients need a certificate that
+    client_ca has signed. auth_methods: of users.
+    max_clients: 0 for as many as the limit on open files allows.
+    workers: processes, 0 for one without a parent. steer_clients: clients of one address go to one
+    worker. user, group: names or numbers. umask: None to leave it as it is. stay_root: serving as
+    root is allowed. reload: restart an application when a file has changed.
+    """
+
+    application: str
+    listeners: tuple[Listener, ...]
+    name: str
+    options: Mapping[str, Any]
+    domains: frozenset[str]
+    maildir: str
+    spool: str
+    spool_quota: int
+    cert: str
+    key: str
+    key_password: str
+    client_ca: str
+    certificates: Mapping[str, Mapping[str, Any]]
+    reject_unauthorized: bool
+    users: str
+    auth_methods: tuple[str, ...]
+    max_clients: int
+    workers: int
+    steer_clients: bool
+    user: str
+    group: str
+    umask: int | None
+    stay_root: bool
+    reload: bool
+    verbose: bool
+
+    def __repr__(self) -> str:
+        return f"<Config {self.application or self.maildir}>"  # no password
