@@ -336,18 +336,23 @@ class SMTPServer(HookAttributes):
                 raise SystemExit(1)
 
     async def serve_until_stopped(
-        self, start: Coroutine[Any, Any, object], *, handle_signals: bool = True
+        self,
+        start: Coroutine[Any, Any, object],
+        *,
+        handle_signals: bool = True,
+        stop: asyncio.Event | None = None,
     ) -> bool:
         """Await `start`, which calls `listen`, and serve as `run` does, in the loop that runs.
 
-        Return whether every clean-up has succeeded. Raises what `start` raises; a signal during
-        `start` cancels it.
+        stop: an event that ends it as the first signal does. Return whether every clean-up has
+        succeeded. Raises what `start` raises; a signal during `start` cancels it.
         """
-        loop, stop = asyncio.get_running_loop(), asyncio.Event()
+        loop = asyncio.get_running_loop()
+        stop = asyncio.Event() if stop is None else stop
 
         def on_signal() -> None:
             if stop.is_set():
-                self._hurry()
+                self.hurry()
             stop.set()
 
         signals = {"SIGTERM": on_signal, "SIGINT": on_signal, "SIGHUP": self._reload}
@@ -360,8 +365,10 @@ class SMTPServer(HookAttributes):
                     await self.close()
         return self._lifespan is None or not self._lifespan.has_failed
 
-    def _hurry(self) -> None:
-        """A second signal: cut the connections, or the clean-up once that is at work."""
+    def hurry(self) -> None:
+        """Have a `close` that is under way cut the connections now, or the clean-up once that is at
+        work, as a second signal does.
+        """
         self._closing.hurry()
         if self._lifespan is not None:
             self._lifespan.hurry()

@@ -11,7 +11,6 @@ import asyncio
 import errno
 import os
 import socket
-import stat
 from collections.abc import Callable
 from contextlib import suppress
 from functools import partial
@@ -21,12 +20,12 @@ from fastsmtp._log import logger
 from fastsmtp._net.epoll_transport import AVAILABLE, Acceptor, Sockets
 from fastsmtp._net.turns import Turns
 from fastsmtp.blocking import call_in_thread
+from fastsmtp.unix_sockets import bind_unix
 
 __all__ = [
     "Listener",
     "bind",
     "bind_tcp",
-    "bind_unix",
     "check_place",
     "own_sockets",
 ]
@@ -184,49 +183,6 @@ async def _looked_up(host: str | None, port: int) -> list[Any]:
     if isinstance(outcome, BaseException):
         raise outcome
     return outcome
-
-
-def bind_unix(path: str) -> socket.socket:
-    """Return a socket bound to `path`; a stale socket file, without a listener, is replaced.
-
-    Raises OSError: the path is in use, is another kind of file, or cannot be created.
-    """
-    sock = socket.socket(socket.AF_UNIX)
-    try:
-        if os.path.lexists(path):
-            _make_way(path)
-        sock.bind(path)
-    except OSError as error:
-        sock.close()
-        number = error.errno or errno.ENAMETOOLONG  # Python's own error has no number
-        raise OSError(number, error.strerror or os.strerror(number), path) from error
-    except BaseException:
-        sock.close()
-        raise
-    return sock
-
-
-def _make_way(path: str) -> None:
-    """Remove a socket file without a listener; raises OSError for any other file."""
-    try:
-        is_socket = stat.S_ISSOCK(os.stat(path).st_mode)
-    except FileNotFoundError:  # a symbolic link to nothing
-        is_socket = False
-    if not is_socket:
-        raise FileExistsError(errno.EEXIST, "a file is there that is not a socket", path)
-    with socket.socket(socket.AF_UNIX) as probe:
-        probe.setblocking(False)  # connecting to a full queue would block
-        try:
-            probe.connect(path)
-        except ConnectionRefusedError:
-            os.unlink(path)
-            return
-        except BlockingIOError:
-            pass
-        except OSError as error:
-            if error.errno != errno.EPROTOTYPE:  # a datagram socket
-                raise
-    raise OSError(errno.EADDRINUSE, os.strerror(errno.EADDRINUSE), path)
 
 
 def _is_listening(sock: socket.socket) -> bool:

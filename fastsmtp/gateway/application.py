@@ -7,9 +7,9 @@ without an application, `StartError` for a program that has failed, with the exc
 
 from __future__ import annotations
 
+import asyncio
 import importlib
 import inspect
-import itertools
 import os
 import sys
 import traceback
@@ -17,9 +17,10 @@ from collections.abc import Mapping
 from types import ModuleType
 from typing import Any, Final
 
-from fastsmtp.gateway.config import DEFAULT_LISTEN, Kind, Listener, parse_listener
+from fastsmtp.gateway.config import DEFAULT_LISTEN, Config, Kind, Listener, parse_listener
 from fastsmtp.gateway.log import LogWriter
 from fastsmtp.gateway.start import StartError, listen, logging_to, run_on_loop
+from fastsmtp.gateway.workers.worker import SocketsOfListeners, Worker
 from fastsmtp.running import was_raised_at_start
 from fastsmtp.server import SMTPServer
 
@@ -155,21 +156,48 @@ def places(server: SMTPServer, listeners: tuple[Listener, ...]) -> tuple[Listene
     return listeners
 
 
-def serve(server: SMTPServer, listeners: tuple[Listener, ...], *, verbose: bool) -> int:
-    """Serve until a signal ends it; return the exit status. Raises StartError."""
-    with logging_to(LogWriter(), verbose=verbose) as writer:
-        start = _begin(server, listeners, writer)
-        is_clean = run_on_loop(server.serve_until_stopped(start), writer)
-        writer.say("ended")
+def serve(config: Config, worker: Worker | None = None) -> int:
+    """Serve the application of `config` until a signal ends it; return the exit status.
+
+    worker: what this process is, if it has a parent. Raises NoApplication, ValueError for an
+    address that the server cannot have, StartError.
+    """
+    server = load(config.application)
+    listeners = places(server, config.listeners)
+    number = 0 if worker is None else worker.number
+    with logging_to(LogWriter(number), verbose=config.verbose) as writer:
+        if worker is None:
+            serving = server.serve_until_stopped(_begin(server, listeners, writer))
+        else:
+            serving = _serve_as(worker, server, listeners)
+        is_clean = run_on_loop(serving, writer)
+        if worker is None:
+            writer.say("ended")
     return EXIT_CLEAN if is_clean else EXIT_FAILED
 
 
 async def _begin(server: SMTPServer, listeners: tuple[Listener, ...], writer: LogWriter) -> None:
+    addresses = await _listen_on_all(server, [(listener, []) for listener in listeners])
+    for address in addresses:
+        writer.say(f"listening on {address}")
+
+
+async def _listen_on_all(server: SMTPServer, given: SocketsOfListeners) -> list[Listener]:
     try:
-        addresses = [await listen(server, each) for each in listeners]
+        return [place for each, sockets in given for place in await listen(server, each, sockets)]
     except Exception as error:
         if not was_raised_at_start(error):
             raise
         raise StartError(f"the start of the application has failed: {_line_of(error)}") from error
-    for address in itertools.chain.from_iterable(addresses):
-        writer.say(f"listening on {address}")
+
+
+async def _serve_as(worker: Worker, server: SMTPServer, listeners: tuple[Listener, ...]) -> bool:
+    """Serve until the parent orders the end; return whether every clean-up has succeeded."""
+    loop, stop = asyncio.get_running_loop(), asyncio.Event()
+    worker.obey(loop, [server], stop, server.hurry)
+
+    async def begin() -> None:
+        await _listen_on_all(server, worker.sockets(listeners))
+        worker.ready()
+
+    return await server.serve_until_stopped(begin(), handle_signals=False, stop=stop)

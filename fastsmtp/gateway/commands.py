@@ -6,12 +6,13 @@ import contextlib
 import sys
 import traceback
 from collections.abc import Sequence
+from functools import partial
 from typing import Final
 
 import click
 
 from fastsmtp.gateway import application as applications
-from fastsmtp.gateway.config import Config
+from fastsmtp.gateway.config import DEFAULT_LISTEN, Config, Loaded, parse_listener
 from fastsmtp.gateway.log import complain
 from fastsmtp.gateway.logins import MissingPackage, hasher
 from fastsmtp.gateway.reloading import serve_and_reload
@@ -20,6 +21,9 @@ from fastsmtp.gateway.settings_command import SettingsCommand, arguments_of, loa
 from fastsmtp.gateway.spool_commands import spool
 from fastsmtp.gateway.start import StartError
 from fastsmtp.gateway.users import UsersError, checked_name, prepared, store_user
+from fastsmtp.gateway.workers.parent import Plan
+from fastsmtp.gateway.workers.run import run_parent
+from fastsmtp.gateway.workers.worker import Worker
 
 __all__ = ["run"]
 
@@ -50,26 +54,49 @@ def serve(context: click.Context, /, **_: object) -> int:
     loaded = loaded_of(context)
     config = loaded.config
     if config.application:
-        return _serve_application(context, config)
+        return _serve_application(context, loaded)
     try:
+        if config.workers:
+            return run_parent(_plan(loaded.config), lambda: _plan(loaded.again().config))
         return run_service(config)
     except StartError as error:
         raise click.ClickException(str(error)) from error
 
 
-def _serve_application(context: click.Context, config: Config) -> int:
+def _plan(config: Config) -> Plan:
+    """Return what workers do."""
+    return Plan(
+        listeners=config.listeners or (parse_listener(DEFAULT_LISTEN),),
+        workers=max(1, config.workers),  # a parent that is running needs one
+        is_steered=config.steer_clients,
+        serve=partial(_serve if config.application else run_service, config),
+    )
+
+
+def _serve_application(context: click.Context, loaded: Loaded) -> int:
+    config = loaded.config
     try:
         applications.check_name(config.application)
         if config.reload:
+            if config.workers:
+                raise ValueError("--reload: it is for development, with one process: no --workers")
             return serve_and_reload([*arguments_of(context, without="reload"), "--no-reload"])
-        server = applications.load(config.application)
-        listeners = applications.places(server, config.listeners)
-        return applications.serve(server, listeners, verbose=config.verbose)
+        if config.workers:
+            return run_parent(_plan(config), lambda: _plan(loaded.again().config))
+        return _serve(config)
+    except (ValueError, StartError) as error:
+        kind = click.ClickException if isinstance(error, StartError) else click.UsageError
+        raise kind(str(error)) from error
+
+
+def _serve(config: Config, worker: Worker | None = None) -> int:
+    """Serve an application; show the traceback of one that has failed, if that is wanted."""
+    try:
+        return applications.serve(config, worker)
     except (ValueError, StartError) as error:
         if config.verbose and error.__cause__ is not None:
             click.echo("".join(traceback.format_exception(error.__cause__)), err=True, nl=False)
-        kind = click.ClickException if isinstance(error, StartError) else click.UsageError
-        raise kind(str(error)) from error
+        raise
 
 
 @fastsmtp.command()

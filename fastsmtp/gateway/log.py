@@ -15,16 +15,18 @@ import logging
 import os
 import queue
 import re
+import select
 import threading
 import time
 import traceback
+from collections.abc import Iterator
 from functools import lru_cache
 from typing import Final, TypeAlias
 
 from fastsmtp.delivery import Entry
 from fastsmtp.log_text import escaped
 
-__all__ = ["LogWriter", "complain", "logger", "open_standard_files"]
+__all__ = ["LogWriter", "complain", "line_of", "logger", "open_standard_files"]
 
 logger = logging.getLogger("fastsmtp.gateway")
 
@@ -50,11 +52,15 @@ _BREAKS: Final = re.compile(r"[\r\n]+")
 class _LineFormatter(logging.Formatter):
     """One record, one line; only a traceback adds more lines, which are indented."""
 
+    def __init__(self, name: str) -> None:
+        super().__init__()
+        self._name = name
+
     def format(self, record: logging.LogRecord) -> str:
         # Our own lines are escaped already; this is for lines of other code.
         text = escaped(record.getMessage(), MAX_LINE, plain=_PLAIN)
         level = f"{record.levelname.lower()}: " if record.levelno >= logging.WARNING else ""
-        lines = [f"{_time(record.created)} fastsmtp: {level}{text}"]
+        lines = [f"{_time(record.created)} {self._name}: {level}{text}"]
         if record.exc_info and record.exc_info[1] is not None:
             # Only the end, which has the reason: a RecursionError has a thousand frames.
             trace = "".join(traceback.format_exception(record.exc_info[1]))[-MAX_TRACEBACK:]
@@ -77,12 +83,18 @@ def _lines_of(text: str) -> list[str]:
 
 
 class LogWriter(logging.Handler):
-    """Writes lines in a thread of its own; `dropped` counts the lines that were lost."""
+    """Writes lines in a thread of its own; `dropped` counts the lines that were lost.
 
-    def __init__(self) -> None:
+    worker: the number of this worker, which every line tells; 0 in a process without a parent.
+    """
+
+    def __init__(self, worker: int = 0) -> None:
         super().__init__()
         self.dropped = 0
-        self.setFormatter(_LineFormatter())
+        self._name = f"fastsmtp[{worker}]" if worker else "fastsmtp"
+        # A pipe takes so many octets whole, also when other workers write to it.
+        self._longest = select.PIPE_BUF if worker else 0
+        self.setFormatter(_LineFormatter(self._name))
         self._items: queue.SimpleQueue[_Item | None] = queue.SimpleQueue()
         self._ending = threading.Event()
         # A daemon: if it hangs in a write to a stopped reader, the process must still end.
@@ -104,7 +116,7 @@ class LogWriter(logging.Handler):
 
     def say(self, text: str) -> None:
         """Write one plain line on stdout: messages at start and end."""
-        self._put(_STDOUT, f"fastsmtp: {text}")
+        self._put(_STDOUT, f"{self._name}: {text}")
 
     def finish(self) -> None:
         """Write the waiting lines, for at most FLUSH_SECONDS, and end the thread."""
@@ -134,18 +146,33 @@ class LogWriter(logging.Handler):
     def _write(self, items: list[_Item]) -> None:
         """Write lines in their order, those that follow each other on one stream together."""
         for descriptor, group in itertools.groupby(items, lambda item: item[0]):
-            lines = [_line(text) for _, text in group]
+            lines = [self._line(text) for _, text in group]
+            octets = "".join(lines).encode("utf-8", "backslashreplace")
             try:
-                _write_all(descriptor, "".join(lines).encode("utf-8", "backslashreplace"))
+                for piece in _pieces(octets, self._longest):
+                    _write_all(descriptor, piece)
             except OSError:  # disk full or pipe closed, which must not stop the mail
                 self.dropped += len(lines)
 
+    def _line(self, text: str | tuple[float, Entry]) -> str:
+        if isinstance(text, str):
+            return f"{text}\n"
+        moment, entry = text
+        return line_of(moment, str(entry), self._name)
 
-def _line(text: str | tuple[float, Entry]) -> str:
-    if isinstance(text, str):
-        return f"{text}\n"
-    moment, entry = text
-    return f"{_time(moment)} fastsmtp: {escaped(str(entry), MAX_LINE, plain=_PLAIN)}\n"
+
+def line_of(moment: float, text: str, name: str = "fastsmtp") -> str:
+    """Return a line of the log, with its end. moment: Unix time. name: of the process."""
+    return f"{_time(moment)} {name}: {escaped(text, MAX_LINE, plain=_PLAIN)}\n"
+
+
+def _pieces(octets: bytes, longest: int) -> Iterator[bytes]:
+    """Yield whole lines, as many as `longest` octets have room for; 0: all."""
+    while longest and len(octets) > longest:
+        end = octets.rfind(b"\n", 0, longest) + 1 or longest
+        yield octets[:end]
+        octets = octets[end:]
+    yield octets
 
 
 def complain(message: str) -> None:

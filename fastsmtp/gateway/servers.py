@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import resource
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from typing import Any, Final, TypeAlias
 
 from fastsmtp.delivery import Delivery
@@ -58,6 +58,9 @@ class Servers:
             }
         except (ValueError, OSError) as error:  # all options but those of TLS were checked
             raise StartError(explained(error, config)) from error
+
+    def __iter__(self) -> Iterator[SMTPServer]:
+        return iter(self._servers.values())
 
     def of(self, listener: Listener) -> SMTPServer:
         """Return the server for a listener of the configuration."""

@@ -13,6 +13,7 @@ import itertools
 import os
 import signal
 from collections.abc import Callable
+from functools import partial
 from typing import Final, TypeVar
 
 from fastsmtp.blocking import call_in_thread
@@ -30,6 +31,7 @@ from fastsmtp.gateway.logins import Checker, Logins, MissingPackage
 from fastsmtp.gateway.servers import FOR_USERS, Servers
 from fastsmtp.gateway.start import StartError, listen, logging_to, run_on_loop
 from fastsmtp.gateway.users import Users, UsersError, read_users
+from fastsmtp.gateway.workers.worker import SocketsOfListeners, Worker
 from fastsmtp.running import begin_unless_stopped
 
 __all__ = ["run_service"]
@@ -44,15 +46,19 @@ EXIT_AT_ONCE: Final = 1
 DISK_PATIENCE: Final = 5.0
 
 
-def run_service(config: Config) -> int:
-    """Serve until a signal ends it; return the exit status. Raises StartError at the start."""
+def run_service(config: Config, worker: Worker | None = None) -> int:
+    """Serve until a signal ends it; return the exit status. Raises StartError at the start.
+
+    worker: what this process is, if it has a parent, which then gives it sockets and orders.
+    """
     # At a limit on file sizes, write() fails with EFBIG instead of killing the process.
     signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
-    with logging_to(LogWriter(), verbose=config.verbose) as writer:
+    number = 0 if worker is None else worker.number
+    with logging_to(LogWriter(number), verbose=config.verbose) as writer:
         certificate = _certificate_of(config)
         logins = _logins_of(config)
         destination = Destination(config, writer.add)
-        service = _Service(config, destination, writer, certificate, logins)
+        service = _Service(config, destination, writer, certificate, logins, worker)
         return run_on_loop(service.run(), writer)
 
 
@@ -105,29 +111,29 @@ class _Service:
         writer: LogWriter,
         certificate: Certificate | None,
         logins: Logins | None,
+        worker: Worker | None,
     ) -> None:
         self._config = config
         self._destination = destination
         self._writer = writer
         self._certificate = certificate
         self._logins = logins
+        self._worker = worker
         self._servers = Servers(config, destination.delivery, certificate, logins)
         self._stop = asyncio.Event()
         self._hangup = asyncio.Event()
 
     async def run(self) -> int:
         """Serve until a signal, then finish messages in flight."""
-        loop = asyncio.get_running_loop()
-        for number in (signal.SIGTERM, signal.SIGINT):
-            loop.add_signal_handler(number, self._on_signal, number)
-        loop.add_signal_handler(signal.SIGHUP, self._hangup.set)
+        self._listen_to_orders(asyncio.get_running_loop())
         try:
             has_begun = await begin_unless_stopped(self._begin(), self._stop)
             if has_begun:
                 await self._reload_until_stopped()
         finally:
             status = await self._end()
-        self._writer.say("ended")
+        if self._worker is None:
+            self._writer.say("ended")
         if status != EXIT_CLEAN or not has_begun:
             # A thread hangs in a disk or in a host name lookup: a normal exit would wait for it.
             self._leave(status)
@@ -139,12 +145,17 @@ class _Service:
             delivering = await self._destination.start()
         except DestinationError as error:
             raise StartError(str(error)) from error
-        listeners = self._config.listeners
-        addresses = [await listen(self._servers.of(each), each) for each in listeners]
-        for address in itertools.chain.from_iterable(addresses):
-            self._writer.say(f"listening on {address}")
+        worker, listeners = self._worker, self._config.listeners
+        given: SocketsOfListeners
+        given = [(each, []) for each in listeners] if worker is None else worker.sockets(listeners)
+        places = [await listen(self._servers.of(each), each, sockets) for each, sockets in given]
+        if worker is None:  # otherwise the parent has said so
+            for address in itertools.chain.from_iterable(places):
+                self._writer.say(f"listening on {address}")
         self._say_what_is_secure()
         self._writer.say(delivering)
+        if worker is not None:
+            worker.ready()
 
     async def _reload_until_stopped(self) -> None:
         reloading = asyncio.create_task(self._reload_on_sighup())
@@ -173,6 +184,16 @@ class _Service:
             self._writer.say(self._certificate.origin)
         elif any(each.kind is Kind.SMTP for each in self._config.listeners):
             self._writer.say(f"STARTTLS is not offered: {NO_LIBRARY}")
+
+    def _listen_to_orders(self, loop: asyncio.AbstractEventLoop) -> None:
+        """Listen to signals, or to the parent."""
+        if self._worker is not None:
+            hurry = partial(self._leave, EXIT_AT_ONCE)
+            self._worker.obey(loop, [*self._servers], self._stop, hurry)
+            return
+        for number in (signal.SIGTERM, signal.SIGINT):
+            loop.add_signal_handler(number, self._on_signal, number)
+        loop.add_signal_handler(signal.SIGHUP, self._hangup.set)
 
     def _on_signal(self, number: int) -> None:
         name = signal.Signals(number).name

@@ -8,7 +8,8 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import logging
-from collections.abc import Coroutine, Iterator
+import socket
+from collections.abc import Coroutine, Iterable, Iterator
 from typing import Any, TypeVar
 
 from fastsmtp.gateway.config import Kind, Listener
@@ -57,14 +58,22 @@ def run_on_loop(main: Coroutine[Any, Any, T], writer: LogWriter) -> T:
         return runner.run(main)
 
 
-async def listen(server: SMTPServer, listener: Listener) -> list[Listener]:
-    """Listen; return the addresses: a host may have several, and port 0 is any free one."""
+async def listen(
+    server: SMTPServer, listener: Listener, sockets: Iterable[socket.socket] = ()
+) -> list[Listener]:
+    """Listen; return the addresses: a host may have several, and port 0 is any free one.
+
+    sockets: those of this listener that are open already, none: they are opened.
+    """
     before = len(server.addresses())
+    secure = True if listener.kind is Kind.SMTPS else None
+    given = list(sockets)
     try:
-        if listener.path:
+        for sock in given:
+            await server.listen(sock=sock, secure=secure)
+        if listener.path and not given:
             await server.listen(path=listener.path)
-        else:
-            secure = True if listener.kind is Kind.SMTPS else None
+        elif not given:
             await server.listen(listener.port, listener.host, secure=secure)
     except (OSError, ValueError) as error:
         if was_raised_at_start(error):  # by the program that is served

@@ -36,6 +36,7 @@ LEVELS = (
         "log_text",
         "networks",
         "running",
+        "unix_sockets",
     },
     {"_wire", "_parser", "_native", "_log", "_pace", "_options", "errors", "replies"},
     {"options", "session", "stream", "_sasl", "_failures"},
@@ -84,7 +85,7 @@ ORDER = {
     ),
 }
 # The house in numbers. A change of one is a decision, not an accident.
-ROOMS, ROOM_LEVELS, ROOM_ARROWS = 35, 11, 117
+ROOMS, ROOM_LEVELS, ROOM_ARROWS = 36, 11, 119
 # These know no socket, no event loop and no clock: octets and `now` come in as arguments.
 SANS_IO = {
     *("_wire", "_parser", "replies", "errors", "session", "_sasl", "_smtp"),

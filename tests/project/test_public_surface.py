@@ -18,7 +18,7 @@ DOCS = Path(__file__).parents[2] / "docs"
 SERVER = {
     *("options", "connections", "address", "addresses", "listen", "close", "run"),
     *("on", "once", "off", "update_secure_context"),
-    *("close_listener", "serve_forever", "serve_until_stopped"),
+    *("close_listener", "serve_forever", "serve_until_stopped", "hurry"),
 }
 
 
@@ -29,7 +29,7 @@ STREAM = {
 
 MODULES = (
     *("log_text", "blocking", "running", "descriptors", "networks", "certificates"),
-    *("hook_types", "server_options"),
+    *("hook_types", "server_options", "unix_sockets"),
 )
 
 

@@ -1,0 +1,259 @@
+"""Changes of a running parent: its start, a new configuration, more and fewer workers.
+
+In: a signal. Out: all of the change, or nothing of it and one line that gives the reason. Workers
+that are replaced accept no more clients once the new ones are ready, and end when their clients do.
+"""
+
+from __future__ import annotations
+
+import signal
+from collections.abc import Callable, Mapping, Sequence
+from typing import Final
+
+from fastsmtp.gateway.destination import reason_of
+from fastsmtp.gateway.start import StartError
+from fastsmtp.gateway.workers.child import Child
+from fastsmtp.gateway.workers.inherited import Address
+from fastsmtp.gateway.workers.parent import Failure, Parent, Plan, Slot
+from fastsmtp.gateway.workers.rollout import Rollout
+from fastsmtp.gateway.workers.sockets import places_of
+
+__all__ = ["Changes"]
+
+# A reload waits while more old workers than so many for each slot still have clients.
+MAX_LEAVING: Final = 8
+LOOK_AGAIN: Final = 0.5  # seconds
+
+
+class Changes:
+    """again: reads the configuration anew; it raises ValueError, whose text is one line."""
+
+    def __init__(self, parent: Parent, again: Callable[[], Plan]) -> None:
+        self._parent = parent
+        self._again = again
+        self._wanted = 0  # workers, as SIGTTIN and SIGTTOU have asked for
+        self._leaving: set[Child] = set()  # workers that were told to end
+
+    # The start.
+
+    def start(self) -> None:
+        """Start all workers; the parent ends if one of them cannot start."""
+        parent = self._parent
+        count = self._wanted = parent.sockets.slots
+        numbers = range(1, count + 1)
+
+        def done(failure: Failure | None) -> None:
+            if failure is not None:
+                parent.fail(failure)
+                return
+            self._take(rollout)
+            parent.notes.say(f"{count} workers are ready" if count > 1 else "1 worker is ready")
+            self._wanted = parent.plan.workers  # fewer than the sockets that were inherited
+            parent.steer()
+            self._resize()
+
+        rollout = Rollout(parent, parent.plan, numbers, count=count, at_once=True, done=done)
+        parent.change(rollout.begin)
+
+    def _take(self, rollout: Rollout) -> list[Child]:
+        """Put the new workers into their slots; return those that were there."""
+        parent = self._parent
+        old = []
+        for number, child in sorted(rollout.fresh.items()):
+            if number > len(parent.slots):
+                parent.slots.append(Slot(number))
+            slot = parent.slots[number - 1]
+            if slot.timer is not None:
+                slot.timer.cancel()
+                slot.timer = None
+            if slot.child is not None:
+                old.append(slot.child)
+            slot.failures = 0
+            parent.keep(slot, child)
+        return old
+
+    # SIGHUP.
+
+    def on_hangup(self) -> None:
+        """Read the configuration, and serve it by new workers."""
+        self._parent.change(self._reload)
+
+    def _reload(self) -> None:
+        parent, sockets = self._parent, self._parent.sockets
+        if len(self._leaving) > MAX_LEAVING * len(parent.slots):  # each takes its memory
+            parent.reactor.call_later(LOOK_AGAIN, self._reload)
+            return
+        places, slots = set(sockets.groups), sockets.slots
+
+        def give_up(reason: str) -> None:
+            parent.notes.complain(f"SIGHUP: everything stays as it was: {reason}")
+            sockets.close(set(sockets.groups) - places)
+            sockets.narrow_to(slots)
+            parent.is_changed()
+
+        def done(failure: Failure | None) -> None:
+            if failure is None:
+                self._switch(plan, rollout, count)
+            else:
+                give_up(failure[0])
+
+        try:
+            plan = self._again()
+            count = len(parent.slots) if plan.workers == parent.plan.workers else plan.workers
+            sockets.open(plan.listeners)
+            while sockets.slots < count:
+                sockets.widen()
+        except (ValueError, StartError) as error:
+            give_up(str(error))
+            return
+        except OSError as error:
+            give_up(f"cannot listen for {count} workers: {reason_of(error)}")
+            return
+        numbers = range(1, count + 1)
+        rollout = Rollout(parent, plan, numbers, count=count, at_once=False, done=done)
+        rollout.begin()
+
+    def _switch(self, plan: Plan, rollout: Rollout, count: int) -> None:
+        """The new workers are ready: let the old ones end."""
+        parent, sockets = self._parent, self._parent.sockets
+        for child in self._leaving:  # since an earlier reload
+            child.stop()
+        if plan.workers != parent.plan.workers:
+            self._wanted = count
+        parent.plan = plan
+        old = self._take(rollout)
+        surplus = [slot.child for slot in parent.slots[count:] if slot.child is not None]
+        del parent.slots[count:]
+        parent.steer()
+        removed = set(sockets.groups) - set(places_of(plan.listeners))
+        sockets.refuse_new(removed)
+        gone = sockets.addresses(removed)
+        own = list({*gone, *sockets.addresses(sockets.groups, are_shared=False)})
+
+        def close() -> None:
+            sockets.close(removed)
+            sockets.narrow_to(count)
+            parent.is_changed()
+
+        parent.notes.tell(f"SIGHUP: {count} new workers are ready")
+        self._retire(dict.fromkeys(old, gone) | dict.fromkeys(surplus, own), close)
+
+    def _retire(
+        self, children: Mapping[Child, Sequence[Address]], then: Callable[[], object]
+    ) -> None:
+        """Have workers end that are not needed any more; call `then` when they have emptied the
+        queues of the addresses beside them.
+        """
+        emptying = {child for child, addresses in children.items() if addresses}
+
+        def is_empty(child: Child) -> None:
+            if child in emptying:
+                emptying.remove(child)
+                if not emptying:
+                    then()
+
+        def has_ended(child: Child) -> None:
+            self._leaving.discard(child)
+            if child.status not in (0, -signal.SIGTERM):
+                self._parent.notes.complain(
+                    f"worker {child.number}, process {child.pid}, which was to end:"
+                    f" {child.reason()}"
+                )
+            is_empty(child)
+
+        for child, addresses in children.items():
+            self._leaving.add(child)
+            child.forget()
+            child.on_emptied, child.on_end = is_empty, has_ended
+            child.drain(addresses)
+        if not emptying:
+            then()
+
+    # SIGTTIN and SIGTTOU.
+
+    def on_more(self) -> None:
+        """Add a worker."""
+        self._wanted += 1
+        self._parent.change(self._resize)
+
+    def on_fewer(self) -> None:
+        """Remove the last worker."""
+        if self._wanted <= 1:
+            self._parent.notes.warn("SIGTTOU: the last worker stays")
+            return
+        self._wanted -= 1
+        self._parent.change(self._resize)
+
+    def _resize(self) -> None:
+        count = len(self._parent.slots)
+        if self._wanted > count:
+            self._add(count + 1)
+        elif self._wanted < count:
+            self._remove(count)
+        else:
+            self._parent.is_changed()
+
+    def _add(self, number: int) -> None:
+        parent = self._parent
+
+        def give_up(reason: str) -> None:
+            parent.notes.complain(f"SIGTTIN: there is no worker {number}: {reason}")
+            self._wanted = number - 1
+            parent.sockets.narrow_to(number - 1)
+            parent.is_changed()
+
+        def done(failure: Failure | None) -> None:
+            if failure is not None:
+                give_up(failure[0])
+                return
+            self._take(rollout)
+            parent.steer()
+            parent.notes.tell(f"SIGTTIN: {number} workers")
+            self._resize()
+
+        try:
+            parent.sockets.widen()
+        except OSError as error:
+            give_up(f"cannot listen: {reason_of(error)}")
+            return
+        rollout = Rollout(parent, parent.plan, [number], count=number, at_once=False, done=done)
+        rollout.begin()
+
+    def _remove(self, number: int) -> None:
+        """Remove the last worker; one that has crashed comes back first, to empty its queue."""
+        parent, slot = self._parent, self._parent.slots[-1]
+
+        def done(failure: Failure | None) -> None:
+            self._take(rollout)
+            self._remove_last()
+
+        if slot.child is not None and slot.child.ready_at is not None:
+            self._remove_last()
+            return
+        if slot.timer is not None:
+            slot.timer.cancel()
+        if slot.child is not None:
+            self._retire({slot.child: []}, _nothing)
+            slot.child = None
+        rollout = Rollout(parent, parent.plan, [number], count=number, at_once=False, done=done)
+        rollout.begin()
+
+    def _remove_last(self) -> None:
+        parent, sockets = self._parent, self._parent.sockets
+        slot = parent.slots.pop()
+        parent.steer()
+
+        def close() -> None:
+            sockets.narrow_to(len(parent.slots))
+            parent.notes.tell(f"SIGTTOU: {len(parent.slots)} workers")
+            self._resize()
+
+        own = sockets.addresses(sockets.groups, are_shared=False)
+        if slot.child is None:
+            close()
+        else:
+            self._retire({slot.child: own}, close)
+
+
+def _nothing() -> None:
+    pass

@@ -1,0 +1,112 @@
+"""Listening sockets that were open before this program began: those of systemd's socket activation,
+or of the parent process that this one takes over from (`sd_listen_fds(3)`).
+
+In: LISTEN_PID, LISTEN_FDS and LISTEN_FDNAMES of the environment, which are removed. Out: sockets by
+the address they are bound to, in the order in which they were given. Programs that this process
+starts do not get them.
+"""
+
+from __future__ import annotations
+
+import os
+import socket
+from collections.abc import Mapping, MutableMapping
+from dataclasses import dataclass, field
+from typing import Final, TypeAlias
+
+from fastsmtp.gateway.start import StartError
+
+__all__ = ["FIRST", "Address", "Inherited", "address_of", "inherited", "name_of", "variables"]
+
+Address: TypeAlias = tuple[str, int] | str  # of TCP, or the path of a UNIX socket
+
+FIRST: Final = 3  # the number of the first descriptor
+NAMES: Final = ("LISTEN_PID", "LISTEN_FDS", "LISTEN_FDNAMES")
+
+
+@dataclass
+class Inherited:
+    """sockets: by address. others: descriptors with a name that only our own programs give."""
+
+    sockets: dict[Address, list[socket.socket]] = field(default_factory=dict)
+    others: dict[str, int] = field(default_factory=dict)
+
+    def take(self, host: str, port: int) -> list[socket.socket]:
+        """Return and remove the sockets of an address of TCP; port 0: of any port of that host."""
+        for address in self.sockets:
+            if isinstance(address, tuple) and address[0] == host and port in (0, address[1]):
+                return self.sockets.pop(address)
+        return []
+
+    def check_used(self) -> None:
+        """Raise StartError if there is a socket that nobody has taken."""
+        for address in self.sockets:
+            raise StartError(
+                f"there is an open socket for {name_of(address)} (LISTEN_FDS),"
+                " which no --listen names: clients that connect to it would wait for ever"
+            )
+
+
+def inherited(
+    prefix: str = "fastsmtp-", environ: MutableMapping[str, str] = os.environ
+) -> Inherited:
+    """Return what this process has got, and remove the variables that say so.
+
+    prefix: of the names of descriptors that are not listening sockets. Raises StartError for a
+    socket that is not one to listen on.
+    """
+    given = {name: environ.pop(name, "") for name in NAMES}
+    found = Inherited()
+    if given["LISTEN_PID"] != str(os.getpid()) or not given["LISTEN_FDS"].isdigit():
+        return found
+    names = given["LISTEN_FDNAMES"].split(":")
+    for number in range(int(given["LISTEN_FDS"])):
+        descriptor = FIRST + number
+        os.set_inheritable(descriptor, False)
+        name = names[number] if number < len(names) else ""
+        if name.startswith(prefix):
+            found.others[name] = descriptor
+        else:
+            sock = _listening(descriptor)
+            found.sockets.setdefault(address_of(sock), []).append(sock)
+    return found
+
+
+def variables(names: list[str]) -> Mapping[str, str]:
+    """Return the variables for a process that gets descriptors with these names, from FIRST on; it
+    sets LISTEN_PID itself.
+    """
+    return {"LISTEN_FDS": str(len(names)), "LISTEN_FDNAMES": ":".join(names)}
+
+
+def _listening(descriptor: int) -> socket.socket:
+    try:
+        sock = socket.socket(fileno=descriptor)
+        is_stream = sock.type == socket.SOCK_STREAM
+        is_listening = bool(sock.getsockopt(socket.SOL_SOCKET, socket.SO_ACCEPTCONN))
+    except OSError as error:
+        raise StartError(
+            f"LISTEN_FDS: descriptor {descriptor} is not a socket: {error.strerror}"
+        ) from error
+    if not is_stream or not is_listening:
+        raise StartError(
+            f"LISTEN_FDS: descriptor {descriptor} is not a listening stream socket:"
+            " use ListenStream= without Accept=yes"
+        )
+    return sock
+
+
+def address_of(sock: socket.socket) -> Address:
+    """Return where a socket listens."""
+    name = sock.getsockname()
+    if isinstance(name, bytes):  # of Linux's abstract namespace
+        return os.fsdecode(name)
+    return name if isinstance(name, str) else (name[0], name[1])
+
+
+def name_of(address: Address) -> str:
+    """Return an address as --listen takes it."""
+    if isinstance(address, str):
+        return address
+    host, port = address
+    return f"[{host}]:{port}" if ":" in host else f"{host}:{port}"

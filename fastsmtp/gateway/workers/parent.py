@@ -1,0 +1,234 @@
+"""The parent of `fastsmtp serve --workers`: opens the sockets, starts workers, and keeps them.
+
+In: a plan (what is served, by how many), signals. Out: the exit status. A worker that ends without
+an order is replaced in the same slot, with the same sockets; clients in their queues wait for it.
+Changes (`changes`) are made one after the other; signals that come meanwhile wait.
+"""
+
+from __future__ import annotations
+
+import gc
+import os
+import signal
+import time
+from collections import deque
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import partial
+from typing import Final
+
+from fastsmtp.gateway.config import Listener
+from fastsmtp.gateway.start import StartError
+from fastsmtp.gateway.workers.child import Child, Serve, start
+from fastsmtp.gateway.workers.notes import Notes
+from fastsmtp.gateway.workers.reactor import Reactor, Timer
+from fastsmtp.gateway.workers.sockets import Sockets, places_of
+from fastsmtp.gateway.workers.steering import new_salt
+
+__all__ = ["Failure", "Parent", "Plan", "Slot"]
+
+Failure = tuple[str, int]  # one line, and the exit status
+
+# A worker that has ended is replaced at once; one that ends again within QUIET seconds of being
+# ready waits before that: FIRST_PAUSE, then twice as long each time, up to LONGEST_PAUSE.
+QUIET: Final = 30.0
+FIRST_PAUSE: Final = 0.25
+LONGEST_PAUSE: Final = 30.0
+
+STATUS_CLEAN: Final = 0
+STATUS_FAILED: Final = 1
+
+
+@dataclass(frozen=True)
+class Plan:
+    """What the parent needs to know of a configuration.
+
+    workers: how many. is_steered: whether connections of one address go to one worker. serve: what
+    a worker runs; it raises StartError, or ValueError for wrong usage.
+    """
+
+    listeners: tuple[Listener, ...]
+    workers: int
+    is_steered: bool
+    serve: Serve
+
+
+@dataclass
+class Slot:
+    """The place of one worker. child: None while it waits to be started again."""
+
+    number: int
+    child: Child | None = None
+    failures: int = 0  # in a row
+    timer: Timer | None = None
+
+
+class Parent:
+    """One run. plan: the first one; its sockets are open. again: reads the configuration anew."""
+
+    def __init__(self, plan: Plan, sockets: Sockets, notes: Notes) -> None:
+        self.plan = plan
+        self.sockets = sockets
+        self.notes = notes
+        self.reactor = Reactor()
+        self.slots: list[Slot] = []
+        self.children: dict[int, Child] = {}
+        self.is_stopping = False
+        self.failure: Failure | None = None  # why it cannot serve
+        self._salt: Final = new_salt()
+        self._is_plain = False  # the kernel does not know programs that steer
+        self._status = STATUS_CLEAN
+        self._waiting: deque[Callable[[], object]] = deque()
+        self._is_changing = False
+
+    def run(self, begin: Callable[[], object], more: dict[int, Callable[[], object]]) -> int:
+        """Serve until a signal; return the exit status. Raises StartError, and ValueError for a
+        wrong usage that only a worker finds.
+
+        begin: called first. more: functions for other signals.
+        """
+        handlers: dict[int, Callable[[], object]] = {signal.SIGCHLD: self._reap, **more}
+        for number in (signal.SIGTERM, signal.SIGINT):
+            handlers[number] = partial(self._on_stop, number)
+        self.reactor.on_signals(handlers)
+        gc.collect()
+        gc.freeze()  # objects of the parent stay where all workers share them
+        try:
+            begin()
+            self.reactor.run()
+        finally:
+            self.sockets.close()
+            self.reactor.close()
+        if self.failure is not None:
+            text, status = self.failure
+            raise StartError(text) if status == STATUS_FAILED else ValueError(text)
+        self.notes.say("ended")
+        return self._status
+
+    # Workers.
+
+    def fork(self, number: int, plan: Plan, count: int) -> Child:
+        """Start a worker for slot `number` of `count`, which serves `plan`. Raises OSError."""
+
+        def abandon() -> None:
+            for other in self.children.values():
+                other.abandon()
+            self.sockets.abandon_all_but(number - 1, places_of(plan.listeners))
+
+        child = start(number, count, self.sockets, self.reactor, plan.serve, abandon)
+        self.children[child.pid] = child
+        return child
+
+    def keep(self, slot: Slot, child: Child) -> None:
+        """Have `child` be the worker of `slot`, and replace it if it ends."""
+        slot.child = child
+        child.forget()
+        child.on_ready = partial(self._is_back, slot)
+        child.on_end = partial(self._has_crashed, slot)
+
+    def _is_back(self, slot: Slot, child: Child) -> None:
+        self.notes.tell(f"worker {slot.number} is process {child.pid} now")
+
+    def _has_crashed(self, slot: Slot, child: Child) -> None:
+        slot.child = None
+        if child.ready_at is not None and time.monotonic() - child.ready_at >= QUIET:
+            slot.failures = 0
+        self._restart_later(slot, f"process {child.pid}: {child.reason()}")
+
+    def _restart_later(self, slot: Slot, reason: str) -> None:
+        pause = 0.0
+        if slot.failures:
+            pause = min(LONGEST_PAUSE, FIRST_PAUSE * 2.0 ** (slot.failures - 1))
+        slot.failures = min(slot.failures + 1, 32)
+        when = f"in {pause:g} seconds" if pause else "now"
+        self.notes.complain(f"worker {slot.number}, {reason}; another one starts {when}")
+        slot.timer = self.reactor.call_later(pause, partial(self._restart, slot))
+
+    def _restart(self, slot: Slot) -> None:
+        slot.timer = None
+        try:
+            self.keep(slot, self.fork(slot.number, self.plan, len(self.slots)))
+        except OSError as error:
+            self._restart_later(slot, f"which cannot be started: {error.strerror}")
+
+    def _reap(self) -> None:
+        """Take note of the processes that have ended."""
+        while self.children:
+            pid, status = os.waitpid(-1, os.WNOHANG)
+            if pid == 0:
+                return
+            # As process 1 of a container it gets processes that are not its own.
+            if (child := self.children.pop(pid, None)) is not None:
+                child.ended(os.waitstatus_to_exitcode(status))
+        if self.is_stopping:
+            self.reactor.stop()
+
+    def steer(self) -> None:
+        """Spread new clients over the slots, in one line if the kernel cannot do it as wanted."""
+        try:
+            self.sockets.steer(len(self.slots), self._salt if self.plan.is_steered else None)
+        except OSError as error:
+            if not self._is_plain:
+                self._is_plain = True
+                self.notes.warn(
+                    f"the kernel cannot keep the clients of an address together ({error.strerror}):"
+                    " limits per client hold for each worker alone"
+                )
+
+    # Changes.
+
+    def change(self, begin: Callable[[], object]) -> None:
+        """Make a change, which calls `is_changed` at its end: now, or after those that wait. One
+        that waits already is not added.
+        """
+        if begin not in self._waiting and not self.is_stopping:
+            self._waiting.append(begin)
+        self._next_change()
+
+    def is_changed(self) -> None:
+        """The change that was begun has come to its end."""
+        self._is_changing = False
+        self._next_change()
+
+    def _next_change(self) -> None:
+        if self._waiting and not self._is_changing and not self.is_stopping:
+            self._is_changing = True
+            self._waiting.popleft()()
+
+    # The end.
+
+    def _on_stop(self, number: signal.Signals) -> None:
+        if self.is_stopping:
+            self.notes.say(f"{number.name} again: ending at once")
+            self._status = STATUS_FAILED
+            for child in self.children.values():
+                child.hurry()
+            return
+        self.notes.say(f"{number.name}: no new clients; messages in flight are finished first")
+        self.stop()
+
+    def fail(self, failure: Failure) -> None:
+        """End, because there is nothing that can serve."""
+        self.failure = failure
+        self.stop()
+
+    def stop(self) -> None:
+        """Refuse new clients, and end when the workers have."""
+        self.is_stopping = True
+        for slot in self.slots:
+            if slot.timer is not None:
+                slot.timer.cancel()
+        self.sockets.close()
+        for child in self.children.values():
+            child.forget()
+            child.on_end = self._has_stopped
+            child.stop()
+        if not self.children:
+            self.reactor.stop()
+
+    def _has_stopped(self, child: Child) -> None:
+        is_clean = child.status == 0 or (child.ready_at is None and child.status == -signal.SIGTERM)
+        if not is_clean:
+            self._status = STATUS_FAILED
+            if child.status != STATUS_FAILED:  # which it has reported itself
+                self.notes.complain(f"worker {child.number}, process {child.pid}: {child.reason()}")

@@ -1,0 +1,299 @@
+"""The listening sockets, which the parent opens and keeps: a worker that ends loses no client.
+
+In: the listeners of a configuration, and how many workers (slots) there are. Out: for each slot its
+sockets. A port has one socket per slot (SO_REUSEPORT); a UNIX socket, and one that was inherited
+without SO_REUSEPORT, is shared by all.
+
+The first socket of a port listens before it gets SO_REUSEPORT, so that the system refuses a port
+that any other process listens on, even one of the same user with the same option.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import os
+import socket
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass, field
+from typing import Any, Final, TypeAlias
+
+from fastsmtp.gateway.config import Listener
+from fastsmtp.gateway.destination import reason_of
+from fastsmtp.gateway.start import StartError
+from fastsmtp.gateway.workers.inherited import Address, Inherited, address_of
+from fastsmtp.gateway.workers.steering import refuse_new, steer
+from fastsmtp.unix_sockets import bind_unix
+
+__all__ = ["Place", "Sockets", "SocketsOfSlot", "places_of"]
+
+# host, port, path, and how many listeners with the same text stand before it: port 0 may come
+# several times.
+Place: TypeAlias = tuple[str, int, str, int]
+SocketsOfSlot: TypeAlias = dict[Place, list[socket.socket]]
+
+BACKLOG: Final = 1024
+PORT_ATTEMPTS: Final = 16  # free ports of one address that another one may not have free
+_NOT_HERE: Final = (errno.EADDRNOTAVAIL, errno.EAFNOSUPPORT)
+
+
+def places_of(listeners: Iterable[Listener]) -> dict[Place, Listener]:
+    """Return the listeners by what tells their sockets apart, which is not the protocol."""
+    places: dict[Place, Listener] = {}
+    for listener in listeners:
+        place, number = (listener.host, listener.port, listener.path), 0
+        while (*place, number) in places:
+            number += 1
+        places[(*place, number)] = listener
+    return places
+
+
+@dataclass
+class _Group:
+    """The sockets of one address, in the order of the slots; is_shared: one, for all of them.
+
+    path: of a UNIX socket that was made here.
+    """
+
+    sockets: list[socket.socket]
+    is_shared: bool = False
+    path: str = ""
+
+    def of(self, slot: int) -> socket.socket:
+        return self.sockets[0 if self.is_shared else slot]
+
+    def widen(self) -> None:
+        """Open the socket of one more slot. Raises OSError."""
+        first = self.sockets[0]
+        self.sockets.append(
+            _listening(
+                first.family, first.getsockname(), v6_only=_is_v6_only(first), is_first=False
+            )
+        )
+
+    def close(self) -> None:
+        for sock in self.sockets:
+            sock.close()
+
+
+@dataclass
+class Sockets:
+    """All listening sockets of a parent. inherited: those that were open before it began."""
+
+    slots: int = 0
+    groups: dict[Place, list[_Group]] = field(default_factory=dict)
+    inherited: Inherited = field(default_factory=Inherited)
+
+    def open(self, listeners: Iterable[Listener], slots: int = 1) -> None:
+        """Open what is not open yet, all of it or nothing. Raises StartError.
+
+        slots: how many there are at the start; more, if more were inherited.
+        """
+        opened: dict[Place, list[_Group]] = {}
+        try:
+            for place, listener in places_of(listeners).items():
+                if place not in self.groups:
+                    opened[place] = self._groups_of(listener)
+            mine = [group for groups in opened.values() for group in groups]
+            if not self.slots:
+                self.slots = max([slots, *(len(group.sockets) for group in mine)])
+            self._fill(mine)
+        except BaseException:
+            for groups in opened.values():
+                _close(groups)
+            raise
+        self.groups |= opened
+
+    def _fill(self, groups: list[_Group]) -> None:
+        for group in groups:
+            try:
+                while not group.is_shared and len(group.sockets) < self.slots:
+                    group.widen()
+            except OSError as error:
+                name = group.sockets[0].getsockname()
+                raise StartError(f"cannot listen on {name}: {reason_of(error)}") from error
+
+    def _groups_of(self, listener: Listener) -> list[_Group]:
+        try:
+            if listener.path:
+                return [self._unix_group(listener.path)]
+            infos = _looked_up(listener.host, listener.port)
+            for attempt in range(PORT_ATTEMPTS):
+                try:
+                    return self._tcp_groups(infos, listener.port)
+                except OSError as error:
+                    is_last = attempt == PORT_ATTEMPTS - 1
+                    if listener.port or error.errno != errno.EADDRINUSE or is_last:
+                        raise
+        except UnicodeError as error:  # a host name that cannot be looked up
+            raise StartError(f"cannot listen on {listener}: no such host") from error
+        except OSError as error:
+            raise StartError(f"cannot listen on {listener}: {reason_of(error)}") from error
+        raise AssertionError("the last attempt returns or raises")
+
+    def _unix_group(self, path: str) -> _Group:
+        found = self.inherited.sockets.pop(path, None)
+        if found is not None:
+            return _Group(found, is_shared=True)
+        sock = bind_unix(path)
+        sock.listen(BACKLOG)
+        return _Group([sock], is_shared=True, path=path)
+
+    def _tcp_groups(self, infos: list[Any], port: int) -> list[_Group]:
+        groups: list[_Group] = []
+        missing: OSError | None = None
+        try:
+            for family, _, _, _, (host, _, *more) in infos:
+                if found := self.inherited.take(host, port):
+                    groups.append(_Group(found, is_shared=not _is_reusable(found[0])))
+                    continue
+                try:
+                    sock = _listening(family, (host, port, *more), is_first=True)
+                except OSError as error:
+                    if error.errno not in _NOT_HERE:
+                        raise
+                    missing = error
+                    continue
+                groups.append(_Group([sock]))
+                port = sock.getsockname()[1]
+            if missing is not None and not groups:
+                raise missing
+        except BaseException:
+            _close(groups)
+            raise
+        return groups
+
+    def of(self, slot: int) -> SocketsOfSlot:
+        """Return the sockets of one slot."""
+        return {place: self._of_place(place, slot) for place in self.groups}
+
+    def addresses(self, places: Iterable[Place], *, are_shared: bool = True) -> list[Address]:
+        """Return the addresses of these places. are_shared: those that all slots share, too."""
+        return [
+            address_of(group.sockets[0])
+            for place in places
+            for group in self.groups[place]
+            if are_shared or not group.is_shared
+        ]
+
+    # Slots.
+
+    def widen(self) -> None:
+        """Open the sockets of one more slot, the last one. Raises OSError; then nothing changes."""
+        widened: list[_Group] = []
+        try:
+            for group in self._of_slots():
+                group.widen()
+                widened.append(group)
+        except OSError:
+            for group in widened:
+                group.sockets.pop().close()
+            raise
+        self.slots += 1
+
+    def narrow_to(self, slots: int) -> None:
+        """Close the sockets of all slots but the first. In this order: the kernel puts the last
+        socket of a port in place of one that is closed.
+        """
+        while self.slots > slots:
+            self.slots -= 1
+            for group in self._of_slots():
+                group.sockets.pop().close()
+
+    def steer(self, slots: int, salt: int | None) -> None:
+        """Give new connections to the first `slots` slots; see `steering`. Raises OSError."""
+        for group in self._of_slots():
+            if len(group.sockets) > 1:
+                steer(group.sockets[0], slots, salt=salt)
+
+    def _of_slots(self) -> Iterator[_Group]:
+        return (each for groups in self.groups.values() for each in groups if not each.is_shared)
+
+    # Their end.
+
+    def refuse_new(self, places: Iterable[Place]) -> None:
+        """Let no new client into the queues of these places."""
+        for group in (each for place in places for each in self.groups[place]):
+            if group.path:
+                _unlink(group.path)
+                group.path = ""
+            for sock in group.sockets:
+                with contextlib.suppress(OSError):  # an older kernel: the client gets a reset
+                    if sock.family != socket.AF_UNIX:
+                        refuse_new(sock)
+
+    def close(self, places: Iterable[Place] | None = None) -> None:
+        """Close these places, None: all of them."""
+        for place in list(self.groups) if places is None else places:
+            groups = self.groups.pop(place)
+            for group in groups:
+                if group.path:
+                    _unlink(group.path)
+            _close(groups)
+
+    def hand_over(self) -> Mapping[Place, list[socket.socket]]:
+        """Return all sockets, which another process goes on with: their files stay."""
+        for group in (each for groups in self.groups.values() for each in groups):
+            group.path = ""
+        return {
+            place: [sock for group in groups for sock in group.sockets]
+            for place, groups in self.groups.items()
+        }
+
+    def abandon_all_but(self, slot: int, places: Iterable[Place]) -> None:
+        """Close what a worker does not serve: other slots, and other places."""
+        kept = {id(sock) for place in places for sock in self._of_place(place, slot)}
+        for group in (each for groups in self.groups.values() for each in groups):
+            for sock in group.sockets:
+                if id(sock) not in kept:
+                    sock.close()
+
+    def _of_place(self, place: Place, slot: int) -> list[socket.socket]:
+        return [group.of(slot) for group in self.groups.get(place, ())]
+
+
+def _close(groups: Iterable[_Group]) -> None:
+    for group in groups:
+        group.close()
+
+
+def _unlink(path: str) -> None:
+    with contextlib.suppress(OSError):
+        os.unlink(path)
+
+
+def _is_reusable(sock: socket.socket) -> bool:
+    return bool(sock.getsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT))
+
+
+def _looked_up(host: str, port: int) -> list[Any]:
+    infos = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE)
+    return list(dict.fromkeys(infos))
+
+
+def _is_v6_only(sock: socket.socket) -> bool:
+    """Return whether a socket of IPv6 has only that; one of systemd may have IPv4 too."""
+    if sock.family != socket.AF_INET6:
+        return True
+    return bool(sock.getsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY))
+
+
+def _listening(
+    family: int, address: tuple[Any, ...], *, v6_only: bool = True, is_first: bool
+) -> socket.socket:
+    """Return a listening socket. is_first: of this address; others join it. Raises OSError."""
+    sock = socket.socket(family, socket.SOCK_STREAM)
+    try:
+        sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        if family == socket.AF_INET6:
+            sock.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, v6_only)
+        if not is_first:
+            sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT, 1)
+        sock.bind(address)
+        sock.listen(BACKLOG)
+        if is_first:
+            sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT, 1)
+    except BaseException:
+        sock.close()
+        raise
+    return sock
