@@ -26,7 +26,7 @@ def test_every_worker_takes_mail_into_one_maildir(maildir: Path) -> None:
         assert parent.stop() == 0
         delivered = {line.split()[2] for line in parent.out.all if " delivered " in line}
         assert delivered == {"fastsmtp[1]:", "fastsmtp[2]:"}
-        assert parent.err.all == []
+        assert parent.errors() == []
     assert bodies(maildir) == [MESSAGE] * 30
     assert leftovers(maildir) == []
 

@@ -2,17 +2,22 @@
 
 from __future__ import annotations
 
+import asyncio
 import contextlib
+import itertools
 import re
+import signal
 import smtplib
 import subprocess
+import time
+from collections.abc import Iterable
 from pathlib import Path
 from types import TracebackType
 from typing import Self
 
 from serving import PATIENCE, Gateway, Lines, command, environment
 
-__all__ = ["Parent"]
+__all__ = ["Parent", "Steady", "ids_in"]
 
 
 class Parent(Gateway):
@@ -22,16 +27,18 @@ class Parent(Gateway):
         self,
         maildir: Path | None,
         *arguments: str,
-        workers: int | str = 2,
+        workers: int | str | None = 2,
         listen: tuple[str, ...] = ("127.0.0.1:0",),
         cwd: Path | None = None,
     ) -> None:
         where = [f"--listen={each}" for each in listen]
+        if workers is not None:
+            where.append(f"--workers={workers}")
         if maildir is not None:
             self.maildir = maildir
             where.append(f"--maildir={maildir}")
         self.process = subprocess.Popen(
-            command(*where, f"--workers={workers}", *arguments),
+            command(*where, *arguments),
             stdin=subprocess.DEVNULL,
             stdout=subprocess.PIPE,
             stderr=subprocess.PIPE,
@@ -68,6 +75,26 @@ class Parent(Gateway):
         children = Path(f"/proc/{self.process.pid}/task/{self.process.pid}/children")
         return [int(number) for number in children.read_text().split()]
 
+    def errors(self) -> list[str]:
+        """Return the errors that were reported; a machine that stands still causes warnings."""
+        return [line for line in self.err.all if "held the event loop" not in line]
+
+    def wait_for_workers(self, count: int) -> None:
+        """Wait until so many are left; others may still have clients."""
+        end = time.monotonic() + PATIENCE
+        while len(self.workers()) != count:
+            assert time.monotonic() < end, self.workers()
+            time.sleep(0.01)
+
+    def wait_for_delivery(self, number: signal.Signals) -> None:
+        """Wait until the parent has got a signal: another one of the kind is a second one then."""
+        while self._pending() >> (number - 1) & 1:
+            assert self.process.poll() is None
+
+    def _pending(self) -> int:
+        status = Path(f"/proc/{self.process.pid}/status").read_text()
+        return int(re.findall(r"^ShdPnd:\s*(\w+)", status, re.MULTILINE)[0], 16)
+
     def client_from(self, address: str, *, at: int = 0) -> smtplib.SMTP:
         """Return a connection from `address` that has greeted."""
         client = smtplib.SMTP(
@@ -81,3 +108,82 @@ class Parent(Gateway):
         with contextlib.closing(self.client_from(address)) as client:
             client.sendmail("a@x.example", ["b@y.example"], message)
             client.quit()
+
+
+class Steady:
+    """Clients that deliver one message after the other, each from an address of its own, over short
+    connections, and that record every reply which is not the one of success.
+
+    acknowledged: what each accepted message says in its X-Id. refused: replies of 4xx and 5xx.
+    cut: connections that ended before their QUIT was answered.
+    """
+
+    def __init__(self, port: int, clients: int, *, messages: int = 3) -> None:
+        self.acknowledged: list[str] = []
+        self.refused: list[bytes] = []
+        self.cut: list[str] = []
+        self._port = port
+        self._messages = messages
+        self._numbers = itertools.count()
+        self._is_stopping = False
+        self._tasks = [asyncio.create_task(self._serve(n + 1)) for n in range(clients)]
+
+    async def wait_for(self, count: int) -> None:
+        """Wait until so many more messages were acknowledged."""
+        wanted = len(self.acknowledged) + count
+        async with asyncio.timeout(PATIENCE):
+            while len(self.acknowledged) < wanted:
+                await asyncio.sleep(0.005)
+
+    async def stop(self) -> None:
+        """End after the connections that are open; raises what a client has raised."""
+        self._is_stopping = True
+        async with asyncio.timeout(PATIENCE):
+            await asyncio.gather(*self._tasks)
+
+    async def _serve(self, number: int) -> None:
+        while not self._is_stopping:
+            try:
+                source = (f"127.0.0.{number}", 0)
+                reader, writer = await asyncio.open_connection(
+                    "127.0.0.1", self._port, local_addr=source
+                )
+                try:
+                    await self._talk(reader, writer)
+                finally:
+                    writer.close()
+            except (OSError, EOFError) as error:
+                self.cut.append(repr(error))
+
+    async def _talk(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        if not await self._is_fine(reader):
+            return
+        for _ in range(self._messages):
+            name = f"id{next(self._numbers)}"
+            for line in ("EHLO c.example", "MAIL FROM:<a@x.example>", "RCPT TO:<b@y.example>"):
+                writer.write(line.encode() + b"\r\n")
+                if not await self._is_fine(reader):
+                    return
+            writer.write(b"DATA\r\n")
+            if not await self._is_fine(reader):
+                return
+            writer.write(b"X-Id: %s\r\n\r\ntext\r\n.\r\n" % name.encode())
+            if not await self._is_fine(reader):
+                return
+            self.acknowledged.append(name)
+        writer.write(b"QUIT\r\n")
+        await self._is_fine(reader)
+
+    async def _is_fine(self, reader: asyncio.StreamReader) -> bool:
+        """Read a reply, and record one that is a refusal."""
+        while (line := await reader.readuntil(b"\n"))[3:4] == b"-":
+            pass
+        if line[:1] in b"45":
+            self.refused.append(line)
+            return False
+        return True
+
+
+def ids_in(texts: Iterable[bytes]) -> list[str]:
+    """Return the X-Id of each message."""
+    return [found[1].decode() for text in texts if (found := re.search(rb"X-Id: (\w+)", text))]

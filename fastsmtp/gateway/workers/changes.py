@@ -47,7 +47,7 @@ class Changes:
                 parent.fail(failure)
                 return
             self._take(rollout)
-            parent.notes.say(f"{count} workers are ready" if count > 1 else "1 worker is ready")
+            parent.notes.say(_ready(count))
             self._wanted = parent.plan.workers  # fewer than the sockets that were inherited
             parent.steer()
             self._resize()
@@ -133,18 +133,18 @@ class Changes:
         def close() -> None:
             sockets.close(removed)
             sockets.narrow_to(count)
+            parent.notes.tell(f"SIGHUP: {_ready(count, 'new ')}")
             parent.is_changed()
 
-        parent.notes.tell(f"SIGHUP: {count} new workers are ready")
         self._retire(dict.fromkeys(old, gone) | dict.fromkeys(surplus, own), close)
 
     def _retire(
         self, children: Mapping[Child, Sequence[Address]], then: Callable[[], object]
     ) -> None:
-        """Have workers end that are not needed any more; call `then` when they have emptied the
-        queues of the addresses beside them.
+        """Have workers end that are not needed any more; call `then` when they accept no more, and
+        have emptied the queues of the addresses beside them.
         """
-        emptying = {child for child, addresses in children.items() if addresses}
+        emptying = set(children)
 
         def is_empty(child: Child) -> None:
             if child in emptying:
@@ -257,3 +257,7 @@ class Changes:
 
 def _nothing() -> None:
     pass
+
+
+def _ready(count: int, new: str = "") -> str:
+    return f"1 {new}worker is ready" if count == 1 else f"{count} {new}workers are ready"
