@@ -84,6 +84,8 @@ class SMTPServer(HookAttributes):
         def __setattr__(self, name: str, value: Any) -> None:
             if name in HOOKS:
                 self._hooks.set(name, value)
+                if hasattr(self, "_listeners"):  # after the constructor
+                    self._enter(value)
             elif name in OPTIONS and not hasattr(type(self), name):
                 raise AttributeError(f"{name} is an option: give it when the server is made")
             elif callable(value) and not hasattr(getattr(type(self), name, None), "__set__"):
@@ -178,6 +180,16 @@ class SMTPServer(HookAttributes):
             self._lifespan = Lifespan(managers) if managers else None
         if self._lifespan is not None:
             await self._lifespan.wait_started()
+
+    def _enter(self, hook: object) -> None:
+        """Enter a hook that is set in the start of the lifespan, or later."""
+        if self._ending is not None:
+            return
+        for manager in managers_of(self, None, [hook]):
+            if self._lifespan is None and self._listeners.addresses:
+                self._lifespan = Lifespan([])
+            if self._lifespan is not None:
+                self._lifespan.add(manager)
 
     async def _end_useless_lifespan(self) -> None:
         """A call of `listen` has failed: nothing begins if no other one has succeeded, or may."""

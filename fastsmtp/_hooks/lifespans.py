@@ -2,7 +2,8 @@
 
 In: asynchronous context managers. Out: they are entered before a server listens, so that their
 failure is an error at the start, and exited in the reverse order after the last client. Each is
-exited even if others fail; errors of exits are logged.
+exited even if others fail; errors of exits are logged, and so is the failure of one that is added
+to a server that listens already.
 """
 
 from __future__ import annotations
@@ -55,15 +56,21 @@ def managers_of(
 
 class Lifespan:
     """One start and one clean-up, both in a Task of its own: a task group or a timeout that is open
-    in between belongs to the Task that has entered it. has_failed: something was logged.
+    in between belongs to the Task that has entered it. Without managers the start is over at once.
+    has_failed: something was logged.
     """
 
     def __init__(self, managers: Iterable[Manager]) -> None:
         self.has_failed = False
+        self._managers = list(managers)
         self._started = asyncio.Event()  # or the start has failed
         self._error: BaseException | None = None
-        self._leaving = asyncio.Event()
-        self._task = asyncio.get_running_loop().create_task(self._live(managers))
+        self._is_entering = bool(self._managers)
+        self._is_leaving = False
+        self._changed = asyncio.Event()  # there is one more manager, or it is time to leave
+        if not self._managers:
+            self._started.set()
+        self._task = asyncio.get_running_loop().create_task(self._live())
 
     @property
     def is_over(self) -> bool:
@@ -93,27 +100,36 @@ class Lifespan:
         if self._error is not None:
             raise self._error
 
+    def add(self, manager: Manager) -> None:
+        """Enter one more, which is exited before all others; a no-op for one that is there."""
+        if not any(each is manager for each in self._managers):
+            self._managers.append(manager)
+            self._changed.set()
+
     async def leave(self) -> None:
         """Exit them all; cancel a start that is in progress."""
-        self._leaving.set()
-        if not self._started.is_set():
+        self._is_leaving = True
+        self._changed.set()
+        if self._is_entering:
             self._task.cancel()
         await asyncio.wait((self._task,))
 
     def hurry(self) -> None:
         """Cancel the current clean-up; the next one follows."""
-        if self._leaving.is_set():
+        if self._is_leaving:
             self._task.cancel()
 
-    async def _live(self, managers: Iterable[Manager]) -> None:
+    async def _live(self) -> None:
         _current.set(self)
         entered: list[Manager] = []
         try:
-            for manager in managers:
-                await manager.__aenter__()
-                entered.append(manager)
-            self._started.set()
-            await self._leaving.wait()
+            if self._is_entering:
+                for manager in self._managers:  # there are more if one of them sets a hook
+                    await manager.__aenter__()
+                    entered.append(manager)
+                self._is_entering = False
+                self._started.set()
+            await self._enter_late_ones(entered)
         except BaseException as error:  # of the start, or because a task group has cancelled us
             error.add_note(AT_START)
             self._error = error
@@ -126,3 +142,20 @@ class Lifespan:
                 self.has_failed = True
                 logger.error("a clean-up at the end of the server has failed", exc_info=error)
         self._started.set()
+
+    async def _enter_late_ones(self, entered: list[Manager]) -> None:
+        """Enter those that are added, until it is time to leave."""
+        while not self._is_leaving:
+            if len(entered) == len(self._managers):
+                self._changed.clear()
+                await self._changed.wait()
+                continue
+            manager = self._managers[len(entered)]
+            self._is_entering = True
+            try:
+                await manager.__aenter__()
+                entered.append(manager)
+            except Exception as error:
+                del self._managers[len(entered)]  # so that it can be added again
+                logger.error("a hook of a server that listens cannot be entered", exc_info=error)
+            self._is_entering = False

@@ -125,7 +125,7 @@ class Batcher(Generic[T, R]):
             raise RuntimeError(f"{self._name} was started on another event loop")
         future: asyncio.Future[R] = loop.create_future()
         if self._closing:
-            future.set_exception(Unavailable(CLOSING))
+            _fail(future, Unavailable(CLOSING))
             return future
         if not self._turn:
             self._octets = self._known = self._idle = 0

@@ -73,22 +73,27 @@ class Delivery:
         self._name = name
         self._early: list[Arrival] = []  # messages that wait for the start of the sink
         self._starting: asyncio.Task[Promise] | None = None
+        self._ending: asyncio.Task[None] | None = None
         self._entered = 0  # servers that have this hook
         self._owns_sink = False
 
     async def __aenter__(self) -> Delivery:
         """Start the sink, unless it was started; raises what its `start` raises."""
-        if self.sink.promise is None:
-            await asyncio.shield(self._start())
         self._entered += 1
+        try:
+            if self.sink.promise is None:
+                await asyncio.shield(self._start())
+        except BaseException:
+            self._entered -= 1
+            self._close_if_unused()
+            raise
         return self
 
     async def __aexit__(self, *exception: object) -> None:
         """Close the sink when the last server has closed, if it was started here."""
         self._entered -= 1
         if not self._entered and self._owns_sink:
-            self._owns_sink = False
-            await self.sink.close(CLOSE_PATIENCE)
+            await self._close()
 
     def __call__(self, stream: DataStream, session: Session, callback: DataCallback) -> None:
         """Take one message: `on_data`."""
@@ -131,6 +136,15 @@ class Delivery:
     async def _begin_sink(self) -> Promise:
         return await self.sink.start()
 
+    def _close_if_unused(self) -> None:
+        """Close the sink after a start whose waiters were all cancelled."""
+        if not self._entered and self._owns_sink and self.sink.promise is not None:
+            self._ending = asyncio.get_running_loop().create_task(self._close())
+
+    async def _close(self) -> None:
+        self._owns_sink = False
+        await self.sink.close(CLOSE_PATIENCE)
+
     def _start_for(self, arrival: Arrival) -> None:
         """Start the sink for a message: the hook was set on a server that listened already."""
         self._early.append(arrival)
@@ -143,6 +157,8 @@ class Delivery:
         if error is None:
             for arrival in early:
                 arrival.begin()
+            if not early:
+                self._close_if_unused()
             return
         self._owns_sink = False
         if early:

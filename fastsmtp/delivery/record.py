@@ -44,7 +44,10 @@ class StoredBody(Protocol):
     def sha256(self) -> str: ...
 
     def open(self) -> BinaryIO:
-        """Return the octets, as received, as a file to read. Blocks; raises OSError."""
+        """Return the octets, as received, as a file to read. Blocks; raises OSError.
+
+        That of a Maildir has CRLF for each bare LF that `bare_newline="accept"` has let in.
+        """
 
 
 class Recipient(NamedTuple):

@@ -13,7 +13,7 @@ from typing import Any
 
 import pytest
 from on_loops import on_loops
-from spool_kit import BODY, Collector, database, emptied, record
+from spool_kit import BODY, Collector, InMemory, database, emptied, record
 
 from fastsmtp import SMTPError
 from fastsmtp.delivery import (
@@ -222,6 +222,30 @@ async def test_a_sink_that_is_down_gets_one_record_at_a_time_and_the_log_two_lin
     assert len(lines) == 2
     assert "cannot be drained, and mail waits in it: it\\x20is\\x20down" in lines[0]
     assert "drains again" in lines[1]
+
+
+@on_loops
+async def test_a_large_body_that_was_put_is_never_discarded(tmp_path: Path) -> None:
+    """The sink may have taken it, whatever its answer: with no answer, it may name the file."""
+    sink = Collector(max_record=10)
+    sink.outcomes.append(Unclear("no answer"))
+    writers = []
+
+    class Writer(InMemory):
+        is_discarded = False
+
+        def discard(self) -> None:
+            self.is_discarded = True
+
+    def begin(record: Record) -> Writer:
+        writers.append(Writer())
+        return writers[-1]
+
+    sink.begin = begin  # type: ignore[method-assign]
+    async with Spool(str(tmp_path / "s"), drain_into=sink) as spool:
+        await spool.put(record())
+        await emptied(spool)
+    assert [writer.is_discarded for writer in writers] == [False, False]
 
 
 @on_loops

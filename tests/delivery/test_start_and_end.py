@@ -7,7 +7,7 @@ import socket
 from pathlib import Path
 
 import pytest
-from clients import Client
+from clients import PATIENCE, Client, until
 from on_loops import on_loops
 from scenario import DEFAULTS
 from sinks import MemorySink
@@ -15,7 +15,7 @@ from sinks import MemorySink
 from fastsmtp import SMTPServer
 from fastsmtp.delivery import Promise, deliver
 from fastsmtp.delivery.maildir import Maildir
-from fastsmtp.delivery.spool import Spool
+from fastsmtp.delivery.spool import Spool, SpoolError
 from fastsmtp.testing import running
 
 
@@ -70,6 +70,70 @@ async def test_a_sink_that_was_started_by_its_program_is_left_open_by_the_server
             pass
         assert (sink.starts, sink.closes) == (1, 0)
     assert sink.closes == 1
+
+
+@on_loops
+async def test_a_sink_whose_hook_is_set_on_a_listening_server_is_closed_by_it() -> None:
+    sink = Counting()
+    server = SMTPServer(**DEFAULTS)
+    async with running(server) as address:
+        server.on_data = deliver(sink)
+        async with await Client.in_data(address) as client:
+            assert await client.ask(b"x\r\n.\r\n") == "250 2.6.0"
+        assert (sink.starts, sink.closes) == (1, 0)
+    assert (sink.starts, sink.closes) == (1, 1)
+
+
+@on_loops
+async def test_a_hook_whose_sink_could_not_start_may_be_set_again() -> None:
+    sink = Counting()
+    sink.start_error = PermissionError(13, "Permission denied", "/mail")
+    server = SMTPServer(**DEFAULTS)
+    async with running(server) as address:
+        server.on_data = hook = deliver(sink)
+        async with await Client.in_data(address) as client:
+            assert await client.ask(b"x\r\n.\r\n") == "451 4.3.0"
+        sink.start_error = None
+        server.on_data = hook
+        async with await Client.in_data(address) as client:
+            assert await client.ask(b"x\r\n.\r\n") == "250 2.6.0"
+    assert sink.closes == 1
+
+
+@on_loops
+async def test_a_sink_whose_start_nobody_waits_for_any_more_is_closed() -> None:
+    sink = Counting()
+    server = server_for(deliver(sink))
+    opening = asyncio.ensure_future(server.listen(0, "127.0.0.1"))
+    while not sink.starts:
+        await asyncio.sleep(0)
+    opening.cancel()
+    await asyncio.wait([opening])
+    await until(lambda: sink.closes == 1)
+    assert (sink.starts, sink.promise) == (1, None)
+
+
+@on_loops
+async def test_a_spool_whose_start_was_cancelled_can_be_started(tmp_path: Path) -> None:
+    spool = Spool(str(tmp_path / "s"))
+    starting = asyncio.ensure_future(spool.start())
+    while not (tmp_path / "s" / "lock").exists():
+        await asyncio.sleep(0)
+    starting.cancel()
+    await asyncio.wait([starting])
+    assert starting.cancelled()
+
+    async def starts() -> bool:
+        try:
+            await spool.start()
+        except SpoolError:
+            return False
+        return True
+
+    async with asyncio.timeout(PATIENCE):
+        while not await starts():
+            pass
+    await spool.close(PATIENCE)
 
 
 @on_loops

@@ -103,6 +103,87 @@ async def test_hooks_are_left_in_the_reverse_order_and_one_of_two_places_is_ente
 
 
 @on_loops
+async def test_a_hook_that_is_set_while_the_server_listens_is_entered_and_left_first() -> None:
+    said: list[str] = []
+    server = SMTPServer(**DEFAULTS, lifespan=told(said), on_data=Hook(said, "early"))
+    async with running(server) as address:
+        server.on_data = Hook(said, "late")
+        server.on_close = server.on_data  # once, although it is two hooks
+        async with await Client.in_data(address) as client:
+            assert await client.ask(b"x\r\n.\r\n") == "250 2.6.0"
+    assert [line for line in said if line.split()[0] in ("enter", "leave")] == [
+        *("enter early", "enter late", "leave late", "leave early")
+    ]
+    assert said[0] != said[-1]
+
+
+@on_loops
+async def test_a_hook_that_is_set_on_a_server_without_a_lifespan_is_entered_and_left() -> None:
+    said: list[str] = []
+    server = SMTPServer(**DEFAULTS)
+    for _ in range(2):  # in each life
+        async with running(server) as address:
+            server.on_data = Hook(said)
+            async with await Client.in_data(address) as client:
+                assert await client.ask(b"x\r\n.\r\n") == "250 2.6.0"
+        del server.on_data
+    assert said == ["enter data", "call data", "leave data"] * 2
+
+
+@on_loops
+async def test_a_hook_that_the_start_of_a_lifespan_sets_is_entered_before_listening() -> None:
+    said: list[str] = []
+
+    @asynccontextmanager
+    async def lifespan(server: SMTPServer) -> AsyncIterator[None]:
+        server.on_data = Hook(said)
+        yield
+        said.append("end")
+
+    async with running(SMTPServer(**DEFAULTS, lifespan=lifespan)):
+        assert said == ["enter data"]
+    assert said == ["enter data", "leave data", "end"]
+
+
+@on_loops
+async def test_a_late_hook_that_cannot_be_entered_is_logged_and_the_server_goes_on(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    said: list[str] = []
+    server = SMTPServer(**DEFAULTS)
+    async with running(server) as address:
+        server.on_data = Hook(said, "first", OSError("no"))
+        server.on_data = Hook(said, "second")
+        async with await Client.in_data(address) as client:
+            assert await client.ask(b"x\r\n.\r\n") == "250 2.6.0"
+    assert said == ["enter first", "enter second", "call second", "leave second"]
+    (line,) = [each for each in caplog.records if each.levelno == logging.ERROR]
+    assert line.getMessage() == "a hook of a server that listens cannot be entered"
+
+
+@on_loops
+async def test_a_late_hook_that_hangs_at_its_start_is_called_off_by_close() -> None:
+    begun, cancelled = asyncio.Event(), asyncio.Event()
+
+    class Hanging(Hook):
+        async def __aenter__(self) -> Hook:
+            begun.set()
+            try:
+                await asyncio.Event().wait()
+            finally:
+                cancelled.set()
+            return self
+
+    said: list[str] = []
+    server = SMTPServer(**DEFAULTS, on_close=Hook(said, "early"))
+    async with running(server):
+        server.on_data = Hanging(said)
+        await asyncio.wait_for(begun.wait(), PATIENCE)
+    assert cancelled.is_set()
+    assert said == ["enter early", "leave early"]
+
+
+@on_loops
 async def test_listening_side_by_side_enters_a_hook_once() -> None:
     said: list[str] = []
     server = SMTPServer(**DEFAULTS, on_data=Hook(said))

@@ -75,7 +75,8 @@ ORDER = {
         *("arrival", "connection"),
     ),
     "delivery": (
-        *("promise", "errors", "record", "log", "sink", "batcher", "directories", "body_files"),
+        *("promise", "errors", "record", "log", "sink", "batcher", "directories"),
+        *("body_writer", "body_files"),
         *("trace", "arrival", "hook"),
         *("spool.directory", "spool.store", "spool.salvage", "spool.keeper", "spool.shelf"),
         *("spool.breaker", "spool.handover", "spool.drainer", "spool.operations"),

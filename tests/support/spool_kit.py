@@ -53,7 +53,7 @@ class Collector(Sink):
         self.is_closed = True
 
     def begin(self, record: Record) -> BodyWriter:
-        return _InMemory()
+        return InMemory()
 
     def put(self, record: Record) -> asyncio.Future[Receipt]:
         future: asyncio.Future[Receipt] = asyncio.get_running_loop().create_future()
@@ -104,7 +104,9 @@ def octets(record: Record) -> bytes:
         return file.read()
 
 
-class _InMemory(BodyWriter):
+class InMemory(BodyWriter):
+    """Gathers a body."""
+
     def __init__(self) -> None:
         self._pieces: list[bytes] = []
 

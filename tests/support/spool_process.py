@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import re
 import signal
 import sys
 from collections import Counter
@@ -92,13 +93,17 @@ async def drained(path: Path, log: Path) -> int:
 
 def logged(log: Path) -> Counter[str]:
     """SHA-256 of the bodies that were drained, each with how often."""
-    return Counter(line.split()[1] for line in log.read_text().splitlines())
+    return Counter(digest for _, digest in _lines(log))
 
 
 def ids_of(log: Path) -> dict[str, set[str]]:
     """The ids under which each body was drained."""
     found: dict[str, set[str]] = {}
-    for line in log.read_text().splitlines():
-        id, digest = line.split()
+    for id, digest in _lines(log):
         found.setdefault(digest, set()).add(id)
     return found
+
+
+def _lines(log: Path) -> list[tuple[str, str]]:
+    """Id and digest of each line that is whole."""
+    return re.findall(r"^(\S+) ([0-9a-f]{64})$", log.read_text(), re.MULTILINE)

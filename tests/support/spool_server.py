@@ -36,7 +36,8 @@ class LogSink(Sink):
         body = record.body
         digest = hashlib.sha256(body).hexdigest() if isinstance(body, bytes) else body.sha256
         try:
-            os.write(self._file, f"{record.id} {digest}\n".encode())
+            # LF first, too: a kill may cut the line before this one, at the end of a page.
+            os.write(self._file, f"\n{record.id} {digest}\n".encode())
             os.fsync(self._file)
         except OSError as error:
             future.set_exception(Unavailable(str(error)))

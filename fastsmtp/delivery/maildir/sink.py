@@ -6,8 +6,9 @@ the file that becomes the message, as it arrives.
 
 Line ends: files have LF where the wire had CRLF, as every reader of a Maildir on UNIX expects. With
 CRLF in the file Python's `mailbox` works, but mutt 2.2 shows a stray ^M after header fields, and
-others do not find the empty line after the header. Nothing is lost: the engine refuses a message
-with a bare CR or LF, so turning each LF back into CRLF restores the octets that were sent.
+others do not find the empty line after the header. Nothing is lost: unless told otherwise
+(`bare_newline`), the engine refuses a message with a bare CR or LF, so turning each LF back into
+CRLF restores the octets that were sent.
 
 After a failed sync, and when the directories no longer exist, they are opened again and checked
 before the next message.
@@ -22,21 +23,18 @@ from typing import Final
 
 from fastsmtp.blocking import call_in_thread
 from fastsmtp.delivery.batcher import Batcher
+from fastsmtp.delivery.body_writer import DISCARDED, file_threads
 from fastsmtp.delivery.errors import Unavailable
 from fastsmtp.delivery.log import logger
 from fastsmtp.delivery.maildir._commit import Draft, Place, Step, commit
 from fastsmtp.delivery.maildir.box import Box
-from fastsmtp.delivery.maildir.large import LargeBody, LargeFile, call_each, failure
+from fastsmtp.delivery.maildir.large import LargeBody, LargeFile, failure
 from fastsmtp.delivery.maildir.syncing import SyncChoice
 from fastsmtp.delivery.promise import Promise
 from fastsmtp.delivery.record import Record
 from fastsmtp.delivery.sink import BodyWriter, Receipt, Sink
 
 __all__ = ["Maildir"]
-
-FILE_THREADS: Final = 4  # for large bodies as they arrive
-
-DISCARDED: Final = "the body was discarded"
 
 # After a failure of these, the kernel may have dropped earlier writes too.
 _DOUBTFUL: Final = frozenset({Step.SYNC, Step.SYNC_DIRECTORY})
@@ -60,9 +58,7 @@ class Maildir(Sink):
         self._place: Place | None = None  # None after a fault: to be opened and checked
         self._syncs = SyncChoice()
         self._commits = Batcher(self._commit, name="fastsmtp-maildir", threads=COMMIT_THREADS)
-        self._files = Batcher(
-            call_each, name="fastsmtp-maildir-file", threads=FILE_THREADS, max_items=1
-        )
+        self._files = file_threads("fastsmtp-maildir-file")
 
     async def start(self) -> Promise:
         """Make the directories, and remove unfinished files of earlier runs.
@@ -87,7 +83,10 @@ class Maildir(Sink):
 
     def begin(self, record: Record) -> BodyWriter:
         """Begin the file of a message whose body is large; `put` makes it durable and visible."""
-        return LargeBody(lambda: self._draft(record.headers, b""), f"{self.path}/tmp", self._files)
+        headers = record.headers
+        return LargeBody(
+            lambda: self._draft(headers, b""), headers, f"{self.path}/tmp", self._files
+        )
 
     def undo(self, record: Record, receipt: Receipt) -> None:
         """Remove a message whose client got no 250."""
@@ -122,14 +121,21 @@ class Maildir(Sink):
         """Commit records together; return a name or an error for each."""
         drafts = [self._draft_of(record) for record in records]
         good = [draft for draft in drafts if isinstance(draft, Draft)]
+        lacking: set[Draft] = set()
         # Large bodies that were begun before a fault are in another place than the rest.
         for place in {draft.place for draft in good if draft.place is not None}:
             together = [draft for draft in good if draft.place is place]
-            takes_all = self._syncs.takes_all(len(together))
-            seconds = commit(place, together, takes_all)
-            if seconds:  # otherwise the batch failed, and says nothing about the disk
-                self._syncs.note(takes_all, len(together), seconds)
-        return [self._result(draft) if isinstance(draft, Draft) else draft for draft in drafts]
+            try:
+                self._commit_in(place, together)
+            except MemoryError:  # raised by the batch, it would commit those in other places again
+                lacking.update(together)
+        return [self._result(draft, lacking) for draft in drafts]
+
+    def _commit_in(self, place: Place, drafts: list[Draft]) -> None:
+        takes_all = self._syncs.takes_all(len(drafts))
+        seconds = commit(place, drafts, takes_all)
+        if seconds:  # otherwise the batch failed, and says nothing about the disk
+            self._syncs.note(takes_all, len(drafts), seconds)
 
     def _draft_of(self, record: Record) -> Draft | BaseException:
         try:
@@ -142,13 +148,16 @@ class Maildir(Sink):
             return error
         return Unavailable("a Maildir takes bodies that it has begun itself")
 
-    def _result(self, draft: Draft) -> str | OSError | Unavailable:
+    def _result(self, draft: Draft | BaseException, lacking: set[Draft]) -> str | BaseException:
+        if isinstance(draft, BaseException):
+            return draft
         if draft.stays:
             logger.warning("a file stays behind in %s: %s", self.path, os.strerror(draft.stays))
         if draft.final:
             return draft.final.decode("ascii")
         if draft.step is Step.DONE:
-            return Unavailable(DISCARDED)
+            draft.discard()
+            return OSError(errno.ENOMEM, "") if draft in lacking else Unavailable(DISCARDED)
         if draft.step in _DOUBTFUL or draft.error == errno.ENOENT:
             self._place = None
         return failure(draft)

@@ -39,10 +39,11 @@ async def _hand_over_large(sink: Sink, record: Record) -> Receipt:
             if (ready := writer.write(piece)) is not None:
                 await ready
         record.set_body(await writer.finish())
-        return await sink.put(record)
+        stored = sink.put(record)
     except BaseException:
         writer.discard()
         raise
+    return await stored  # the body is the sink's, which may have it whatever this raises
 
 
 async def pieces_of(body: bytes | StoredBody) -> AsyncIterator[bytes]:

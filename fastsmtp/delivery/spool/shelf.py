@@ -9,6 +9,7 @@ import asyncio
 import functools
 import os
 import sqlite3
+import time
 from collections.abc import Callable, Iterable, Sequence
 from typing import Any, Final, TypeVar
 
@@ -86,13 +87,17 @@ class Shelf:
 
         serves: for a server, which makes the directory, and notes its start and end.
         """
-        loop = asyncio.get_running_loop()
-        found = await call_in_thread(
-            loop, functools.partial(self._open, serves), "fastsmtp-spool-start"
-        )
+        loop, call = asyncio.get_running_loop(), functools.partial(self._open, serves)
+        opening = call_in_thread(loop, call, "fastsmtp-spool-start")
+        try:
+            found = await asyncio.shield(opening)
+        except asyncio.CancelledError:
+            opening.add_done_callback(self._abandon)
+            raise
         if isinstance(found, BaseException):
             raise found
         self._batcher.start()
+        self._bodies.start()
         self._is_open = True
         self._serves = serves
 
@@ -104,6 +109,12 @@ class Shelf:
             self._keeper.close()
             self.directory.release()
             raise
+
+    def _abandon(self, opening: asyncio.Future[BaseException | None]) -> None:
+        """The start was cancelled while the thread was at work; release what it has opened."""
+        if not isinstance(opening.result(), BaseException):
+            self._keeper.close()
+            self.directory.release()
 
     def _open_store(self, serves: bool) -> None:
         path = self.directory.path
@@ -148,9 +159,10 @@ class Shelf:
         self._is_open = False
         if self._look is not None:
             self._look.cancel()
+        deadline = time.monotonic() + patience
         self._batcher.add(Close(is_clean=self._serves), 0)
         await self._batcher.close(patience)
-        self._bodies.close()
+        await self._bodies.close(max(0.0, deadline - time.monotonic()))
         if self._keeper.is_closed:
             self.directory.release()
         # Otherwise the thread hangs in the disk, and so would we: the process's end unlocks it.
@@ -211,7 +223,7 @@ class Shelf:
     def _forget_body(self, name: str | None) -> None:
         """Remove the body of a record that was certainly not added."""
         if name is not None:
-            self._bodies.call(functools.partial(self._bodies.remove, name))
+            self._bodies.remove_later(name)
 
     def count_anew(self) -> None:
         """Ask the store for its totals; the answer comes after those of all earlier batches."""
