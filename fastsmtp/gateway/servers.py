@@ -8,16 +8,16 @@ from __future__ import annotations
 
 import asyncio
 import resource
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from typing import Any, Final, TypeAlias
 
-from fastsmtp.delivery import Delivery
+from fastsmtp.delivery import Delivery, Entry
 from fastsmtp.descriptors import max_lingering
 from fastsmtp.gateway.certificates import Certificate, explained, log_client
 from fastsmtp.gateway.config import TLS_OPTIONS, Config, Kind, Listener
 from fastsmtp.gateway.log import logger
 from fastsmtp.gateway.logins import Logins
-from fastsmtp.gateway.receiver import Receiver
+from fastsmtp.gateway.receiver import Discarding, Receiver, Rules
 from fastsmtp.gateway.start import StartError
 from fastsmtp.log_text import client_word
 from fastsmtp.server import SMTPServer
@@ -37,7 +37,9 @@ _Group: TypeAlias = tuple[Kind, tuple[tuple[str, object], ...]]
 
 
 class Servers:
-    """The servers of one run. certificate: None for no TLS; logins: None for none."""
+    """The servers of one run. certificate: None for no TLS; logins: None for none.
+    log: gets an entry for a message that a rule discards.
+    """
 
     def __init__(
         self,
@@ -45,9 +47,15 @@ class Servers:
         delivery: Delivery,
         certificate: Certificate | None,
         logins: Logins | None,
+        log: Callable[[Entry], object],
     ) -> None:
         self._config = config
         self._delivery = delivery
+        rules = Rules(config)
+        self._receiver = Receiver(rules)
+        self._on_data: Delivery | Discarding = delivery
+        if rules.discards:
+            self._on_data = Discarding(rules, delivery, config.name, log)
         self._certificate = certificate
         self._logins = logins
         listeners = {_group_of(each): each for each in config.listeners}
@@ -98,8 +106,8 @@ class Servers:
             options["disabled_commands"] = {*options.get("disabled_commands", ()), "AUTH"}
         server = SMTPServer(
             on_mail_from=self._delivery.on_mail_from,
-            on_rcpt_to=Receiver(config.domains).on_rcpt_to,
-            on_data=self._delivery,
+            on_rcpt_to=self._receiver.on_rcpt_to,
+            on_data=self._on_data,
             **options,
         )
         if config.client_ca:

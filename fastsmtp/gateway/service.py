@@ -119,7 +119,7 @@ class _Service:
         self._certificate = certificate
         self._logins = logins
         self._worker = worker
-        self._servers = Servers(config, destination.delivery, certificate, logins)
+        self._servers = Servers(config, destination.delivery, certificate, logins, writer.add)
         self._stop = asyncio.Event()
         self._hangup = asyncio.Event()
 

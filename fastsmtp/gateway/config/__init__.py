@@ -7,6 +7,7 @@ from fastsmtp.gateway.config.errors import ConfigError
 from fastsmtp.gateway.config.listeners import DEFAULT_LISTEN, Kind, Listener, parse_listener
 from fastsmtp.gateway.config.loading import Loaded, load
 from fastsmtp.gateway.config.model import Config
+from fastsmtp.gateway.config.recipients import is_pattern, local_key, split_rule
 from fastsmtp.gateway.config.schema import SCHEMA, Setting
 from fastsmtp.gateway.config.tables import TLS_OPTIONS
 
@@ -21,7 +22,10 @@ __all__ = [
     "Loaded",
     "Setting",
     "domain_key",
+    "is_pattern",
     "load",
+    "local_key",
     "parse_domain",
     "parse_listener",
+    "split_rule",
 ]

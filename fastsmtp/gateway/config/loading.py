@@ -222,8 +222,18 @@ def _contradictions(config: Config, given: Mapping[str, Given]) -> Iterator[tupl
     ):
         if getattr(config, key) and not getattr(config, needed):
             yield key, f"it needs {needed}"
+    yield from _rules_of_two_kinds(config)
     if config.spool == config.maildir:
         yield "spool", "it cannot be the Maildir, give it a directory of its own"
+
+
+def _rules_of_two_kinds(config: Config) -> Iterator[tuple[str, str]]:
+    found = dict.fromkeys((f"*@{domain}" for domain in config.domains), "domains")
+    for key in ("recipients", "discard", "reject"):
+        for rule in sorted(getattr(config, key)):
+            other = found.setdefault(rule, key)
+            if key != other and (key, other) != ("recipients", "domains"):
+                yield key, f"{rule} is one of {other} too"
 
 
 def _wrong_options(config: Config, listener: Listener) -> Iterator[tuple[str, str]]:

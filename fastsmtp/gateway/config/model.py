@@ -19,7 +19,8 @@ class Config:
     which then has an address by its protocol.
     name: our own host name, for the greeting and the trace header. options: engine options for each
     server that are not the default; those that the gateway sets itself are not among them.
-    domains: keys of `domain_key`; empty: every domain.
+    domains: keys of `domain_key`. recipients, discard, reject: parsed rules. Without domains and
+    recipients, all are accepted.
     maildir, spool: directories. spool_quota: octets that the spool may hold.
     cert, key, client_ca, users: files. key_password: of `key`, and a secret. certificates: server
     name -> its TLS options, with paths. reject_unauthorized: clients need a certificate that
@@ -35,6 +36,9 @@ class Config:
     name: str
     options: Mapping[str, Any]
     domains: frozenset[str]
+    recipients: frozenset[str]
+    discard: frozenset[str]
+    reject: frozenset[str]
     maildir: str
     spool: str
     spool_quota: int

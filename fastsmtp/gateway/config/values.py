@@ -17,10 +17,22 @@ from typing import Any, Final
 import msgspec
 
 from fastsmtp.gateway.config.domains import parse_domain
+from fastsmtp.gateway.config.recipients import MAX_PATTERNS, is_pattern, parse_rule
 from fastsmtp.options import Option
 
 __all__ = [
-    *("DIRECTORY", "DOMAINS", "FILE", "FLAG", "MECHANISMS", "NAME", "NUMBER", "QUOTA", "SECRET"),
+    *(
+        "DIRECTORY",
+        "DOMAINS",
+        "FILE",
+        "FLAG",
+        "MECHANISMS",
+        "NAME",
+        "NUMBER",
+        "QUOTA",
+        "RULES",
+        "SECRET",
+    ),
     *("SIZE", "UMASK", "WORKERS", "ValueKind", "WrongValue", "check_type", "kind_of", "listed"),
     *("octets_of",),
 ]
@@ -179,6 +191,13 @@ def _domains(value: list[str]) -> frozenset[str]:
     return frozenset(each_of(value, parse_domain))
 
 
+def _rules(value: list[str]) -> frozenset[str]:
+    rules = frozenset(each_of(value, parse_rule))
+    if sum(map(is_pattern, rules)) > MAX_PATTERNS:
+        raise WrongValue(f"it takes at most {MAX_PATTERNS} patterns, and any number of others")
+    return rules
+
+
 def each_of(items: list[Any], check: Callable[[Any], Any]) -> list[Any]:
     """Return the checked items of a list; an error names the item."""
     found = []
@@ -229,6 +248,7 @@ DIRECTORY: Final = ValueKind("the path of a directory", str, _directory)
 TEXT: Final = ValueKind("text", str)
 SECRET: Final = ValueKind("text", str, is_secret=True)
 DOMAINS: Final = ValueKind("a list of domains", list[str], _domains, is_list=True)
+RULES: Final = ValueKind("a list of recipients", list[str], _rules, is_list=True)
 MECHANISMS: Final = ValueKind("a list of PLAIN and LOGIN", list[str], _mechanisms, is_list=True)
 
 
