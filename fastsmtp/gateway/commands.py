@@ -12,6 +12,7 @@ from typing import Final
 import click
 
 from fastsmtp.gateway import application as applications
+from fastsmtp.gateway.bench_command import bench
 from fastsmtp.gateway.config import DEFAULT_LISTEN, Config, Loaded, parse_listener
 from fastsmtp.gateway.log import complain
 from fastsmtp.gateway.logins import MissingPackage, hasher
@@ -118,6 +119,7 @@ def passwd(file: str, name: str, stdin: bool) -> int:
     return 0
 
 
+fastsmtp.add_command(bench)
 fastsmtp.add_command(spool)
 
 

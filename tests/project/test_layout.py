@@ -100,7 +100,7 @@ IO_MODULES = {
 HARMLESS = {("asyncio", "CancelledError"), ("threading", "get_ident")}
 # What may be imported from outside of the standard library, and where.
 ENGINE_DEPENDENCIES = {"uvloop"}
-GATEWAY_DEPENDENCIES = {"uvloop", "click", "argon2", "msgspec", "watchfiles"}
+GATEWAY_DEPENDENCIES = {"uvloop", "click", "argon2", "msgspec", "rich", "watchfiles"}
 # Libraries that one module may look for at the moment of use, because it does without them.
 OPTIONAL = {("_tls.self_signed", "cryptography"), ("_net.resolvers", "aiodns")}
 # Modules of the standard library that make every import of ours a good deal longer and that few
