@@ -10,6 +10,11 @@ long as they keep arriving: clients that were answered together send their next 
 and one sync for all of them costs less than one for the first and one for the rest. Measured with
 20 clients: a fifth more mail for a fifth less CPU time.
 
+For the same reason a thread that has just answered a large batch does not begin with the few items
+that have come meanwhile: it holds them for those of the clients that it has answered. Measured
+with 20 clients: a Maildir accepts a quarter more mail for 0.6 times the CPU time, a spool the same
+mail for 0.9 times. Clients that take longer than that are not waited for again and again.
+
 The callers bound the queue: a client has one message at a time, and `deliver` counts the octets of
 all of them.
 """
@@ -34,6 +39,9 @@ MAX_OCTETS: Final = 4 * 1024 * 1024
 SHARE: Final = 4  # items that a thread takes even if others are idle: a sync for fewer costs more
 IDLE_TURNS: Final = 8  # turns of the loop without a new item that end the wait for more
 GATHERING: Final = 0.001  # seconds, the longest wait of an item for others
+HOLDING: Final = 0.002  # seconds after an answer, the longest that a few items are held for more
+ENOUGH: Final = 5  # items that are worth a sync of their own
+MOST_UNHELD: Final = 64  # batches that are not held after holding was of no use several times
 CLOSING: Final = "the sink is closing"
 
 T = TypeVar("T")
@@ -88,6 +96,10 @@ class Batcher(Generic[T, R]):
         self._waiting: deque[_Entry[T, R]] = deque()
         self._begun: set[_Entry[T, R]] = set()
         self._resting = 0  # threads that wait for items
+        self._last = 0  # items of the last batch
+        self._answered_at = 0.0  # when a batch was last answered, of time.monotonic
+        self._in_vain = 0  # batches not to hold after the next time that it was of no use
+        self._unheld = 0  # of them, those to come
         self._closing = False
         self._ended: asyncio.Future[None] | None = None
 
@@ -204,6 +216,7 @@ class Batcher(Generic[T, R]):
             while batch := self._take():
                 results = self._results(batch)
                 self._loop.call_soon_threadsafe(self._answer, batch, results)
+                self._answered_at = time.monotonic()
                 del batch, results  # otherwise they stay in memory until the next batch
             self._loop.call_soon_threadsafe(self._thread_has_ended)
         except RuntimeError:  # the loop is closed
@@ -212,12 +225,14 @@ class Batcher(Generic[T, R]):
     def _take(self) -> list[_Entry[T, R]]:
         """Wait for items and return those of the next batch; an empty list: it is the end."""
         with self._condition:
-            while not self._waiting:
+            self._hold()
+            while not self._waiting:  # another thread may have taken those that were held
                 if self._closing:
                     return []
                 self._resting += 1
                 self._condition.wait()
                 self._resting -= 1
+                self._hold()
             share = -(-len(self._waiting) // (self._resting + 1))
             most = min(max(SHARE, share), self._max_items)
             batch = [self._waiting.popleft()]
@@ -228,9 +243,28 @@ class Batcher(Generic[T, R]):
                     break
                 batch.append(self._waiting.popleft())
             self._begun.update(batch)
+            self._last = len(batch)
             if self._waiting:
                 self._condition.notify()
         return batch
+
+    def _hold(self) -> None:
+        """Wait, with the lock, for more items if a much larger batch was answered just now."""
+        enough = min(self._last // 2, ENOUGH)
+        until = self._answered_at + HOLDING
+        if not 0 < len(self._waiting) < enough or time.monotonic() >= until:
+            return
+        if self._unheld:
+            self._unheld -= 1
+            return
+        while len(self._waiting) < enough and not self._closing:
+            left = until - time.monotonic()
+            if left <= 0:
+                self._unheld = self._in_vain
+                self._in_vain = min(2 * self._in_vain + 1, MOST_UNHELD)
+                return
+            self._condition.wait(left)
+        self._in_vain = 0
 
     def _results(self, batch: list[_Entry[T, R]]) -> Sequence[R | BaseException]:
         """Return a result or an exception for each item, even if `commit` fails."""

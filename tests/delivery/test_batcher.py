@@ -116,6 +116,67 @@ async def test_items_that_wait_while_a_batch_is_committed_are_the_next_batch() -
     assert store.batches == [["a"], ["b", "c"]]
 
 
+async def with_one_that_waits(
+    batcher: Batcher[str, str], store: Store
+) -> tuple[list[asyncio.Future[str]], asyncio.Future[str]]:
+    """Answer four items, while a fifth has come that waits for the thread."""
+    four = [batcher.add(item, 1) for item in "abcd"]
+    await reached(store)
+    fifth = batcher.add("e", 1)
+    await asyncio.sleep(0)
+    await asyncio.sleep(0)
+    store.go_on.set()
+    await asyncio.wait(four)
+    return four, fifth
+
+
+@on_loops
+async def test_an_item_is_held_for_those_of_the_clients_that_were_just_answered(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr("fastsmtp.delivery.batcher.HOLDING", PATIENCE)
+    store = Store(held=True)
+    async with running(store.commit) as batcher, asyncio.timeout(5):
+        _, fifth = await with_one_that_waits(batcher, store)
+        sixth = batcher.add("f", 1)
+        assert await asyncio.gather(fifth, sixth) == ["E", "F"]
+    assert store.batches == [list("abcd"), ["e", "f"]]
+
+
+@on_loops
+async def test_an_item_that_is_held_in_vain_is_committed(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("fastsmtp.delivery.batcher.HOLDING", 0.01)
+    store = Store(held=True)
+    async with running(store.commit) as batcher, asyncio.timeout(5):
+        _, fifth = await with_one_that_waits(batcher, store)
+        assert await fifth == "E"
+    assert store.batches == [list("abcd"), ["e"]]
+
+
+@on_loops
+async def test_items_are_not_held_again_and_again_in_vain(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("fastsmtp.delivery.batcher.HOLDING", 0.01)
+    store = Store(held=True)
+    async with running(store.commit) as batcher, asyncio.timeout(5):
+        for _ in range(2):  # the second time it is of no use, the next one is let through
+            store.go_on.clear()
+            await (await with_one_that_waits(batcher, store))[1]
+            await reached(store)  # of the one that was held
+        monkeypatch.setattr("fastsmtp.delivery.batcher.HOLDING", PATIENCE)
+        store.go_on.clear()
+        assert await (await with_one_that_waits(batcher, store))[1] == "E"
+
+
+@on_loops
+async def test_closing_ends_the_holding_of_an_item(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("fastsmtp.delivery.batcher.HOLDING", PATIENCE)
+    store = Store(held=True)
+    async with running(store.commit) as batcher, asyncio.timeout(5):
+        _, fifth = await with_one_that_waits(batcher, store)
+        await batcher.close(PATIENCE)
+        assert await fifth == "E"
+
+
 @pytest.mark.parametrize(
     "limits, expected",
     [

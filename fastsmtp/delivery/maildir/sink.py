@@ -57,7 +57,12 @@ class Maildir(Sink):
         self._box: Box | None = None
         self._place: Place | None = None  # None after a fault: to be opened and checked
         self._syncs = SyncChoice()
-        self._commits = Batcher(self._commit, name="fastsmtp-maildir", threads=COMMIT_THREADS)
+        self._commits = Batcher(
+            self._commit,
+            name="fastsmtp-maildir",
+            threads=COMMIT_THREADS,
+            coming=lambda: self.coming,
+        )
         self._files = file_threads("fastsmtp-maildir-file")
 
     async def start(self) -> Promise:
