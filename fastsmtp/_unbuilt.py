@@ -29,6 +29,8 @@ def explained(error: ModuleNotFoundError) -> ImportError:
     is_checkout = (root / "pyproject.toml").exists()
     wanted = ["-e", str(root)] if is_checkout else ["--force-reinstall", "fastsmtp-engine"]
     command = shlex.join([sys.executable, "-m", "pip", "install", *wanted])
-    return ImportError(
-        f"fastsmtp in {package} is not compiled{missing}; run: {command}", name="fastsmtp"
-    )
+    text = f"fastsmtp in {package} is not compiled{missing}; run: {command}"
+    if Path(sys.argv[0]).stem == "fastsmtp":
+        # The script that pip has made: nothing of ours is imported that could catch the error.
+        sys.excepthook = lambda *_: sys.stderr.write(f"fastsmtp: error: {text}\n")
+    return ImportError(text, name="fastsmtp")

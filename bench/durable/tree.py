@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import os
-import time
 from pathlib import Path
+
+from load.measuring import settled
 
 TICK = os.sysconf("SC_CLK_TCK")
 QUIET = 0.1  # seconds without CPU time after which a server has done all its work
-PATIENCE = 5.0
 
 
 def processes() -> dict[int, tuple[int, int]]:
@@ -36,11 +36,4 @@ def cpu_of_tree(root: int) -> float:
 
 def settled_cpu(root: int) -> float:
     """The same of a server that has nothing left to do."""
-    now = cpu_of_tree(root)
-    deadline = time.monotonic() + PATIENCE
-    while time.monotonic() < deadline:
-        time.sleep(QUIET)
-        before, now = now, cpu_of_tree(root)
-        if now - before < QUIET / 20:
-            break
-    return now
+    return settled(lambda: cpu_of_tree(root), float, QUIET, QUIET / 20)

@@ -18,13 +18,15 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, TypeVar
+
+T = TypeVar("T")
 
 HOST = "127.0.0.1"
 
 START_LIMIT = 15.0  # seconds until a server greets
 RUN_LIMIT = 120.0  # seconds for one run of a load; the longest takes a few
-STOP_LIMIT = 5.0  # seconds from SIGTERM to SIGKILL
+STOP_LIMIT = 5.0  # seconds from SIGTERM to SIGKILL, and until a server has done all its work
 QUIET = 0.02  # seconds nearly without CPU time after which a server has done all its work
 
 
@@ -71,13 +73,21 @@ def usage_of(pid: int) -> Usage:
 
 
 def settled_usage(pid: int) -> Usage:
-    """The usage of a server that has nothing left to do: the load may end before it does."""
-    now = usage_of(pid)
+    """The usage of a server that has nothing left to do."""
+    return settled(lambda: usage_of(pid), lambda usage: usage.cpu / 1e9, QUIET, QUIET / 100)
+
+
+def settled(read: Callable[[], T], cpu: Callable[[T], float], pause: float, idle: float) -> T:
+    """Return what `read` does when a server has done its work: the load may end before it does.
+
+    cpu: seconds of CPU time in a reading; less than `idle` in a `pause` is the end.
+    """
+    now = read()
     deadline = time.monotonic() + STOP_LIMIT
     while time.monotonic() < deadline:
-        time.sleep(QUIET)
-        before, now = now, usage_of(pid)
-        if now.cpu - before.cpu < QUIET * 1e9 / 100:
+        time.sleep(pause)
+        before, now = now, read()
+        if cpu(now) - cpu(before) < idle:
             break
     return now
 

@@ -110,6 +110,11 @@ def _accepted(dialogue: Dialogue, message: Message, result: object) -> Reply | E
             " read it to the end, or, if the rest is not needed, call stream.discard()"
         )
     policy = dialogue.policy
+    if isinstance(result, list) and not policy.lmtp:
+        return TypeError(
+            "on_data answered with a list, so the client got 451: only LMTP has an answer for each"
+            " recipient; in SMTP return one text or None for all of them, or raise SMTPError"
+        )
     default = replies.MESSAGE_ACCEPTED if policy.lmtp else replies.MESSAGE_QUEUED
     return acceptance(message.answer, result, default, enhanced=policy.enhanced, utf8=message.utf8)
 

@@ -83,7 +83,8 @@ def _lines_of(text: str) -> list[str]:
 
 
 class LogWriter(logging.Handler):
-    """Writes lines in a thread of its own; `dropped` counts the lines that were lost.
+    """Writes lines in a thread of its own. Lines that were lost are counted in `dropped`, and in a
+    line of the same stream as soon as it can be written again.
 
     worker: the number of this worker, which every line tells; 0 in a process without a parent.
     """
@@ -91,6 +92,8 @@ class LogWriter(logging.Handler):
     def __init__(self, worker: int = 0) -> None:
         super().__init__()
         self.dropped = 0
+        self._untold = {_STDOUT: 0, _STDERR: 0}  # lost, and not yet in a line
+        self._counting = threading.Lock()
         self._name = f"fastsmtp[{worker}]" if worker else "fastsmtp"
         # A pipe takes so many octets whole, also when other workers write to it.
         self._longest = select.PIPE_BUF if worker else 0
@@ -103,12 +106,13 @@ class LogWriter(logging.Handler):
 
     def emit(self, record: logging.LogRecord) -> None:
         """Queue one record; never raises, never waits."""
+        descriptor = _STDERR if record.levelno >= logging.WARNING else _STDOUT
         try:
             text = self.format(record)
         except Exception:  # foreign code: the arguments may not fit the format
-            self.dropped += 1
+            self._count(descriptor, 1)
             return
-        self._put(_STDERR if record.levelno >= logging.WARNING else _STDOUT, text)
+        self._put(descriptor, text)
 
     def add(self, entry: Entry) -> None:
         """Queue the line about a message; never raises, never waits."""
@@ -128,7 +132,12 @@ class LogWriter(logging.Handler):
         if self._items.qsize() < MAX_WAITING:
             self._items.put((descriptor, text))
         else:
-            self.dropped += 1
+            self._count(descriptor, 1)
+
+    def _count(self, descriptor: int, lines: int) -> None:
+        with self._counting:  # several threads log
+            self.dropped += lines
+            self._untold[descriptor] += lines
 
     def _run(self) -> None:
         goes_on = True
@@ -142,17 +151,28 @@ class LogWriter(logging.Handler):
                 del items[-1]
             self._write([item for item in items if item is not None])
             self._ending.wait(PAUSE)
+        for descriptor in self._untold:
+            self._write_lines(descriptor, [])
 
     def _write(self, items: list[_Item]) -> None:
         """Write lines in their order, those that follow each other on one stream together."""
         for descriptor, group in itertools.groupby(items, lambda item: item[0]):
-            lines = [self._line(text) for _, text in group]
-            octets = "".join(lines).encode("utf-8", "backslashreplace")
-            try:
-                for piece in _pieces(octets, self._longest):
-                    _write_all(descriptor, piece)
-            except OSError:  # disk full or pipe closed, which must not stop the mail
-                self.dropped += len(lines)
+            self._write_lines(descriptor, [self._line(text) for _, text in group])
+
+    def _write_lines(self, descriptor: int, lines: list[str]) -> None:
+        untold = self._untold[descriptor]
+        if untold:
+            told = f"warning: {untold} log lines were dropped"
+            lines = [line_of(time.time(), told, self._name), *lines]
+        octets = "".join(lines).encode("utf-8", "backslashreplace")
+        try:
+            for piece in _pieces(octets, self._longest):
+                _write_all(descriptor, piece)
+        except OSError:  # disk full or pipe closed, which must not stop the mail
+            self._count(descriptor, len(lines) - bool(untold))
+        else:
+            with self._counting:
+                self._untold[descriptor] -= untold
 
     def _line(self, text: str | tuple[float, Entry]) -> str:
         if isinstance(text, str):

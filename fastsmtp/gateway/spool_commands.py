@@ -14,7 +14,7 @@ import sqlite3
 import sys
 import time
 from collections.abc import AsyncGenerator, Callable, Iterable, Iterator, Mapping
-from typing import Any, BinaryIO, Final
+from typing import Any, BinaryIO, Final, TypeAlias
 
 import click
 
@@ -31,12 +31,25 @@ STATES: Final = ("waiting", "deferred", "refused", "damaged", "all")
 LONGEST_LINE: Final = 2048  # characters of a line of a header
 _UNUSUAL: Final = re.compile(r"[^A-Za-z0-9.-]")
 
+_Command: TypeAlias = Callable[..., int]
+
 _directory = click.argument("directory")
-_which = click.argument("which", nargs=-1, metavar="[NUMBER|ID]...")
-_state = click.option(
-    "--state", type=click.Choice(STATES), help="All records in this state, instead of named ones."
-)
 _json = click.option("--json", "as_json", is_flag=True, help="One JSON object a line.")
+
+
+def _records(command: _Command) -> _Command:
+    """Give a command the arguments that choose records: DIRECTORY, and WHICH or --state."""
+    for add in (
+        click.option(
+            "--state",
+            type=click.Choice(STATES),
+            help="All records in this state, instead of named ones.",
+        ),
+        click.argument("which", nargs=-1, metavar="[NUMBER|ID]..."),
+        _directory,
+    ):
+        command = add(command)
+    return command
 
 
 @click.group()
@@ -60,9 +73,7 @@ def list_records(directory: str, state: str, limit: int | None, as_json: bool) -
 
 
 @spool.command()
-@_directory
-@_which
-@_state
+@_records
 @_json
 def show(directory: str, which: tuple[str, ...], state: str | None, as_json: bool) -> int:
     """Show envelope, state and header of records."""
@@ -72,9 +83,7 @@ def show(directory: str, which: tuple[str, ...], state: str | None, as_json: boo
 
 
 @spool.command()
-@_directory
-@_which
-@_state
+@_records
 @_json
 def retry(directory: str, which: tuple[str, ...], state: str | None, as_json: bool) -> int:
     """Deliver records again that were deferred, refused or found damaged."""
@@ -84,9 +93,7 @@ def retry(directory: str, which: tuple[str, ...], state: str | None, as_json: bo
 
 
 @spool.command()
-@_directory
-@_which
-@_state
+@_records
 @click.option("--yes", is_flag=True, help="Do not ask.")
 @_json
 def delete(
@@ -102,9 +109,7 @@ def delete(
 
 
 @spool.command()
-@_directory
-@_which
-@_state
+@_records
 @click.option(
     "--output",
     metavar="FILE",

@@ -6,6 +6,7 @@ import asyncio
 import errno
 import itertools
 import os
+import resource
 import signal
 import sqlite3
 import subprocess
@@ -117,6 +118,32 @@ def test_a_store_whose_sync_failed_is_opened_anew_and_checked(faults: Faults) ->
     said = asyncio.run(main())
     assert b"has failed and is opened again: SQLITE_IOERR_FSYNC" in said
     assert b"was opened again and is sound" in said
+
+
+@pytest.mark.parametrize("k", [1, 3])
+@pytest.mark.parametrize("code", ["EDQUOT", "EFBIG"])
+def test_an_exhausted_quota_is_452_until_there_is_room(faults: Faults, code: str, k: int) -> None:
+    """SQLite calls it a write error, and does not show which one."""
+
+    async def main() -> None:
+        path = faults.directory / "s"
+        process = await started(faults, path)
+        before = await sent(process.port, 2, 1, (1000,))
+        faults.order("write", f"+{getattr(errno, code)}", k)
+        load = await sent(process.port, 3, 2, (60_000,))
+        assert load.acknowledged == set()
+        assert [answer[:9] for answer in load.refused] == [b"452 4.3.1"] * 3
+        faults.order("nothing", "0")
+        async with asyncio.timeout(20):
+            while not (after := await sent(process.port, 1, 3, (60_000,))).acknowledged:
+                await asyncio.sleep(0.1)  # the greeting is 421 until the disk was looked at
+        await process.end(signal.SIGKILL)
+        assert b"opened again" not in process.said
+        await drained(path, faults.directory / "log")
+        found = logged(faults.directory / "log")
+        assert found.keys() == before.acknowledged | after.acknowledged
+
+    asyncio.run(main())
 
 
 # In this process.
@@ -239,6 +266,29 @@ async def test_a_full_disk_is_452_and_what_was_taken_is_delivered(small_disk: Pa
     async with Spool(str(small_disk / "s"), drain_into=sink, reserve=0) as spool:
         await emptied(spool)
     assert sink.ids == taken
+
+
+@on_loops
+async def test_a_size_limit_of_the_process_is_452_and_what_was_taken_is_delivered(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+    sink = Collector()
+    async with Spool(str(tmp_path / "s"), reserve=0) as spool:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (1_000_000, hard))
+        try:
+            taken = await fill(spool)
+        finally:
+            resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
+        assert len(taken) > 5
+        async with asyncio.timeout(10):
+            while spool.refusal() is not None:
+                await asyncio.sleep(0.01)
+        await spool.put(record("s-last"))
+    assert caplog.records == []
+    async with Spool(str(tmp_path / "s"), drain_into=sink, reserve=0) as spool:
+        await emptied(spool)
+    assert sink.ids == [*taken, "s-last"]
 
 
 @on_loops

@@ -139,7 +139,47 @@ def test_a_record_that_does_not_fit_its_format_is_dropped(streams: tuple[int, in
     writer.say("next")
     writer.finish()
     assert writer.dropped == 1
-    assert lines_of(streams[0]) == ["fastsmtp: next"]
+    told, text = lines_of(streams[0])
+    assert told.endswith(" fastsmtp: warning: 1 log lines were dropped")
+    assert text == "fastsmtp: next"
+
+
+def test_lines_that_were_dropped_are_counted_in_a_line_when_writing_works_again(
+    streams: tuple[int, int], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    real, tried = os.write, threading.Semaphore(0)
+
+    def failing(descriptor: int, octets: bytes) -> int:
+        if descriptor != module._STDOUT:
+            return real(descriptor, octets)
+        tried.release()
+        raise OSError(errno.ENOSPC, "full")
+
+    writer = LogWriter()
+    with monkeypatch.context() as patch:
+        patch.setattr(os, "write", failing)
+        for number in range(3):
+            writer.say(f"lost {number}")
+            assert tried.acquire(timeout=60)
+        writer.emit(record("of the other stream", level=logging.WARNING))
+    writer.say("next")
+    writer.finish()
+    told, text = lines_of(streams[0])
+    assert told.endswith(" fastsmtp: warning: 3 log lines were dropped")
+    assert text == "fastsmtp: next"
+    (other,) = lines_of(streams[1])
+    assert other.endswith("of the other stream")
+
+
+def test_lines_that_were_dropped_last_are_counted_at_the_end(
+    streams: tuple[int, int], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(module, "MAX_WAITING", 0)
+    writer = LogWriter()
+    writer.say("lost")
+    writer.finish()
+    (told,) = lines_of(streams[0])
+    assert told.endswith(" fastsmtp: warning: 1 log lines were dropped")
 
 
 def test_ops_12_a_log_that_is_not_read_delays_nothing(

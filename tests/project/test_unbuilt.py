@@ -13,6 +13,8 @@ import pytest
 
 ROOT = Path(__file__).parents[2]
 COMPILED = importlib.machinery.EXTENSION_SUFFIXES[0]
+# Runs a script that lies elsewhere in the current directory's packages.
+RUN = "import runpy, sys; del sys.argv[0]; runpy.run_path(sys.argv[0], run_name='__main__')"
 NEXT = f"{sys.version_info[1] + 1}"
 
 
@@ -57,6 +59,22 @@ def test_running_what_is_not_compiled_is_one_line_without_a_traceback(
 ) -> None:
     (told,) = errors_of(checkout, "-m", *arguments).splitlines()
     assert f"is not compiled; run: {install(checkout)}" in told
+
+
+def test_the_command_of_what_is_not_compiled_is_one_line_without_a_traceback(
+    checkout: Path,
+) -> None:
+    script = checkout / "fastsmtp-bin" / "fastsmtp"
+    script.parent.mkdir()
+    script.write_text(  # as pip makes it
+        "import sys\nfrom fastsmtp.gateway.cli import main\n"
+        "if __name__ == '__main__':\n    sys.exit(main())\n"
+    )
+    (told,) = errors_of(checkout, "-c", RUN, str(script)).splitlines()
+    package = checkout / "fastsmtp"
+    assert told == (
+        f"fastsmtp: error: fastsmtp in {package} is not compiled; run: {install(checkout)}"
+    )
 
 
 def test_a_build_for_another_python_is_named(checkout: Path) -> None:

@@ -201,9 +201,10 @@ def test_the_last_error_that_is_allowed_takes_no_acceptance_away(accepts: bool) 
 
 
 @pytest.mark.row("LMTP-04")
-def test_a_list_outside_of_lmtp_is_a_failure() -> None:
+def test_a_list_outside_of_lmtp_is_a_failure_that_says_so(caplog: pytest.LogCaptureFixture) -> None:
     ran = every_cut([*scenario.PRE, BODY], Script(data=["one"]))
     assert ran.codes == [*scenario.PREPARED, FAILED]
+    assert "only LMTP has an answer for each recipient" in caplog.text
 
 
 @pytest.mark.row("LMTP-06")

@@ -6,7 +6,7 @@
  *
  * An order is "<serial> <call> <k> <action> <then>": at the k-th <call> since the order with this serial was
  * first seen, do <action>: the number of an errno, that number with a minus (the call is made, and
- * its success is lost), "kill-before", "kill-after", or "wait", which opens
+ * its success is lost), or with a plus (this call and all later ones fail), "kill-before", "kill-after", or "wait", which opens
  * the FIFO FAULT_GATE for reading and so waits for somebody to open it for writing. After that the
  * next call <then> fails with EIO, unless it is "-".
  * Calls: open, write, fsync, fsync_directory, syncfs, link, rename, unlink, truncate, reply (a socket is sent
@@ -76,7 +76,8 @@ static int ordered(const char *call) {
         serial_seen = serial;
         calls_seen = fired = 0;
     }
-    int due = strcmp(call, wanted) == 0 && ++calls_seen == k;
+    int is_lasting = action[0] == '+';
+    int due = strcmp(call, wanted) == 0 && (++calls_seen == k || (is_lasting && calls_seen > k));
     int due_then = fired == 1 && strcmp(call, then) == 0;
     fired += due || due_then;
     pthread_mutex_unlock(&lock);

@@ -69,7 +69,8 @@ class Faults:
         if not self.log.exists():
             return []
         lines = self.log.read_text().splitlines()
-        return [(name, int(result), path) for name, result, path in map(str.split, lines)]
+        calls = [line.split(" ", 2) for line in lines]  # the path of a file without a name has one
+        return [(name, int(result), path) for name, result, path in calls]
 
     @property
     def fired(self) -> bool:

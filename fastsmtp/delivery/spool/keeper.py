@@ -11,14 +11,15 @@ import contextlib
 import errno
 import os
 import sqlite3
+import tempfile
 import time
 from collections.abc import Callable, Sequence
 from typing import Any, Final, NamedTuple, TypeAlias
 
-from fastsmtp.delivery.directories import sync_directory
-from fastsmtp.delivery.errors import Full, Unavailable, Unclear
+from fastsmtp.delivery.directories import remove_file, sync_directory
+from fastsmtp.delivery.errors import Full, Unavailable, Unclear, delivery_error
 from fastsmtp.delivery.log import logger
-from fastsmtp.delivery.spool.store import NewRecord, Store, Trouble
+from fastsmtp.delivery.spool.store import PAGE, NewRecord, Store, Trouble
 
 __all__ = ["OPEN", "Changes", "Close", "Item", "Keeper", "damage_of"]
 
@@ -29,6 +30,8 @@ OPEN: Final = "open"  # a fact: 1 while a server uses the spool
 _DAMAGED: Final = ("malformed", "not a database")
 _MASK: Final = 0xFF  # of the code that is not extended
 _FULL: Final = 13  # SQLITE_FULL
+_WRITE_FAILED: Final = 778  # SQLITE_IOERR_WRITE
+PROBE: Final = 2 * PAGE  # octets; a frame of the log, which did not fit, is a little over one page
 
 
 class Changes(NamedTuple):
@@ -78,7 +81,7 @@ class Keeper:
         try:
             self._store.set_fact(OPEN, 1)
         except sqlite3.Error as error:
-            if _code(error) != _FULL:
+            if not self._shortage(error):
                 raise
             self.is_full = True
 
@@ -139,9 +142,9 @@ class Keeper:
                 [trouble for change in changes for trouble in change.troubles],
             )
         except sqlite3.Error as error:
-            if _code(error) == _FULL:
+            if number := self._shortage(error):
                 self.is_full = True
-                raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC)) from error
+                raise OSError(number, os.strerror(number)) from error
             self._distrust(error)
             return [Unclear(_reason(error))] * len(items)
         self._next = store.next
@@ -167,7 +170,7 @@ class Keeper:
         try:
             store.carry_over()
         except sqlite3.Error as error:
-            if _code(error) == _FULL:
+            if self._shortage(error):
                 self.is_full = True
             else:
                 self._distrust(error)
@@ -178,13 +181,25 @@ class Keeper:
         try:
             return question(self._store)
         except sqlite3.Error as error:
-            if _code(error) == _FULL:
+            if self._shortage(error):
                 self.is_full = True
                 return Full(_reason(error))
             self._distrust(error)
             return Unavailable(_reason(error))
         except Exception as error:
             return error
+
+    def _shortage(self, error: sqlite3.Error) -> int:
+        """Return the errno if a write has failed because there is no room for it, else 0.
+
+        SQLite has a code of its own for a full disk. An exhausted quota and a file that may not
+        grow are write errors like any other there, and do not show their errno: so a file beside
+        the store is written. In both cases SQLite has undone the change.
+        """
+        code = getattr(error, "sqlite_errorcode", 0)
+        if code & _MASK == _FULL:
+            return errno.ENOSPC
+        return _probe(self._path) if code == _WRITE_FAILED else 0
 
     # A store that has failed.
 
@@ -250,17 +265,28 @@ def _renew_log(path: str) -> None:
     renewed = f"{path}.new"
     descriptor = os.open(renewed, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600)
     try:
-        with contextlib.closing(os.fdopen(descriptor, "wb", closefd=False)) as file:
+        with os.fdopen(descriptor, "wb") as file:
             file.write(octets)
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
-    os.rename(renewed, path)
+            file.flush()
+            os.fsync(descriptor)
+        os.rename(renewed, path)
+    except BaseException:
+        remove_file(renewed)  # it would take room on a full disk
+        raise
     sync_directory(os.path.dirname(path))
 
 
-def _code(error: sqlite3.Error) -> int:
-    return getattr(error, "sqlite_errorcode", 0) & _MASK
+def _probe(path: str) -> int:
+    """Return why a file beside the store cannot be as long as that, if it is for lack of room."""
+    lengths = [os.path.getsize(each) for each in (path, f"{path}-wal") if os.path.exists(each)]
+    try:
+        with tempfile.TemporaryFile(dir=os.path.dirname(path)) as file:
+            file.seek(max(lengths, default=0))
+            file.write(bytes(PROBE))
+            file.flush()
+    except OSError as error:
+        return error.errno or 0 if isinstance(delivery_error(error), Full) else 0
+    return 0
 
 
 def _reason(error: sqlite3.Error) -> str:
