@@ -20,7 +20,9 @@ from typing import Any, Final
 from fastsmtp.gateway.config import DEFAULT_LISTEN, Config, Kind, Listener, parse_listener
 from fastsmtp.gateway.log import LogWriter
 from fastsmtp.gateway.start import StartError, listen, logging_to, run_on_loop
-from fastsmtp.gateway.workers.worker import SocketsOfListeners, Worker
+from fastsmtp.gateway.workers.inherited import inherited
+from fastsmtp.gateway.workers.sockets import SocketsOfListeners, inherited_for
+from fastsmtp.gateway.workers.worker import Worker
 from fastsmtp.running import was_raised_at_start
 from fastsmtp.server import SMTPServer
 
@@ -177,9 +179,10 @@ def serve(config: Config, worker: Worker | None = None) -> int:
 
 
 async def _begin(server: SMTPServer, listeners: tuple[Listener, ...], writer: LogWriter) -> None:
-    addresses = await _listen_on_all(server, [(listener, []) for listener in listeners])
-    for address in addresses:
+    found = inherited()
+    for address in await _listen_on_all(server, inherited_for(listeners, found)):
         writer.say(f"listening on {address}")
+    found.tell_ready()
 
 
 async def _listen_on_all(server: SMTPServer, given: SocketsOfListeners) -> list[Listener]:

@@ -31,7 +31,9 @@ from fastsmtp.gateway.logins import Checker, Logins, MissingPackage
 from fastsmtp.gateway.servers import FOR_USERS, Servers
 from fastsmtp.gateway.start import StartError, listen, logging_to, run_on_loop
 from fastsmtp.gateway.users import Users, UsersError, read_users
-from fastsmtp.gateway.workers.worker import SocketsOfListeners, Worker
+from fastsmtp.gateway.workers.inherited import inherited
+from fastsmtp.gateway.workers.sockets import inherited_for
+from fastsmtp.gateway.workers.worker import Worker
 from fastsmtp.running import begin_unless_stopped
 
 __all__ = ["run_service"]
@@ -146,15 +148,17 @@ class _Service:
         except DestinationError as error:
             raise StartError(str(error)) from error
         worker, listeners = self._worker, self._config.listeners
-        given: SocketsOfListeners
-        given = [(each, []) for each in listeners] if worker is None else worker.sockets(listeners)
+        found = inherited()
+        given = inherited_for(listeners, found) if worker is None else worker.sockets(listeners)
         places = [await listen(self._servers.of(each), each, sockets) for each, sockets in given]
         if worker is None:  # otherwise the parent has said so
             for address in itertools.chain.from_iterable(places):
                 self._writer.say(f"listening on {address}")
         self._say_what_is_secure()
         self._writer.say(delivering)
-        if worker is not None:
+        if worker is None:
+            found.tell_ready()
+        else:
             worker.ready()
 
     async def _reload_until_stopped(self) -> None:

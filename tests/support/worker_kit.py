@@ -8,7 +8,9 @@ import itertools
 import re
 import signal
 import smtplib
+import socket
 import subprocess
+import sys
 import time
 from collections.abc import Iterable
 from pathlib import Path
@@ -17,7 +19,7 @@ from typing import Self
 
 from serving import PATIENCE, Gateway, Lines, command, environment
 
-__all__ = ["Parent", "Steady", "ids_in"]
+__all__ = ["Parent", "Steady", "ids_in", "run_with_sockets"]
 
 
 class Parent(Gateway):
@@ -187,3 +189,32 @@ class Steady:
 def ids_in(texts: Iterable[bytes]) -> list[str]:
     """Return the X-Id of each message."""
     return [found[1].decode() for text in texts if (found := re.search(rb"X-Id: (\w+)", text))]
+
+
+# As systemd starts a service: descriptors from 3 on, and its own number in LISTEN_PID.
+_AS_SYSTEMD = """
+import os, sys
+count = int(sys.argv[1])
+numbers = [int(text) for text in sys.argv[2 : 2 + count]]
+copies = [os.dup(number) for number in numbers]
+copies = [os.dup2(copy, 100 + at) for at, copy in enumerate(copies)]
+for at, copy in enumerate(copies):
+    os.dup2(copy, 3 + at)
+    os.close(copy)
+os.environ.update(LISTEN_PID=str(os.getpid()), LISTEN_FDS=str(count))
+os.closerange(3 + count, 100)
+os.execv(sys.argv[2 + count], sys.argv[2 + count :])
+"""
+
+
+def run_with_sockets(*sockets: socket.socket, command: list[str]) -> subprocess.Popen[str]:
+    """Start a command that gets `sockets` by LISTEN_FDS."""
+    numbers = [sock.fileno() for sock in sockets]
+    return subprocess.Popen(
+        [sys.executable, "-c", _AS_SYSTEMD, str(len(numbers)), *map(str, numbers), *command],
+        pass_fds=numbers,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        env=environment(),
+    )

@@ -26,11 +26,16 @@ LOOK_AGAIN: Final = 0.5  # seconds
 
 
 class Changes:
-    """again: reads the configuration anew; it raises ValueError, whose text is one line."""
+    """again: reads the configuration anew; it raises ValueError, whose text is one line. on_ready:
+    called when the first workers are ready.
+    """
 
-    def __init__(self, parent: Parent, again: Callable[[], Plan]) -> None:
+    def __init__(
+        self, parent: Parent, again: Callable[[], Plan], on_ready: Callable[[], object]
+    ) -> None:
         self._parent = parent
         self._again = again
+        self._on_ready = on_ready
         self._wanted = 0  # workers, as SIGTTIN and SIGTTOU have asked for
         self._leaving: set[Child] = set()  # workers that were told to end
 
@@ -50,6 +55,7 @@ class Changes:
             parent.notes.say(_ready(count))
             self._wanted = parent.plan.workers  # fewer than the sockets that were inherited
             parent.steer()
+            self._on_ready()
             self._resize()
 
         rollout = Rollout(parent, parent.plan, numbers, count=count, at_once=True, done=done)

@@ -16,20 +16,37 @@ from typing import Final, TypeAlias
 
 from fastsmtp.gateway.start import StartError
 
-__all__ = ["FIRST", "Address", "Inherited", "address_of", "inherited", "name_of", "variables"]
+__all__ = [
+    "FIRST",
+    "IS_READY",
+    "READY",
+    "Address",
+    "Inherited",
+    "address_of",
+    "inherited",
+    "name_of",
+    "variables",
+]
 
 Address: TypeAlias = tuple[str, int] | str  # of TCP, or the path of a UNIX socket
 
 FIRST: Final = 3  # the number of the first descriptor
+READY: Final = "fastsmtp-ready"  # the name of the descriptor on which to report readiness
+SOCKET: Final = "fastsmtp-socket"  # the name of those that a parent hands over
+IS_READY: Final = b"ready\n"
 NAMES: Final = ("LISTEN_PID", "LISTEN_FDS", "LISTEN_FDNAMES")
 
 
 @dataclass
 class Inherited:
-    """sockets: by address. others: descriptors with a name that only our own programs give."""
+    """sockets: by address. is_handed_over: they are from a parent that will end, not of systemd.
+
+    ready: the descriptor on which that parent awaits a word, -1 if there is none.
+    """
 
     sockets: dict[Address, list[socket.socket]] = field(default_factory=dict)
-    others: dict[str, int] = field(default_factory=dict)
+    is_handed_over: bool = False
+    ready: int = -1
 
     def take(self, host: str, port: int) -> list[socket.socket]:
         """Return and remove the sockets of an address of TCP; port 0: of any port of that host."""
@@ -38,22 +55,27 @@ class Inherited:
                 return self.sockets.pop(address)
         return []
 
+    def tell_ready(self) -> None:
+        """Tell the parent that this process takes over from, if there is one, that it can end."""
+        if self.ready >= 0:
+            with os.fdopen(self.ready, "wb", buffering=0) as end:
+                end.write(IS_READY)
+            self.ready = -1
+
     def check_used(self) -> None:
         """Raise StartError if there is a socket that nobody has taken."""
         for address in self.sockets:
             raise StartError(
-                f"there is an open socket for {name_of(address)} (LISTEN_FDS),"
-                " which no --listen names: clients that connect to it would wait for ever"
+                f"there is an open socket for {name_of(address)} (LISTEN_FDS), which no --listen"
+                " names: clients that connect to it would wait for ever"
             )
 
 
 def inherited(
-    prefix: str = "fastsmtp-", environ: MutableMapping[str, str] = os.environ
+    environ: MutableMapping[str, str] = os.environ,
 ) -> Inherited:
-    """Return what this process has got, and remove the variables that say so.
-
-    prefix: of the names of descriptors that are not listening sockets. Raises StartError for a
-    socket that is not one to listen on.
+    """Return what this process has got, and remove the variables that say so. Raises StartError for
+    a descriptor that is not a socket to listen on.
     """
     given = {name: environ.pop(name, "") for name in NAMES}
     found = Inherited()
@@ -64,11 +86,12 @@ def inherited(
         descriptor = FIRST + number
         os.set_inheritable(descriptor, False)
         name = names[number] if number < len(names) else ""
-        if name.startswith(prefix):
-            found.others[name] = descriptor
-        else:
-            sock = _listening(descriptor)
-            found.sockets.setdefault(address_of(sock), []).append(sock)
+        if name == READY:
+            found.ready = descriptor
+            continue
+        found.is_handed_over |= name == SOCKET
+        sock = _listening(descriptor)
+        found.sockets.setdefault(address_of(sock), []).append(sock)
     return found
 
 

@@ -15,7 +15,7 @@ from collections import deque
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
-from typing import Final
+from typing import Final, Protocol
 
 from fastsmtp.gateway.config import Listener
 from fastsmtp.gateway.start import StartError
@@ -63,6 +63,22 @@ class Slot:
     timer: Timer | None = None
 
 
+class Process(Protocol):
+    """What the parent has started: a worker, or the program that takes over."""
+
+    def ended(self, status: int) -> None:
+        """Take note of its end."""
+
+    def stop(self) -> None:
+        """Have it end."""
+
+    def hurry(self) -> None:
+        """Have it end now."""
+
+    def abandon(self) -> None:
+        """Close its descriptor, in a worker."""
+
+
 class Parent:
     """One run. plan: the first one; its sockets are open. again: reads the configuration anew."""
 
@@ -72,7 +88,7 @@ class Parent:
         self.notes = notes
         self.reactor = Reactor()
         self.slots: list[Slot] = []
-        self.children: dict[int, Child] = {}
+        self.children: dict[int, Process] = {}
         self.is_stopping = False
         self.failure: Failure | None = None  # why it cannot serve
         self._salt: Final = new_salt()
@@ -80,6 +96,7 @@ class Parent:
         self._status = STATUS_CLEAN
         self._waiting: deque[Callable[[], object]] = deque()
         self._is_changing = False
+        self._has_signal = False  # to end
 
     def run(self, begin: Callable[[], object], more: dict[int, Callable[[], object]]) -> int:
         """Serve until a signal; return the exit status. Raises StartError, and ValueError for a
@@ -198,12 +215,13 @@ class Parent:
     # The end.
 
     def _on_stop(self, number: signal.Signals) -> None:
-        if self.is_stopping:
+        if self._has_signal:
             self.notes.say(f"{number.name} again: ending at once")
             self._status = STATUS_FAILED
             for child in self.children.values():
                 child.hurry()
             return
+        self._has_signal = True
         self.notes.say(f"{number.name}: no new clients; messages in flight are finished first")
         self.stop()
 
@@ -214,17 +232,31 @@ class Parent:
 
     def stop(self) -> None:
         """Refuse new clients, and end when the workers have."""
+        self.sockets.close()
+        for child in self._ending():
+            child.stop()
+
+    def leave(self) -> None:
+        """Another process serves all new clients: end when those that are here do."""
+        self.sockets.leave()
+        for child in self._ending():
+            if isinstance(child, Child):
+                child.drain([])
+
+    def _ending(self) -> list[Process]:
+        """Begin no more; return what is still running."""
         self.is_stopping = True
+        self._waiting.clear()
         for slot in self.slots:
             if slot.timer is not None:
                 slot.timer.cancel()
-        self.sockets.close()
         for child in self.children.values():
-            child.forget()
-            child.on_end = self._has_stopped
-            child.stop()
+            if isinstance(child, Child):
+                child.forget()
+                child.on_end = self._has_stopped
         if not self.children:
             self.reactor.stop()
+        return list(self.children.values())
 
     def _has_stopped(self, child: Child) -> None:
         is_clean = child.status == 0 or (child.ready_at is None and child.status == -signal.SIGTERM)

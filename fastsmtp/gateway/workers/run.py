@@ -6,6 +6,7 @@ import signal
 from collections.abc import Callable
 
 from fastsmtp.gateway.workers.changes import Changes
+from fastsmtp.gateway.workers.handover import HandOver
 from fastsmtp.gateway.workers.inherited import inherited, name_of
 from fastsmtp.gateway.workers.notes import Notes
 from fastsmtp.gateway.workers.parent import Parent, Plan
@@ -29,12 +30,13 @@ def run_parent(plan: Plan, again: Callable[[], Plan]) -> int:
         for address in sockets.addresses([place]):
             notes.say(f"listening on {listener.kind.value}{name_of(address)}")
     parent = Parent(plan, sockets, notes)
-    changes = Changes(parent, again)
+    changes = Changes(parent, again, sockets.take_over)
     return parent.run(
         changes.start,
         {
             signal.SIGHUP: changes.on_hangup,
             signal.SIGTTIN: changes.on_more,
             signal.SIGTTOU: changes.on_fewer,
+            signal.SIGUSR2: HandOver(parent).on_signal,
         },
     )

@@ -14,7 +14,7 @@ import contextlib
 import errno
 import os
 import socket
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Final, TypeAlias
 
@@ -25,12 +25,20 @@ from fastsmtp.gateway.workers.inherited import Address, Inherited, address_of
 from fastsmtp.gateway.workers.steering import refuse_new, steer
 from fastsmtp.unix_sockets import bind_unix
 
-__all__ = ["Place", "Sockets", "SocketsOfSlot", "places_of"]
+__all__ = [
+    "Place",
+    "Sockets",
+    "SocketsOfListeners",
+    "SocketsOfSlot",
+    "inherited_for",
+    "places_of",
+]
 
 # host, port, path, and how many listeners with the same text stand before it: port 0 may come
 # several times.
 Place: TypeAlias = tuple[str, int, str, int]
 SocketsOfSlot: TypeAlias = dict[Place, list[socket.socket]]
+SocketsOfListeners: TypeAlias = Sequence[tuple[Listener, Sequence[socket.socket]]]
 
 BACKLOG: Final = 1024
 PORT_ATTEMPTS: Final = 16  # free ports of one address that another one may not have free
@@ -91,7 +99,9 @@ class Sockets:
         """
         opened: dict[Place, list[_Group]] = {}
         try:
-            for place, listener in places_of(listeners).items():
+            # Any free port comes last: what was inherited for a certain port is taken by then.
+            wanted = sorted(places_of(listeners).items(), key=lambda each: not any(each[0][1:3]))
+            for place, listener in wanted:
                 if place not in self.groups:
                     opened[place] = self._groups_of(listener)
             mine = [group for groups in opened.values() for group in groups]
@@ -167,6 +177,13 @@ class Sockets:
         """Return the sockets of one slot."""
         return {place: self._of_place(place, slot) for place in self.groups}
 
+    def all(self) -> SocketsOfSlot:
+        """Return the sockets of all slots."""
+        return {
+            place: [sock for group in groups for sock in group.sockets]
+            for place, groups in self.groups.items()
+        }
+
     def addresses(self, places: Iterable[Place], *, are_shared: bool = True) -> list[Address]:
         """Return the addresses of these places. are_shared: those that all slots share, too."""
         return [
@@ -231,14 +248,19 @@ class Sockets:
                     _unlink(group.path)
             _close(groups)
 
-    def hand_over(self) -> Mapping[Place, list[socket.socket]]:
-        """Return all sockets, which another process goes on with: their files stay."""
+    def take_over(self) -> None:
+        """Be the owner of what was inherited from another parent, which can end now."""
+        if self.inherited.is_handed_over:
+            for place, groups in self.groups.items():
+                for group in groups:
+                    group.path = place[2]
+        self.inherited.tell_ready()
+
+    def leave(self) -> None:
+        """Close all: another process goes on with them, and the files of UNIX sockets stay."""
         for group in (each for groups in self.groups.values() for each in groups):
             group.path = ""
-        return {
-            place: [sock for group in groups for sock in group.sockets]
-            for place, groups in self.groups.items()
-        }
+        self.close()
 
     def abandon_all_but(self, slot: int, places: Iterable[Place]) -> None:
         """Close what a worker does not serve: other slots, and other places."""
@@ -250,6 +272,20 @@ class Sockets:
 
     def _of_place(self, place: Place, slot: int) -> list[socket.socket]:
         return [group.of(slot) for group in self.groups.get(place, ())]
+
+
+def inherited_for(listeners: Iterable[Listener], found: Inherited) -> SocketsOfListeners:
+    """Return listeners with the sockets for them, in a process without a parent: those that it has
+    inherited, none if it has to open them. Raises StartError.
+    """
+    places = places_of(listeners)
+    if not found.sockets:
+        return [(listener, []) for listener in places.values()]
+    sockets = Sockets(inherited=found)
+    sockets.open(places.values())
+    found.check_used()
+    everything = sockets.all()
+    return [(listener, everything[place]) for place, listener in places.items()]
 
 
 def _close(groups: Iterable[_Group]) -> None:

@@ -8,19 +8,16 @@ from __future__ import annotations
 
 import asyncio
 import signal
-import socket
-from collections.abc import Callable, Collection, Iterable, Sequence
-from typing import Final, TypeAlias
+from collections.abc import Callable, Collection, Iterable
+from typing import Final
 
 from fastsmtp.gateway.config import Listener
 from fastsmtp.gateway.workers.channel import Channel
 from fastsmtp.gateway.workers.draining import let_clients_end
-from fastsmtp.gateway.workers.sockets import SocketsOfSlot, places_of
+from fastsmtp.gateway.workers.sockets import SocketsOfListeners, SocketsOfSlot, places_of
 from fastsmtp.server import SMTPServer
 
-__all__ = ["SocketsOfListeners", "Worker"]
-
-SocketsOfListeners: TypeAlias = Sequence[tuple[Listener, Sequence[socket.socket]]]
+__all__ = ["Worker"]
 
 
 class Worker:
