@@ -117,6 +117,8 @@ def acceptance(
             " SMTPError or pass the error to callback"
         )
     text = _cut(answer, text)
+    if text[:1].isalpha():  # no code of either kind: the usual text
+        return Reply(default.code, default.enhanced_code, text, utf8=utf8)
     found = re.match(_REPLY_CODE, text)
     if found is not None:
         if found[1] != "250":
