@@ -49,6 +49,7 @@ CYTHON = [
     "_tls/records.pyx",
     "_net/turns.pyx",
     "delivery/maildir/_commit.pyx",
+    "_counts/tally.pyx",
 ]
 PYTHON = [
     "_tls/client_hello.py",
@@ -69,6 +70,7 @@ PYTHON = [
     "_smtp/strikes.py",
     "_smtp/protocol.py",
     "_smtp/preconditions.py",
+    "_smtp/reply_queue.py",
     "_smtp/dialogue.py",
     "_hooks/binding.py",
     "_hooks/callback.py",

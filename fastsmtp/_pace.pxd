@@ -1,2 +1,3 @@
 cdef class Pace:
     cpdef bint is_over(self)
+    cpdef double now(self)

@@ -1,7 +1,7 @@
 """How long a dialogue may go on before other connections are served.
 
-In: nothing. Out: whether the dialogue has to stop before its next command. The dialogue does not
-read clocks, so it asks an object that may; `_net.turns.Turns` does.
+In: nothing. Out: whether the dialogue has to stop before its next command, and the time. The
+dialogue does not read clocks, so it asks an object that may; `_net.turns.Turns` does.
 """
 
 from __future__ import annotations
@@ -15,6 +15,10 @@ class Pace:
     def is_over(self) -> bool:
         """Whether the remaining input has to wait for the next turn."""
         return False
+
+    def now(self) -> float:
+        """The time in seconds, to measure how long a hook takes; 0 without a clock."""
+        return 0.0
 
 
 UNHURRIED = Pace()

@@ -10,6 +10,8 @@ from __future__ import annotations
 import re
 from typing import Final
 
+from fastsmtp._counts.families import code_slot
+
 __all__ = ["Reply", "clean_lines"]
 
 MAX_REPLY_LINE: Final = 512  # octets with CRLF, RFC 5321 §4.5.3.1.5
@@ -73,7 +75,7 @@ class Reply:
     rendered reply, for a challenge of AUTH, whose single line may be longer (RFC 4954 §4).
     """
 
-    __slots__ = ("code", "enhanced_code", "plain", "text", "wire")
+    __slots__ = ("code", "enhanced_code", "plain", "slot", "text", "wire")
 
     def __init__(
         self,
@@ -86,6 +88,7 @@ class Reply:
     ) -> None:
         lines = clean_lines(text, utf8)
         self.code = code
+        self.slot = code_slot(code)  # where it is counted
         self.enhanced_code = enhanced_code
         self.text = "\n".join(lines)
         self.plain = _render(code, None, lines) if octets is None else octets

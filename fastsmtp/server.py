@@ -25,6 +25,7 @@ from fastsmtp._hooks.lifespans import Lifespan, check_lifespan, managers_of
 from fastsmtp._log import logger
 from fastsmtp._net.listener import bind, check_place
 from fastsmtp._smtp.start import warn_of_impossible_demands
+from fastsmtp.metrics import Stats, Tally, stats_of
 from fastsmtp.options import HOOKS, OPTIONS, Options, parse_options
 from fastsmtp.running import begin_unless_stopped, check_can_run, handling, loop_factory
 
@@ -47,13 +48,18 @@ class SMTPServer(HookAttributes):
 
     Options and hooks are keyword arguments; a hook can also be assigned (`server.on_rcpt_to = f`)
     or be a method of a subclass. lifespan: what begins before the server listens and ends after its
-    last client, as a function of the server that returns an asynchronous context manager. Raises
+    last client, as a function of the server that returns an asynchronous context manager. tally:
+    where it counts (`fastsmtp.metrics`), None: in one of its own. Raises
     TypeError for an unknown option, a function that cannot be that hook, and a method `on_…` that
     is not one; ValueError for a bad value.
     """
 
     def __init__(
-        self, *, lifespan: LifespanFactory | None = None, **options: Unpack[ServerOptions]
+        self,
+        *,
+        lifespan: LifespanFactory | None = None,
+        tally: Tally | None = None,
+        **options: Unpack[ServerOptions],
     ) -> None:
         check_hook_names_of(type(self), SMTPServer)
         check_lifespan(lifespan)
@@ -66,12 +72,13 @@ class SMTPServer(HookAttributes):
             if method is not None:
                 setattr(self, name, method)
         self._lifespan_factory = lifespan
-        self._server_state = ServerState(self._options, self._hooks)
+        self._tally = Tally() if tally is None else tally
+        self._server_state = ServerState(self._options, self._hooks, self._tally)
         self._begin_life()
 
     def _begin_life(self) -> None:
         """Make what lives to the end of `close`."""
-        self._listeners = Listeners(self._server_state.registry)
+        self._listeners = Listeners(self._server_state.registry, self._tally)
         self._closing = Closing(self._server_state.registry, self._options.close_timeout)
         self._lifespan: Lifespan | None = None  # begun by the first `listen`
         self._opening = 0  # calls of `listen` under way
@@ -106,6 +113,17 @@ class SMTPServer(HookAttributes):
     def connections(self) -> set[Registered]:
         """Connections that were admitted and have not ended; `on_close` may still be running."""
         return self._server_state.registry.connections
+
+    def stats(self) -> Stats:
+        """Return what was counted since the server was made, as a plain dict (docs/metrics.md)."""
+        tallies = {self._tally: None}
+        for name in HOOKS:  # those of `fastsmtp.delivery` count, too
+            hook = getattr(self, name, None)
+            counted = getattr(hook, "tally", None)
+            if isinstance(counted, Tally):
+                tallies[counted] = None
+                getattr(hook, "measure", _nothing)()
+        return stats_of(*tallies, is_one_process=True)
 
     # Listening.
 
@@ -165,7 +183,8 @@ class SMTPServer(HookAttributes):
         if self._ending is not None:
             if not self._ending.done():
                 raise RuntimeError("the server is closing: listen when close() has returned")
-            self._server_state = ServerState(self._options, self._hooks, self._server_state)
+            earlier = self._server_state
+            self._server_state = ServerState(self._options, self._hooks, self._tally, earlier)
             self._begin_life()
         return self._server_state
 
@@ -384,6 +403,10 @@ class SMTPServer(HookAttributes):
         self._closing.hurry()
         if self._lifespan is not None:
             self._lifespan.hurry()
+
+
+def _nothing() -> None:
+    pass
 
 
 def state_of(server: SMTPServer) -> ServerState:

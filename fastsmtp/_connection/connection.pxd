@@ -4,6 +4,7 @@ from fastsmtp._connection.deadline_timer cimport DeadlineTimer
 from fastsmtp._connection.output cimport Output
 from fastsmtp._connection.server_state cimport ServerState
 from fastsmtp._connection.stages cimport Stage, Talking, held
+from fastsmtp._counts.tally cimport Tally
 from fastsmtp._hooks.coroutine_driver cimport drive
 from fastsmtp._native cimport forks
 from fastsmtp._net.turns cimport Flow, Receiver, Turns
@@ -12,6 +13,7 @@ from fastsmtp.session cimport Session
 
 cdef int _ENTERED, _INSIDE
 cdef double _STALL
+cdef Py_ssize_t _RECEIVED
 cdef Stage _TALKING, _GONE, _LINGERING
 
 
@@ -24,6 +26,7 @@ cdef class Connection(Receiver):
     cdef public DeadlineTimer timer
     cdef Stage _stage
     cdef Turns _turns
+    cdef Tally _tally
     cdef Flow _flow
     cdef public Talking talking
     cdef object _tasks

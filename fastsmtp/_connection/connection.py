@@ -19,6 +19,7 @@ from fastsmtp._connection.deadline_timer import DeadlineTimer
 from fastsmtp._connection.output import Output
 from fastsmtp._connection.server_state import ServerState
 from fastsmtp._connection.stages import GONE, LINGERING, LOST, TALKING, Stage, Talking, held
+from fastsmtp._counts.families import cell
 from fastsmtp._failures import Place
 from fastsmtp._hooks.callback import Answer
 from fastsmtp._hooks.coroutine_driver import drive
@@ -38,6 +39,7 @@ __all__ = ["Connection"]
 
 _ENTERED, _INSIDE = 1, 2  # of `Turns.enter`: `leave` is due; a visit is under way
 _STALL: float = STALL
+_RECEIVED: int = cell("received_bytes_total")
 _TALKING: Stage = TALKING
 _GONE: Stage = GONE
 _LINGERING: Stage = LINGERING
@@ -66,6 +68,7 @@ class Connection(Receiver):
         self.tls = tls or self.server.tls.default
         self.context: Context | None = None
         tables = self.server.tables
+        self._tally = self.server.tables.tally
         self.session = Session(lmtp=tables.policy.lmtp, secure=tables.policy.secured)
         self.protocol = SMTPProtocol(tables, self.session, self, now(), self._turns)
         self.timer = DeadlineTimer(self, self.protocol, loop, now)
@@ -93,12 +96,14 @@ class Connection(Receiver):
             self._is_direct = True
         else:
             self._flow = Continuation(self._turns, self)
-        self.output = Output(transport, self.timer, self.server.options.write_timeout)
+        timeout = self.server.options.write_timeout
+        self.output = Output(transport, self.timer, timeout, self._tally)
         arrive(self)
 
     def data_received(self, data: bytes) -> None:
         """Pass the octets of a read to the dialogue, or to the current stage."""
         self.reads += 1
+        self._tally.add(_RECEIVED, len(data))
         if self._stage is _TALKING:
             self.receive(data)
         else:

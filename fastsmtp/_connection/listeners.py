@@ -6,11 +6,14 @@ In: bound sockets. Out: their addresses, and connections by the given factory.
 from __future__ import annotations
 
 import asyncio
+import time
 from collections.abc import Callable
 from contextlib import suppress
 from typing import Any, Final
 
 from fastsmtp._connection.registry import ConnectionRegistry
+from fastsmtp._counts.families import cell
+from fastsmtp._counts.tally import Tally
 from fastsmtp._hooks.tasks import warn_of_stall
 from fastsmtp._log import logger
 from fastsmtp._net.epoll_transport import Sockets
@@ -18,14 +21,19 @@ from fastsmtp._net.listener import Listener
 
 __all__ = ["Listeners"]
 
+_LAG: Final = cell("loop_lag_seconds")
+_READY: Final = cell("ready")
+_STARTED: Final = cell("start_time_seconds")
+
 CHECK: Final = 1.0  # seconds between two checks of the listening sockets
 
 
 class Listeners:
     """The listeners of one server. Their connections run in the marked context of `registry`."""
 
-    def __init__(self, registry: ConnectionRegistry) -> None:
+    def __init__(self, registry: ConnectionRegistry, tally: Tally) -> None:
         self._registry = registry
+        self._tally = tally
         self._open: list[Listener] = []
         self._loop: asyncio.AbstractEventLoop | None = None
         self._check: asyncio.TimerHandle | None = None
@@ -53,6 +61,8 @@ class Listeners:
         """Begin to check whether they are alive, unless that has begun."""
         if self._check is None:
             self._loop = loop
+            self._tally.set(_READY, 1)
+            self._tally.set(_STARTED, time.time_ns())
             self._look()
 
     def _look(self) -> None:
@@ -60,6 +70,7 @@ class Listeners:
         now = self._loop.time()
         if self._check is not None:
             warn_of_stall(now - self._check_due)
+            self._tally.observe(_LAG, now - self._check_due)
         self._check_due = now + CHECK
         self._check = self._loop.call_later(CHECK, self._look)
         dead = [listener for listener in self._open if not listener.is_alive]
@@ -87,6 +98,7 @@ class Listeners:
 
     def close(self) -> None:
         """Stop accepting."""
+        self._tally.set(_READY, 0)
         if self._check is not None:
             self._check.cancel()
         if self._reviving is not None:

@@ -1,15 +1,18 @@
 cimport cython
 from fastsmtp._connection.deadline_timer cimport DeadlineTimer
+from fastsmtp._counts.tally cimport Tally
 from fastsmtp._net.epoll_transport cimport SocketTransport
 from fastsmtp._tls.pump cimport Pump
 
 cdef double _INFINITY
+cdef Py_ssize_t _SENT
 
 
 cdef class Output:
     cdef public object transport
     cdef SocketTransport _direct
     cdef DeadlineTimer _timer
+    cdef Tally _tally
     cdef public Pump pump
     cdef double _timeout, _taken_at
     cdef public double check_at, close_at

@@ -13,6 +13,8 @@ from math import inf
 from typing import Final, cast
 
 from fastsmtp._connection.deadline_timer import DeadlineTimer
+from fastsmtp._counts.families import cell
+from fastsmtp._counts.tally import Tally
 from fastsmtp._net.epoll_transport import SocketTransport
 from fastsmtp._tls.pump import Pump
 
@@ -26,10 +28,12 @@ LAST_READS: Final = 16  # of a connection that is closed
 LAST_READ: Final = 64 * 1024  # octets of one
 
 _INFINITY: float = inf
+_SENT: int = cell("sent_bytes_total")
 
 
 class Output:
-    """The output of one connection. timer: fires at `check_at` and `close_at`.
+    """The output of one connection. timer: fires at `check_at` and `close_at`. tally: where octets
+    are counted.
 
     pump: TLS from the start of its handshake on. check_at: when to check whether the client reads,
     infinity while nothing is unread. close_at: when to abort a connection that lingers after our
@@ -41,6 +45,7 @@ class Output:
         transport: asyncio.BaseTransport | SocketTransport,
         timer: DeadlineTimer,
         timeout: float,
+        tally: Tally,
     ) -> None:
         self.transport = cast("asyncio.Transport", transport)
         # Our own transport, with its C type: it sends at once as much as it can.
@@ -49,6 +54,7 @@ class Output:
             self.transport.set_write_buffer_limits(high=HIGH_WATER, low=LOW_WATER)
         self._timer = timer
         self._timeout = timeout
+        self._tally = tally
         self.pump: Pump | None = None
         self._written = 0
         self._taken = 0
@@ -72,6 +78,7 @@ class Output:
             self._send(octets, self._timer.now())
 
     def _send(self, octets: bytes, now: float) -> None:
+        self._tally.add(_SENT, len(octets))
         if self.check_at == _INFINITY and self._direct is not None:
             before = self._direct.get_write_buffer_size()
             self._written += len(octets)

@@ -1,9 +1,13 @@
 cimport cython
+from fastsmtp._counts.tally cimport Tally
 from fastsmtp._smtp.server_tables cimport ServerTables
+
+cdef Py_ssize_t _TOTAL, _NOW, _LIMIT_ALL, _LIMIT_HOST, _CLOSING
 
 
 cdef class ConnectionRegistry:
     cdef ServerTables _tables
+    cdef Tally _tally
     cdef object _all_gone, _rest_is_gone
     cdef Py_ssize_t _max_clients, _max_per_host
     cdef public dict _hosts

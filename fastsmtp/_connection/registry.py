@@ -12,6 +12,7 @@ from contextlib import contextmanager, suppress
 from contextvars import ContextVar
 from typing import Any, Final, Protocol
 
+from fastsmtp._counts.families import cell
 from fastsmtp._hooks.tasks import CloseHooks
 from fastsmtp._smtp.server_tables import ServerTables
 from fastsmtp.descriptors import max_lingering
@@ -23,6 +24,12 @@ from fastsmtp.session import Session
 __all__ = ["ConnectionRegistry", "Registered"]
 
 LINGER_CHECK: Final = 0.05  # seconds between two checks whether all remaining connections linger
+
+_TOTAL: int = cell("connections_total")
+_NOW: int = cell("open_connections")
+_LIMIT_ALL: int = cell("connections_refused_total", "max_clients")
+_LIMIT_HOST: int = cell("connections_refused_total", "max_clients_per_host")
+_CLOSING: int = cell("connections_refused_total", "closing")
 
 # The registry of the server whose hooks, or Tasks that they have started, run in this context.
 _serving: ContextVar[ConnectionRegistry | None] = ContextVar("fastsmtp.serving", default=None)
@@ -74,6 +81,7 @@ class ConnectionRegistry:
 
     def __init__(self, options: Options, tables: ServerTables) -> None:
         self._tables = tables
+        self._tally = tables.tally
         self._max_clients = options.max_clients
         self._max_per_host = options.max_clients_per_host
         self._hosts: dict[str, int] = {}  # clients of each
@@ -81,7 +89,8 @@ class ConnectionRegistry:
         self._all_gone = asyncio.Event()
         self.connections: set[Registered] = set()
         self.refused: set[Registered] = set()
-        self.close_hooks = CloseHooks(options.hook_timeout, self._look_for_the_last)
+        timeout = options.hook_timeout
+        self.close_hooks = CloseHooks(timeout, self._look_for_the_last, self._tally)
         self.closing = False
         self.callers: set[object] = set()
         self._rest_is_gone = asyncio.Event()
@@ -99,10 +108,14 @@ class ConnectionRegistry:
         """Give a connection a place, or return the reply that refuses it."""
         limit = self._max_clients
         refusal = None
+        self._tally.add(_TOTAL)
+        self._tally.add(_NOW)
         if limit and len(self.connections) + max(0, len(self.close_hooks) - limit) >= limit:
             refusal = self._tables.too_many_clients
+            self._tally.add(_LIMIT_ALL)
         if self.closing:
             refusal = self._tables.closing_at_greeting
+            self._tally.add(_CLOSING)
         (self.connections if refusal is None else self.refused).add(connection)
         return refusal
 
@@ -115,6 +128,7 @@ class ConnectionRegistry:
             if count + max(0, self.close_hooks.of_host(key) - limit) >= limit:
                 self.connections.discard(connection)
                 self.refused.add(connection)
+                self._tally.add(_LIMIT_HOST)
                 return self._tables.too_many_from_host
             self._hosts[key] = count + 1
             connection.counted_host = key
@@ -133,6 +147,7 @@ class ConnectionRegistry:
 
     def finished(self, connection: Registered) -> None:
         """A connection has ended with all its hooks."""
+        self._tally.add(_NOW, -1)
         if connection in self.refused:
             self.refused.discard(connection)
         elif connection in self.connections:

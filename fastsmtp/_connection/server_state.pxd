@@ -1,5 +1,6 @@
 from fastsmtp._connection.events cimport Events
 from fastsmtp._connection.registry cimport ConnectionRegistry
+from fastsmtp._counts.tally cimport Tally
 from fastsmtp._smtp.server_tables cimport ServerTables
 
 
@@ -7,6 +8,7 @@ cdef class ServerState:
     cdef readonly object options, hooks, tls
     cdef public object turns
     cdef readonly Events events
+    cdef readonly Tally tally
     cdef readonly ServerTables tables
     cdef readonly ConnectionRegistry registry
     cdef public object handshakes, lookup

@@ -13,6 +13,7 @@ from typing import Final
 
 from fastsmtp._connection.events import Events
 from fastsmtp._connection.registry import ConnectionRegistry, Registered
+from fastsmtp._counts.tally import Tally
 from fastsmtp._failures import Place, log_failure, mark
 from fastsmtp._hooks.binding import Hooks
 from fastsmtp._net.epoll_transport import Sockets
@@ -42,18 +43,22 @@ class ServerState:
     """The engine's side of one `SMTPServer`, held by it and by each of its connections, from the
     first `listen` to the end of `close`; the next life has a state of its own.
 
-    earlier: that of the life before, whose certificates and listeners of events go on. sockets:
+    tally: where all of them count. earlier: that of the life before, whose certificates and
+    listeners of events go on. sockets:
     accepts connections in place of the loop, None: the loop does it. timers, turns: of the loop,
     None before the server listens.
     """
 
-    def __init__(self, options: Options, hooks: Hooks, earlier: ServerState | None = None) -> None:
+    def __init__(
+        self, options: Options, hooks: Hooks, tally: Tally, earlier: ServerState | None = None
+    ) -> None:
         self.options = options
         self.hooks = hooks
+        self.tally = tally
         self.events: Events = Events() if earlier is None else earlier.events
         self.tls: ServerTLS = ServerTLS(options) if earlier is None else earlier.tls
-        self.handshakes = Handshakes()
-        self.tables = make_tables(options, hooks, tls=self.tls.is_configured)
+        self.handshakes = Handshakes(tally)
+        self.tables = make_tables(options, hooks, tls=self.tls.is_configured, tally=tally)
         self.registry = ConnectionRegistry(options, self.tables)
         self.lookup = reverse_lookup(options, time.monotonic)
         self.sockets: Sockets | None = None
@@ -82,7 +87,7 @@ class ServerState:
         """
         if secure and not self.options.secured and not self.tls.is_configured:
             self.tls.make_certificate()
-            self.tables = make_tables(self.options, self.hooks, tls=True)
+            self.tables = make_tables(self.options, self.hooks, tls=True, tally=self.tally)
         return self.tls.listener(secure)
 
     def connected(self, connection: Registered) -> None:

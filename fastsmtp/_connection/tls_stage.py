@@ -99,6 +99,7 @@ class Handshake(Stage):
         leaf = self._contexts.leaf(pump.context)
         facts = TLSSocket(pump.tls, pump.servername, leaf, pump.trusted)
         inside = SecureTalking(self._protocol, self._output, pump)
+        self._handshakes.succeeded(pump.tls.version() or "")
         client.secured(inside, facts)
         inside.pass_on(client, plaintext)
         if inside.holds_input():

@@ -12,6 +12,7 @@ cdef class Answer:
     cdef public Asker owner
     cdef public str hook
     cdef public object then, error, result, driver
+    cdef public double began
     cdef public unsigned long thread
     cdef public int state
     cdef public bint failed, needs_call, begins_later

@@ -105,6 +105,7 @@ class Answer:
     """
 
     __slots__ = (
+        "began",
         "begins_later",
         "driver",
         "error",
@@ -128,6 +129,7 @@ class Answer:
     failed: bool
     needs_call: bool
     begins_later: bool  # the hook is a coroutine whose first step is in the next turn
+    began: float  # when the client began to wait for it
     driver: Any  # of its coroutine, while it waits only for its message
 
     def __call__(self, error: BaseException | None = None, result: Any = None) -> bool:
@@ -228,4 +230,5 @@ def new_answer(owner: Asker, hook: str, then: Callable[[Any, Answer], None], thr
     answer.state = _WAITING
     answer.failed = answer.needs_call = answer.begins_later = False
     answer.error = answer.result = answer.driver = None
+    answer.began = 0.0
     return answer

@@ -11,11 +11,15 @@ from collections.abc import Callable, Coroutine, Iterator
 from math import inf
 from typing import Any, Final
 
+from fastsmtp._counts.families import cell
+from fastsmtp._counts.tally import Tally
 from fastsmtp._hooks.callback import Answer, ends_process
 from fastsmtp._log import logger
 from fastsmtp.session import Session
 
 __all__ = ["CloseHooks", "HookTasks", "warn_of_stall"]
+
+_CLOSE_FAILURES: Final = cell("hook_failures_total", "on_close")
 
 STALL: Final = 1.0  # seconds of one call after which it is logged that a hook blocks the loop
 ABANDON: Final = 5.0  # seconds that a cancelled hook has to end
@@ -206,14 +210,15 @@ class CloseHooks:
     them.
 
     timeout: seconds after which each is cancelled; ABANDON seconds later it is abandoned. on_done:
-    called after the end of each.
+    called after the end of each. tally: where failures are counted.
     """
 
-    __slots__ = ("_calls", "_hosts", "_on_done", "_timeout")
+    __slots__ = ("_calls", "_hosts", "_on_done", "_tally", "_timeout")
 
-    def __init__(self, timeout: float, on_done: Callable[[], None]) -> None:
+    def __init__(self, timeout: float, on_done: Callable[[], None], tally: Tally) -> None:
         self._timeout = timeout
         self._on_done = on_done
+        self._tally = tally
         self._calls: dict[asyncio.Task[Any], _CloseCall] = {}
         self._hosts: Counter[str] = Counter()
 
@@ -243,6 +248,7 @@ class CloseHooks:
         except BaseException as error:  # foreign code
             if ends_process(error):
                 raise
+            self._tally.add(_CLOSE_FAILURES)
             logger.error("%s: %s: on_close failed", session.id, client(), exc_info=True)
             return
         if asyncio.iscoroutine(result):
@@ -265,6 +271,7 @@ class CloseHooks:
         call = self._calls[task]
         call.clock = task.get_loop().call_later(ABANDON, self._abandon, task)
         if not call.is_cancelled:
+            self._tally.add(_CLOSE_FAILURES)
             logger.error("%s: on_close took too long, and is cancelled", call.who)
             call.is_cancelled = True
             task.cancel()
@@ -280,6 +287,7 @@ class CloseHooks:
             return
         call.clock.cancel()
         if error is not None and not (call.is_cancelled and task.cancelled()):
+            self._tally.add(_CLOSE_FAILURES)
             logger.error("%s: on_close failed", call.who, exc_info=error)
         self._forget(task)
 

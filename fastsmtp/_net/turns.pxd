@@ -46,6 +46,7 @@ cdef class Turns(Pace):
     cdef double _now_at, _ends_at, _slice, _slice_ends_at
 
     cpdef bint is_over(self)
+    cpdef double now(self)
     cpdef int enter(self, Flow flow) except -1
     cpdef object leave(self, Flow flow)
     cdef double _now(self) except? -1

@@ -108,6 +108,10 @@ cdef class Turns(Pace):
         """is_over()\n--\n\nWhether the slice of this visit is used up."""
         return self._now() >= self._slice_ends_at
 
+    cpdef double now(self):
+        """now()\n--\n\nThe time in seconds."""
+        return self._now()
+
     # ---- work outside of visits -----------------------------------------------------------------
 
     cpdef int enter(self, Flow flow) except -1:

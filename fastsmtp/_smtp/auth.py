@@ -11,6 +11,7 @@ from collections.abc import Callable
 from typing import Any, Final, NamedTuple
 
 from fastsmtp import replies
+from fastsmtp._counts.families import cell
 from fastsmtp._hooks.callback import Answer
 from fastsmtp._log import logger
 from fastsmtp._sasl.exchange import (
@@ -369,6 +370,8 @@ def forget_auth(dialogue: Dialogue) -> None:
 def _finish(dialogue: Dialogue, reply: Reply) -> None:
     attempt = dialogue.attempt
     if attempt is not None:
+        result = "accepted" if reply.code < 400 else "failed" if reply.code < 500 else "refused"
+        dialogue.tally.add(cell("auth_total", attempt.mechanism.name, result))
         logger.info(
             "%s: AUTH %s of %s at %s: %d",
             dialogue.session.id,

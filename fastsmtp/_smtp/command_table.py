@@ -9,6 +9,7 @@ from __future__ import annotations
 from typing import Final
 
 from fastsmtp import replies
+from fastsmtp._counts.families import stage_number
 from fastsmtp._parser import Verb
 from fastsmtp._smtp.auth import handle_auth, handle_auth_line
 from fastsmtp._smtp.data import handle_data
@@ -108,6 +109,21 @@ _TABLE: Final[dict[Verb, Row]] = {
 }
 
 
+# Under which stage the replies to a command are counted and logged.
+_STAGES: Final[dict[Verb, str]] = {
+    Verb.HELO: "helo",
+    Verb.EHLO: "helo",
+    Verb.LHLO: "helo",
+    Verb.STARTTLS: "starttls",
+    Verb.AUTH: "auth",
+    Verb.AUTH_LINE: "auth",
+    Verb.MAIL: "mail",
+    Verb.RCPT: "rcpt",
+    Verb.DATA: "data",
+    Verb.BDAT: "bdat",
+}
+
+
 def _in_lmtp(row: Row) -> Row:
     """In LMTP the reply to a missing greeting names LHLO (RFC 2033 §4.1)."""
     refusals = tuple(
@@ -134,5 +150,10 @@ def command_rows(options: Options, tls: bool = False) -> tuple[Row, ...]:
         table[Verb[name]] = _UNKNOWN_ROW
     if "BDAT" in options.disabled_commands:  # its octets would be read as commands
         table[Verb.BDAT] = _UNKNOWN_ROW._replace(flags=Flag.UNKNOWN | Flag.CLOSE)
-    rows = (table[verb] for verb in sorted(table))
-    return tuple(row._replace(flags=row.flags | Flag.LINE) for row in rows)
+    return tuple(
+        table[verb]._replace(
+            flags=table[verb].flags | Flag.LINE,
+            stage=stage_number(_STAGES.get(verb, "other")),
+        )
+        for verb in sorted(table)
+    )

@@ -11,6 +11,7 @@ from fastsmtp.stream cimport DataStream, abort_stream, drop_stream, end_stream, 
 from fastsmtp.stream cimport is_finished, is_full
 
 cdef int _WAITING, _MAIL_GIVEN, _RCPT_GIVEN, _BDAT_FAILED, _IN_MAIL_DATA, _IN_BDAT
+cdef int _MESSAGE, _ABORTED
 cdef Py_ssize_t _LEAST_CHUNK, _LEAST_MESSAGE
 cdef Reply _START_MAIL_INPUT
 

@@ -11,6 +11,7 @@ from collections.abc import Callable
 from typing import Final
 
 from fastsmtp import replies
+from fastsmtp._counts.families import cell, stage_number
 from fastsmtp._hooks.callback import NO_ANSWER, WAITING, Answer, ends_process
 from fastsmtp._smtp.dialogue import Dialogue, Intake
 from fastsmtp._smtp.final_reply import Message, final_replies
@@ -46,6 +47,8 @@ _RCPT_GIVEN: int = int(State.RCPT_GIVEN)
 _BDAT_FAILED: int = int(State.BDAT_FAILED)
 _IN_MAIL_DATA: int = int(State.IN_MAIL_DATA)
 _IN_BDAT: int = int(State.IN_BDAT)
+_MESSAGE: int = stage_number("message")
+_ABORTED: int = cell("messages_total", "aborted")
 _START_MAIL_INPUT: Reply = replies.START_MAIL_INPUT
 
 
@@ -195,6 +198,8 @@ class MailData(Intake):
         if message is None:
             return
         message.at_end = True
+        message.answer.began = self._dialogue.time()
+        self._dialogue.stage = _MESSAGE
         self._end_stream(message)
         if message.answer.state != _WAITING:
             self.conclude()
@@ -327,6 +332,9 @@ class MailData(Intake):
         """Report to the consumer that the body will never be complete, unless it is complete."""
         message = self.message
         if message is not None and not message.at_end:
+            if not message.is_aborted:
+                message.is_aborted = True
+                self._dialogue.tally.add(_ABORTED)
             self._abort_stream(message, reason)
             if message.answer.state == _WAITING:
                 self._dialogue.host.orphan_task(message.answer)
@@ -364,6 +372,7 @@ class MailData(Intake):
         """The true end has come and the hook has answered: write the final reply or replies."""
         message, dialogue = self.message, self._dialogue
         assert message is not None
+        dialogue.measure(message.answer)
         # The hook will not take the remaining pieces, so they must not hold up the client.
         self._end_consumer(message, True)
         self._room()
@@ -372,7 +381,7 @@ class MailData(Intake):
             failure = replies_due[0]
             self._chunk = None
             dialogue.reply(failure)
-            dialogue.count_transaction()
+            dialogue.count_transaction(False)
             self._fail(failure)
         else:
             accepted = False

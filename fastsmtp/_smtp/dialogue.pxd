@@ -1,19 +1,20 @@
 """Fields of the dialogue by lifetime, and the methods that are called from C."""
 
 from fastsmtp._smtp.deadline cimport Clock
-from fastsmtp._smtp.strikes cimport Counters
 from fastsmtp._hooks.binding cimport Hooks
-from fastsmtp._hooks.callback cimport Answer, Asker, new_answer
+from fastsmtp._hooks.callback cimport Answer, new_answer
 from fastsmtp._native cimport thread_ident
+from fastsmtp._pace cimport Pace
 from fastsmtp._parser cimport Parser
-from fastsmtp._smtp.policy cimport Policy
-from fastsmtp._smtp.server_tables cimport ServerTables
+from fastsmtp._smtp.reply_queue cimport ReplyQueue
 from fastsmtp._smtp.states cimport Transaction
 from fastsmtp.replies cimport Reply
-from fastsmtp.session cimport Session, set_envelope
+from fastsmtp.session cimport set_envelope
 
 cdef int _CONNECTED, _GREETED, _OPENING, _CLOSING, _WAITING
-cdef Reply _TOO_MANY_ERRORS, _SHUTTING_DOWN
+cdef Reply _SHUTTING_DOWN
+cdef Py_ssize_t _IDLE, _ACCEPTED, _REFUSED
+cdef dict _ASKED, _FAILURES
 
 
 cdef class Intake:
@@ -23,25 +24,19 @@ cdef class Intake:
     cpdef reset(self)
 
 
-cdef class Dialogue(Asker):
+cdef class Dialogue(ReplyQueue):
     # connection
-    cdef public ServerTables tables
     cdef public object options, host, tls
-    cdef public Session session
-    cdef public Policy policy
     cdef public Hooks hooks
+    cdef Pace _pace
     cdef public str client_hostname, remote_address, via, peer
     cdef public bint is_unix, secure, securing
     cdef public Clock clock
     cdef public Parser parser
-    cdef public Counters counters
     cdef public Intake mail_data
     cdef public bint stopping, lost, halted, more, first_line, caught_up, parted
     cdef public int watch
     cdef public Answer waiting, late
-    cdef public list out
-    cdef public Py_ssize_t out_octets
-    cdef public bint _enhanced
     cdef public unsigned long _thread
     cdef public Py_ssize_t _transactions
     cdef public bint announced
@@ -56,12 +51,9 @@ cdef class Dialogue(Asker):
 
     cdef _meet(self)
     cpdef bint is_closing(self)
-    cpdef reply(self, Reply reply)
-    cdef _queue(self, Reply reply)
-    cpdef refuse(self, Reply reply, bint is_strike)
-    cpdef reply_group(self, list group)
-    cpdef reply_and_close(self, Reply reply)
     cpdef close(self)
+    cpdef double time(self)
+    cpdef measure(self, Answer answer)
     cpdef Answer make_answer(self, str name, then)
     cpdef ask(self, str name, hook, subject, then)
     cpdef Answer asked(self, str name, hook, subject, then)
@@ -75,7 +67,7 @@ cdef class Dialogue(Asker):
     cpdef end_lag(self)
     cpdef str newline_policy(self)
     cpdef message_done(self, bint accepted, bint is_tiny)
-    cpdef count_transaction(self)
+    cpdef count_transaction(self, bint accepted)
     cpdef end_transaction(self)
     cpdef _drop_transaction(self)
     cpdef greet(self)

@@ -1,24 +1,25 @@
-"""The state of one dialogue, its replies and its calls of hooks: the object of the verb handlers.
+"""The state of one dialogue and its calls of hooks: the object of the verb handlers.
 
-In: replies and questions to hooks, from the handlers. Out: octets in a queue, calls of hooks, a
-state that only `_smtp.protocol` drives. Every reply goes through `reply`. RFC 5321 §3.3, §4.2.
+In: questions to hooks, from the handlers. Out: calls of hooks, and a state that only
+`_smtp.protocol` drives. Its replies are those of `_smtp.reply_queue`. RFC 5321 §3.3.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any
+from typing import Any, Final
 
 from fastsmtp import replies
+from fastsmtp._counts.families import ASKED, cell, stage_number
 from fastsmtp._failures import Place
-from fastsmtp._hooks.callback import WAITING, Answer, Asker, Host, ends_process, new_answer
-from fastsmtp._log import logger
+from fastsmtp._hooks.callback import WAITING, Answer, Host, ends_process, new_answer
 from fastsmtp._native import thread_ident
+from fastsmtp._pace import Pace
 from fastsmtp._parser import Parser
 from fastsmtp._smtp.deadline import Clock
+from fastsmtp._smtp.reply_queue import ReplyQueue
 from fastsmtp._smtp.server_tables import ServerTables
 from fastsmtp._smtp.states import DEMANDED, WATCHED, Flag, State, Transaction
-from fastsmtp._smtp.strikes import Counters
 from fastsmtp.networks import Networks
 from fastsmtp.replies import Reply
 from fastsmtp.session import Session, set_envelope
@@ -33,8 +34,12 @@ _GREETED: int = int(State.GREETED)
 _OPENING: int = int(State.OPENING)
 _CLOSING: int = int(State.CLOSING)
 _WAITING: int = WAITING
-_TOO_MANY_ERRORS: Reply = replies.TOO_MANY_ERRORS
 _SHUTTING_DOWN: Reply = replies.SHUTTING_DOWN
+_ACCEPTED: int = cell("messages_total", "accepted")
+_REFUSED: int = cell("messages_total", "refused")
+_IDLE: int = stage_number("idle")
+_ASKED: Final = {name: cell("hook_seconds", name) for name in ASKED}
+_FAILURES: Final = {name: cell("hook_failures_total", name) for name in ASKED}
 
 
 class Intake:
@@ -51,23 +56,23 @@ class Intake:
         raise NotImplementedError
 
 
-class Dialogue(Asker):
-    """Fields by how long they live, replies, and the questions to hooks."""
+class Dialogue(ReplyQueue):
+    """Fields by how long they live, and the questions to hooks."""
 
     mail_data: Intake
 
-    def __init__(self, tables: ServerTables, session: Session, host: Host, now: float) -> None:
+    def __init__(
+        self, tables: ServerTables, session: Session, host: Host, now: float, pace: Pace
+    ) -> None:
         # connection
+        ReplyQueue.__init__(self, tables, session)
         # Below, fields are read instead of the arguments, because fields have C types.
-        self.tables = tables
-        self.policy = self.tables.policy
         self.options = self.policy.options
         self.hooks = self.tables.hooks
-        self.session = session
         self.host = host
+        self._pace = pace
         self.clock = Clock(self.policy, now)
         self.parser = Parser(self.policy.max_command_length)
-        self.counters = Counters(self.policy)
         self.busy = False
         self.stopping = False
         self.lost = False
@@ -79,9 +84,6 @@ class Dialogue(Asker):
         self.late: Answer | None = None
         self.caught_up = False  # the consumer has caught up; the clock learns it in `advance`
         self.parted = False  # the client has sent QUIT, and waits only for its 221
-        self.out: list[bytes] = []
-        self.out_octets = 0
-        self._enhanced = self.policy.enhanced
         self._thread = thread_ident()
         self._transactions = 1
         self.announced = False  # the event `connect` was emitted
@@ -113,78 +115,6 @@ class Dialogue(Asker):
     def is_closing(self) -> bool:
         """Whether the connection closes after the queued output, with nothing more executed."""
         return self.state == _CLOSING
-
-    # Replies: all of them go through here.
-
-    def reply(self, reply: Reply) -> None:
-        """Queue one reply, or the 421 that replaces it."""
-        if reply.code >= 400:
-            reply = self._refused(reply)
-        self._queue(reply)
-
-    def _queue(self, reply: Reply) -> None:
-        octets = reply.wire if self._enhanced else reply.plain
-        self.out.append(octets)
-        self.out_octets += len(octets)
-        if reply.code == 421:
-            self.close()
-
-    def refuse(self, reply: Reply, is_strike: bool) -> None:
-        """Queue a refusal that the caller logs; is_strike: it counts as an error of the client."""
-        if is_strike and self.counters.strike_error():
-            reply = _TOO_MANY_ERRORS
-        self._keep_error(reply)
-        self._queue(reply)
-
-    def reply_group(self, group: list[Reply]) -> None:
-        """Queue the final replies of one message, which count as one error (RFC 2033 §4.2)."""
-        if len(group) == 1:
-            self.reply(group[0])
-            return
-        refused = [reply for reply in group if reply.code >= 400]
-        # An accepted recipient must get its reply: with a 421 in place of all replies the client
-        # would send its mail again.
-        strikes = [reply for reply in refused if self._counts(reply)]
-        if strikes and len(refused) == len(group) and self.counters.strike_error():
-            self.reply(_TOO_MANY_ERRORS)
-            return
-        if refused:
-            self._note(refused[-1])
-        closes = False
-        for reply in group:
-            octets = reply.wire if self._enhanced else reply.plain
-            self.out.append(octets)
-            self.out_octets += len(octets)
-            closes = closes or reply.code == 421
-        if closes:
-            self.close()
-
-    def reply_and_close(self, reply: Reply) -> None:
-        """Queue the last reply of this connection."""
-        self.reply(reply)
-        self.close()
-
-    def _refused(self, reply: Reply) -> Reply:
-        """Count an error; return its reply, or the 421 if there were too many."""
-        if self._counts(reply) and self.counters.strike_error():
-            reply = _TOO_MANY_ERRORS
-        self._note(reply)
-        return reply
-
-    def _counts(self, reply: Reply) -> bool:
-        """Whether this error counts against the client. Temporary refusals and failures of ours do
-        not: every 4xx is one of them.
-        """
-        return reply.code >= 500
-
-    def _note(self, reply: Reply) -> None:
-        self._keep_error(reply)
-        if logger.shows_debug:
-            logger.debug("%s: %s", self, self.session.error)
-
-    def _keep_error(self, reply: Reply) -> None:
-        octets = reply.wire if self._enhanced else reply.plain
-        self.session.error = octets.decode()[:-2].replace("\r\n", " ")
 
     def close(self) -> None:
         """Execute nothing more; the connection closes after the queued output."""
@@ -219,8 +149,10 @@ class Dialogue(Asker):
         gets its answer later.
         """
         answer = new_answer(self, name, then, self._thread)
+        answer.began = self._pace.now()
         self.call(hook, subject, answer)
         if answer.state != _WAITING:
+            self.measure(answer)
             return answer
         self.wait(answer, self.policy.hook_timeout)
         return None
@@ -228,6 +160,7 @@ class Dialogue(Asker):
     def ask_without_subject(self, name: str, hook: Any, then: type_then) -> None:
         """Call a hook of session and callback only, and continue when it has answered."""
         answer = new_answer(self, name, then, self._thread)
+        answer.began = self._pace.now()
         try:
             returned = hook(self.session, answer)
             if returned is not None:
@@ -237,8 +170,17 @@ class Dialogue(Asker):
         if answer.state == _WAITING:
             self.wait(answer, self.policy.hook_timeout)
         else:
+            self.measure(answer)
             then(self, answer)
             answer.forget()
+
+    def time(self) -> float:
+        """Return the time of the clock that measures hooks."""
+        return self._pace.now()
+
+    def measure(self, answer: Answer) -> None:
+        """A hook has answered, or its time is over: count how long the client has waited for it."""
+        self.tally.observe(_ASKED[answer.hook], self._pace.now() - answer.began)
 
     def call(self, hook: Any, subject: object, answer: Answer) -> None:
         """Call a hook of one argument; an exception becomes its answer."""
@@ -269,6 +211,9 @@ class Dialogue(Asker):
 
     def report(self, error: BaseException, stage: str) -> None:
         """Report to the log or the event `error`, never to the client."""
+        failures = _FAILURES.get(stage)
+        if failures is not None:
+            self.tally.add(failures)
         address = self.remote_address or self.peer
         self.host.report(error, Place(self.session.id, stage, address, self.client()))
 
@@ -291,6 +236,7 @@ class Dialogue(Asker):
             and not self.is_closing()
             and not self.securing
         ):
+            self.stage = _IDLE
             self.reply(_SHUTTING_DOWN)
 
     def begin_receiving(self) -> None:
@@ -415,11 +361,12 @@ class Dialogue(Asker):
     def message_done(self, accepted: bool, is_tiny: bool) -> None:
         """The final reply to a message is queued. is_tiny: it is too short for a real message."""
         self.counters.message_done(accepted, is_tiny)
-        self.count_transaction()
+        self.count_transaction(accepted)
         self.end_transaction()
 
-    def count_transaction(self) -> None:
+    def count_transaction(self, accepted: bool) -> None:
         """Count a message that got its final reply."""
+        self.tally.add(_ACCEPTED if accepted else _REFUSED)
         self._transactions += 1
         self.session.transaction = self._transactions
 

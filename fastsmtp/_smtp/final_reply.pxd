@@ -13,7 +13,7 @@ cdef class Message:
     cdef public Answer answer
     cdef public Py_ssize_t recipients
     cdef public long long began_at
-    cdef public bint utf8, reject_bare, reject_nul, by_chunks, last, at_end
+    cdef public bint utf8, reject_bare, reject_nul, by_chunks, last, at_end, is_aborted
 
 
 @cython.locals(parser=Parser, lmtp=bint, failed=bint)

@@ -26,6 +26,7 @@ class Message:
         "at_end",
         "began_at",
         "by_chunks",
+        "is_aborted",
         "last",
         "recipients",
         "reject_bare",
@@ -45,6 +46,7 @@ class Message:
         self.by_chunks = False
         self.last = True  # the current chunk is the last one
         self.at_end = False
+        self.is_aborted = False  # it will never be complete
 
 
 def final_replies(dialogue: Dialogue, message: Message) -> list[Reply]:

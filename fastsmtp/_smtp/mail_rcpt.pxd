@@ -9,7 +9,7 @@ from fastsmtp.replies cimport Reply
 from fastsmtp.session cimport Envelope, set_envelope
 
 cdef int _MAIL_GIVEN, _RCPT_GIVEN
-cdef Py_ssize_t _RECIPIENT, _PARAMETERS
+cdef Py_ssize_t _RECIPIENT, _PARAMETERS, _ACCEPTED, _REFUSED
 cdef Reply _MAIL_ACCEPTED, _RCPT_ACCEPTED
 
 

@@ -7,6 +7,7 @@ from __future__ import annotations
 from typing import Final
 
 from fastsmtp import replies
+from fastsmtp._counts.families import cell
 from fastsmtp._hooks.callback import Answer
 from fastsmtp._log import rcpt_logger
 from fastsmtp._smtp.data import MailData
@@ -37,6 +38,8 @@ _MAIL_GIVEN: int = int(State.MAIL_GIVEN)
 _RCPT_GIVEN: int = int(State.RCPT_GIVEN)
 _MAIL_ACCEPTED: Reply = replies.MAIL_ACCEPTED
 _RCPT_ACCEPTED: Reply = replies.RCPT_ACCEPTED
+_ACCEPTED: int = cell("recipients_total", "accepted")
+_REFUSED: int = cell("recipients_total", "refused")
 _RECIPIENT: int = RECIPIENT
 _PARAMETERS: int = PARAMETERS
 
@@ -172,6 +175,7 @@ def _refuse(dialogue: Dialogue, reply: Reply, is_strike: bool, recipient: str) -
 
     is_strike: it counts as an error of the client.
     """
+    dialogue.tally.add(_REFUSED)
     dialogue.refuse(reply, is_strike)
     if rcpt_logger.shows_debug:
         counters = dialogue.counters
@@ -216,6 +220,7 @@ def _rcpt_accepted(dialogue: Dialogue) -> None:
     transaction.rcpt_to.append(transaction.address)
     transaction.accepted += 1
     transaction.octets += transaction.cost
+    dialogue.tally.add(_ACCEPTED)
     dialogue.state = _RCPT_GIVEN
     dialogue.reply(_RCPT_ACCEPTED)
 

@@ -4,11 +4,10 @@ from fastsmtp._smtp.preconditions cimport check_preconditions
 from fastsmtp._smtp.dialogue cimport Dialogue
 from fastsmtp._smtp.simple_verbs cimport connect
 from fastsmtp._hooks.callback cimport Answer
-from fastsmtp._pace cimport Pace
 from fastsmtp._parser cimport Command, Fault, Parser
 from fastsmtp.replies cimport Reply
 
-cdef int _OPENING, _COMMANDS_PER_TURN, _OCTETS_OF_A_COMMAND
+cdef int _OPENING, _IDLE, _MESSAGE, _COMMANDS_PER_TURN, _OCTETS_OF_A_COMMAND
 cdef Py_ssize_t _OUT_HIGH_WATER
 cdef object _END_OF_DATA
 
@@ -18,8 +17,7 @@ cdef class SMTPProtocol(Dialogue):
     cdef public Py_ssize_t unsent
     cdef public bint _eof, started
     cdef MailData _mail_data
-    cdef Pace _pace
-    cdef tuple _handlers, _refusals, _flags
+    cdef tuple _handlers, _refusals, _flags, _stages
 
     cpdef client_is(self, str address, bint is_unix)
     cpdef stop_clock(self)

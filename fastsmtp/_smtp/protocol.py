@@ -70,6 +70,7 @@ from collections.abc import Callable, Coroutine
 from typing import Any, Final
 
 from fastsmtp import replies
+from fastsmtp._counts.families import stage_number
 from fastsmtp._failures import Place, log_failure, mark
 from fastsmtp._hooks.callback import NO_ANSWER, WAITING, Answer, Host
 from fastsmtp._log import logger
@@ -95,6 +96,8 @@ OCTETS_OF_A_COMMAND: Final = 128
 OUT_HIGH_WATER: Final = 64 * 1024  # octets of replies before they have to be written
 
 _OPENING: int = int(State.OPENING)
+_IDLE: int = stage_number("idle")
+_MESSAGE: int = stage_number("message")
 _COMMANDS_PER_TURN: int = COMMANDS_PER_TURN
 _OCTETS_OF_A_COMMAND: int = OCTETS_OF_A_COMMAND
 _OUT_HIGH_WATER: int = OUT_HIGH_WATER
@@ -140,8 +143,7 @@ class SMTPProtocol(Dialogue):
     def __init__(
         self, tables: ServerTables, session: Session, host: Host, now: float, pace: Pace = UNHURRIED
     ) -> None:
-        Dialogue.__init__(self, tables, session, host, now)
-        self._pace = pace
+        Dialogue.__init__(self, tables, session, host, now, pace)
         self.blocked = False  # the client does not read our replies
         self.unsent = 0  # octets of earlier replies that it has not read
         self._eof = False
@@ -149,6 +151,7 @@ class SMTPProtocol(Dialogue):
         self._handlers = self.tables.handlers
         self._refusals = self.tables.refusals
         self._flags = self.tables.flags
+        self._stages = self.tables.stages
         self.watch_lines()
         self.mail_data = self._mail_data = MailData(self)
 
@@ -438,7 +441,7 @@ class SMTPProtocol(Dialogue):
                 command = event
                 budget -= 1 + len(command.argument) // _OCTETS_OF_A_COMMAND
                 verb = command.verb
-                flags = self._flags[verb]
+                flags, self.stage = self._flags[verb], self._stages[verb]
                 refusals = self._refusals[verb]
                 if flags & self.watch and check_preconditions(self, command, refusals, flags):
                     continue
@@ -465,6 +468,8 @@ class SMTPProtocol(Dialogue):
         if answer is self.waiting:
             self.waiting = None
             self.halted = self.is_closing()
+            if answer.hook != "on_data":  # that is measured in the end
+                self.measure(answer)
         if not self.is_closing():
             answer.then(self, answer)
             self.stop_if_asked()
@@ -490,6 +495,7 @@ class SMTPProtocol(Dialogue):
                 self.clock.stand()  # the command is not late because of the client
             else:
                 mail_data.abort("timeout")
+                self.stage = _IDLE if mail_data.message is None else _MESSAGE
                 self.reply(replies.TIMEOUT)
             return
         self.halted = self.is_closing()
@@ -499,6 +505,7 @@ class SMTPProtocol(Dialogue):
         answer.report(TimeoutError(NO_ANSWER % answer.hook))
         answer.expire()
         answer.failed = True
+        self.measure(answer)
         self.host.cancel_task(answer)
         answer.then(self, answer)
         self.stop_if_asked()

@@ -1,5 +1,6 @@
 """The precomputed data of a server with C types, read per connection or per command."""
 
+from fastsmtp._counts.tally cimport Tally
 from fastsmtp._hooks.binding cimport Hooks
 from fastsmtp._smtp.policy cimport Policy
 from fastsmtp.replies cimport Reply
@@ -11,7 +12,9 @@ cdef class ServerTables:
     cdef readonly Policy policy
     cdef readonly bint starttls_available
     # by verb
-    cdef readonly tuple handlers, refusals, flags
+    cdef readonly tuple handlers, refusals, flags, stages
+    cdef readonly Tally tally
+    cdef readonly dict limits
     cdef readonly object mail_parameters, rcpt_parameters
     cdef readonly Reply too_large, greeting, early_talker, connection_refused, not_available
     cdef readonly Reply too_many_clients, too_many_from_host, closing_at_greeting

@@ -9,6 +9,8 @@ from collections.abc import Callable, Sequence
 from typing import Any, Final, NamedTuple, TypeAlias
 
 from fastsmtp import replies
+from fastsmtp._counts.families import cell, stage_number
+from fastsmtp._counts.tally import Tally
 from fastsmtp._hooks.binding import Hooks
 from fastsmtp._smtp.parameters import mail_parameters, rcpt_parameters
 from fastsmtp._smtp.policy import Policy
@@ -21,8 +23,26 @@ __all__ = ["EhloLine", "Row", "ServerTables"]
 # rendering one costs more than the rest of a greeting.
 MAX_REPLIES: Final = 1024
 
+_OTHER: Final = stage_number("other")
+
 # A line of the answer to EHLO; if it depends on the connection, a function of its dialogue.
 EhloLine: TypeAlias = str | Callable[[Any], str]
+
+
+_LIMITS: Final = (
+    (replies.TOO_MANY_UNRECOGNIZED, "max_unrecognized_commands"),
+    (replies.TOO_MANY_UNAUTHENTICATED, "max_allowed_unauthenticated_commands"),
+    (replies.TOO_MANY_ERRORS, "max_errors"),
+    (replies.TOO_MANY_JUNK, "max_junk_commands"),
+    (replies.TOO_MANY_AUTH_FAILURES, "max_auth_failures"),
+    (replies.TOO_MANY_RECIPIENTS, "max_recipients"),
+    (replies.TOO_MANY_MESSAGES, "max_messages"),
+    (replies.LINE_TOO_LONG, "max_command_length"),
+    (replies.LINE_ENDLESS, "max_command_length"),
+    (replies.AUTH_LINE_TOO_LONG, "max_command_length"),
+    (replies.TOO_MUCH_DATA, "size"),
+    (replies.TIMEOUT, "timeout"),
+)
 
 
 class Row(NamedTuple):
@@ -30,18 +50,20 @@ class Row(NamedTuple):
 
     handler: called with the dialogue and the argument; None if the verb is refused in every state,
     or answered before. refusals: the reply by state, None if the verb is allowed. flags: of `Flag`.
+    stage: under which its replies are counted, as a number of `stage_number`.
     """
 
     handler: Callable[[Any, bytes], None] | None
     refusals: tuple[Reply | None, ...]
     flags: int
+    stage: int = _OTHER
 
 
 class ServerTables:
     """The service that one set of options and hooks gives to each connection.
 
     rows: the command table, indexed by verb. ehlo_lines: of the answer to EHLO. tls: there is a
-    certificate.
+    certificate. tally: where the service counts.
     """
 
     def __init__(
@@ -51,13 +73,15 @@ class ServerTables:
         rows: Sequence[Row],
         ehlo_lines: Sequence[EhloLine],
         tls: bool,
+        tally: Tally,
     ) -> None:
         self.options = options
         self.hooks = hooks
+        self.tally = tally
         self.policy = Policy(options)
         self.starttls_available = tls and "STARTTLS" not in options.disabled_commands
         # As columns, each indexed by verb.
-        self.handlers, self.refusals, self.flags = zip(*rows, strict=True)
+        self.handlers, self.refusals, self.flags, self.stages = zip(*rows, strict=True)
         self.mail_parameters = mail_parameters(options)
         self.rcpt_parameters = rcpt_parameters(options)
         self.too_large = replies.TOO_LARGE.formatted(options.size)
@@ -82,6 +106,15 @@ class ServerTables:
         self.auth_required_reply = (
             Reply(530, "5.7.0", text) if text else replies.AUTHENTICATION_REQUIRED
         )
+        # The cell of each reply that a limit causes.
+        self.limits = {
+            reply: cell("limits_total", limit)
+            for reply, limit in (
+                *_LIMITS,
+                (self.early_talker, "greet_delay"),
+                (self.too_large, "size"),
+            )
+        }
         response = options.helo_response
         self._helo_response = response if response.startswith("%s") else f"{name} {response}"
 

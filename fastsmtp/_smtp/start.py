@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from fastsmtp._counts.tally import Tally
 from fastsmtp._hooks.binding import Hooks
 from fastsmtp._log import logger
 from fastsmtp._smtp.auth import is_auth_possible
@@ -13,9 +14,12 @@ from fastsmtp.options import Options
 __all__ = ["make_tables", "warn_of_impossible_demands"]
 
 
-def make_tables(options: Options, hooks: Hooks, *, tls: bool) -> ServerTables:
-    """Make the tables that all connections share. tls: there is a certificate."""
-    return ServerTables(options, hooks, command_rows(options, tls), ehlo_lines(options), tls)
+def make_tables(options: Options, hooks: Hooks, *, tls: bool, tally: Tally) -> ServerTables:
+    """Make the tables that all connections share. tls: there is a certificate. tally: where they
+    count.
+    """
+    rows, lines = command_rows(options, tls), ehlo_lines(options)
+    return ServerTables(options, hooks, rows, lines, tls, tally)
 
 
 def warn_of_impossible_demands(tables: ServerTables) -> None:

@@ -13,11 +13,18 @@ from collections.abc import Callable
 from contextvars import Context
 from typing import Final, Protocol
 
+from fastsmtp._counts.families import cell
+from fastsmtp._counts.tally import Tally
 from fastsmtp._failures import Place, text_of
 from fastsmtp._log import logger
 from fastsmtp.log_text import escaped
 
 __all__ = ["Handshakes"]
+
+_FAILURES: Final = cell("tls_failures_total")
+_SUCCESSES: Final = {
+    name: cell("tls_handshakes_total", name) for name in ("TLSv1", "TLSv1.1", "TLSv1.2", "TLSv1.3")
+}
 
 TURN: Final = 0.002  # seconds of a loop turn for handshakes; one step is done in any case
 MAX_REASON: Final = 128  # characters of OpenSSL's text
@@ -36,9 +43,10 @@ class Shaking(Protocol):
 
 
 class Handshakes:
-    """The queue, and the count of failures. now: a monotonic clock, in seconds."""
+    """The queue, and the counts. tally: where they are. now: a monotonic clock, in seconds."""
 
-    def __init__(self, now: Callable[[], float] = time.monotonic) -> None:
+    def __init__(self, tally: Tally, now: Callable[[], float] = time.monotonic) -> None:
+        self._tally = tally
         self._now = now
         self._waiting: deque[Shaking] = deque()
         self._spent = 0.0  # seconds of this turn
@@ -81,9 +89,16 @@ class Handshakes:
         connection.handshake_step()
         self._spent += self._now() - began
 
+    def succeeded(self, version: str) -> None:
+        """Count a handshake. version: as OpenSSL names it."""
+        number = _SUCCESSES.get(version)
+        if number is not None:
+            self._tally.add(number)
+
     def failed(self, error: BaseException, place: Place) -> None:
         """Count a failure, and log at most one in `LOG_EVERY` seconds."""
         self.failures += 1
+        self._tally.add(_FAILURES)
         self._unsaid += 1
         now = self._now()
         if now - self._said_at >= LOG_EVERY:

@@ -4,11 +4,14 @@ from fastsmtp.delivery.log cimport entry_of
 from fastsmtp.delivery.trace cimport trace_headers
 from fastsmtp.session cimport Envelope, Session
 
+cdef Py_ssize_t _DELIVERED, _OVER_SIZE, _ABORTED, _LATE, _UNAVAILABLE, _SECONDS
+
 
 cdef class Traffic:
     cdef public object sink, log
     cdef public bint headers
-    cdef public Py_ssize_t in_flight, max_in_flight
+    cdef public object tally
+    cdef public Py_ssize_t in_flight, open, max_in_flight
     cdef public Py_ssize_t delivered, refused, aborted, late
 
 
@@ -24,6 +27,7 @@ cdef class Arrival:
     cdef list _pieces
     cdef Traffic _traffic
     cdef Py_ssize_t _announced, _held
+    cdef double _ended_at
     cdef bint _is_coming, _is_over
 
     cpdef begin(self)
@@ -56,5 +60,6 @@ cdef class Arrival:
     cdef _log(self, what, key, value)
 
 
+cdef Py_ssize_t _outcome(error) except -1
 cdef _first_error(fates)
 cdef _failure_of(future)

@@ -8,12 +8,14 @@ sink's `begin` while it arrives, and reading from its client pauses during each 
 from __future__ import annotations
 
 import asyncio
+import time
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any, Final
 
 from fastsmtp.delivery.errors import (
     DeliveryError,
     Full,
+    Refused,
     TooLarge,
     Unclear,
     delivery_error,
@@ -23,6 +25,7 @@ from fastsmtp.delivery.record import Client, Recipient, Record
 from fastsmtp.delivery.sink import BodyWriter, Fate, Receipt, Sink
 from fastsmtp.delivery.trace import trace_headers
 from fastsmtp.errors import MessageAborted
+from fastsmtp.metrics import Tally, cell
 from fastsmtp.session import Session
 from fastsmtp.stream import DataStream
 
@@ -32,6 +35,19 @@ if TYPE_CHECKING:
 __all__ = ["Arrival", "Traffic", "announced_size", "record_of"]
 
 OVERHEAD: Final = 4096  # octets that a message takes besides its body, in Python objects
+_DELIVERED: int = cell("delivery_messages_total", "delivered")
+_OVER_SIZE: int = cell("delivery_messages_total", "over_size")
+_ABORTED: int = cell("delivery_messages_total", "aborted")
+_LATE: int = cell("delivery_messages_total", "late")
+_UNAVAILABLE: int = cell("delivery_messages_total", "unavailable")
+_REFUSALS: Final = {
+    Full: cell("delivery_messages_total", "full"),
+    TooLarge: cell("delivery_messages_total", "too_large"),
+    Refused: cell("delivery_messages_total", "refused"),
+    Unclear: cell("delivery_messages_total", "unclear"),
+}
+_SECONDS: int = cell("delivery_seconds")
+
 OVER_SIZE: Final = "larger than size"
 TOO_LATE: Final = "the answer came too late"
 
@@ -39,7 +55,8 @@ TOO_LATE: Final = "the answer came too late"
 class Traffic:
     """The state that all messages of one hook share: sink, log, octets in flight, counts.
 
-    in_flight: octets of bodies in memory, gathered or waiting for the sink. delivered, refused,
+    in_flight: octets of bodies in memory, gathered or waiting for the sink. open: how many messages
+    they are. tally: where all is counted. delivered, refused,
     aborted: messages so far; late: those of `aborted` whose client got no 250 although the sink has
     taken them.
     """
@@ -51,12 +68,14 @@ class Traffic:
         log: Callable[[Entry], object],
         *,
         headers: bool,
+        tally: Tally,
     ) -> None:
         self.sink = sink
+        self.tally = tally
         self.log = log
         self.headers = headers
         self.max_in_flight = max_in_flight
-        self.in_flight = 0
+        self.in_flight = self.open = 0
         self.delivered = self.refused = self.aborted = self.late = 0
 
 
@@ -110,6 +129,7 @@ class Arrival:
     __slots__ = (
         "_announced",
         "_callback",
+        "_ended_at",
         "_held",
         "_is_coming",
         "_is_over",
@@ -138,7 +158,9 @@ class Arrival:
         self._writer: BodyWriter | None = None
         self._is_over = False  # the callback was called
         self._is_coming = False  # counted by the sink
+        self._ended_at = 0.0  # when the last octet had come
         traffic.in_flight += OVERHEAD
+        traffic.open += 1
 
     def begin(self) -> None:
         """Take the message from the stream."""
@@ -153,6 +175,7 @@ class Arrival:
         reason = delivery_error(error)
         self._end()
         self._traffic.refused += 1
+        self._traffic.tally.add(_outcome(reason))
         self._log("refused", "reason", str(reason))
         self._callback(reason.reply)
 
@@ -176,14 +199,17 @@ class Arrival:
         self._has_come()
         if self._is_over:
             return
+        self._ended_at = time.monotonic()
         if error is not None:
             self._end()
             self._traffic.aborted += 1
+            self._traffic.tally.add(_ABORTED)
             self._log("aborted", "reason", error.reason)
             self._callback(error)
         elif self._stream.size_exceeded:
             self._end()
             self._traffic.refused += 1
+            self._traffic.tally.add(_OVER_SIZE)
             self._log("refused", "reason", OVER_SIZE)
             self._callback()  # the engine answers 552 5.3.4
         elif self._writer is None:
@@ -274,6 +300,7 @@ class Arrival:
 
     def _stored(self, future: asyncio.Future[Receipt]) -> None:
         error = _failure_of(future)
+        self._traffic.tally.observe(_SECONDS, time.monotonic() - self._ended_at)
         if error is None:
             receipt = future.result()
             if isinstance(receipt, str):
@@ -301,6 +328,7 @@ class Arrival:
             # `hook_timeout`, or the end of the server: the client got 451, or no reply.
             traffic.aborted += 1
             traffic.late += 1
+            traffic.tally.add(_LATE)
             self._log("aborted", "reason", TOO_LATE)
             traffic.sink.undo(record, receipt)
             return
@@ -311,10 +339,12 @@ class Arrival:
         kept = [fate for fate in fates if isinstance(fate, str)]
         if kept:
             traffic.delivered += 1
+            traffic.tally.add(_DELIVERED)
             self._log(traffic.sink.done, traffic.sink.receipt_key, kept[0])
         if len(kept) < len(fates):
             for recipient, fate in zip(self._record.rcpt_to, fates, strict=False):
                 if isinstance(fate, DeliveryError):
+                    traffic.tally.add(_outcome(fate))
                     self._log("refused", "reason", f"{recipient.address}: {fate}")
 
     def _end(self) -> None:
@@ -322,6 +352,8 @@ class Arrival:
         self._is_over = True
         self._has_come()
         self._traffic.in_flight -= self._held
+        if self._held:
+            self._traffic.open -= 1
         self._held = 0
         self._pieces = []
         writer, self._writer = self._writer, None
@@ -337,6 +369,14 @@ class Arrival:
             self._traffic.log(entry)
         except Exception as error:  # as above
             logger.error("the log has failed: %s", entry, exc_info=error)
+
+
+def _outcome(error: DeliveryError) -> int:
+    """Return the cell of a message that the sink has not accepted."""
+    for kind, number in _REFUSALS.items():
+        if isinstance(error, kind):
+            return number
+    return _UNAVAILABLE
 
 
 def _first_error(fates: list[Fate]) -> DeliveryError | None:

@@ -64,7 +64,8 @@ class Batcher(Generic[T, R]):
     single larger one; returns one result or exception for each. If it raises, it must have undone
     everything: the items are tried again one by one. threads: how many batches at a time; several
     share the waiting items among the idle ones, and their order is not kept. coming: called on the
-    loop, returns how many more items are expected soon; it may be wrong.
+    loop, returns how many more items are expected soon; it may be wrong. on_batch: called on the
+    loop after each batch, with the number of its items.
     """
 
     def __init__(
@@ -76,7 +77,9 @@ class Batcher(Generic[T, R]):
         max_items: int = MAX_ITEMS,
         max_octets: int = MAX_OCTETS,
         coming: Callable[[], int] = int,
+        on_batch: Callable[[int], object] | None = None,
     ) -> None:
+        self._on_batch = on_batch
         self._commit = commit
         self._name = name
         self._max_items = max_items
@@ -200,6 +203,8 @@ class Batcher(Generic[T, R]):
                 _fail(entry.future, delivery_error(result))
             elif not entry.future.done():
                 entry.future.set_result(result)
+        if self._on_batch is not None:
+            self._on_batch(len(batch))
         with self._condition:
             self._begun.difference_update(batch)
 

@@ -15,6 +15,7 @@ from fastsmtp.delivery.log import Entry, log_entry, logger
 from fastsmtp.delivery.promise import Promise
 from fastsmtp.delivery.sink import CLOSE_PATIENCE, Sink
 from fastsmtp.errors import SMTPError
+from fastsmtp.metrics import Tally, cell
 from fastsmtp.session import Session
 from fastsmtp.stream import DataStream
 
@@ -26,6 +27,11 @@ __all__ = ["Delivery", "deliver"]
 # Octets of messages in memory, gathered or waiting for the sink.
 MAX_IN_FLIGHT: Final = 64 * 1024 * 1024
 
+_MESSAGES: Final = cell("delivery_in_flight_messages")
+_OCTETS: Final = cell("delivery_in_flight_bytes")
+_UP: Final = cell("delivery_up")
+_PROMISES: Final = {each: cell("delivery_promise", each.value) for each in Promise}
+
 
 def deliver(
     sink: Sink,
@@ -34,13 +40,15 @@ def deliver(
     headers: bool = True,
     max_in_flight: int = MAX_IN_FLIGHT,
     log: Callable[[Entry], object] = log_entry,
+    tally: Tally | None = None,
 ) -> Delivery:
     """Return the hook `on_data` that puts each message into `sink`.
 
     name: of this server, in Received; None: that of the host. headers: put Return-Path,
     Delivered-To and Received on top (RFC 5321 §4.4). max_in_flight: octets of bodies in memory;
     beyond it bodies go through the sink's files, and `on_mail_from` refuses. log: called for each
-    message; must not block.
+    message; must not block. tally: where messages are counted, None: in one of its own, which
+    `SMTPServer.stats` includes.
 
     The server starts the sink when it begins to listen, and closes it at the end of `close`, unless
     the program has started it itself (`async with sink:`). Raises TypeError for an object that is
@@ -50,7 +58,8 @@ def deliver(
         raise TypeError(f"deliver takes a Sink, such as Maildir('./mail'), got {sink!r:.80}")
     if max_in_flight <= 0:
         raise ValueError(f"max_in_flight takes a number of octets, got {max_in_flight}")
-    return Delivery(sink, name or socket.gethostname(), headers, max_in_flight, log)
+    own = Tally() if tally is None else tally
+    return Delivery(sink, name or socket.gethostname(), headers, max_in_flight, log, own)
 
 
 class Delivery:
@@ -67,9 +76,11 @@ class Delivery:
         headers: bool,
         max_in_flight: int,
         log: Callable[[Entry], object],
+        tally: Tally,
     ) -> None:
         self.sink = sink
-        self.traffic = Traffic(sink, max_in_flight, log, headers=headers)
+        self.tally = sink.tally = tally
+        self.traffic = Traffic(sink, max_in_flight, log, headers=headers, tally=tally)
         self._name = name
         self._early: list[Arrival] = []  # messages that wait for the start of the sink
         self._starting: asyncio.Task[Promise] | None = None
@@ -107,6 +118,16 @@ class Delivery:
             arrival.fail(Refused(refusal))
         else:
             arrival.begin()
+
+    def measure(self) -> None:
+        """Set the gauges of the delivery, and of its sink, in `tally`."""
+        promise = self.sink.promise
+        self.tally.set(_MESSAGES, self.traffic.open)
+        self.tally.set(_OCTETS, self.traffic.in_flight)
+        self.tally.set(_UP, promise is not None and self.sink.refusal() is None)
+        for each, number in _PROMISES.items():
+            self.tally.set(number, promise is each)
+        self.sink.measure()
 
     def refusal(self) -> SMTPError | None:
         """Return the refusal if no message can be accepted now, else None. No I/O."""

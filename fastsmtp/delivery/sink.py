@@ -15,6 +15,7 @@ from fastsmtp.delivery.errors import DeliveryError
 from fastsmtp.delivery.promise import Promise
 from fastsmtp.delivery.record import Record, StoredBody
 from fastsmtp.errors import SMTPError
+from fastsmtp.metrics import Tally, cell
 
 __all__ = ["CLOSE_PATIENCE", "BodyWriter", "Fate", "Receipt", "Sink"]
 
@@ -22,6 +23,8 @@ __all__ = ["CLOSE_PATIENCE", "BodyWriter", "Fate", "Receipt", "Sink"]
 Fate: TypeAlias = str | DeliveryError
 # One fate for all recipients, or one for each, in their order.
 Receipt: TypeAlias = str | Sequence[Fate]
+
+_BATCH: Final = cell("delivery_batch_messages")
 
 CLOSE_PATIENCE: Final = 30.0  # seconds, by default
 
@@ -53,6 +56,7 @@ class Sink(abc.ABC):
     through `begin`. promise: the result of `start`, None before it and after `close`. done: the
     word of replies and log for a message that was put. receipt_key: the log's name of its receipt.
     coming: messages whose bodies are arriving, which will be put soon; `deliver` counts them.
+    tally: where the sink counts, None: nowhere; `deliver` sets it.
     """
 
     max_record: int = 1024 * 1024
@@ -60,6 +64,7 @@ class Sink(abc.ABC):
     done: str = "delivered"
     receipt_key: str = "receipt"
     coming: int = 0
+    tally: Tally | None = None
 
     @abc.abstractmethod
     async def start(self) -> Promise:
@@ -93,6 +98,14 @@ class Sink(abc.ABC):
         message, so it must not do I/O.
         """
         return None
+
+    def count_batch(self, messages: int) -> None:
+        """Count messages that were stored together."""
+        if self.tally is not None:
+            self.tally.observe_size(_BATCH, messages)
+
+    def measure(self) -> None:  # noqa: B027 - most sinks have nothing to measure
+        """Set the gauges in `tally`: called before somebody looks at it. Must not block."""
 
     def undo(self, record: Record, receipt: Receipt) -> None:  # noqa: B027 - not every sink can
         """The message was put, but its client got no 250: it was lost or got 451, and will send the

@@ -29,6 +29,7 @@ PACKAGE = ROOT / "fastsmtp"
 LEVELS = (
     {
         "_capi",
+        "_counts",
         "_interpreter",
         "_unbuilt",
         "blocking",
@@ -39,7 +40,7 @@ LEVELS = (
         "unix_sockets",
     },
     {"_wire", "_parser", "_native", "_log", "_pace", "_options", "errors", "replies"},
-    {"options", "session", "stream", "_sasl", "_failures"},
+    {"options", "session", "stream", "metrics", "_sasl", "_failures"},
     {"_hooks", "_tls", "_net"},
     {"_smtp", "certificates", "hook_types"},
     {"_connection", "server_options"},
@@ -51,6 +52,7 @@ LEVELS = (
 )
 # Inside of a room a module imports only from those that stand before it.
 ORDER = {
+    "_counts": ("tally", "families"),
     "_wire": ("grammar", "proxy_header"),
     "_options": ("names", "given", "kinds"),
     "_sasl": ("exchange", "saslprep", "mechanisms", "scram"),
@@ -65,7 +67,16 @@ ORDER = {
     ),
     "_smtp": (
         *("states", "policy", "deadline", "strikes", "parameters", "hook_replies"),
-        *("server_tables", "dialogue", "final_reply", "data", "mail_rcpt", "starttls", "auth"),
+        *(
+            "server_tables",
+            "reply_queue",
+            "dialogue",
+            "final_reply",
+            "data",
+            "mail_rcpt",
+            "starttls",
+            "auth",
+        ),
         *("simple_verbs", "xclient", "greeting", "command_table", "start", "preconditions"),
         "protocol",
     ),
@@ -79,14 +90,14 @@ ORDER = {
         *("body_writer", "body_files"),
         *("trace", "arrival", "hook"),
         *("spool.directory", "spool.store", "spool.salvage", "spool.keeper", "spool.shelf"),
-        *("spool.breaker", "spool.handover", "spool.drainer", "spool.operations"),
+        *("spool.breaker", "spool.handover", "spool.drainer", "spool.gauges", "spool.operations"),
         *("spool.control", "spool.sink", "spool"),
         *("maildir._commit", "maildir.box", "maildir.syncing", "maildir.large", "maildir.sink"),
         "maildir",
     ),
 }
 # The house in numbers. A change of one is a decision, not an accident.
-ROOMS, ROOM_LEVELS, ROOM_ARROWS = 36, 11, 121
+ROOMS, ROOM_LEVELS, ROOM_ARROWS = 38, 11, 129
 # These know no socket, no event loop and no clock: octets and `now` come in as arguments.
 SANS_IO = {
     *("_wire", "_parser", "replies", "errors", "session", "_sasl", "_smtp"),
@@ -102,7 +113,11 @@ HARMLESS = {("asyncio", "CancelledError"), ("threading", "get_ident")}
 ENGINE_DEPENDENCIES = {"uvloop"}
 GATEWAY_DEPENDENCIES = {"uvloop", "click", "argon2", "msgspec", "rich", "watchfiles"}
 # Libraries that one module may look for at the moment of use, because it does without them.
-OPTIONAL = {("_tls.self_signed", "cryptography"), ("_net.resolvers", "aiodns")}
+OPTIONAL = {
+    ("_tls.self_signed", "cryptography"),
+    ("_net.resolvers", "aiodns"),
+    ("metrics", "prometheus_client"),
+}
 # Modules of the standard library that make every import of ours a good deal longer and that few
 # programs need: looked for at the moment of use. That is never on the way of a command, where a
 # process without descriptors could not load them.

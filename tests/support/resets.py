@@ -23,7 +23,7 @@ KEPT = {
     },
     "Envelope": {"dsn"},  # made of another field
     "SMTPProtocol": {
-        *{"counters", "_transactions"},
+        *{"counters", "_transactions", "stage"},
         *{"first_line", "watch"},  # no greeting is needed to be the first line
         *{"tables", "options", "policy", "hooks", "host"},  # not of one connection, or not changed
     },

@@ -33,6 +33,7 @@ from tls_kit import (
 )
 
 from fastsmtp import SMTPServer
+from fastsmtp._counts.tally import Tally
 from fastsmtp._tls.handshake_queue import TURN, Handshakes
 from fastsmtp._tls.pump import MAX_FLIGHT, Pump
 from fastsmtp.server import state_of
@@ -313,7 +314,8 @@ def test_a_handshake_of_many_slices_shares_the_turns() -> None:
     """Meanwhile nothing more is read."""
     server = SMTPServer(**certified(**DEMAND))
     clock = itertools.count(step=TURN)
-    state_of(server).handshakes = Handshakes(lambda: next(clock))  # a step takes all of a turn
+    # A step takes all of a turn.
+    state_of(server).handshakes = Handshakes(Tally(), lambda: next(clock))
     with Wire(server) as wire:
         client = MemoryClient(wire)
         assert client.greet() == "220 2.0.0"

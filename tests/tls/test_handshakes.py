@@ -13,6 +13,7 @@ from scenario import EH, codes
 from tls_kit import MemoryClient, MemoryTLS, certified
 
 from fastsmtp import SMTPServer
+from fastsmtp._counts.tally import Tally
 from fastsmtp._failures import Place
 from fastsmtp._tls.handshake_queue import LOG_EVERY, TURN, Handshakes
 from fastsmtp.server import state_of
@@ -45,7 +46,7 @@ class Steps:
         self.done = 0
         self.context: Any = None
         self.loop: Any = Loop()
-        self.handshakes = Handshakes(lambda: self.time)
+        self.handshakes = Handshakes(Tally(), lambda: self.time)
 
     def handshake_step(self) -> None:
         self.time += self.seconds
@@ -167,7 +168,7 @@ def test_a_listener_gets_each_failure_and_all_are_still_counted_and_logged(
 @row("TLS-14")
 def test_failures_are_counted_and_few_of_them_logged(caplog: pytest.LogCaptureFixture) -> None:
     time = 100.0
-    handshakes = Handshakes(lambda: time)
+    handshakes = Handshakes(Tally(), lambda: time)
     first_client = Place("id1", "tls", "192.0.2.1", "192.0.2.1 via 10.0.0.7")
     second_client = Place("id2", "tls", "192.0.2.2", "192.0.2.2")
     with caplog.at_level(logging.INFO, "fastsmtp"):

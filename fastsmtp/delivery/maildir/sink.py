@@ -62,6 +62,7 @@ class Maildir(Sink):
             name="fastsmtp-maildir",
             threads=COMMIT_THREADS,
             coming=lambda: self.coming,
+            on_batch=self.count_batch,
         )
         self._files = file_threads("fastsmtp-maildir-file")
 

@@ -44,7 +44,8 @@ class Shelf:
     """The records in one directory; `start` locks it.
 
     quota: octets that the records may have, with their bodies. reserve: octets of the disk that
-    they must leave free. coming: returns how many records are expected soon. newest: number of the
+    they must leave free. coming: returns how many records are expected soon. on_batch: called with
+    the number of items of each batch. newest: number of the
     newest record. was_cut: the last process that used the spool did not close it. on_new: called
     when records have arrived.
     """
@@ -56,6 +57,7 @@ class Shelf:
         quota: int,
         reserve: int,
         coming: Callable[[], int] = int,
+        on_batch: Callable[[int], object] | None = None,
     ) -> None:
         self.directory = directory
         self.count = 0
@@ -65,7 +67,7 @@ class Shelf:
         self._quota = quota
         self._keeper = Keeper(directory.database, reserve=reserve)
         self._batcher: Batcher[Item, Any] = Batcher(
-            self._keeper.commit, name="fastsmtp-spool", coming=coming
+            self._keeper.commit, name="fastsmtp-spool", coming=coming, on_batch=on_batch
         )
         self._bodies = BodyFiles(directory.bodies)
         self._look: asyncio.TimerHandle | None = None

@@ -13,6 +13,7 @@ from fastsmtp.delivery.sink import BodyWriter, Receipt, Sink
 from fastsmtp.delivery.spool.control import ControlServer
 from fastsmtp.delivery.spool.directory import SpoolDirectory
 from fastsmtp.delivery.spool.drainer import Counts, Drainer
+from fastsmtp.delivery.spool.gauges import Gauges
 from fastsmtp.delivery.spool.operations import Operations
 from fastsmtp.delivery.spool.shelf import Shelf
 from fastsmtp.errors import SMTPError
@@ -52,7 +53,15 @@ class Spool(Sink):
     ) -> None:
         directory = SpoolDirectory(path)
         self.path = directory.path
-        self._shelf = Shelf(directory, quota=quota, reserve=reserve, coming=lambda: self.coming)
+        self._shelf = Shelf(
+            directory,
+            quota=quota,
+            reserve=reserve,
+            coming=lambda: self.coming,
+            on_batch=self.count_batch,
+        )
+        self._quota = quota
+        self._gauges = Gauges()
         self._inner = drain_into
         self._parallel = parallel
         self._drainer: Drainer | None = None
@@ -109,6 +118,11 @@ class Spool(Sink):
                 else ""
             )
             logger.info("the spool %s has %d messages to drain%s", self.path, self.count, again)
+
+    def measure(self) -> None:
+        """Count what was drained since the last call, and set the gauges of the spool."""
+        if self.tally is not None and self.promise is not None:
+            self._gauges.set(self.tally, self._shelf, self._quota, self.counts)
 
     def refusal(self) -> SMTPError | None:
         """Return the refusal if no message can be accepted now, else None."""
