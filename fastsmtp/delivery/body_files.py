@@ -2,18 +2,20 @@
 
 from __future__ import annotations
 
+import asyncio
 import contextlib
 import functools
 import os
 import re
 import secrets
 import time
-from collections.abc import Container
+from collections.abc import Callable, Container
 from typing import Any, BinaryIO, Final
 
 from fastsmtp.delivery.batcher import Batcher
 from fastsmtp.delivery.body_writer import FileBodyWriter, Job, file_threads
 from fastsmtp.delivery.directories import remove_file
+from fastsmtp.delivery.errors import DeliveryError
 
 __all__ = ["BodyFile", "BodyFiles", "BodyFileWriter"]
 
@@ -21,15 +23,25 @@ _NAME: Final = re.compile(r"[0-9]+-[0-9a-f]{16}")
 _FLAGS: Final = os.O_WRONLY | os.O_CREAT | os.O_EXCL
 
 
+def _nothing() -> None:
+    pass
+
+
 class BodyFile:
-    """A body that is safe on disk. path: absolute; size: octets; sha256: hexadecimal digits."""
+    """A body that is safe on disk. path: absolute; size: octets; sha256: hexadecimal digits.
 
-    __slots__ = ("path", "sha256", "size")
+    has_arrived: called when another part of the program counts its octets.
+    """
 
-    def __init__(self, path: str, size: int, sha256: str) -> None:
+    __slots__ = ("has_arrived", "path", "sha256", "size")
+
+    def __init__(
+        self, path: str, size: int, sha256: str, has_arrived: Callable[[], None] = _nothing
+    ) -> None:
         self.path = path
         self.size = size
         self.sha256 = sha256
+        self.has_arrived = has_arrived
 
     def open(self) -> BinaryIO:
         """Return the octets, as received, as a file to read. Blocks; raises OSError."""
@@ -37,10 +49,18 @@ class BodyFile:
 
 
 class BodyFiles:
-    """The bodies in one directory, which exists. Belongs to one event loop."""
+    """The bodies in one directory, which exists. Belongs to one event loop.
 
-    def __init__(self, directory: str) -> None:
+    refusal: returns why no more octets can be taken, None if they can; called in threads. arriving:
+    octets of bodies that are not discarded, and have not `has_arrived`.
+    """
+
+    def __init__(
+        self, directory: str, refusal: Callable[[], DeliveryError | None] = _nothing
+    ) -> None:
         self.directory = directory
+        self.refusal = refusal
+        self.arriving = 0
         self._threads = file_threads("fastsmtp-bodies")
 
     def start(self) -> None:
@@ -55,7 +75,7 @@ class BodyFiles:
         """Begin a body; its file is made with its first octets."""
         # By time, so that a listing shows them in the order of arrival; 64 random bits.
         name = f"{time.time_ns()}-{secrets.token_hex(8)}"
-        return BodyFileWriter(self.directory, name, self._threads)
+        return BodyFileWriter(self, name, self._threads)
 
     def stored(self, name: str, size: int, sha256: str) -> BodyFile:
         """Return a body that was finished before. Raises ValueError for a name that is not ours."""
@@ -90,19 +110,40 @@ class BodyFiles:
 class BodyFileWriter(FileBodyWriter):
     """Writes one body, and syncs it at its end."""
 
-    def __init__(self, directory: str, name: str, threads: Batcher[Job, Any]) -> None:
+    def __init__(self, files: BodyFiles, name: str, threads: Batcher[Job, Any]) -> None:
         super().__init__(threads)
-        self._place = directory
-        self._path = os.path.join(directory, name)
+        self._files = files
+        self._arriving = 0  # octets, of those of all bodies
+        self._path = os.path.join(files.directory, name)
         self._descriptor = -1
         self._directory = -1
         self._is_made = False
 
+    def write(self, octets: bytes) -> asyncio.Future[None] | None:
+        """Take octets, as the base does; the future may raise the refusal of the files."""
+        written = super().write(octets)
+        self._files.arriving += len(octets)
+        self._arriving += len(octets)
+        return written
+
+    def discard(self) -> None:
+        """Remove the file, as soon as no thread works on it."""
+        self._has_arrived()
+        super().discard()
+
+    def _has_arrived(self) -> None:
+        self._files.arriving -= self._arriving
+        self._arriving = 0
+
+    # In a thread.
+
     def _store(self, octets: bytes) -> None:
+        if refusal := self._files.refusal():
+            raise refusal
         if not self._is_made:
             # Before the first write, and for this body alone: the kernel reports a write-back error
             # once for each open descriptor, and never to a descriptor opened later.
-            self._directory = os.open(self._place, os.O_RDONLY | os.O_DIRECTORY)
+            self._directory = os.open(self._files.directory, os.O_RDONLY | os.O_DIRECTORY)
             self._descriptor = os.open(self._path, _FLAGS, 0o600)
             self._is_made = True
         view = memoryview(octets)
@@ -113,7 +154,7 @@ class BodyFileWriter(FileBodyWriter):
         os.fsync(self._descriptor)
         os.fsync(self._directory)
         self._close()
-        return BodyFile(self._path, size, sha256)
+        return BodyFile(self._path, size, sha256, self._has_arrived)
 
     def _remove(self) -> None:
         self._close()

@@ -107,6 +107,16 @@ def test_a_directory_whose_sync_failed_is_opened_and_checked_before_the_next_mes
         ]
 
 
+def test_directories_whose_handles_are_stale_are_opened_again(faults: Faults) -> None:
+    """On NFS, when the server was restored or has exported another file system."""
+    with drilling(faults) as drill:
+        faults.order("open", str(errno.ESTALE))
+        assert drill.put(message()) == [REFUSED]
+        faults.forget()
+        assert is_name(*drill.put(message()))
+        assert [name for name, _, _ in faults.trace()][:2] == ["open", "unlink"]
+
+
 def test_directories_that_were_moved_away_are_found_again(faults: Faults) -> None:
     with drilling(faults) as drill:
         assert is_name(*drill.put(message()))

@@ -214,6 +214,33 @@ async def test_at_its_quota_a_spool_refuses_with_452_and_takes_mail_again_once_i
 
 
 @on_loops
+async def test_bodies_on_their_way_count_towards_the_quota(tmp_path: Path) -> None:
+    async with Spool(str(tmp_path / "s"), quota=300_000) as spool:
+        first, second = spool.begin(record("s-1")), spool.begin(record("s-2"))
+        for _ in range(2):
+            written = first.write(b"x" * 100_000)
+            assert written is not None
+            await written
+        assert spool.used == 200_000
+        written = second.write(b"x" * 100_001)
+        assert written is not None
+        with pytest.raises(Full):
+            await written
+        second.discard()
+        assert spool.used == 200_000
+        message = record("s-1", b"")
+        message.set_body(await first.finish())
+        await spool.put(message)
+        assert 200_000 < spool.used < 201_000
+        third = spool.begin(record("s-3"))
+        written = third.write(b"x" * 90_000)
+        assert written is not None
+        third.discard()
+        await asyncio.wait([written])
+        assert 200_000 < spool.used < 201_000
+
+
+@on_loops
 async def test_a_disk_without_the_reserve_is_full(tmp_path: Path) -> None:
     async with Spool(str(tmp_path / "s"), reserve=1 << 60) as spool:
         with pytest.raises(Full, match="octets left"):

@@ -181,6 +181,94 @@ async def test_a_message_is_split_once_although_the_store_said_that_it_failed(
 
 
 @on_loops
+async def test_a_message_is_split_once_although_the_store_failed_and_was_away_for_a_while(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(drainer, "NOTE_AGAIN", 0.01)
+    sink = Collector()
+    sink.outcomes.append(["taken", REFUSED])
+    async with Spool(str(tmp_path / "s"), drain_into=sink) as spool:
+        keeper = spool._shelf._keeper
+        write, commit = keeper._write, keeper.commit
+        splits = 0
+        away = 0
+
+        def unclear(store: Store, items: list[Any]) -> list[Any]:
+            nonlocal splits, away
+            results = write(store, items)
+            if any(getattr(item, "gone", ()) for item in items):
+                splits += 1
+                away = 3
+                return [Unclear("nobody knows")] * len(items)
+            return results
+
+        def missing(items: list[Any]) -> Any:
+            nonlocal away
+            if away:
+                away -= 1
+                return [Unavailable("it cannot be opened")] * len(items)
+            return commit(items)
+
+        monkeypatch.setattr(keeper, "_write", unclear)
+        monkeypatch.setattr(spool._shelf._batcher, "_commit", missing)
+        await spool.put(record("s-1", BODY, "a@y", "b@y"))
+        async with asyncio.timeout(10):
+            while not splits or spool._drainer is None or spool._drainer._busy:
+                await asyncio.sleep(0.005)
+        assert splits == 1
+        async with asyncio.timeout(10):
+            while spool.count != 1:
+                await asyncio.sleep(0.005)
+    assert troubles(tmp_path / "s") == [("refused", 1, "No such user")]
+
+
+@on_loops
+async def test_a_record_that_is_removed_while_the_sink_has_it_leaves_no_trouble_for_its_number(
+    tmp_path: Path,
+) -> None:
+    sink = Collector()
+    sink.hold = True
+    async with Spool(str(tmp_path / "s"), drain_into=sink) as spool:
+        await spool.put(record("s-1"))
+        await sink.until(lambda: sink.held)
+        entry = await spool._shelf.ask(lambda store: store.entry(1))
+        assert entry is not None
+        await spool._shelf.remove([entry])
+        sink.outcomes.append(REFUSED)
+        sink.hold = False
+        sink.answer()
+        async with asyncio.timeout(10):
+            while spool._drainer is None or spool._drainer._busy:
+                await asyncio.sleep(0.005)
+    assert troubles(tmp_path / "s") == []
+    async with Spool(str(tmp_path / "s"), drain_into=sink) as spool:
+        assert await spool.put(record("s-2")) == "1"
+        await emptied(spool)
+    assert sink.ids == ["s-2"]
+
+
+@on_loops
+async def test_a_spool_that_ends_while_the_sink_has_a_record_counts_it_as_repeated(
+    tmp_path: Path,
+) -> None:
+    sink = Collector()
+    sink.hold = True
+    spool = Spool(str(tmp_path / "s"), drain_into=sink)
+    await spool.start()
+    await spool.put(record("s-1"))
+    await sink.until(lambda: sink.held)
+    await spool.close(0)
+    sink.hold = False
+    async with Spool(str(tmp_path / "s"), drain_into=sink) as spool:
+        await emptied(spool)
+        assert spool.counts.repeated == 1
+    async with Spool(str(tmp_path / "s"), drain_into=sink) as spool:
+        await spool.put(record("s-2"))
+        await emptied(spool)
+        assert spool.counts.repeated == 0
+
+
+@on_loops
 async def test_a_body_in_a_file_stays_until_the_last_recipient_has_it(tmp_path: Path) -> None:
     sink = Collector()
     sink.outcomes.append([REFUSED, Unavailable("busy")])

@@ -255,6 +255,33 @@ async def test_bodies_whose_records_cannot_be_read_are_kept(tmp_path: Path) -> N
 
 
 @on_loops
+async def test_a_damaged_index_costs_no_record_its_body_and_is_made_again(tmp_path: Path) -> None:
+    """SQLite's quick check does not compare an index with its table."""
+    path = tmp_path / "s"
+    async with Spool(str(path)) as spool:
+        message = record("s-1", b"")
+        writer = spool.begin(message)
+        writer.write(BODY)
+        message.set_body(await writer.finish())
+        await spool.put(message)
+    connection = sqlite3.connect(database(path), isolation_level=None)
+    (whole,) = connection.execute(
+        "SELECT sql FROM sqlite_master WHERE name = 'record_body'"
+    ).fetchone()
+    connection.executescript(f"""
+        DROP INDEX record_body;
+        {whole} AND seq < 0;
+        PRAGMA writable_schema = ON;
+    """)
+    connection.execute("UPDATE sqlite_master SET sql = ? WHERE name = 'record_body'", (whole,))
+    connection.close()
+    sink = Collector()
+    async with Spool(str(path), drain_into=sink) as spool:
+        await emptied(spool)
+    assert sink.taken[0][2] == BODY
+
+
+@on_loops
 async def test_damage_that_appears_while_it_runs_refuses_mail_until_it_is_repaired(
     tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:

@@ -31,7 +31,7 @@ from fastsmtp.delivery.spool.sink import PARALLEL
 
 pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="/proc, LD_PRELOAD, loop devices")
 
-KILLS = 3  # of one chain, one after the other
+KILLS = 5  # of one chain, one after the other, of a night
 NIGHTLY_KILLS = int(os.environ.get("FASTSMTP_KILL_CYCLES", "300"))
 NIGHTLY_CUTS = int(os.environ.get("FASTSMTP_POWER_CUTS", "30"))
 SIZES = (10, 1000, 20_000, 200_000)
@@ -98,23 +98,23 @@ async def crash(gateway: Gateway, chance: random.Random, end: Callable[[Load], N
 # kill -9.
 
 
-async def killed(directory: Path, seed: int) -> tuple[int, int]:
+async def killed(directory: Path, seed: int, kills: int) -> tuple[int, int]:
     """Return how many messages were acknowledged, and how many are there twice."""
     chance = random.Random(seed)
     chain = Chain(directory / "spool", directory / "mail")
     acknowledged: set[str] = set()
-    for _ in range(KILLS):
+    for _ in range(kills):
         with chain.gateway() as gateway:
             acknowledged |= await crash(gateway, chance, lambda _: gateway.process.kill())
     assert acknowledged
-    return len(acknowledged), await chain.check(acknowledged, KILLS)
+    return len(acknowledged), await chain.check(acknowledged, kills)
 
 
 @pytest.mark.parametrize("seed", range(2))
 def test_ops_05_a_killed_gateway_with_a_spool_delivers_what_it_acknowledged(
     tmp_path: Path, seed: int
 ) -> None:
-    asyncio.run(killed(tmp_path, seed))
+    asyncio.run(killed(tmp_path, seed, 2))
 
 
 @pytest.mark.nightly
@@ -122,7 +122,7 @@ def test_ops_05_a_killed_gateway_with_a_spool_delivers_what_it_acknowledged(
 def test_ops_05_a_killed_gateway_with_a_spool_delivers_it_every_night(
     tmp_path: Path, seed: int, record_property: Callable[[str, object], None]
 ) -> None:
-    acknowledged, repeated = asyncio.run(killed(tmp_path, seed))
+    acknowledged, repeated = asyncio.run(killed(tmp_path, seed, KILLS))
     record_property("acknowledged", acknowledged)
     record_property("repeated", repeated)
     print(f"{acknowledged} acknowledged, {repeated} delivered twice")

@@ -38,6 +38,8 @@ __all__ = ["Maildir"]
 
 # After a failure of these, the kernel may have dropped earlier writes too.
 _DOUBTFUL: Final = frozenset({Step.SYNC, Step.SYNC_DIRECTORY})
+# The directories are elsewhere now; ESTALE is that of NFS.
+_MOVED: Final = frozenset({errno.ENOENT, errno.ESTALE})
 # Batches at a time: one is written while others wait for the disk, and several share a flush.
 # Measured with bench/durable: with 2 ms for a flush, four accept a fifth more mail than two.
 COMMIT_THREADS: Final = 4
@@ -164,6 +166,6 @@ class Maildir(Sink):
         if draft.step is Step.DONE:
             draft.discard()
             return OSError(errno.ENOMEM, "") if draft in lacking else Unavailable(DISCARDED)
-        if draft.step in _DOUBTFUL or draft.error == errno.ENOENT:
+        if draft.step in _DOUBTFUL or draft.error in _MOVED:
             self._place = None
         return failure(draft)

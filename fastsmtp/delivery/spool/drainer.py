@@ -94,8 +94,10 @@ class Drainer:
         self._look_for_due(0.0)
         self._wake.set()
 
-    async def close(self, patience: float) -> None:
-        """Begin no more records, and wait for those in flight for at most `patience` seconds."""
+    async def close(self, patience: float) -> bool:
+        """Begin no more records, and wait for those in flight for at most `patience` seconds;
+        return whether what became of all of them is noted.
+        """
         self._closing = True
         self._shelf.on_new = _nothing
         self._wake.set()
@@ -111,6 +113,7 @@ class Drainer:
             await asyncio.wait(self._pending, timeout=max(0.0, deadline - time.monotonic()))
         for future in self._pending:
             future.cancel()
+        return not self._busy
 
     # Which records.
 
@@ -342,10 +345,11 @@ class Drainer:
 
     async def _was_made(self, changes: Changes) -> bool:
         """Whether a change was made although it has failed: it must not add its records twice."""
-        try:
-            return await self._shelf.ask(lambda store: store.entry(changes.gone[0])) is None
-        except DeliveryError:
-            return False
+        while True:
+            try:
+                return await self._shelf.ask(lambda store: store.entry(changes.gone[0])) is None
+            except DeliveryError:  # the store cannot be opened now
+                await asyncio.sleep(NOTE_AGAIN)
 
     def _keep(self, task: asyncio.Future[Any]) -> None:
         self._pending.add(task)

@@ -234,6 +234,7 @@ class Keeper:
             _renew_log(f"{self._path}-wal")
             store = self.open()
             store.carry_over(always=True)
+            store.reindex()
             if found := store.check(CHECK_SECONDS):
                 raise sqlite3.DatabaseError(f"malformed: {found[0]}")
         except (OSError, ValueError, sqlite3.Error) as error:

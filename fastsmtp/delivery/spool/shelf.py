@@ -15,7 +15,7 @@ from typing import Any, Final, TypeVar
 
 from fastsmtp.blocking import call_in_thread
 from fastsmtp.delivery.batcher import Batcher
-from fastsmtp.delivery.body_files import BodyFiles
+from fastsmtp.delivery.body_files import BodyFile, BodyFiles
 from fastsmtp.delivery.errors import DeliveryError, Full, Unavailable, Unclear
 from fastsmtp.delivery.log import logger
 from fastsmtp.delivery.record import Record, encode_record, parse_record
@@ -69,7 +69,7 @@ class Shelf:
         self._batcher: Batcher[Item, Any] = Batcher(
             self._keeper.commit, name="fastsmtp-spool", coming=coming, on_batch=on_batch
         )
-        self._bodies = BodyFiles(directory.bodies)
+        self._bodies = BodyFiles(directory.bodies, self._over_quota)
         self._look: asyncio.TimerHandle | None = None
         self._is_open = False
         self._serves = False
@@ -80,7 +80,7 @@ class Shelf:
     @property
     def used(self) -> int:
         """Octets that count towards the quota."""
-        return self._stored + self._coming
+        return self._stored + self._coming + self._bodies.arriving
 
     # Its life.
 
@@ -154,15 +154,18 @@ class Shelf:
         store.shrink()
         self.count, self._stored, self.newest = _totals(store)
 
-    async def close(self, patience: float) -> None:
-        """Write waiting records, for at most `patience` seconds, and release the directory."""
+    async def close(self, patience: float, *, is_clean: bool = True) -> None:
+        """Write waiting records, for at most `patience` seconds, and release the directory.
+
+        is_clean: nothing that was delivered may be delivered again by the next process.
+        """
         if not self._is_open:
             return
         self._is_open = False
         if self._look is not None:
             self._look.cancel()
         deadline = time.monotonic() + patience
-        self._batcher.add(Close(is_clean=self._serves), 0)
+        self._batcher.add(Close(is_clean=self._serves and is_clean), 0)
         await self._batcher.close(patience)
         await self._bodies.close(max(0.0, deadline - time.monotonic()))
         if self._keeper.is_closed:
@@ -189,19 +192,25 @@ class Shelf:
         if not isinstance(record.body, bytes):
             body = os.path.basename(record.body.path)
             size += record.size
+            if isinstance(record.body, BodyFile):
+                record.body.has_arrived()
         if error := self.refusal() or self._beyond_quota(size):
             self._look_again()
             self._forget_body(body)
             failed: asyncio.Future[Receipt] = asyncio.get_running_loop().create_future()
             failed.set_exception(error)
             return failed
-        self._coming += size
         added: asyncio.Future[Receipt] = self._batcher.add(
             NewRecord(storable(record.id), octets, size, body), len(octets)
         )
+        self._coming += size
         # The first callback: when the caller's are called, the record is counted.
         added.add_done_callback(functools.partial(self._added, size, body))
         return added
+
+    def _over_quota(self) -> DeliveryError | None:
+        """Of bodies on their way; called in threads."""
+        return self._beyond_quota(0)
 
     def _beyond_quota(self, size: int) -> DeliveryError | None:
         if self.used + size <= self._quota:

@@ -152,8 +152,7 @@ class Spool(Sink):
         deadline = time.monotonic() + patience
         assert self._control is not None
         await self._control.close()
-        if self._drainer is not None:
-            await self._drainer.close(patience)
-        await self._shelf.close(max(NOTING, deadline - time.monotonic()))
+        is_clean = self._drainer is None or await self._drainer.close(patience)
+        await self._shelf.close(max(NOTING, deadline - time.monotonic()), is_clean=is_clean)
         if self._inner is not None:
             await self._inner.close(max(0.0, deadline - time.monotonic()))

@@ -212,9 +212,11 @@ class Store:
             with self._transaction():
                 self._insert(numbers, new)
                 removed = self._delete(gone)
+                # Not of a record that was removed meanwhile: a later one may get its number.
                 self._connection.executemany(
-                    "INSERT OR REPLACE INTO trouble VALUES (?, ?, ?, ?, ?)",
-                    [(seq, *trouble) for seq, trouble in found],
+                    "INSERT OR REPLACE INTO trouble SELECT seq, ?, ?, ?, ? FROM record"
+                    " WHERE seq = ?",
+                    [(*trouble, seq) for seq, trouble in found],
                 )
         else:
             # One statement is a transaction by itself, and releases the GIL once for all of it.
@@ -266,6 +268,10 @@ class Store:
             self._connection.execute("PRAGMA wal_checkpoint(PASSIVE)").fetchone()
             self._in_log = 0
 
+    def reindex(self) -> None:
+        """Make the indexes again: `check` does not find one that differs from its table."""
+        self._connection.execute("REINDEX")
+
     def shrink(self) -> None:
         """Free disk space that an empty spool does not need."""
         if os.path.getsize(self._path) > KEPT_OCTETS and self.is_empty():
@@ -305,10 +311,11 @@ class Store:
 
     def bodies(self, names: Sequence[str] | None = None) -> set[str]:
         """Return the names of files with bodies of records, all or those that are in `names`."""
-        everything = "SELECT body FROM record WHERE body IS NOT NULL"
         if names is None:
+            # From the table: a damaged index, which `check` does not find, must cost no body.
+            everything = "SELECT body FROM record NOT INDEXED WHERE body IS NOT NULL"
             return {row[0] for row in self._connection.execute(everything)}
-        one = f"{everything} AND body = ?"
+        one = "SELECT body FROM record WHERE body IS NOT NULL AND body = ?"
         return {name for name in names if self._connection.execute(one, (name,)).fetchone()}
 
     def fresh(self, after: int, count: int, octets: int) -> list[Entry]:
