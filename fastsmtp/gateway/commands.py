@@ -13,7 +13,9 @@ import click
 
 from fastsmtp.gateway import application as applications
 from fastsmtp.gateway.bench_command import bench
+from fastsmtp.gateway.check_command import check
 from fastsmtp.gateway.config import DEFAULT_LISTEN, Config, Loaded, parse_listener
+from fastsmtp.gateway.config_command import config
 from fastsmtp.gateway.log import complain
 from fastsmtp.gateway.logins import MissingPackage, hasher
 from fastsmtp.gateway.reloading import serve_and_reload
@@ -53,24 +55,24 @@ def serve(context: click.Context, /, **_: object) -> int:
     weigh more than the environment, and the environment more than the file.
     """
     loaded = loaded_of(context)
-    config = loaded.config
-    if config.application:
+    if loaded.config.application:
         return _serve_application(context, loaded)
     try:
-        if config.workers:
-            return run_parent(_plan(loaded.config), lambda: _plan(loaded.again().config))
-        return run_service(config)
+        if loaded.config.workers:
+            return run_parent(_plan(loaded), lambda: _plan(loaded.again()))
+        return run_service(loaded)
     except StartError as error:
         raise click.ClickException(str(error)) from error
 
 
-def _plan(config: Config) -> Plan:
+def _plan(loaded: Loaded) -> Plan:
     """Return what workers do."""
+    config = loaded.config
     return Plan(
         listeners=config.listeners or (parse_listener(DEFAULT_LISTEN),),
         workers=max(1, config.workers),  # a parent that is running needs one
         is_steered=config.steer_clients,
-        serve=partial(_serve if config.application else run_service, config),
+        serve=partial(_serve, config) if config.application else partial(run_service, loaded),
     )
 
 
@@ -83,7 +85,7 @@ def _serve_application(context: click.Context, loaded: Loaded) -> int:
                 raise ValueError("--reload: it is for development, with one process: no --workers")
             return serve_and_reload([*arguments_of(context, without="reload"), "--no-reload"])
         if config.workers:
-            return run_parent(_plan(config), lambda: _plan(loaded.again().config))
+            return run_parent(_plan(loaded), lambda: _plan(loaded.again()))
         return _serve(config)
     except (ValueError, StartError) as error:
         kind = click.ClickException if isinstance(error, StartError) else click.UsageError
@@ -120,6 +122,8 @@ def passwd(file: str, name: str, stdin: bool) -> int:
 
 
 fastsmtp.add_command(bench)
+fastsmtp.add_command(check)
+fastsmtp.add_command(config)
 fastsmtp.add_command(spool)
 
 

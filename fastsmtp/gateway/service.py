@@ -12,33 +12,29 @@ import asyncio
 import itertools
 import os
 import signal
-from collections.abc import Callable
 from functools import partial
-from typing import Final, TypeVar
+from typing import Final
 
-from fastsmtp.blocking import call_in_thread
 from fastsmtp.gateway.certificates import (
     NO_LIBRARY,
     Certificate,
     CertificateError,
-    explained,
     read_certificate,
 )
-from fastsmtp.gateway.config import Config, Kind
+from fastsmtp.gateway.config import Config, Kind, Loaded
 from fastsmtp.gateway.destination import Destination, DestinationError
 from fastsmtp.gateway.log import LogWriter, logger
 from fastsmtp.gateway.logins import Checker, Logins, MissingPackage
+from fastsmtp.gateway.refreshing import Refresher, users_of
 from fastsmtp.gateway.servers import FOR_USERS, Servers
 from fastsmtp.gateway.start import StartError, listen, logging_to, run_on_loop
-from fastsmtp.gateway.users import Users, UsersError, read_users
+from fastsmtp.gateway.users import UsersError
 from fastsmtp.gateway.workers.inherited import inherited
 from fastsmtp.gateway.workers.sockets import inherited_for
 from fastsmtp.gateway.workers.worker import Worker
 from fastsmtp.running import begin_unless_stopped
 
 __all__ = ["run_service"]
-
-T = TypeVar("T")
 
 EXIT_CLEAN: Final = 0
 EXIT_AT_ONCE: Final = 1
@@ -48,7 +44,7 @@ EXIT_AT_ONCE: Final = 1
 DISK_PATIENCE: Final = 5.0
 
 
-def run_service(config: Config, worker: Worker | None = None) -> int:
+def run_service(loaded: Loaded, worker: Worker | None = None) -> int:
     """Serve until a signal ends it; return the exit status. Raises StartError at the start.
 
     worker: what this process is, if it has a parent, which then gives it sockets and orders.
@@ -56,11 +52,12 @@ def run_service(config: Config, worker: Worker | None = None) -> int:
     # At a limit on file sizes, write() fails with EFBIG instead of killing the process.
     signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
     number = 0 if worker is None else worker.number
+    config = loaded.config
     with logging_to(LogWriter(number), verbose=config.verbose) as writer:
         certificate = _certificate_of(config)
         logins = _logins_of(config)
         destination = Destination(config, writer.add)
-        service = _Service(config, destination, writer, certificate, logins, worker)
+        service = _Service(loaded, destination, writer, certificate, logins, worker)
         return run_on_loop(service.run(), writer)
 
 
@@ -75,7 +72,7 @@ def _logins_of(config: Config) -> Logins | None:
     if not config.users:
         return None
     try:
-        logins = Logins(_users_of(config), Checker())
+        logins = Logins(users_of(config), Checker())
     except UsersError as error:
         raise StartError(f"--users {error}") from error
     except MissingPackage as error:
@@ -85,43 +82,28 @@ def _logins_of(config: Config) -> Logins | None:
     return logins
 
 
-def _users_of(config: Config) -> Users:
-    """Read the users file, and log warnings about it. Raises UsersError."""
-    users = read_users(config.users)
-    if users.is_open:
-        logger.warning("others can read or change %s: chmod 600 it", config.users)
-    if not len(users):
-        logger.warning("%s has no users: nobody can log in", config.users)
-    return users
-
-
-async def _in_thread(call: Callable[[], T]) -> T:
-    """Return the result of `call`, or raise its exception; nothing waits for it at exit."""
-    outcome = await call_in_thread(asyncio.get_running_loop(), call, "fastsmtp-files")
-    if isinstance(outcome, BaseException):
-        raise outcome
-    return outcome
-
-
 class _Service:
     """One run: its servers, its threads for the disk and for logins, and the signals."""
 
     def __init__(
         self,
-        config: Config,
+        loaded: Loaded,
         destination: Destination,
         writer: LogWriter,
         certificate: Certificate | None,
         logins: Logins | None,
         worker: Worker | None,
     ) -> None:
-        self._config = config
+        self._loaded = loaded
+        self._config = loaded.config
         self._destination = destination
         self._writer = writer
         self._certificate = certificate
         self._logins = logins
         self._worker = worker
-        self._servers = Servers(config, destination.delivery, certificate, logins, writer.add)
+        self._servers = Servers(
+            loaded.config, destination.delivery, certificate, logins, writer.add
+        )
         self._stop = asyncio.Event()
         self._hangup = asyncio.Event()
 
@@ -162,7 +144,8 @@ class _Service:
             worker.ready()
 
     async def _reload_until_stopped(self) -> None:
-        reloading = asyncio.create_task(self._reload_on_sighup())
+        refresher = Refresher(self._loaded, self._servers, self._certificate, self._logins)
+        reloading = asyncio.create_task(self._reload_on_sighup(refresher))
         try:
             await self._stop.wait()
         finally:
@@ -209,38 +192,9 @@ class _Service:
         self._writer.say(f"{name}: no new clients; messages in flight are finished first")
         self._stop.set()
 
-    # SIGHUP.
-
-    async def _reload_on_sighup(self) -> None:
+    async def _reload_on_sighup(self, refresher: Refresher) -> None:
         """Reload the files at each SIGHUP, one after the other; several at once count as one."""
         while True:
             await self._hangup.wait()
             self._hangup.clear()
-            has_files = self._certificate is not None and not self._certificate.self_made
-            if has_files:
-                await self._reload_certificate()
-            if self._logins is not None:
-                await self._reload_users(self._logins)
-            if not has_files and self._logins is None:
-                logger.info("SIGHUP: there is nothing to reload")
-
-    async def _reload_certificate(self) -> None:
-        try:
-            # In a thread, so that a slow disk does not stall every client.
-            certificate = await _in_thread(lambda: read_certificate(self._config))
-            assert certificate is not None
-            self._servers.update(certificate)
-        except (ValueError, OSError) as error:
-            reason = explained(error, self._config)
-            logger.error("SIGHUP: the certificate stays as it was: %s", reason)
-            return
-        self._certificate = certificate
-        logger.info("SIGHUP: %s", certificate.origin)
-
-    async def _reload_users(self, logins: Logins) -> None:
-        try:
-            logins.users = await _in_thread(lambda: _users_of(self._config))
-        except UsersError as error:
-            logger.error("SIGHUP: the users stay as they were: %s", error)
-            return
-        logger.info("SIGHUP: %d users from %s", len(logins.users), self._config.users)
+            await refresher.refresh()

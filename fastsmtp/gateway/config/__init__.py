@@ -10,6 +10,7 @@ from fastsmtp.gateway.config.model import Config
 from fastsmtp.gateway.config.recipients import is_pattern, local_key, split_rule
 from fastsmtp.gateway.config.schema import SCHEMA, Setting
 from fastsmtp.gateway.config.tables import TLS_OPTIONS
+from fastsmtp.gateway.config.text import example, shown_values
 
 __all__ = [
     "DEFAULT_LISTEN",
@@ -22,10 +23,12 @@ __all__ = [
     "Loaded",
     "Setting",
     "domain_key",
+    "example",
     "is_pattern",
     "load",
     "local_key",
     "parse_domain",
     "parse_listener",
+    "shown_values",
     "split_rule",
 ]

@@ -19,7 +19,7 @@ from fastsmtp.gateway.config.model import Config
 from fastsmtp.gateway.config.schema import ENVIRONMENT, SCHEMA, Setting
 from fastsmtp.gateway.config.tables import unknown_key
 from fastsmtp.gateway.config.toml_file import ConfigFile, find_file, read_file
-from fastsmtp.gateway.config.values import FILE, WrongValue, check_type, listed
+from fastsmtp.gateway.config.values import FILE, FOLDER, WrongValue, check_type, listed
 from fastsmtp.options import parse_options
 
 __all__ = ["CONFIG_VARIABLE", "Loaded", "load"]
@@ -152,7 +152,7 @@ def _of_flags(flags: Mapping[str, Any]) -> dict[str, Given]:
         if row.kind.is_list:
             texts = [] if list(texts) == [""] else list(texts)
         name = row.flag or key.upper()
-        if row.kind is FILE and texts == "":  # a variable of a shell that is not set
+        if row.kind in (FILE, FOLDER) and texts == "":  # a variable of a shell that is not set
             raise ConfigError(f"{name}: a path is needed")
         given[key] = _of_texts(row, texts, name, f"flag {name}")
     return given

@@ -107,7 +107,7 @@ _OWN_ROWS: Final = (
         "Refuses mail for these. The most specific of all rules decides.", word="RULE"),
     _row(_DELIVERY, "maildir", values.DIRECTORY, "./mail",
         "The Maildir for the mail; created if it does not exist.", word="DIRECTORY"),
-    _row(_DELIVERY, "spool", values.FILE, "",
+    _row(_DELIVERY, "spool", values.FOLDER, "",
         "Takes mail into a spool in this directory, and delivers it from there.",
         word="DIRECTORY"),
     _row(_DELIVERY, "spool_quota", values.QUOTA, "8G",
