@@ -168,6 +168,6 @@ dist:
 
 clean:
 	rm -rf build dist wheelhouse *.egg-info .mypy_cache .ruff_cache .pytest_cache .hypothesis
-	find fastsmtp \( -name '*.so' -o -name '*.c' -o -name '*.html' \) -delete
+	find fastsmtp \( -name '*.so' -o -name '*.c' -o -name '*.html' \) -not -path '*/status/*' -delete
 	rm -f .coverage
 	find . -name __pycache__ -not -path './.venv/*' -prune -exec rm -rf {} +

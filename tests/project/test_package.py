@@ -38,6 +38,8 @@ NOT_SOURCE = shutil.ignore_patterns(
     "build", "dist", "wheelhouse", "*.egg-info", "*.so", "*.pyd", "mail", "results", "work",
 )  # fmt: skip
 # In git, and of no use in the sdist.
+# Endings of the files of the package, compiled modules and their sources in Cython aside.
+SHIPPED = (".py", ".pyi", ".pxd", ".h", "py.typed", ".css", ".js", "/status/index.html")
 NOT_SHIPPED = re.compile(r"^(bench/results/|\.github/(?!workflows/wheels\.yml))")
 GENERATED = {"PKG-INFO", "setup.cfg"}
 
@@ -183,8 +185,10 @@ def source_files(*suffixes: str) -> set[str]:
 @pytest.mark.slow
 def test_sdist_holds_the_sources_and_nothing_that_was_compiled(sdist_names: set[str]) -> None:
     package = {name for name in sdist_names if name.startswith("fastsmtp/")}
-    assert package == source_files(".py", ".pyx", ".pxd", ".pyi", ".h", "py.typed")
-    compiled = re.compile(r"^fastsmtp/.*\.(c|html)$|^build/|\.(so|pyd|o|pyc)$|__pycache__")
+    assert package == source_files(".pyx", *SHIPPED)
+    compiled = re.compile(
+        r"^fastsmtp/(?!gateway/status/).*\.(c|html)$|^build/|\.(so|pyd|o|pyc)$|__pycache__"
+    )
     assert not {name for name in sdist_names if compiled.search(name)}
 
 
@@ -224,7 +228,7 @@ def test_sdist_holds_what_git_holds_and_nothing_else(sdist_names: set[str]) -> N
 def test_wheel_holds_the_package_its_types_and_the_compiled_modules(wheel_names: set[str]) -> None:
     package = {name for name in wheel_names if ".dist-info/" not in name}
     compiled = {name for name in package if re.search(r"\.(so|pyd)$", name)}
-    assert package - compiled == source_files(".py", ".pyi", ".pxd", ".h", "py.typed")
+    assert package - compiled == source_files(*SHIPPED)
     assert sorted(name.split(".")[0] for name in compiled) == sorted(
         f"fastsmtp/{module}" for module in MODULES
     )

@@ -1,0 +1,1 @@
+"""The live status page of the admin listener: files for a browser, and what serves them."""
