@@ -12,7 +12,7 @@ import threading
 from pathlib import Path
 
 import pytest
-from c_library import build_library
+from c_library import build_library, preload
 from maildir_drill import Drill, found, message, on_disk
 from power_cut import Disk, make_disk, mounted
 
@@ -101,6 +101,6 @@ def test_ops_06_many_power_cuts_lose_nothing_acknowledged(tmp_path: Path, how: s
 
 
 def test_a_power_cut_finds_what_was_acknowledged_without_a_sync(tmp_path: Path) -> None:
-    env = {"LD_PRELOAD": str(build_library("no_sync", tmp_path))}
+    env = {"LD_PRELOAD": preload(build_library("no_sync", tmp_path))}
     with mounted(make_disk(tmp_path, "disk", MEGABYTES)) as disk:
         assert lost(disk, tmp_path / "copy.img", "free", random.Random(1), env) > 0

@@ -8,6 +8,7 @@ import logging
 import os
 import sqlite3
 import sys
+import time
 from pathlib import Path
 from typing import Any
 
@@ -86,6 +87,25 @@ async def test_a_record_whose_failure_is_noted_late_is_tried_again_all_the_same(
         await spool.put(record())
         await emptied(spool)
     assert sink.tried == ["s-1"] * 2
+
+
+@on_loops
+async def test_a_clock_that_was_set_back_delays_no_record_for_longer_than_an_hour(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    sink = Collector()
+    sink.outcomes.append(Unavailable("busy"))
+    now = time.time()
+    monkeypatch.setattr(drainer.time, "time", lambda: now)
+    async with Spool(str(tmp_path / "s"), drain_into=sink) as spool:
+        await spool.put(record("s-1"))
+        async with asyncio.timeout(10):
+            while spool.counts.deferred == 0 or spool._drainer is None or spool._drainer._busy:
+                await asyncio.sleep(0.005)
+        now -= 864_000.0
+        await spool.put(record("s-2"))  # something wakes it, at the latest after an hour
+        await emptied(spool)
+    assert sorted(sink.ids) == ["s-1", "s-2"]
 
 
 @on_loops

@@ -7,7 +7,7 @@ import sys
 from pathlib import Path
 
 import pytest
-from c_library import build_library
+from c_library import build_library, preload
 from mail_load import Load
 from power_cut import make_disk, mounted
 from spool_process import SpoolProcess, drained, logged
@@ -59,7 +59,7 @@ def test_a_power_cut_loses_nothing_that_was_acknowledged(
 
 def test_a_power_cut_without_syncs_loses_mail(tmp_path: Path) -> None:
     library = build_library("no_sync", tmp_path)
-    env = {"LD_PRELOAD": str(library)}
+    env = {"LD_PRELOAD": preload(library)}
     told, lost = asyncio.run(lost_by_a_cut(tmp_path, 60, False, env))
     assert told == 60
     assert lost > 0

@@ -11,7 +11,7 @@ from contextlib import ExitStack
 from pathlib import Path
 
 import pytest
-from c_library import build_library
+from c_library import build_library, preload
 from serving import PATIENCE, Gateway, command, environment
 
 from fastsmtp._net.reverse_dns import MAX_IN_FLIGHT
@@ -51,7 +51,7 @@ def slow(
             text = WITHOUT_AIODNS
         (tmp_path / "sitecustomize.py").write_text(text)
         path = f"{tmp_path}{os.pathsep}{environment()['PYTHONPATH']}"
-        yield {"PYTHONPATH": path, "LD_PRELOAD": str(slow_names), "SLOW_NAMES": NEVER}
+        yield {"PYTHONPATH": path, "LD_PRELOAD": preload(slow_names), "SLOW_NAMES": NEVER}
 
 
 def crowd(stack: ExitStack, port: int) -> list[socket.socket]:

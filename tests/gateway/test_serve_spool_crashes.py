@@ -20,7 +20,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 import pytest
-from c_library import build_library
+from c_library import build_library, preload
 from mail_load import Load
 from power_cut import make_disk, mounted
 from serving import PATIENCE, Gateway, body_of, leftovers, messages
@@ -186,7 +186,7 @@ def test_ops_06_power_cuts_of_spool_and_maildir_lose_nothing_any_night(
 
 
 def test_a_power_cut_finds_what_spool_and_maildir_have_not_synced(tmp_path: Path) -> None:
-    env = {"LD_PRELOAD": str(build_library("no_sync", tmp_path))}
+    env = {"LD_PRELOAD": preload(build_library("no_sync", tmp_path))}
     images, told = asyncio.run(cut(tmp_path, 1, 1, env))
     with mounted(images.spool) as disk:
         chain = Chain(disk.path / "spool", disk.path / "mail")

@@ -14,7 +14,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 
 import pytest
-from c_library import build_library
+from c_library import build_library, preload
 from serving import PATIENCE, Lines, environment
 
 resource = pytest.importorskip("resource")
@@ -209,7 +209,7 @@ def accept_faults(tmp_path_factory: pytest.TempPathFactory) -> str:
     """The library that makes accepts fail."""
     if sys.platform != "linux":
         pytest.skip("not Linux")
-    return str(build_library("accept_faults", tmp_path_factory.mktemp("accept")))
+    return preload(build_library("accept_faults", tmp_path_factory.mktemp("accept")))
 
 
 FAULTS = ["ENOMEM", "ENOBUFS", "EPERM", "EPROTO", "ECONNABORTED", "EMFILE", "ENFILE"]

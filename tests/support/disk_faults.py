@@ -8,6 +8,7 @@ import os
 from collections.abc import Iterator
 from pathlib import Path
 
+from c_library import preload
 from serving import Gateway
 
 
@@ -24,7 +25,7 @@ class Faults:
         self._open_gates: list[int] = []
         os.mkfifo(self._gate)
         self.env = {
-            "LD_PRELOAD": str(library),
+            "LD_PRELOAD": preload(library),
             "FAULT_DIR": f"{self.maildir}/",
             "FAULT_ORDER": str(self._order),
             "FAULT_TRACE": str(self.log),

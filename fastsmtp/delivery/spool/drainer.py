@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import asyncio
 import functools
+import math
 import time
 from collections.abc import Awaitable, Sequence
 from typing import Any, Final
@@ -138,7 +139,7 @@ class Drainer:
                 await self._sleep(self.breaker.until - time.monotonic() if is_paused else None)
             elif not await self._fetch(room):
                 due = self._next_due
-                await self._sleep(None if due is None else due - time.time())
+                await self._sleep(None if due is None else min(due - time.time(), MOST_DELAY))
 
     async def _sleep(self, seconds: float | None) -> None:
         """Wait until something has changed, or for `seconds`."""
@@ -151,7 +152,8 @@ class Drainer:
         """Begin records; return whether there were any."""
         now = time.time()
         newest = self._shelf.newest
-        has_due = self._next_due is not None and self._next_due <= now
+        # One that is due later than any delay was put there before the clock was set back.
+        has_due = self._next_due is not None and not now < self._next_due <= now + MOST_DELAY
         if has_due:
             self._next_due = None
         elif self._position >= newest:
@@ -366,7 +368,9 @@ def _pick(
     found: list[Entry] = []
     next_due = None
     if busy is not None:
-        found = store.due(now, busy, room, FETCH_OCTETS)
+        for after, until in ((-math.inf, now), (now + MOST_DELAY, math.inf)):
+            if len(found) < room:
+                found += store.due(after, until, busy, room - len(found), FETCH_OCTETS)
         next_due = now if found else store.next_due(now)
     if len(found) < room:
         found += store.fresh(position, room - len(found), FETCH_OCTETS)

@@ -329,13 +329,17 @@ class Store:
             octets,
         )
 
-    def due(self, now: float, busy: Sequence[int], count: int, octets: int) -> list[Entry]:
-        """Return deferred records that are due, without the `busy` ones, in the same way."""
+    def due(
+        self, after: float, until: float, busy: Sequence[int], count: int, octets: int
+    ) -> list[Entry]:
+        """Return records that are deferred to a time after `after` and not after `until`, without
+        the `busy` ones, in the same way.
+        """
         numbers = ",".join(map(str, busy))
         return self._entries(
-            "WHERE trouble.state = 'deferred' AND trouble.due <= ?"
+            "WHERE trouble.state = 'deferred' AND trouble.due > ? AND trouble.due <= ?"
             f" AND trouble.seq NOT IN ({numbers}) ORDER BY trouble.due",
-            (now,),
+            (after, until),
             count,
             octets,
             tables="trouble JOIN record USING (seq)",
