@@ -372,21 +372,28 @@ class SMTPServer(HookAttributes):
         *,
         handle_signals: bool = True,
         stop: asyncio.Event | None = None,
+        on_signal: Callable[[str], object] | None = None,
     ) -> bool:
         """Await `start`, which calls `listen`, and serve as `run` does, in the loop that runs.
 
-        stop: an event that ends it as the first signal does. Return whether every clean-up has
+        stop: an event that ends it as the first signal does. on_signal: called with the name of
+        each signal, such as "SIGHUP", before it has its effect. Return whether every clean-up has
         succeeded. Raises what `start` raises; a signal during `start` cancels it.
         """
         loop = asyncio.get_running_loop()
         stop = asyncio.Event() if stop is None else stop
 
-        def on_signal() -> None:
+        def end() -> None:
             if stop.is_set():
                 self.hurry()
             stop.set()
 
-        signals = {"SIGTERM": on_signal, "SIGINT": on_signal, "SIGHUP": self._reload}
+        def handle(name: str) -> None:
+            if on_signal is not None:
+                on_signal(name)
+            (self._reload if name == "SIGHUP" else end)()
+
+        signals = {name: partial(handle, name) for name in ("SIGTERM", "SIGINT", "SIGHUP")}
         with handling(loop, signals if handle_signals else {}):
             try:
                 if await begin_unless_stopped(start, stop):

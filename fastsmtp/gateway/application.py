@@ -13,15 +13,16 @@ import inspect
 import os
 import sys
 import traceback
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from types import ModuleType
 from typing import Any, Final
 
+from fastsmtp.gateway.binding import Places, take_places
 from fastsmtp.gateway.config import DEFAULT_LISTEN, Config, Kind, Listener, parse_listener
 from fastsmtp.gateway.log import LogWriter
+from fastsmtp.gateway.service_manager import ServiceManager
 from fastsmtp.gateway.start import StartError, listen, logging_to, run_on_loop
-from fastsmtp.gateway.workers.inherited import inherited
-from fastsmtp.gateway.workers.sockets import SocketsOfListeners, inherited_for
+from fastsmtp.gateway.workers.sockets import SocketsOfListeners
 from fastsmtp.gateway.workers.worker import Worker
 from fastsmtp.running import was_raised_at_start
 from fastsmtp.server import SMTPServer
@@ -139,6 +140,41 @@ def _line_of(error: BaseException) -> str:
 # --- serving ---
 
 
+def serve(config: Config, worker: Worker | None = None) -> int:
+    """Serve the application of `config` until a signal ends it; return the exit status.
+
+    Its module is imported with the rights that the server keeps. worker: what this process is, if
+    it has a parent. Raises NoApplication, ValueError for an address that the server cannot have,
+    StartError.
+    """
+    _refuse_submission(config.listeners)
+    manager = ServiceManager(os.environ)
+    bound = take_places(config) if worker is None else _bound_by(worker, config)
+    if bound is None:
+        return EXIT_CLEAN
+    bound.give_up_root()
+    server = load(config.application)
+    is_default = not config.listeners and bound.listeners == (parse_listener(DEFAULT_LISTEN),)
+    listeners = places(server, () if is_default else bound.listeners)
+    sockets = list(zip(listeners, (found for _, found in bound.sockets), strict=True))
+    number = 0 if worker is None else worker.number
+    with logging_to(LogWriter(number), verbose=config.verbose) as writer:
+        application = _Application(server, sockets)
+        if worker is None:
+            serving = application.run(manager, writer, bound)
+        else:
+            serving = application.run_for(worker)
+        is_clean = run_on_loop(serving, writer)
+        bound.remove_files()
+        if worker is None:
+            writer.say("ended")
+    return EXIT_CLEAN if is_clean else EXIT_FAILED
+
+
+def _bound_by(worker: Worker, config: Config) -> Places:
+    return Places(worker.sockets(config.listeners or (parse_listener(DEFAULT_LISTEN),)))
+
+
 def places(server: SMTPServer, listeners: tuple[Listener, ...]) -> tuple[Listener, ...]:
     """Return the addresses for `server`, by default the gateway's. Raises ValueError for an address
     whose protocol the server does not have.
@@ -146,11 +182,8 @@ def places(server: SMTPServer, listeners: tuple[Listener, ...]) -> tuple[Listene
     lmtp = server.options.lmtp
     default = f"lmtp:{DEFAULT_LISTEN}" if lmtp else DEFAULT_LISTEN
     listeners = listeners or (parse_listener(default),)
+    _refuse_submission(listeners)
     for listener in listeners:
-        if listener.kind is Kind.SUBMISSION:
-            raise ValueError(
-                f"--listen: {listener} is for the gateway; give the server needs_upgrade=True"
-            )
         if lmtp and listener.kind is not Kind.LMTP:
             raise ValueError(f"--listen: {listener} is for SMTP, and the server has lmtp=True")
         if listener.kind is Kind.LMTP and not lmtp:
@@ -158,49 +191,71 @@ def places(server: SMTPServer, listeners: tuple[Listener, ...]) -> tuple[Listene
     return listeners
 
 
-def serve(config: Config, worker: Worker | None = None) -> int:
-    """Serve the application of `config` until a signal ends it; return the exit status.
-
-    worker: what this process is, if it has a parent. Raises NoApplication, ValueError for an
-    address that the server cannot have, StartError.
-    """
-    server = load(config.application)
-    listeners = places(server, config.listeners)
-    number = 0 if worker is None else worker.number
-    with logging_to(LogWriter(number), verbose=config.verbose) as writer:
-        if worker is None:
-            serving = server.serve_until_stopped(_begin(server, listeners, writer))
-        else:
-            serving = _serve_as(worker, server, listeners)
-        is_clean = run_on_loop(serving, writer)
-        if worker is None:
-            writer.say("ended")
-    return EXIT_CLEAN if is_clean else EXIT_FAILED
+def _refuse_submission(listeners: Iterable[Listener]) -> None:
+    for listener in listeners:
+        if listener.kind is Kind.SUBMISSION:
+            raise ValueError(
+                f"--listen: {listener} is for the gateway; give the server needs_upgrade=True"
+            )
 
 
-async def _begin(server: SMTPServer, listeners: tuple[Listener, ...], writer: LogWriter) -> None:
-    found = inherited()
-    for address in await _listen_on_all(server, inherited_for(listeners, found)):
-        writer.say(f"listening on {address}")
-    found.tell_ready()
+class _Application:
+    """One run of a server."""
 
+    def __init__(self, server: SMTPServer, sockets: SocketsOfListeners) -> None:
+        self._server = server
+        self._sockets = sockets
+        self._phase = "starting"  # or where it serves, or ending
 
-async def _listen_on_all(server: SMTPServer, given: SocketsOfListeners) -> list[Listener]:
-    try:
-        return [place for each, sockets in given for place in await listen(server, each, sockets)]
-    except Exception as error:
-        if not was_raised_at_start(error):
-            raise
-        raise StartError(f"the start of the application has failed: {_line_of(error)}") from error
+    async def run(self, manager: ServiceManager, writer: LogWriter, bound: Places) -> bool:
+        """Serve until a signal; return whether every clean-up has succeeded."""
+        loop = asyncio.get_running_loop()
 
+        async def begin() -> None:
+            addresses = await self._listen()
+            for address in addresses:
+                writer.say(f"listening on {address}")
+            if bound.warning:
+                writer.say(bound.warning)
+            self._phase = ", ".join(map(str, addresses))
+            manager.ready(self._status())
+            bound.tell_ready()
 
-async def _serve_as(worker: Worker, server: SMTPServer, listeners: tuple[Listener, ...]) -> bool:
-    """Serve until the parent orders the end; return whether every clean-up has succeeded."""
-    loop, stop = asyncio.get_running_loop(), asyncio.Event()
-    worker.obey(loop, [server], stop, server.hurry)
+        def on_signal(name: str) -> None:
+            if name == "SIGHUP":
+                manager.reloading()
+                # The server has read its certificates before the next turn of the loop.
+                loop.call_soon(lambda: manager.ready(self._status()))
+            else:
+                self._phase = "ending"
+                manager.stopping(self._status())
 
-    async def begin() -> None:
-        await _listen_on_all(server, worker.sockets(listeners))
-        worker.ready()
+        async with manager.watched(self._status):
+            return await self._server.serve_until_stopped(begin(), on_signal=on_signal)
 
-    return await server.serve_until_stopped(begin(), handle_signals=False, stop=stop)
+    async def run_for(self, worker: Worker) -> bool:
+        """Serve until the parent orders the end; return whether every clean-up has succeeded."""
+        loop, stop = asyncio.get_running_loop(), asyncio.Event()
+        worker.obey(loop, [self._server], stop, self._server.hurry)
+
+        async def begin() -> None:
+            await self._listen()
+            worker.ready()
+
+        return await self._server.serve_until_stopped(begin(), handle_signals=False, stop=stop)
+
+    async def _listen(self) -> list[Listener]:
+        try:
+            return [
+                address
+                for listener, sockets in self._sockets
+                for address in await listen(self._server, listener, sockets)
+            ]
+        except Exception as error:
+            if not was_raised_at_start(error):
+                raise
+            reason = _line_of(error)
+            raise StartError(f"the start of the application has failed: {reason}") from error
+
+    def _status(self) -> str:
+        return f"{self._phase}; clients: {len(self._server.connections)}"

@@ -59,7 +59,7 @@ def serve(context: click.Context, /, **_: object) -> int:
         return _serve_application(context, loaded)
     try:
         if loaded.config.workers:
-            return run_parent(_plan(loaded), lambda: _plan(loaded.again()))
+            return run_parent(loaded, _plan)
         return run_service(loaded)
     except StartError as error:
         raise click.ClickException(str(error)) from error
@@ -85,7 +85,7 @@ def _serve_application(context: click.Context, loaded: Loaded) -> int:
                 raise ValueError("--reload: it is for development, with one process: no --workers")
             return serve_and_reload([*arguments_of(context, without="reload"), "--no-reload"])
         if config.workers:
-            return run_parent(_plan(loaded), lambda: _plan(loaded.again()))
+            return run_parent(loaded, _plan)
         return _serve(config)
     except (ValueError, StartError) as error:
         kind = click.ClickException if isinstance(error, StartError) else click.UsageError

@@ -1,5 +1,5 @@
-"""Runs the gateway: reads keys and users, opens the destination, listens, reports that, and ends on
-SIGTERM or SIGINT.
+"""Runs the gateway: binds its sockets, reads keys and users, gives up the rights of root, opens the
+destination, listens, reports that, and ends on SIGTERM or SIGINT.
 
 The first signal stops listening and lets messages in flight get their real reply; a second one
 ends the process at once. Nothing acknowledged is lost by either: a 250 is sent only when the
@@ -9,12 +9,13 @@ message is on disk. SIGHUP reloads keys and users; if they are invalid, nothing 
 from __future__ import annotations
 
 import asyncio
-import itertools
 import os
 import signal
+from dataclasses import replace
 from functools import partial
 from typing import Final
 
+from fastsmtp.gateway.binding import Places, take_places
 from fastsmtp.gateway.certificates import (
     NO_LIBRARY,
     Certificate,
@@ -27,10 +28,9 @@ from fastsmtp.gateway.log import LogWriter, logger
 from fastsmtp.gateway.logins import Checker, Logins, MissingPackage
 from fastsmtp.gateway.refreshing import Refresher, users_of
 from fastsmtp.gateway.servers import FOR_USERS, Servers
+from fastsmtp.gateway.service_manager import ServiceManager
 from fastsmtp.gateway.start import StartError, listen, logging_to, run_on_loop
 from fastsmtp.gateway.users import UsersError
-from fastsmtp.gateway.workers.inherited import inherited
-from fastsmtp.gateway.workers.sockets import inherited_for
 from fastsmtp.gateway.workers.worker import Worker
 from fastsmtp.running import begin_unless_stopped
 
@@ -53,11 +53,18 @@ def run_service(loaded: Loaded, worker: Worker | None = None) -> int:
     signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
     number = 0 if worker is None else worker.number
     config = loaded.config
+    manager = ServiceManager(os.environ)
     with logging_to(LogWriter(number), verbose=config.verbose) as writer:
+        places = take_places(config) if worker is None else Places(worker.sockets(config.listeners))
+        if places is None:
+            writer.say("ended")
+            return EXIT_CLEAN
+        config = replace(config, listeners=places.listeners)
         certificate = _certificate_of(config)
         logins = _logins_of(config)
-        destination = Destination(config, writer.add)
-        service = _Service(loaded, destination, writer, certificate, logins, worker)
+        places.give_up_root()
+        loaded = replace(loaded, config=config)
+        service = _Service(loaded, places, writer, certificate, logins, manager, worker)
         return run_on_loop(service.run(), writer)
 
 
@@ -70,6 +77,8 @@ def _certificate_of(config: Config) -> Certificate | None:
 
 def _logins_of(config: Config) -> Logins | None:
     if not config.users:
+        if any(listener.kind is Kind.SUBMISSION for listener in config.listeners):
+            raise StartError("submission needs --users: otherwise no client can log in")
         return None
     try:
         logins = Logins(users_of(config), Checker())
@@ -88,38 +97,42 @@ class _Service:
     def __init__(
         self,
         loaded: Loaded,
-        destination: Destination,
+        places: Places,
         writer: LogWriter,
         certificate: Certificate | None,
         logins: Logins | None,
+        manager: ServiceManager,
         worker: Worker | None,
     ) -> None:
         self._loaded = loaded
-        self._config = loaded.config
-        self._destination = destination
+        self._config = config = loaded.config
+        self._places = places
+        self._destination = destination = Destination(config, writer.add)
         self._writer = writer
         self._certificate = certificate
         self._logins = logins
+        self._manager = manager
         self._worker = worker
-        self._servers = Servers(
-            loaded.config, destination.delivery, certificate, logins, writer.add
-        )
+        self._serving = "starting"  # or where and what a 250 means, or ending
+        self._servers = Servers(config, destination.delivery, certificate, logins, writer.add)
         self._stop = asyncio.Event()
         self._hangup = asyncio.Event()
 
     async def run(self) -> int:
         """Serve until a signal, then finish messages in flight."""
         self._listen_to_orders(asyncio.get_running_loop())
-        try:
-            has_begun = await begin_unless_stopped(self._begin(), self._stop)
-            if has_begun:
-                await self._reload_until_stopped()
-        finally:
-            status = await self._end()
+        async with self._manager.watched(self._status):
+            try:
+                has_begun = await begin_unless_stopped(self._begin(), self._stop)
+                if has_begun:
+                    self._manager.ready(self._status())
+                    await self._reload_until_stopped()
+            finally:
+                status = await self._end()
         if self._worker is None:
             self._writer.say("ended")
         if status != EXIT_CLEAN or not has_begun:
-            # A thread hangs in a disk or in a host name lookup: a normal exit would wait for it.
+            # A thread hangs in a disk: a normal exit would wait for it.
             self._leave(status)
         return status
 
@@ -129,19 +142,28 @@ class _Service:
             delivering = await self._destination.start()
         except DestinationError as error:
             raise StartError(str(error)) from error
-        worker, listeners = self._worker, self._config.listeners
-        found = inherited()
-        given = inherited_for(listeners, found) if worker is None else worker.sockets(listeners)
-        places = [await listen(self._servers.of(each), each, sockets) for each, sockets in given]
-        if worker is None:  # otherwise the parent has said so
-            for address in itertools.chain.from_iterable(places):
+        addresses = [
+            address
+            for listener, sockets in self._places.sockets
+            for address in await listen(self._servers.of(listener), listener, sockets)
+        ]
+        if self._worker is None:  # otherwise the parent has said so
+            for address in addresses:
                 self._writer.say(f"listening on {address}")
         self._say_what_is_secure()
+        if self._places.warning:
+            self._writer.say(self._places.warning)
         self._writer.say(delivering)
-        if worker is None:
-            found.tell_ready()
+        self._serving = f"{', '.join(map(str, addresses))}; {delivering}"
+        if self._worker is None:
+            self._places.tell_ready()
         else:
-            worker.ready()
+            self._worker.ready()
+
+    def _status(self) -> str:
+        """Return what the service manager shows."""
+        clients = sum(len(server.connections) for server in self._servers)
+        return f"{self._serving}; clients: {clients}"
 
     async def _reload_until_stopped(self) -> None:
         refresher = Refresher(self._loaded, self._servers, self._certificate, self._logins)
@@ -155,6 +177,7 @@ class _Service:
         """Close the servers and wait for the disk for a limited time; return the exit status."""
         if self._logins is not None:
             self._logins.close()  # first, so that delayed logins do not hold up the end
+        self._places.remove_files()
         await self._servers.close()
         if await self._destination.close(DISK_PATIENCE):
             return EXIT_CLEAN
@@ -190,6 +213,8 @@ class _Service:
             self._writer.say(f"{name} again: ending at once")
             self._leave(EXIT_AT_ONCE)
         self._writer.say(f"{name}: no new clients; messages in flight are finished first")
+        self._serving = "ending"
+        self._manager.stopping(self._status())
         self._stop.set()
 
     async def _reload_on_sighup(self, refresher: Refresher) -> None:
@@ -197,4 +222,6 @@ class _Service:
         while True:
             await self._hangup.wait()
             self._hangup.clear()
+            self._manager.reloading()
             await refresher.refresh()
+            self._manager.ready(self._status())

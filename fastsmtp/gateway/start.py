@@ -59,35 +59,24 @@ def run_on_loop(main: Coroutine[Any, Any, T], writer: LogWriter) -> T:
 
 
 async def listen(
-    server: SMTPServer, listener: Listener, sockets: Iterable[socket.socket] = ()
+    server: SMTPServer, listener: Listener, sockets: Iterable[socket.socket]
 ) -> list[Listener]:
-    """Listen; return the addresses: a host may have several, and port 0 is any free one.
-
-    sockets: those of this listener that are open already, none: they are opened.
+    """Listen on the sockets of `listener`; return their addresses: a host may have several, and
+    port 0 is any free one.
     """
     before = len(server.addresses())
     secure = True if listener.kind is Kind.SMTPS else None
-    given = list(sockets)
     try:
-        for sock in given:
+        for sock in sockets:
             await server.listen(sock=sock, secure=secure)
-        if listener.path and not given:
-            await server.listen(path=listener.path)
-        elif not given:
-            await server.listen(listener.port, listener.host, secure=secure)
     except (OSError, ValueError) as error:
         if was_raised_at_start(error):  # by the program that is served
             raise
-        raise StartError(f"cannot listen on {listener}: {_reason(error)}") from error
+        reason = reason_of(error) if isinstance(error, OSError) else str(error)
+        raise StartError(f"cannot listen on {listener}: {reason}") from error
     return [
         listener
         if isinstance(address, str)
         else Listener(host=address[0], port=address[1], kind=listener.kind)
         for address in server.addresses()[before:]
     ]
-
-
-def _reason(error: OSError | ValueError) -> str:
-    if isinstance(error, UnicodeError):  # a host name that cannot be looked up
-        return "no such host"
-    return reason_of(error) if isinstance(error, OSError) else str(error)

@@ -100,7 +100,7 @@ def test_a_gateway_prints_the_protocol_of_each_port_and_the_origin_of_its_certif
     gateway: Gateway, files: Files
 ) -> None:
     plain, smtps, submission = gateway.ports
-    *listening, certificate, delivering = gateway.out.all
+    *listening, certificate, delivering = gateway.said_at_start()
     assert listening == [
         f"fastsmtp: listening on 127.0.0.1:{plain}",
         f"fastsmtp: listening on smtps://127.0.0.1:{smtps}",

@@ -26,6 +26,8 @@ import fastsmtp
 # What anything here may take before the test has failed; nothing waits so long unless it hangs.
 PATIENCE = 60.0
 
+AS_ROOT = "fastsmtp: running as root: "  # one more line of a start
+
 RECEIVED = re.compile(rb"\nReceived: from [^\n]*\n\tby [^\n]*(?:\n\tfor [^\n]*)?\n")
 
 
@@ -121,6 +123,10 @@ class Gateway:
     ) -> None:
         if self.process.poll() is None:
             self.kill()
+
+    def said_at_start(self) -> list[str]:
+        """Return the lines of the start, without the one that only root gets."""
+        return [line for line in self.out.all if not line.startswith(AS_ROOT)]
 
     def client(self, *, at: int = 0) -> smtplib.SMTP:
         """Return a connection that has greeted, to the listener with number `at`."""

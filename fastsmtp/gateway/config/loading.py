@@ -201,6 +201,10 @@ def _own_name() -> str:
 
 def _contradictions(config: Config, given: Mapping[str, Given]) -> Iterator[tuple[str, str]]:
     """Yield key and message of what does not go together."""
+    if config.group and not config.user:
+        yield "group", "it needs user"
+    if config.stay_root and config.user:
+        yield "stay_root", f"the user is {config.user}: leave one of them out"
     if config.application:
         for key in given:
             if not SCHEMA[key].for_applications:

@@ -53,6 +53,7 @@ class Changes:
                 return
             self._take(rollout)
             parent.notes.say(_ready(count))
+            parent.manager.ready(parent.status())
             self._wanted = parent.plan.workers  # fewer than the sockets that were inherited
             parent.steer()
             self._on_ready()
@@ -82,6 +83,7 @@ class Changes:
 
     def on_hangup(self) -> None:
         """Read the configuration, and serve it by new workers."""
+        self._parent.manager.reloading()
         self._parent.change(self._reload)
 
     def _reload(self) -> None:
@@ -90,6 +92,7 @@ class Changes:
             parent.reactor.call_later(LOOK_AGAIN, self._reload)
             return
         places, slots = set(sockets.groups), sockets.slots
+        parent.is_reloading = True
 
         def give_up(reason: str) -> None:
             parent.notes.complain(f"SIGHUP: everything stays as it was: {reason}")

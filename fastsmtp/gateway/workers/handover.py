@@ -15,7 +15,16 @@ import sys
 from collections.abc import Mapping
 from typing import Final, NoReturn
 
-from fastsmtp.gateway.workers.inherited import FIRST, IS_READY, READY, SOCKET, variables
+from fastsmtp.gateway.workers.inherited import (
+    FIRST,
+    IS_READY,
+    NAMED_SOCKET,
+    READY,
+    SOCKET,
+    Inherited,
+    address_of,
+    variables,
+)
 from fastsmtp.gateway.workers.parent import Parent
 from fastsmtp.gateway.workers.reactor import Reactor
 
@@ -62,8 +71,9 @@ class Successor:
         self._end, its_end = socket.socketpair()
         numbers = [sock.fileno() for sock in sockets]
         try:
-            names = [SOCKET] * len(numbers)
-            self.pid = _start([*numbers, its_end.fileno()], [*names, READY], parent.reactor)
+            names = [_name_of(sock, parent.sockets.inherited) for sock in sockets]
+            more = {**variables([*names, READY]), **parent.manager.variables}
+            self.pid = _start([*numbers, its_end.fileno()], more, parent.reactor)
         except OSError:
             self._end.close()
             raise
@@ -79,6 +89,7 @@ class Successor:
         if said == IS_READY:
             self._deadline.cancel()
             del self._parent.children[self.pid]
+            self._parent.manager.notify(MAINPID=self.pid)
             self._parent.notes.tell(f"SIGUSR2: process {self.pid} has taken over")
             self._parent.leave()
         elif not self._is_over:  # without a word: it is about to end
@@ -124,13 +135,22 @@ class Successor:
         self._end.close()
 
 
-def _start(descriptors: list[int], names: list[str], reactor: Reactor) -> int:
-    """Start the command of this process with `descriptors`; return its number. Raises OSError."""
+def _name_of(sock: socket.socket, inherited: Inherited) -> str:
+    """Return the name of a socket for the new program: what a service manager has said stays."""
+    name = inherited.names.get(address_of(sock))
+    return SOCKET if name is None else f"{NAMED_SOCKET}{name}"
+
+
+def _start(descriptors: list[int], more: Mapping[str, str], reactor: Reactor) -> int:
+    """Start the command of this process with `descriptors`; return its number. Raises OSError.
+
+    more: variables.
+    """
     before = signal.pthread_sigmask(signal.SIG_BLOCK, signal.valid_signals())
     try:
         pid = os.fork()
         if pid == 0:
-            _become(descriptors, variables(names), reactor, before)
+            _become(descriptors, more, reactor, before)
     finally:
         signal.pthread_sigmask(signal.SIG_SETMASK, before)
     return pid

@@ -8,7 +8,9 @@ starts do not get them.
 
 from __future__ import annotations
 
+import errno
 import os
+import re
 import socket
 from collections.abc import Mapping, MutableMapping
 from dataclasses import dataclass, field
@@ -19,7 +21,9 @@ from fastsmtp.gateway.start import StartError
 __all__ = [
     "FIRST",
     "IS_READY",
+    "NAMED_SOCKET",
     "READY",
+    "SOCKET",
     "Address",
     "Inherited",
     "address_of",
@@ -33,18 +37,23 @@ Address: TypeAlias = tuple[str, int] | str  # of TCP, or the path of a UNIX sock
 FIRST: Final = 3  # the number of the first descriptor
 READY: Final = "fastsmtp-ready"  # the name of the descriptor on which to report readiness
 SOCKET: Final = "fastsmtp-socket"  # the name of those that a parent hands over
+NAMED_SOCKET: Final = f"{SOCKET}."  # before the name that a service manager has given to one
 IS_READY: Final = b"ready\n"
+FAMILIES: Final = (socket.AF_INET, socket.AF_INET6, socket.AF_UNIX)
+NUMBER: Final = re.compile(r"[0-9]{1,4}")
 NAMES: Final = ("LISTEN_PID", "LISTEN_FDS", "LISTEN_FDNAMES")
 
 
 @dataclass
 class Inherited:
-    """sockets: by address. is_handed_over: they are from a parent that will end, not of systemd.
+    """sockets: by address. names: of those that a service manager has opened, by address; "" is no
+    name. is_handed_over: they are from a parent that will end, not from a service manager.
 
     ready: the descriptor on which that parent awaits a word, -1 if there is none.
     """
 
     sockets: dict[Address, list[socket.socket]] = field(default_factory=dict)
+    names: dict[Address, str] = field(default_factory=dict)
     is_handed_over: bool = False
     ready: int = -1
 
@@ -79,19 +88,27 @@ def inherited(
     """
     given = {name: environ.pop(name, "") for name in NAMES}
     found = Inherited()
-    if given["LISTEN_PID"] != str(os.getpid()) or not given["LISTEN_FDS"].isdigit():
+    if given["LISTEN_PID"] != str(os.getpid()):  # they are for the process that has started us
         return found
-    names = given["LISTEN_FDNAMES"].split(":")
-    for number in range(int(given["LISTEN_FDS"])):
-        descriptor = FIRST + number
-        os.set_inheritable(descriptor, False)
-        name = names[number] if number < len(names) else ""
+    if not NUMBER.fullmatch(given["LISTEN_FDS"]):
+        raise StartError(f"LISTEN_FDS is {given['LISTEN_FDS']!r}: it takes a number")
+    count = int(given["LISTEN_FDS"])
+    names = given["LISTEN_FDNAMES"].split(":") if given["LISTEN_FDNAMES"] else [""] * count
+    if len(names) != count:
+        raise StartError(f"LISTEN_FDNAMES has {len(names)} names, and LISTEN_FDS is {count}")
+    for descriptor, name in enumerate(names, FIRST):
         if name == READY:
+            os.set_inheritable(descriptor, False)
             found.ready = descriptor
             continue
-        found.is_handed_over |= name == SOCKET
         sock = _listening(descriptor)
-        found.sockets.setdefault(address_of(sock), []).append(sock)
+        address = address_of(sock)
+        found.sockets.setdefault(address, []).append(sock)
+        if name == SOCKET:
+            found.is_handed_over = True
+        else:
+            found.is_handed_over |= name.startswith(NAMED_SOCKET)
+            found.names.setdefault(address, name.removeprefix(NAMED_SOCKET))
     return found
 
 
@@ -103,20 +120,28 @@ def variables(names: list[str]) -> Mapping[str, str]:
 
 
 def _listening(descriptor: int) -> socket.socket:
+    what = f"LISTEN_FDS: descriptor {descriptor}"
     try:
+        os.set_inheritable(descriptor, False)
         sock = socket.socket(fileno=descriptor)
-        is_stream = sock.type == socket.SOCK_STREAM
+        is_connected = sock.type == socket.SOCK_STREAM and _is_connected(sock)
         is_listening = bool(sock.getsockopt(socket.SOL_SOCKET, socket.SO_ACCEPTCONN))
     except OSError as error:
-        raise StartError(
-            f"LISTEN_FDS: descriptor {descriptor} is not a socket: {error.strerror}"
-        ) from error
-    if not is_stream or not is_listening:
-        raise StartError(
-            f"LISTEN_FDS: descriptor {descriptor} is not a listening stream socket:"
-            " use ListenStream= without Accept=yes"
-        )
+        reason = "is not open" if error.errno == errno.EBADF else "is not a socket"
+        raise StartError(f"{what} {reason}") from error
+    if is_connected:
+        raise StartError(f"{what} is the connection of a client: the socket unit needs Accept=no")
+    if sock.family not in FAMILIES or sock.type != socket.SOCK_STREAM or not is_listening:
+        raise StartError(f"{what} is not a listening stream socket: use ListenStream=")
     return sock
+
+
+def _is_connected(sock: socket.socket) -> bool:
+    try:
+        sock.getpeername()
+    except OSError:
+        return False
+    return True
 
 
 def address_of(sock: socket.socket) -> Address:

@@ -18,6 +18,7 @@ from functools import partial
 from typing import Final, Protocol
 
 from fastsmtp.gateway.config import Listener
+from fastsmtp.gateway.service_manager import ServiceManager
 from fastsmtp.gateway.start import StartError
 from fastsmtp.gateway.workers.child import Child, Serve, start
 from fastsmtp.gateway.workers.notes import Notes
@@ -80,12 +81,17 @@ class Process(Protocol):
 
 
 class Parent:
-    """One run. plan: the first one; its sockets are open. again: reads the configuration anew."""
+    """One run. plan: the first one; its sockets are open. places: where they are, as text."""
 
-    def __init__(self, plan: Plan, sockets: Sockets, notes: Notes) -> None:
+    def __init__(
+        self, plan: Plan, sockets: Sockets, notes: Notes, manager: ServiceManager, places: str
+    ) -> None:
         self.plan = plan
         self.sockets = sockets
         self.notes = notes
+        self.manager = manager
+        self.is_reloading = False
+        self._places = places
         self.reactor = Reactor()
         self.slots: list[Slot] = []
         self.children: dict[int, Process] = {}
@@ -111,16 +117,31 @@ class Parent:
         gc.collect()
         gc.freeze()  # objects of the parent stay where all workers share them
         try:
+            self._tick()
             begin()
             self.reactor.run()
         finally:
             self.sockets.close()
             self.reactor.close()
+            self.manager.close()
         if self.failure is not None:
             text, status = self.failure
             raise StartError(text) if status == STATUS_FAILED else ValueError(text)
         self.notes.say("ended")
         return self._status
+
+    # The service manager.
+
+    def status(self) -> str:
+        """Return what the service manager shows."""
+        children = [slot.child for slot in self.slots if slot.child is not None]
+        serving = sum(child.ready_at is not None for child in children)
+        phase = "ending" if self.is_stopping else self._places
+        return f"{phase}; workers: {serving}"
+
+    def _tick(self) -> None:
+        if self.manager.is_there:
+            self.reactor.call_later(self.manager.tick(self.status), self._tick)
 
     # Workers.
 
@@ -128,6 +149,7 @@ class Parent:
         """Start a worker for slot `number` of `count`, which serves `plan`. Raises OSError."""
 
         def abandon() -> None:
+            self.manager.close()  # a worker does not speak for the service
             for other in self.children.values():
                 other.abandon()
             self.sockets.abandon_all_but(number - 1, places_of(plan.listeners))
@@ -205,6 +227,9 @@ class Parent:
     def is_changed(self) -> None:
         """The change that was begun has come to its end."""
         self._is_changing = False
+        if self.is_reloading:
+            self.is_reloading = False
+            self.manager.ready(self.status())
         self._next_change()
 
     def _next_change(self) -> None:
@@ -247,6 +272,7 @@ class Parent:
         """Begin no more; return what is still running."""
         self.is_stopping = True
         self._waiting.clear()
+        self.manager.stopping(self.status())
         for slot in self.slots:
             if slot.timer is not None:
                 slot.timer.cancel()

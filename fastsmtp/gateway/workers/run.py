@@ -2,9 +2,17 @@
 
 from __future__ import annotations
 
+import os
 import signal
 from collections.abc import Callable
+from dataclasses import replace
+from typing import Final
 
+from fastsmtp.gateway.activation import Activation
+from fastsmtp.gateway.config import Loaded
+from fastsmtp.gateway.privileges import Account, account_of, drop, warning_of_root
+from fastsmtp.gateway.service_manager import ServiceManager
+from fastsmtp.gateway.start import StartError
 from fastsmtp.gateway.workers.changes import Changes
 from fastsmtp.gateway.workers.handover import HandOver
 from fastsmtp.gateway.workers.inherited import inherited, name_of
@@ -15,21 +23,43 @@ from fastsmtp.gateway.workers.sockets import Sockets, places_of
 __all__ = ["run_parent"]
 
 
-def run_parent(plan: Plan, again: Callable[[], Plan]) -> int:
+# Keys of the configuration that have their effect once, before the first worker.
+AT_START: Final = ("user", "group", "umask", "stay_root")
+
+
+def run_parent(loaded: Loaded, plan_of: Callable[[Loaded], Plan]) -> int:
     """Serve by several processes until a signal; return the exit status.
 
-    again: reads the configuration anew, for SIGHUP; ValueError says what is wrong with it. Raises
-    StartError when nothing can be served, ValueError for wrong usage that only a worker finds.
+    plan_of: makes the plan of a configuration, which is loaded anew for SIGHUP. Raises StartError
+    when nothing can be served, ValueError for wrong usage that only a worker finds.
     """
-    notes = Notes()
-    sockets = Sockets(inherited=inherited())
-    sockets.open(plan.listeners, plan.workers)
+    notes, config = Notes(), loaded.config
+    manager = ServiceManager(os.environ, notes.warn)
+    account = account_of(config.user, config.group)
+    if config.umask is not None:
+        os.umask(config.umask)
+    sockets = Sockets(inherited=inherited(), owner=account)
+    activation = Activation(sockets.inherited)
+
+    def plan(loaded: Loaded, *, is_start: bool) -> Plan:
+        if activation:
+            listeners = activation.served(loaded.config.listeners, is_start=is_start)
+            loaded = replace(loaded, config=replace(loaded.config, listeners=listeners))
+        return plan_of(loaded)
+
+    def again() -> Plan:
+        later = loaded.again()
+        for key in AT_START:
+            if key in loaded.changed(later):
+                notes.warn(f"SIGHUP: {key} has another value, which the next start will use")
+        return plan(later, is_start=False)
+
+    first = plan(loaded, is_start=True)
+    sockets.open(first.listeners, first.workers)
     sockets.inherited.check_used()
-    places = places_of(plan.listeners)
-    for place, listener in places.items():
-        for address in sockets.addresses([place]):
-            notes.say(f"listening on {listener.kind.value}{name_of(address)}")
-    parent = Parent(plan, sockets, notes)
+    addresses = _say_places(first, sockets, notes)
+    _give_up_root(account, sockets, notes, stay_root=config.stay_root)
+    parent = Parent(first, sockets, notes, manager, ", ".join(addresses))
     changes = Changes(parent, again, sockets.take_over)
     return parent.run(
         changes.start,
@@ -40,3 +70,29 @@ def run_parent(plan: Plan, again: Callable[[], Plan]) -> int:
             signal.SIGUSR2: HandOver(parent).on_signal,
         },
     )
+
+
+def _say_places(plan: Plan, sockets: Sockets, notes: Notes) -> list[str]:
+    """Say where the workers will listen, and return that."""
+    addresses = [
+        f"{listener.kind.value}{name_of(address)}"
+        for place, listener in places_of(plan.listeners).items()
+        for address in sockets.addresses([place])
+    ]
+    for address in addresses:
+        notes.say(f"listening on {address}")
+    return addresses
+
+
+def _give_up_root(
+    account: Account | None, sockets: Sockets, notes: Notes, *, stay_root: bool
+) -> None:
+    every = (sock for some in sockets.all().values() for sock in some)
+    try:
+        if account is not None:
+            drop(account)
+        elif warning := warning_of_root(every, stay_root=stay_root):
+            notes.say(warning)
+    except StartError:
+        sockets.close()
+        raise

@@ -20,6 +20,7 @@ from typing import Any, Final, TypeAlias
 
 from fastsmtp.gateway.config import Listener
 from fastsmtp.gateway.destination import reason_of
+from fastsmtp.gateway.privileges import Account
 from fastsmtp.gateway.start import StartError
 from fastsmtp.gateway.workers.inherited import Address, Inherited, address_of
 from fastsmtp.gateway.workers.steering import refuse_new, steer
@@ -86,11 +87,14 @@ class _Group:
 
 @dataclass
 class Sockets:
-    """All listening sockets of a parent. inherited: those that were open before it began."""
+    """All listening sockets of a parent. inherited: those that were open before it began. owner:
+    whom the parent becomes after the first `open`, None if it stays as it is.
+    """
 
     slots: int = 0
     groups: dict[Place, list[_Group]] = field(default_factory=dict)
     inherited: Inherited = field(default_factory=Inherited)
+    owner: Account | None = None
 
     def open(self, listeners: Iterable[Listener], slots: int = 1) -> None:
         """Open what is not open yet, all of it or nothing. Raises StartError.
@@ -146,6 +150,8 @@ class Sockets:
         if found is not None:
             return _Group(found, is_shared=True)
         sock = bind_unix(path)
+        if self.owner is not None:
+            os.lchown(path, self.owner.uid, self.owner.gid)
         sock.listen(BACKLOG)
         return _Group([sock], is_shared=True, path=path)
 
@@ -253,7 +259,8 @@ class Sockets:
         if self.inherited.is_handed_over:
             for place, groups in self.groups.items():
                 for group in groups:
-                    group.path = place[2]
+                    if address_of(group.sockets[0]) not in self.inherited.names:
+                        group.path = place[2]
         self.inherited.tell_ready()
 
     def leave(self) -> None:
@@ -275,12 +282,10 @@ class Sockets:
 
 
 def inherited_for(listeners: Iterable[Listener], found: Inherited) -> SocketsOfListeners:
-    """Return listeners with the sockets for them, in a process without a parent: those that it has
-    inherited, none if it has to open them. Raises StartError.
+    """Return listeners with the sockets for them, in a process without a parent that has inherited
+    some: these, and new ones. Raises StartError.
     """
     places = places_of(listeners)
-    if not found.sockets:
-        return [(listener, []) for listener in places.values()]
     sockets = Sockets(inherited=found)
     sockets.open(places.values())
     found.check_used()
