@@ -93,7 +93,7 @@ class SMTPServer(HookAttributes):
                 self._hooks.set(name, value)
                 if hasattr(self, "_listeners"):  # after the constructor
                     self._enter(value)
-            elif name in OPTIONS and not hasattr(type(self), name):
+            elif name == "lifespan" or (name in OPTIONS and not hasattr(type(self), name)):
                 raise AttributeError(f"{name} is an option: give it when the server is made")
             elif callable(value) and not hasattr(getattr(type(self), name, None), "__set__"):
                 check_hook_name(name)

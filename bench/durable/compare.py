@@ -15,8 +15,10 @@ import json
 import os
 import shutil
 import signal
+import statistics
 import subprocess
 import tempfile
+import time
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
@@ -48,6 +50,7 @@ from load.reporting import (
 HERE = Path(__file__).parent
 BUILD = HERE.parents[1] / "build"
 FLUSH_MICROSECONDS = 2000
+FLUSHES, FLUSH_OCTETS = 200, 16384
 STOP_LIMIT = 20.0  # seconds: Postfix has many processes
 
 
@@ -146,6 +149,18 @@ def slow_disk(directory: Path) -> dict[str, str]:
     }
 
 
+def flush_milliseconds(directory: Path) -> float:
+    """Return how long the disk needs to sync a few pages, the median of many times."""
+    times = []
+    with (directory / "flush").open("wb", buffering=0) as file:
+        for _ in range(FLUSHES):
+            file.write(bytes(FLUSH_OCTETS))
+            began = time.perf_counter()
+            os.fdatasync(file.fileno())
+            times.append((time.perf_counter() - began) * 1000)
+    return statistics.median(times)
+
+
 def send(profile: Profile, count: int, port: int) -> dict[str, Any]:
     """Send messages, and return what the generator tells. Raises CannotRun."""
     numbers = {"port": port, "count": count, "octets": profile.octets}
@@ -170,7 +185,6 @@ def sample(profile: Profile, server: Running, share: float) -> Sample:
 @contextmanager
 def field(given: argparse.Namespace, left_out: dict[str, str]) -> Iterator[dict[Cell, Running]]:
     """Start what the profiles need; whatever cannot be started is left out by name."""
-    BUILD.mkdir(exist_ok=True)
     with ExitStack() as stack:
         place = Path(tempfile.mkdtemp(prefix="durable-", dir=BUILD))
         place.chmod(0o755)
@@ -270,10 +284,14 @@ def measure(given: argparse.Namespace) -> dict[str, Any]:
     """Run all of it, print it, and return what is written. Raises CannotRun."""
     search_where_root_looks()
     raise_limit_of_files()
+    BUILD.mkdir(exist_ok=True)
     report = facts(0, 0)
     del report["cores"]  # nothing is pinned: a Postfix is many processes
     left_out: dict[str, str] = {}
     print_facts(report)
+    with tempfile.TemporaryDirectory(dir=BUILD) as directory:
+        report["flush_ms"] = flush_milliseconds(Path(directory))
+    print(f"a flush takes {report['flush_ms']:.2f} ms", flush=True)
     with field(given, left_out) as servers:
         if not servers:
             raise CannotRun("nothing is left to be measured")

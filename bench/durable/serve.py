@@ -1,17 +1,25 @@
-"""A program that delivers: `serve.py PORT SINK DIRECTORY`; SINK is maildir or spool.
+"""A program that delivers: `serve.py PORT SINK DIRECTORY`; SINK is maildir, spool or drained.
 
-The spool drains into a destination that is down, so that what is measured is how it takes mail.
+The spool drains into a destination that is down, so that what is measured is how it takes mail. The
+one that is drained delivers into a Maildir, and tells once a second how many messages wait.
 """
 
 from __future__ import annotations
 
 import asyncio
+import contextlib
+import json
+import os
 import sys
+from collections.abc import AsyncIterator
+from pathlib import Path
 
 from fastsmtp import SMTPServer
 from fastsmtp.delivery import Promise, Receipt, Record, Sink, Unavailable, deliver
 from fastsmtp.delivery.maildir import Maildir
 from fastsmtp.delivery.spool import Spool
+
+PAGE = os.sysconf("SC_PAGE_SIZE")
 
 
 class Down(Sink):
@@ -30,10 +38,42 @@ class Down(Sink):
         self.promise = None
 
 
+@contextlib.asynccontextmanager
+async def telling(spool: Spool) -> AsyncIterator[None]:
+    """Print once a second how many messages wait, and the octets of memory of this process."""
+
+    async def tell() -> None:
+        while True:
+            resident = int(Path("/proc/self/statm").read_text().split()[1]) * PAGE
+            print(json.dumps({"waiting": spool.count, "memory": resident}), flush=True)
+            await asyncio.sleep(1)
+
+    task = asyncio.create_task(tell())
+    try:
+        yield
+    finally:
+        task.cancel()
+
+
+def serve_drained(port: int, directory: str) -> None:
+    spool = Spool(f"{directory}/spool", drain_into=Maildir(f"{directory}/mail"))
+    hook = deliver(spool, log=lambda entry: None)
+    server = SMTPServer(
+        name="bench.example",
+        auth_optional=True,
+        on_data=hook,
+        lifespan=lambda server: telling(spool),
+    )
+    server.run(port, "127.0.0.1")
+
+
 SINKS = {"maildir": Maildir, "spool": lambda path: Spool(path, drain_into=Down())}
 
 
 def main(port: int, sink: str, directory: str) -> None:
+    if sink == "drained":
+        serve_drained(port, directory)
+        return
     hook = deliver(SINKS[sink](directory), log=lambda entry: None)
     SMTPServer(name="bench.example", auth_optional=True, on_data=hook).run(port, "127.0.0.1")
 

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from durable import chart, compare
+from durable import chart, compare, sustained
 from durable.servers import SERVERS
 from durable.tree import cpu_of_tree
 from serving import environment_of_others
@@ -78,6 +78,7 @@ def report() -> dict[str, Any]:
         "machine": {"processor": "P", "cores": 2, "system": "S"},
         "versions": {"python": "3", "fastsmtp": "0", "commit": "c", "postfix": "3"},
         "rounds": 3,
+        "flush_ms": 0.125,
         "profiles": compare.summary(rounds),
     }
 
@@ -113,3 +114,13 @@ def test_the_comparison_runs_and_its_picture_is_drawn(tmp_path: Path) -> None:
     pytest.importorskip("matplotlib")
     chart.draw(found, tmp_path / "found.svg")
     assert (tmp_path / "found.svg").read_text().startswith("<?xml")
+
+
+def test_mail_through_a_spool_is_drained_at_a_steady_rate(tmp_path: Path) -> None:
+    written = tmp_path / "sustained.json"
+    arguments = ["--seconds=5", "--count=100", "--share=0.05", f"--json={written}"]
+    assert sustained.main(arguments) == 0
+    report = json.loads(written.read_text())
+    assert len(report["memory"]) == len(report["most_waiting"]) == 5
+    assert report["sent"] == 5 * report["rate"] > 0
+    assert all(report["memory"])

@@ -787,7 +787,7 @@ def test_the_reference_has_a_row_of_six_cells_for_each_option(name: str) -> None
         assert text in rows[0]
 
 
-@pytest.mark.parametrize("name", OPTIONS)
+@pytest.mark.parametrize("name", [*OPTIONS, "lifespan"])
 def test_an_option_that_is_set_on_a_server_is_an_error_and_not_ignored(name: str) -> None:
     server = SMTPServer()
     with pytest.raises(AttributeError, match=f"^{name} is an option: give it when the server"):
