@@ -105,4 +105,5 @@ def test_a_spool_killed_at_a_call_has_what_it_acknowledged(
 def test_a_spool_killed_at_any_call_has_what_it_acknowledged(
     faults: Faults, call: str, action: str, k: int
 ) -> None:
-    asyncio.run(killed_at(faults, call, k, action))
+    if not asyncio.run(killed_at(faults, call, k, action)):
+        pytest.skip(f"there were not so many calls of {call}")

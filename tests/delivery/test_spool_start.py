@@ -234,6 +234,48 @@ async def test_a_damaged_database_is_refused_and_repaired_by_hand(
     assert (done.gaps > 0) == (pages != (1,))
 
 
+@pytest.mark.parametrize("steps", [1, 2])
+@on_loops
+async def test_a_repair_that_was_cut_short_costs_no_record_in_the_log(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, steps: int
+) -> None:
+    path = tmp_path / "s"
+    async with Spool(str(path)) as spool:
+        await spool.put(record("s-1"))
+        copy = {each.name: each.read_bytes() for each in path.glob("spool.db*")}
+    for name, octets in copy.items():  # as a process that was killed leaves them
+        (path / name).write_bytes(octets)
+    assert (path / "spool.db-wal").stat().st_size > 0
+    calls = iter(range(steps))
+
+    class Killed(BaseException):
+        pass
+
+    def cut(name: str) -> None:
+        real = getattr(os, name)
+
+        def call(*arguments: str) -> None:
+            if next(calls, None) is None:
+                raise Killed
+            real(*arguments)
+
+        monkeypatch.setattr(os, name, call)
+
+    directory = SpoolDirectory(str(path))
+    directory.acquire(create=False)
+    cut("link")
+    cut("rename")
+    with pytest.raises(Killed):
+        salvage(directory)
+    monkeypatch.undo()
+    directory.release()
+    sink = Collector()
+    async with Spool(str(path), drain_into=sink) as spool:
+        await emptied(spool)
+    assert sink.ids == ["s-1"]
+    assert list(path.glob("*.damaged-*")) == []
+
+
 @on_loops
 async def test_bodies_whose_records_cannot_be_read_are_kept(tmp_path: Path) -> None:
     async with Spool(str(tmp_path / "s")) as spool:
@@ -288,7 +330,9 @@ async def test_damage_that_appears_while_it_runs_refuses_mail_until_it_is_repair
     await filled(tmp_path / "s", 2000)
     sink = Collector()
     sink.hold = True
-    async with Spool(str(tmp_path / "s"), drain_into=sink, parallel=2) as spool:
+    spool = Spool(str(tmp_path / "s"), drain_into=sink, parallel=2)
+    await spool.start()
+    try:
         await sink.until(lambda: sink.held)
         damage(tmp_path / "s", pages_of(tmp_path / "s") - 5)
         await spool._shelf.ask(lambda store: store._connection.execute("PRAGMA cache_size = 0"))
@@ -302,6 +346,8 @@ async def test_damage_that_appears_while_it_runs_refuses_mail_until_it_is_repair
         assert refusal.response_code == 451
         with pytest.raises(Unavailable):
             await spool.put(record())
+    finally:
+        await spool.close(0)  # what cannot be noted would be waited for
     assert "stop the server and run fastsmtp spool repair" in caplog.text
     directory = SpoolDirectory(str(tmp_path / "s"))
     directory.acquire(create=False)

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import errno
+import glob
 import os
 import shutil
 import sqlite3
@@ -25,7 +26,7 @@ from fastsmtp.delivery.spool.store import (
     open_database,
 )
 
-__all__ = ["Salvage", "salvage"]
+__all__ = ["Salvage", "salvage", "undo_replacement"]
 
 FARTHEST: Final = 1 << 40  # numbers of a gap that are searched; no spool has had so many records
 _READ_NEXT: Final = (
@@ -52,6 +53,7 @@ def salvage(directory: SpoolDirectory) -> Salvage:
 
     Raises OSError and sqlite3.Error if the new file cannot be written; then nothing has changed.
     """
+    undo_replacement(directory.database)
     fresh = f"{directory.database}.new"
     grafted = f"{directory.database}.graft"
     for path in (fresh, grafted):
@@ -175,6 +177,16 @@ def _replace(database: str, fresh: str, kept: str) -> None:
         os.rename(log, f"{kept}-wal")
     os.rename(fresh, database)
     sync_directory(os.path.dirname(database))
+
+
+def undo_replacement(database: str) -> None:
+    """Give the database its log back, which may have records, if a replacement was cut short."""
+    for kept in glob.glob(f"{glob.escape(database)}.damaged-*[0-9]"):
+        if os.path.exists(database) and os.path.samefile(kept, database):
+            with contextlib.suppress(FileNotFoundError):
+                os.rename(f"{kept}-wal", f"{database}-wal")
+            os.unlink(kept)
+            sync_directory(os.path.dirname(database))
 
 
 def _set_apart(bodies: str, named: set[str], target: str) -> int:

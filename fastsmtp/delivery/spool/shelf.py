@@ -30,6 +30,7 @@ from fastsmtp.delivery.spool.keeper import (
     Keeper,
     damage_of,
 )
+from fastsmtp.delivery.spool.salvage import undo_replacement
 from fastsmtp.delivery.spool.store import Entry, NewRecord, Store, storable
 
 __all__ = ["Shelf"]
@@ -121,6 +122,7 @@ class Shelf:
     def _open_store(self, serves: bool) -> None:
         path = self.directory.path
         try:
+            undo_replacement(self.directory.database)
             store = self._keeper.open()
             found = store.check(CHECK_SECONDS)
             self.was_cut = bool(store.fact(OPEN))
