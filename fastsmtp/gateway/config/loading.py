@@ -13,9 +13,11 @@ from dataclasses import dataclass, field
 from types import MappingProxyType
 from typing import Any, Final, NamedTuple
 
+from fastsmtp.gateway.config.engine import EXCLUDED
 from fastsmtp.gateway.config.errors import ConfigError
 from fastsmtp.gateway.config.listeners import HOST, Kind, Listener
 from fastsmtp.gateway.config.model import Config
+from fastsmtp.gateway.config.names import nearest
 from fastsmtp.gateway.config.schema import ENVIRONMENT, SCHEMA, Setting
 from fastsmtp.gateway.config.tables import unknown_key
 from fastsmtp.gateway.config.toml_file import ConfigFile, find_file, read_file
@@ -140,9 +142,18 @@ def _of_environment(environ: Mapping[str, str]) -> dict[str, Given]:
             origin = f"environment {variable}"
             given[row.key] = _of_texts(row, texts, variable, origin)
         elif not _OF_KUBERNETES.fullmatch(variable):
-            key = variable.removeprefix(ENVIRONMENT).lower()
-            raise ConfigError(f"environment {variable}: {unknown_key(key, SCHEMA)}")
+            raise ConfigError(f"{variable}: {_unknown_variable(variable)}")
     return given
+
+
+def _unknown_variable(variable: str) -> str:
+    key = variable.removeprefix(ENVIRONMENT).lower()
+    if key in EXCLUDED:
+        return unknown_key(key, SCHEMA)
+    near = nearest(key, SCHEMA)
+    return "there is no such variable" + (
+        f", did you mean {SCHEMA[near].variable}?" if near else ""
+    )
 
 
 def _of_flags(flags: Mapping[str, Any]) -> dict[str, Given]:

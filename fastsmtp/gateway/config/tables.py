@@ -107,6 +107,8 @@ def _certificates(value: dict[str, Any]) -> Mapping[str, Mapping[str, Any]]:
     for name, table in value.items():
         try:
             key = _server_name(name)
+            if not isinstance(table, Mapping):
+                raise WrongValue("it takes a table with cert and key")
             if key in found:
                 raise WrongValue("it is given twice")
             found[key] = MappingProxyType(_certificate(table))
@@ -148,7 +150,7 @@ def _certificates_of(texts: list[str]) -> Any:
 
 CERTIFICATES: Final = ValueKind(
     "a table with a cert for each server name; in the environment and in flags NAME=CERT:KEY",
-    dict[str, dict[str, Any]],
+    dict[str, Any],
     _certificates,
     _certificates_of,
     is_list=True,

@@ -87,7 +87,7 @@ def read_file(path: str) -> ConfigFile:
     if stat.S_ISREG(mode) and mode & stat.S_IWOTH:
         raise ConfigError(f"{whole}: every user can change it: chmod o-w it")
     try:
-        values = tomllib.loads(text)
+        values = tomllib.loads(f"{text}\n")  # so that errors in the last line have its number
     except tomllib.TOMLDecodeError as error:
         found = _PLACE.fullmatch(str(error))
         reason, place = (found[1], found[2]) if found else (str(error), "")
