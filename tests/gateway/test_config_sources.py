@@ -393,7 +393,7 @@ WRONG = {
     "reload = true": "line 1: reload: there is nothing to reload without an application",
     "application = 'a:b'\nmaildir = 'x'": "line 2: maildir: it is for the gateway, not for a:b",
     "application = 'a:b'\n[[listen]]\naddress = '25'\nsize = 1": "line 2: listen: a:b has the",
-    "size = '1M'\nsize = '2M'": "is not TOML: line 2, column 11: Cannot overwrite a value",
+    "size = '1M'\nsize = '2M'": "is not TOML: line 2, column 12: Cannot overwrite a value",
     "a = [\n": "is not TOML: end of document",
     "size = 1M": "is not TOML: line 1, column 9",
     "= 1": "is not TOML: line 1, column 1",

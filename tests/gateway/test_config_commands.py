@@ -1,0 +1,217 @@
+"""`fastsmtp config` and `fastsmtp check`: what would be served, and whether it would start."""
+
+from __future__ import annotations
+
+import os
+import re
+import socket
+import subprocess
+import tomllib
+from pathlib import Path
+
+import pytest
+from serving import PATIENCE, Gateway, command, environment
+from tls_kit import pair
+
+from fastsmtp.gateway.config import SCHEMA, example
+
+pytest_plugins = ["gateway_fixtures"]
+
+
+def run(name: str, *arguments: str, **variables: str) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(
+        command(*arguments, name=name),
+        capture_output=True,
+        text=True,
+        timeout=PATIENCE,
+        env=environment(**variables),
+    )
+
+
+def checked(*arguments: str) -> tuple[int, list[str]]:
+    """The status and the lines of `fastsmtp check`, without the line about the file."""
+    ended = run("check", *arguments)
+    assert ended.stderr == ""
+    lines = ended.stdout.splitlines()
+    assert lines[0] == "fastsmtp: ok: configuration from /dev/null"
+    assert all(re.match("fastsmtp: (ok|failed): ", line) for line in lines)
+    return ended.returncode, [line.removeprefix("fastsmtp: ") for line in lines[1:]]
+
+
+# --- config ---
+
+
+def test_config_prints_every_key_with_its_origin(tmp_path: Path) -> None:
+    file = tmp_path / "a\tb.toml"
+    file.write_text("size = 1\n")
+    ended = run("config", f"--config={file}", "-v", FASTSMTP_MAX_ERRORS="7")
+    assert (ended.returncode, ended.stderr) == (0, "")
+    values = tomllib.loads(ended.stdout)
+    assert list(values) == list(SCHEMA)
+    assert (values["size"], values["verbose"], values["max_errors"]) == (1, True, 7)
+    lines = ended.stdout.splitlines()
+    assert f"size = 1  # {tmp_path}/a\\x09b.toml line 1" in lines
+    assert "verbose = true  # flag --verbose" in lines
+    assert "max_errors = 7  # environment FASTSMTP_MAX_ERRORS" in lines
+
+
+def test_config_prints_the_example_without_reading_anything() -> None:
+    ended = run("config", "--example", FASTSMTP_SIZE="wrong")
+    assert (ended.returncode, ended.stdout) == (0, example())
+
+
+@pytest.mark.parametrize("name", ["config", "check"])
+def test_a_wrong_configuration_is_one_line_and_status_2(name: str) -> None:
+    ended = run(name, "--size=lots")
+    assert (ended.returncode, ended.stdout) == (2, "")
+    assert ended.stderr.startswith("fastsmtp: error: --size: it takes octets such as")
+    assert ended.stderr.count("\n") == 1
+
+
+def test_config_prints_paths_that_are_not_text() -> None:
+    ended = run("config", os.fsdecode(b"--maildir=/m/\xff"))
+    assert ended.returncode == 0
+    assert 'maildir = "/m/\\udcff"  # flag --maildir' in ended.stdout
+
+
+# --- check ---
+
+
+def test_check_of_a_good_configuration_is_a_line_for_each_item_and_makes_nothing(
+    tmp_path: Path,
+) -> None:
+    (tmp_path / "mx.pem").write_bytes(pair().cert + pair().key)
+    users = tmp_path / "users"
+    users.touch(0o600)
+    status, lines = checked(
+        *("--listen=127.0.0.1:0", "--listen=smtps://[::1]:0", f"--listen=lmtp:{tmp_path}/l.sock"),
+        *(f"--cert={tmp_path}/mx.pem", f"--users={users}"),
+        *(f"--maildir={tmp_path}/m", f"--spool={tmp_path}/s"),
+    )
+    assert status == 0
+    certificate, no_users, warning, *others = lines
+    assert certificate.startswith(f"ok: certificate from {tmp_path}/mx.pem, good until ")
+    assert no_users == f"ok: 0 users in {users}"
+    assert warning == f"ok: warning: {users} has no users: nobody can log in"
+    assert others == [
+        "ok: 127.0.0.1:0 is free",
+        "ok: smtps://[::1]:0 is free",
+        f"ok: lmtp:{tmp_path}/l.sock is free",
+        f"ok: Maildir {tmp_path}/m will be made",
+        f"ok: spool {tmp_path}/s will be made",
+    ]
+    assert sorted(os.listdir(tmp_path)) == ["mx.pem", "users"]
+
+
+def test_check_names_everything_that_is_wrong_and_has_status_1(tmp_path: Path) -> None:
+    (tmp_path / "file").touch()
+    (tmp_path / "mx.pem").write_bytes(pair().cert)
+    status, lines = checked(
+        *("--listen=smtps://nohost.invalid", f"--listen=smtp:{tmp_path}/file"),
+        *(f"--listen=smtp:{tmp_path}/no/x.sock", "--listen=203.0.113.1:0"),
+        *(f"--cert={tmp_path}/mx.pem", f"--users={tmp_path}/none"),
+        *(f"--maildir={tmp_path}/file/m", f"--spool={tmp_path}"),
+    )
+    assert status == 1
+    assert [line for line in lines if not line.startswith("failed: ")] == []
+    text = "\n".join(lines)
+    for part in (
+        f"--cert {tmp_path}/mx.pem holds no private key",
+        f"{tmp_path}/none cannot be read: No such file",
+        "smtps://nohost.invalid:465: ",
+        f"smtp:{tmp_path}/file: a file is there that is not a socket",
+        f"smtp:{tmp_path}/no/x.sock: cannot be made in {tmp_path}/no",
+        "203.0.113.1:0: Cannot assign requested address",
+        f"Maildir {tmp_path}/file/m: {tmp_path}/file is not a directory",
+        f"{tmp_path} is not a spool",
+    ):
+        assert part in text
+
+
+def test_an_address_that_another_program_has_is_a_failure_with_its_name() -> None:
+    with socket.create_server(("127.0.0.1", 0)) as other:
+        port = other.getsockname()[1]
+        for host in ("127.0.0.1", "0.0.0.0"):
+            status, lines = checked(f"--listen={host}:{port}")
+            assert status == 1
+            (line,) = [line for line in lines if "in use" in line]
+            assert line.startswith(f"failed: {host}:{port} is in use by ")
+            assert line.endswith(f", process {os.getpid()}")
+    assert checked(f"--listen=127.0.0.1:{port}")[0] == 0
+
+
+def test_a_port_that_ipv6_holds_for_ipv4_too_is_in_use() -> None:
+    if not socket.has_dualstack_ipv6():
+        pytest.skip("no IPv6 here")
+    with socket.create_server(("::", 0), family=socket.AF_INET6, dualstack_ipv6=True) as other:
+        status, lines = checked(f"--listen=127.0.0.1:{other.getsockname()[1]}")
+    assert status == 1
+    assert any(f", process {os.getpid()}" in line for line in lines)
+
+
+def test_check_beside_a_running_server_is_fine_and_does_not_disturb_it(
+    maildir: Path, tmp_path: Path
+) -> None:
+    path = tmp_path / "smtp.sock"
+    listen = ("127.0.0.1:0", f"smtp:{path}")
+    with Gateway(maildir, f"--spool={tmp_path}/spool", "-v", listen=listen) as gateway:
+        (port,) = gateway.ports
+        arguments = (f"--listen=127.0.0.1:{port}", f"--listen=smtp:{path}")
+        with gateway.client() as client:
+            status, lines = checked(*arguments, f"--maildir={maildir}", f"--spool={tmp_path}/spool")
+            assert client.sendmail("a@x.example", ["b@y.example"], b"Subject: x\r\n\r\n") == {}
+        assert status == 0
+        holder = f"in use by fastsmtp, process {gateway.process.pid}"
+        assert lines[1:] == [
+            f"ok: 127.0.0.1:{port} is {holder}",
+            f"ok: smtp:{path} is {holder}",
+            f"ok: Maildir {maildir}",
+            f"ok: spool {tmp_path}/spool",
+        ]
+        assert gateway.stop() == 0
+        # The one client is ours: the check has not connected.
+        assert len([line for line in gateway.out.all if " connected id=" in line]) == 1
+    assert checked(*arguments)[0] == 0
+
+
+def test_the_socket_of_a_dead_process_is_replaced_and_fine(tmp_path: Path) -> None:
+    path = tmp_path / "x.sock"
+    with socket.socket(socket.AF_UNIX) as dead:
+        dead.bind(str(path))
+    status, lines = checked(f"--listen=smtp:{path}")
+    assert status == 0
+    assert f"ok: smtp:{path}: the socket of a dead process, which is replaced" in lines
+    assert path.exists()
+
+
+@pytest.mark.skipif(os.geteuid() == 0, reason="root may write everywhere")
+def test_directories_without_permission_are_failures(tmp_path: Path) -> None:
+    closed = tmp_path / "closed"
+    closed.mkdir(0o500)
+    status, lines = checked(f"--maildir={closed}/m", f"--spool={closed}/s", "--listen=0")
+    assert status == 1
+    assert [line for line in lines if "no permission to write" in line] == lines[-2:]
+
+
+def test_check_imports_an_application_and_says_what_is_wrong_with_it(tmp_path: Path) -> None:
+    (tmp_path / "app.py").write_text(
+        "from fastsmtp import SMTPServer\nserver = SMTPServer()\nraise_ = 1\n"
+    )
+
+    def check(*arguments: str) -> subprocess.CompletedProcess[str]:
+        return subprocess.run(
+            command(*arguments, name="check"),
+            capture_output=True,
+            text=True,
+            timeout=PATIENCE,
+            env=environment(),
+            cwd=tmp_path,
+        )
+
+    good = check("app:server", "--listen=127.0.0.1:0")
+    assert good.returncode == 0
+    assert "fastsmtp: ok: application app:server" in good.stdout.splitlines()
+    assert "Maildir" not in good.stdout
+    bad = check("app:nobody")
+    assert bad.returncode == 1
+    assert "failed: app has no attribute nobody; there is app:server" in bad.stdout
