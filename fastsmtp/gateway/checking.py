@@ -7,6 +7,7 @@ port is bound and let go at once, a Maildir or a spool that does not exist is no
 from __future__ import annotations
 
 import errno
+import json
 import logging
 import os
 import socket
@@ -21,6 +22,7 @@ from fastsmtp.gateway.config import Config, Listener
 from fastsmtp.gateway.destination import Destination, reason_of
 from fastsmtp.gateway.log import logger
 from fastsmtp.gateway.logins import MissingPackage, hasher
+from fastsmtp.gateway.privileges import Account, account_of, drop
 from fastsmtp.gateway.refreshing import users_of
 from fastsmtp.gateway.servers import Servers
 from fastsmtp.gateway.socket_holders import holder_of_path, holder_of_port
@@ -221,4 +223,47 @@ def _fault_of_directory(path: str) -> str | None:
     return None
 
 
-CHECKS: Final[tuple[Check, ...]] = (_application, _tls, _users, _listeners, _maildir, _spool)
+# --- as the user of the service ---
+
+
+def _directories(config: Config) -> Iterator[Finding]:
+    """Check the directories with the rights that the service will have."""
+    try:
+        account = account_of(config.user, config.group)
+    except StartError as error:
+        yield Finding(False, str(error))
+        return
+    if account is None or os.geteuid() != 0:
+        yield from _of_this_user(config)
+    else:
+        yield from _as_account(account, config)
+
+
+def _of_this_user(config: Config) -> Iterator[Finding]:
+    yield from _maildir(config)
+    yield from _spool(config)
+
+
+def _as_account(account: Account, config: Config) -> list[Finding]:
+    """Check the directories in a child process, which becomes the user."""
+    ours, its = os.pipe()
+    process = os.fork()
+    if process == 0:
+        found = [Finding(False, f"cannot check the directories as {account}")]
+        try:
+            drop(account)
+            found = list(_of_this_user(config))
+        except StartError as error:
+            found = [Finding(False, str(error))]
+        finally:
+            with open(its, "w") as file:
+                json.dump(found, file)
+            os._exit(0)
+    os.close(its)
+    with open(ours) as file:
+        text = file.read()
+    os.waitpid(process, 0)
+    return [Finding(*each) for each in json.loads(text)]
+
+
+CHECKS: Final[tuple[Check, ...]] = (_application, _tls, _users, _listeners, _directories)

@@ -19,12 +19,15 @@ _ACCEPTS: Final = 0x10000  # the flag SO_ACCEPTCON in /proc/net/unix
 
 
 class Holder(NamedTuple):
-    """words: "fastsmtp, process 4711", or "another process". is_ours: it is `fastsmtp serve`."""
+    """words: "fastsmtp, process 4711", or "another process". is_ours: it is `fastsmtp serve`, or
+    systemd, which opens sockets for services.
+    """
 
     words: str
     is_ours: bool
 
 
+_OURS: Final = ("fastsmtp", "systemd")
 _UNKNOWN: Final = Holder("another process", False)
 
 
@@ -94,6 +97,7 @@ def _described(process: str, number: str) -> Holder:
     except OSError:
         return _UNKNOWN
     names = [os.path.basename(argument) for argument in arguments[:3]]
-    is_ours = "fastsmtp" in names and "serve" in arguments
-    name = "fastsmtp" if is_ours else names[0] if names else "a program"
-    return Holder(f"{name}, process {number}", is_ours)
+    name = names[0] if names else "a program"
+    if "fastsmtp" in names and "serve" in arguments:
+        name = "fastsmtp"
+    return Holder(f"{name}, process {number}", name in _OURS)

@@ -13,7 +13,9 @@ import pytest
 from serving import PATIENCE, Gateway, command, environment
 from tls_kit import pair
 
-from fastsmtp.gateway.config import SCHEMA, example
+from fastsmtp.gateway.checking import findings
+from fastsmtp.gateway.config import SCHEMA, example, load
+from fastsmtp.gateway.privileges import Account
 
 pytest_plugins = ["gateway_fixtures"]
 
@@ -191,6 +193,35 @@ def test_directories_without_permission_are_failures(tmp_path: Path) -> None:
     status, lines = checked(f"--maildir={closed}/m", f"--spool={closed}/s", "--listen=0")
     assert status == 1
     assert [line for line in lines if "no permission to write" in line] == lines[-2:]
+
+
+def test_a_user_that_does_not_exist_is_a_failure() -> None:
+    status, lines = checked("--user=no-such-user", "--listen=0")
+    assert status == 1
+    assert lines[-1].startswith("failed: --user: there is no user no-such-user")
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="only root can become another user")
+@pytest.mark.filterwarnings("ignore:This process .* is multi-threaded:DeprecationWarning")
+def test_directories_are_checked_with_the_rights_of_the_user(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def become(account: Account) -> None:
+        os.setgroups([])
+        os.setgid(account.gid)
+        os.setuid(account.uid)
+
+    # The tests may stand where only root can read, which the real one refuses.
+    monkeypatch.setattr("fastsmtp.gateway.checking.drop", become)
+    flags = {"user": "65534", "group": "65534", "maildir": str(tmp_path / "m"), "listen": ["0"]}
+    config = load(flags, {}, os.devnull).config
+    tmp_path.chmod(0o700)
+    *_, directory = findings(config)
+    assert not directory.is_fine
+    assert f"Maildir {tmp_path}/m: " in directory.text
+    assert os.geteuid() == 0
+    *_, own = findings(load({**flags, "user": "", "group": ""}, {}, os.devnull).config)
+    assert own == (True, f"Maildir {tmp_path}/m will be made")
 
 
 def test_check_imports_an_application_and_says_what_is_wrong_with_it(tmp_path: Path) -> None:

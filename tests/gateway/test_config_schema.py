@@ -14,6 +14,7 @@ import pytest
 from fastsmtp.gateway.config import SCHEMA, Config, Loaded, example, load, shown_values
 from fastsmtp.gateway.config.engine import ELSEWHERE, ENGINE_KINDS, EXCLUDED, OWN_ROWS
 from fastsmtp.gateway.config.text import toml
+from fastsmtp.gateway.config.toml_file import DEFAULT_FILES
 from fastsmtp.options import OPTIONS
 from fastsmtp.server import SMTPServer
 
@@ -116,6 +117,66 @@ def test_the_tables_of_the_example_are_taken_as_they_stand(tmp_path: Path) -> No
     assert config.certificates == {
         "mail.example.org": {"cert": "/etc/fastsmtp/mail.pem", "key": "/etc/fastsmtp/mail.key"}
     }
+
+
+# --- the page ---
+
+PAGE = (ROOT / "docs" / "configuration.md").read_text(encoding="utf-8")
+
+
+def rows(section: str) -> list[list[str]]:
+    """The cells of the tables of a section of the page, without their heads."""
+    text = PAGE.partition(f"\n## {section}\n")[2].partition("\n## ")[0]
+    lines = [line for line in text.splitlines() if line.startswith("| `")]
+    return [[cell.strip() for cell in line.split("|")[1:-1]] for line in lines]
+
+
+def test_the_page_has_every_key_of_the_program_with_its_default() -> None:
+    told: dict[str, str] = {}
+    for names, *more in rows("Keys"):
+        if len(more) == 2:
+            told |= dict.fromkeys(re.findall(r"`([a-z_]+)`", names), more[0].strip("`"))
+    assert set(told) == {key for key, row in SCHEMA.items() if not row.in_options}
+    in_words = {"cert", "umask"}
+    assert {key: default for key, default in told.items() if key not in in_words} == {
+        key: row.shown_default
+        for key, row in SCHEMA.items()
+        if not row.in_options and key not in in_words
+    }
+
+
+def test_the_page_names_the_flags_and_variables_that_have_another_name() -> None:
+    for key, row in SCHEMA.items():
+        if row.flag.removeprefix("--") not in (key.replace("_", "-"), ""):
+            assert f"`{key}` (`{row.flag}`)" in PAGE
+
+
+def test_the_page_says_why_options_of_the_engine_are_no_keys() -> None:
+    told = {name for names, *_ in rows("Keys") if len(_) == 1 for name in names.split("`")[1::2]}
+    assert told == (set(ELSEWHERE) | set(EXCLUDED)) - set(SCHEMA)
+
+
+def test_the_page_says_which_keys_are_for_applications() -> None:
+    sentence = PAGE.partition("For an application only ")[2].partition(" are used")[0]
+    assert set(sentence.split("`")[1::2]) == {
+        key for key, row in SCHEMA.items() if row.for_applications
+    }
+
+
+@pytest.mark.parametrize("text", re.findall(r"^```toml\n(.*?)^```", PAGE, re.DOTALL | re.MULTILINE))
+def test_the_files_on_the_page_are_taken_as_they_stand(text: str, tmp_path: Path) -> None:
+    if "submission:" in text and "users" not in text:
+        text = f'users = "/etc/fastsmtp/users"\n{text}'
+    file = tmp_path / "fastsmtp.toml"
+    file.write_text(text)
+    found = load({}, {}, str(file))
+    given = {key for key, origin in found.origins.items() if origin != "default"}
+    assert given == set(tomllib.loads(text))
+
+
+def test_the_page_names_the_default_files() -> None:
+    for path in DEFAULT_FILES:
+        assert f"`{path}`" in PAGE
 
 
 # --- the values in use ---

@@ -257,7 +257,7 @@ def test_sighup_takes_another_certificate_and_other_versions_of_tls(
     "text, message",
     [
         ("size = 1M", "is not TOML: line 1, column 9"),
-        ("sise = 1", "line 1: there is no key 'sise', did you mean size?"),
+        ("szie = 1", "line 1: there is no key 'szie', did you mean size?"),
         ("\nworkers = 'many'", "line 2: workers: it takes a number of processes"),
     ],
 )

@@ -381,11 +381,11 @@ WRONG = {
     "cert = 'c'\n[certificates.'a b']\ncert = 'x'": "line 2: certificates: 'a b': 'a b' is not",
     "cert = 'c'\n[certificates.'[192.0.2.1]']\ncert = 'x'": "clients send names, never addresses",
     "cert = 'c'\n[certificates.'a.example']\nkey = 'x'": "certificates: 'a.example': it needs cert",
-    "cert = 'c'\n[certificates.'a.example']\n\ncert = 'x'\nciphes = 'x'": "line 5: cert"
-    "ificates: 'a.example': there is no key 'ciphes', did you mean ciphers?",
+    "cert = 'c'\n[certificates.'a.example']\n\ncert = 'x'\nciphes = 'x'": "line 5: "
+    "certificates: 'a.example': there is no key 'ciphes', did you mean ciphers?",
     "cert = 'c'\n[certificates]\n'a.example' = 'x'": "line 3: certificates: 'a.example': it takes",
-    f"cert = 'c'\n{TABLE}{TABLE.replace('a.', 'A.')}": "line 4: certi"
-    "ficates: 'A.example': it is given twice",
+    f"cert = 'c'\n{TABLE}{TABLE.replace('a.', 'A.')}": "line 4: "
+    "certificates: 'A.example': it is given twice",
     "[certificates.'a.example']\ncert = 'x'": "line 1: certificates: it needs cert",
     "key = 'x'": "line 1: key: it needs cert",
     "\nreject_unauthorized = true": "line 2: reject_unauthorized: it needs client_ca",
