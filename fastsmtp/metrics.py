@@ -11,7 +11,7 @@ import sys
 from collections.abc import Callable, Iterable, Iterator
 from typing import TYPE_CHECKING, Any, Final, NamedTuple, Protocol, TypeAlias
 
-from fastsmtp._counts.families import FAMILIES, USED, Family, Kind, Merge, cell
+from fastsmtp._counts.families import FAMILIES, PROMISES, USED, Family, Kind, Merge, cell
 from fastsmtp._counts.tally import Tally
 
 if TYPE_CHECKING:
@@ -22,6 +22,7 @@ else:
 
 __all__ = [
     "CONTENT_TYPE",
+    "PROMISES",
     "Collector",
     "Stats",
     "Tally",
@@ -35,15 +36,10 @@ CONTENT_TYPE: Final = "text/plain; version=0.0.4; charset=utf-8"
 PREFIX: Final = "fastsmtp_"
 
 Stats: TypeAlias = dict[str, Any]
-_MERGES: Final[dict[Merge, Callable[[Iterable[int]], int]]] = {
-    Merge.SUM: sum,
-    Merge.MAX: max,
-    Merge.MIN: min,
-}
 # Parts of a server that not every one has: left out as long as all their cells are 0.
 _OPTIONAL: Final = ("delivery", "spool", "log", "workers")
 
-_STARTED: Final = cell("start_time_seconds")
+_READY: Final = cell("ready")
 
 
 class Place(NamedTuple):
@@ -69,9 +65,9 @@ _PLACES: Final = [_place(family) for family in FAMILIES]
 def stats_of(*tallies: Tally, is_one_process: bool = False) -> Stats:
     """Return the counts of one or more tallies, together, as a plain dict for JSON.
 
-    Counters are added; a gauge, such as the age of the oldest message, is added or the largest or
-    smallest one, and counts only for a process that runs. is_one_process: the tallies are parts of
-    one process, each with other gauges.
+    Counters are added; a gauge, such as the age of the oldest message, is added or the largest one,
+    or the smallest one of those that are ready. is_one_process: the tallies are parts of one
+    process, each with other gauges.
     """
     rows = [tally.values(USED) for tally in tallies]
     cells = [sum(column) for column in zip(*rows, strict=True)]
@@ -92,11 +88,13 @@ def stats_of(*tallies: Tally, is_one_process: bool = False) -> Stats:
 
 def _merge_gauges(cells: list[int], rows: list[list[int]]) -> None:
     """Set the gauges of several processes in `cells`."""
-    running = [row for row in rows if row[_STARTED]] or rows
+    ready = [row for row in rows if row[_READY]] or rows
     for family, _, part in _PLACES:
-        if family.kind is Kind.GAUGE:
-            columns = zip(*(row[part] for row in running), strict=True)
-            cells[part] = [_MERGES[family.merge](column) for column in columns]
+        if family.merge is not Merge.SUM:
+            chosen = ready if family.merge is Merge.MIN else rows
+            columns = zip(*(row[part] for row in chosen), strict=True)
+            merge = min if family.merge is Merge.MIN else max
+            cells[part] = [merge(column) for column in columns]
 
 
 def _values(place: Place, cells: list[int]) -> Any:

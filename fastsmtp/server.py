@@ -48,18 +48,13 @@ class SMTPServer(HookAttributes):
 
     Options and hooks are keyword arguments; a hook can also be assigned (`server.on_rcpt_to = f`)
     or be a method of a subclass. lifespan: what begins before the server listens and ends after its
-    last client, as a function of the server that returns an asynchronous context manager. tally:
-    where it counts (`fastsmtp.metrics`), None: in one of its own. Raises
+    last client, as a function of the server that returns an asynchronous context manager. Raises
     TypeError for an unknown option, a function that cannot be that hook, and a method `on_…` that
     is not one; ValueError for a bad value.
     """
 
     def __init__(
-        self,
-        *,
-        lifespan: LifespanFactory | None = None,
-        tally: Tally | None = None,
-        **options: Unpack[ServerOptions],
+        self, *, lifespan: LifespanFactory | None = None, **options: Unpack[ServerOptions]
     ) -> None:
         check_hook_names_of(type(self), SMTPServer)
         check_lifespan(lifespan)
@@ -72,7 +67,7 @@ class SMTPServer(HookAttributes):
             if method is not None:
                 setattr(self, name, method)
         self._lifespan_factory = lifespan
-        self._tally = Tally() if tally is None else tally
+        self._tally = Tally()
         self._server_state = ServerState(self._options, self._hooks, self._tally)
         self._begin_life()
 
@@ -117,13 +112,27 @@ class SMTPServer(HookAttributes):
     def stats(self) -> Stats:
         """Return what was counted since the server was made, as a plain dict (docs/metrics.md)."""
         tallies = {self._tally: None}
-        for name in HOOKS:  # those of `fastsmtp.delivery` count, too
-            hook = getattr(self, name, None)
-            counted = getattr(hook, "tally", None)
-            if isinstance(counted, Tally):
-                tallies[counted] = None
-                getattr(hook, "measure", _nothing)()
+        for hook in self._hooks_that_count():
+            hook.measure()
+            tallies[hook.tally] = None
         return stats_of(*tallies, is_one_process=True)
+
+    def count_in(self, tally: Tally) -> None:
+        """Count in `tally`, and so do its hooks of `fastsmtp.delivery`: to be called before
+        `listen`. Raises RuntimeError when the server listens or has clients.
+        """
+        if self._opening or self._listeners.addresses or not self._server_state.registry.is_empty:
+            raise RuntimeError("the server listens already: count_in() comes before listen()")
+        self._tally = tally
+        self._server_state = ServerState(self._options, self._hooks, tally, self._server_state)
+        self._begin_life()
+        for hook in self._hooks_that_count():
+            hook.count_in(tally)
+
+    def _hooks_that_count(self) -> list[Any]:
+        """Return the hooks that have a tally, as a `Delivery` does."""
+        hooks = [getattr(self, name, None) for name in HOOKS]
+        return [hook for hook in hooks if isinstance(getattr(hook, "tally", None), Tally)]
 
     # Listening.
 
@@ -410,10 +419,6 @@ class SMTPServer(HookAttributes):
         self._closing.hurry()
         if self._lifespan is not None:
             self._lifespan.hurry()
-
-
-def _nothing() -> None:
-    pass
 
 
 def state_of(server: SMTPServer) -> ServerState:

@@ -40,7 +40,7 @@ class Kind(Enum):
 
 
 class Merge(Enum):
-    """How the gauges of several processes become one."""
+    """How the gauges of several processes become one; MIN: of those that are ready."""
 
     SUM = "sum"
     MAX = "max"
@@ -242,6 +242,12 @@ FAMILIES: Final = (
         _GAUGE,
         "Processes that listen and are not closing.",
         ("process", "ready"),
+    ),
+    Family(
+        "process_starts_total",
+        _COUNTER,
+        "Processes that have begun.",
+        ("process", "starts"),
     ),
     Family(
         "start_time_seconds",

@@ -40,15 +40,13 @@ def deliver(
     headers: bool = True,
     max_in_flight: int = MAX_IN_FLIGHT,
     log: Callable[[Entry], object] = log_entry,
-    tally: Tally | None = None,
 ) -> Delivery:
     """Return the hook `on_data` that puts each message into `sink`.
 
     name: of this server, in Received; None: that of the host. headers: put Return-Path,
     Delivered-To and Received on top (RFC 5321 §4.4). max_in_flight: octets of bodies in memory;
     beyond it bodies go through the sink's files, and `on_mail_from` refuses. log: called for each
-    message; must not block. tally: where messages are counted, None: in one of its own, which
-    `SMTPServer.stats` includes.
+    message; must not block.
 
     The server starts the sink when it begins to listen, and closes it at the end of `close`, unless
     the program has started it itself (`async with sink:`). Raises TypeError for an object that is
@@ -58,8 +56,7 @@ def deliver(
         raise TypeError(f"deliver takes a Sink, such as Maildir('./mail'), got {sink!r:.80}")
     if max_in_flight <= 0:
         raise ValueError(f"max_in_flight takes a number of octets, got {max_in_flight}")
-    own = Tally() if tally is None else tally
-    return Delivery(sink, name or socket.gethostname(), headers, max_in_flight, log, own)
+    return Delivery(sink, name or socket.gethostname(), headers, max_in_flight, log)
 
 
 class Delivery:
@@ -76,10 +73,9 @@ class Delivery:
         headers: bool,
         max_in_flight: int,
         log: Callable[[Entry], object],
-        tally: Tally,
     ) -> None:
         self.sink = sink
-        self.tally = sink.tally = tally
+        self.tally = sink.tally = tally = Tally()
         self.traffic = Traffic(sink, max_in_flight, log, headers=headers, tally=tally)
         self._name = name
         self._early: list[Arrival] = []  # messages that wait for the start of the sink
@@ -118,6 +114,10 @@ class Delivery:
             arrival.fail(Refused(refusal))
         else:
             arrival.begin()
+
+    def count_in(self, tally: Tally) -> None:
+        """Count in `tally` from now on. `SMTPServer.count_in` calls it."""
+        self.tally = self.sink.tally = self.traffic.tally = tally
 
     def measure(self) -> None:
         """Set the gauges of the delivery, and of its sink, in `tally`."""

@@ -13,10 +13,11 @@ import inspect
 import os
 import sys
 import traceback
-from collections.abc import Iterable, Mapping
+from collections.abc import Coroutine, Iterable, Mapping
 from types import ModuleType
-from typing import Any, Final
+from typing import Any, Final, TypeVar
 
+from fastsmtp.gateway.admin.start import Metrics
 from fastsmtp.gateway.binding import Places, take_places
 from fastsmtp.gateway.config import DEFAULT_LISTEN, Config, Kind, Listener, parse_listener
 from fastsmtp.gateway.log import LogWriter
@@ -28,6 +29,8 @@ from fastsmtp.running import was_raised_at_start
 from fastsmtp.server import SMTPServer
 
 __all__ = ["NoApplication", "check_name", "load", "places", "serve"]
+
+T = TypeVar("T")
 
 EXIT_CLEAN: Final = 0
 EXIT_FAILED: Final = 1
@@ -159,16 +162,28 @@ def serve(config: Config, worker: Worker | None = None) -> int:
     sockets = list(zip(listeners, (found for _, found in bound.sockets), strict=True))
     number = 0 if worker is None else worker.number
     with logging_to(LogWriter(number), verbose=config.verbose) as writer:
+        metrics = Metrics(config.admin, worker, writer.say)
+        server.count_in(metrics.page.tally)
         application = _Application(server, sockets)
         if worker is None:
             serving = application.run(manager, writer, bound)
         else:
             serving = application.run_for(worker)
-        is_clean = run_on_loop(serving, writer)
+        is_clean = run_on_loop(_shown(metrics, server, serving), writer)
         bound.remove_files()
         if worker is None:
             writer.say("ended")
     return EXIT_CLEAN if is_clean else EXIT_FAILED
+
+
+async def _shown(metrics: Metrics, server: SMTPServer, serving: Coroutine[Any, Any, T]) -> T:
+    """Return the result of `serving`; meanwhile the metrics of the server are shown."""
+    try:
+        await metrics.begin(server.stats)
+        return await serving
+    finally:
+        serving.close()  # it has not begun, if its metrics cannot be shown
+        await metrics.end()
 
 
 def _bound_by(worker: Worker, config: Config) -> Places:

@@ -12,6 +12,7 @@ from typing import Final
 import click
 
 from fastsmtp.gateway import application as applications
+from fastsmtp.gateway.admin.start import check_admin
 from fastsmtp.gateway.bench_command import bench
 from fastsmtp.gateway.check_command import check
 from fastsmtp.gateway.config import DEFAULT_LISTEN, Config, Loaded, parse_listener
@@ -58,6 +59,7 @@ def serve(context: click.Context, /, **_: object) -> int:
     if loaded.config.application:
         return _serve_application(context, loaded)
     try:
+        check_admin(loaded.config.admin)
         if loaded.config.workers:
             return run_parent(loaded, _plan)
         return run_service(loaded)
@@ -73,12 +75,14 @@ def _plan(loaded: Loaded) -> Plan:
         workers=max(1, config.workers),  # a parent that is running needs one
         is_steered=config.steer_clients,
         serve=partial(_serve, config) if config.application else partial(run_service, loaded),
+        admin=config.admin,
     )
 
 
 def _serve_application(context: click.Context, loaded: Loaded) -> int:
     config = loaded.config
     try:
+        check_admin(config.admin)
         applications.check_name(config.application)
         if config.reload:
             if config.workers:

@@ -15,6 +15,7 @@ from dataclasses import replace
 from functools import partial
 from typing import Final
 
+from fastsmtp.gateway.admin.start import Metrics
 from fastsmtp.gateway.binding import Places, take_places
 from fastsmtp.gateway.certificates import (
     NO_LIBRARY,
@@ -117,6 +118,11 @@ class _Service:
         self._servers = Servers(config, destination.delivery, certificate, logins, writer.add)
         self._stop = asyncio.Event()
         self._hangup = asyncio.Event()
+        self._metrics = Metrics(config.admin, worker, writer.say)
+        tally = self._metrics.page.tally
+        destination.delivery.count_in(tally)
+        for server in self._servers:
+            server.count_in(tally)
 
     async def run(self) -> int:
         """Serve until a signal, then finish messages in flight."""
@@ -138,6 +144,7 @@ class _Service:
 
     async def _begin(self) -> None:
         """Open the destination, listen everywhere, and report both."""
+        await self._metrics.begin(self._destination.delivery.measure)
         try:
             delivering = await self._destination.start()
         except DestinationError as error:
@@ -179,6 +186,7 @@ class _Service:
             self._logins.close()  # first, so that delayed logins do not hold up the end
         self._places.remove_files()
         await self._servers.close()
+        await self._metrics.end()
         if await self._destination.close(DISK_PATIENCE):
             return EXIT_CLEAN
         logger.error("the disk of %s does not answer: ending without it", self._config.maildir)

@@ -224,8 +224,12 @@ def test_a_spool_counts_what_waits_in_it_and_what_was_drained(run: Any, tmp_path
 def test_servers_can_share_a_tally_in_memory_that_outlives_them() -> None:
     page = mmap.mmap(-1, Tally.SIZE)
     for _ in range(2):
-        with Wire(SMTPServer(**DEFAULTS, tally=Tally(page))) as wire:
+        server = SMTPServer(**DEFAULTS)
+        server.count_in(Tally(page))
+        with Wire(server) as wire:
             wire.send(*PRE)
+            with pytest.raises(RuntimeError, match="listens already"):
+                server.count_in(Tally())
     assert stats_of(Tally(page))["connections"]["total"] == 2
 
 
@@ -235,6 +239,7 @@ def test_gauges_count_only_for_processes_that_run_and_counters_for_all() -> None
         tally.set(cell("start_time_seconds"), number * 10**9)
         tally.set(cell("open_connections"), number)
         tally.set(cell("delivery_up"), 1)
+        tally.set(cell("ready"), 1)
         tally.add(cell("connections_total"), number)
     both = stats_of(first, second)
     assert both["connections"]["now"] == both["connections"]["total"] == 3

@@ -97,7 +97,7 @@ ORDER = {
     ),
 }
 # The house in numbers. A change of one is a decision, not an accident.
-ROOMS, ROOM_LEVELS, ROOM_ARROWS = 39, 11, 131
+ROOMS, ROOM_LEVELS, ROOM_ARROWS = 41, 11, 141
 # These know no socket, no event loop and no clock: octets and `now` come in as arguments.
 SANS_IO = {
     *("_wire", "_parser", "replies", "errors", "session", "_sasl", "_smtp"),
@@ -111,7 +111,7 @@ IO_MODULES = {
 HARMLESS = {("asyncio", "CancelledError"), ("threading", "get_ident")}
 # What may be imported from outside of the standard library, and where.
 ENGINE_DEPENDENCIES = {"uvloop"}
-GATEWAY_DEPENDENCIES = {"uvloop", "click", "argon2", "msgspec", "rich", "watchfiles"}
+GATEWAY_DEPENDENCIES = {"aiohttp", "uvloop", "click", "argon2", "msgspec", "rich", "watchfiles"}
 # Libraries that one module may look for at the moment of use, because it does without them.
 OPTIONAL = {
     ("_tls.self_signed", "cryptography"),

@@ -18,7 +18,7 @@ DOCS = Path(__file__).parents[2] / "docs"
 SERVER = {
     *("options", "connections", "address", "addresses", "listen", "close", "run"),
     *("on", "once", "off", "update_secure_context"),
-    *("close_listener", "serve_forever", "serve_until_stopped", "hurry", "stats"),
+    *("close_listener", "serve_forever", "serve_until_stopped", "hurry", "stats", "count_in"),
 }
 
 

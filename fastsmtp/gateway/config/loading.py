@@ -212,6 +212,8 @@ def _own_name() -> str:
 
 def _contradictions(config: Config, given: Mapping[str, Given]) -> Iterator[tuple[str, str]]:
     """Yield key and message of what does not go together."""
+    if config.admin is not None and config.admin.is_public and not config.admin_public:
+        yield "admin", f"other machines can reach {config.admin}: admin_public must allow that"
     if config.group and not config.user:
         yield "group", "it needs user"
     if config.stay_root and config.user:

@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
+from fastsmtp.gateway.admin.address import AdminAddress
 from fastsmtp.gateway.config.listeners import Listener
 
 __all__ = ["Config"]
@@ -28,7 +29,8 @@ class Config:
     max_clients: 0 for as many as the limit on open files allows.
     workers: processes, 0 for one without a parent. steer_clients: clients of one address go to one
     worker. user, group: names or numbers. umask: None to leave it as it is. stay_root: serving as
-    root is allowed. reload: restart an application when a file has changed.
+    root is allowed. reload: restart an application when a file has changed. admin: where metrics
+    and state are shown, None: nowhere. admin_public: other machines may reach that.
     """
 
     application: str
@@ -59,6 +61,8 @@ class Config:
     stay_root: bool
     reload: bool
     verbose: bool
+    admin: AdminAddress | None
+    admin_public: bool
 
     def __repr__(self) -> str:
         return f"<Config {self.application or self.maildir}>"  # no password

@@ -29,6 +29,7 @@ _DELIVERY: Final = "Delivery"
 _USERS: Final = "Users"
 _PROCESSES: Final = "Processes"
 _LOG: Final = "Log"
+_ADMIN: Final = "Metrics and state"
 _TLS: Final = OPTIONS["cert"].group.value
 # The engine's title -> ours, where it differs.
 _TITLES: Final = {"Authentication": _USERS}
@@ -157,6 +158,11 @@ _OWN_ROWS: Final = (
     _row(_LOG, "verbose", values.FLAG, False,
         "Logs connections and refusals, and shows tracebacks, too.",
         short="-v", for_applications=True),
+    _row(_ADMIN, "admin", values.ADMIN, "",
+        "Shows metrics and the state of the service by HTTP here.",
+        word="ADDRESS", for_applications=True),
+    _row(_ADMIN, "admin_public", values.FLAG, False,
+        "Allows an admin address that other machines can reach.", for_applications=True),
 )
 # fmt: on
 

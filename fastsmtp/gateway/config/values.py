@@ -16,6 +16,7 @@ from typing import Any, Final
 
 import msgspec
 
+from fastsmtp.gateway.admin.address import AdminAddress, parse_address
 from fastsmtp.gateway.config.domains import parse_domain
 from fastsmtp.gateway.config.recipients import MAX_PATTERNS, is_pattern, parse_rule
 from fastsmtp.options import Option
@@ -33,7 +34,17 @@ __all__ = [
         "RULES",
         "SECRET",
     ),
-    *("SIZE", "UMASK", "WORKERS", "ValueKind", "WrongValue", "check_type", "kind_of", "listed"),
+    *(
+        "ADMIN",
+        "SIZE",
+        "UMASK",
+        "WORKERS",
+        "ValueKind",
+        "WrongValue",
+        "check_type",
+        "kind_of",
+        "listed",
+    ),
     *("octets_of",),
 ]
 
@@ -211,6 +222,15 @@ def each_of(items: list[Any], check: Callable[[Any], Any]) -> list[Any]:
     return found
 
 
+def _admin(value: str) -> AdminAddress | None:
+    if not value:
+        return None
+    try:
+        return parse_address(value)
+    except ValueError as error:
+        raise ADMIN.refused(value, str(error)) from None
+
+
 def _mechanisms(value: list[str]) -> list[str]:
     names = [each.upper() for each in value]
     if not names or not set(names) <= {"PLAIN", "LOGIN"}:
@@ -234,6 +254,7 @@ def from_msgspec(kind: Any) -> Callable[[str], Any]:
 
 _whole: Final = from_msgspec(int)
 
+ADMIN: Final = ValueKind("127.0.0.1:port, [::1]:port, port or unix:/path", str, _admin)
 FLAG: Final = ValueKind("true or false", bool, from_text=from_msgspec(bool))
 NUMBER: Final = ValueKind("a whole number, 0 or more", int, _number, _whole)
 SIZE: Final = ValueKind("octets such as 500000, or '500k', '25M', '1G'", int | str, octets_of)

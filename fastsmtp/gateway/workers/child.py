@@ -15,11 +15,12 @@ import traceback
 from collections.abc import Callable, Sequence
 from typing import Final, NoReturn
 
+from fastsmtp.gateway.admin.pages import Page
 from fastsmtp.gateway.start import StartError
 from fastsmtp.gateway.workers.channel import Channel, channel
 from fastsmtp.gateway.workers.inherited import Address
 from fastsmtp.gateway.workers.reactor import Reactor
-from fastsmtp.gateway.workers.sockets import Sockets
+from fastsmtp.gateway.workers.sockets import SocketsOfSlot
 from fastsmtp.gateway.workers.worker import Worker
 
 __all__ = ["Child", "Serve", "start"]
@@ -39,13 +40,16 @@ class Child:
     """One worker process. on_ready, on_emptied, on_end: called with it, once each at most.
 
     failure: why it could not start, with its status. ready_at: time.monotonic(), None before.
+    where: the address of its own that it has reported.
     """
 
-    def __init__(self, number: int, pid: int, end: Channel, reactor: Reactor) -> None:
+    def __init__(self, number: int, pid: int, end: Channel, reactor: Reactor, page: Page) -> None:
         self.number = number
+        self.page = page
         self.pid = pid
         self.failure: tuple[str, int] | None = None
         self.ready_at: float | None = None
+        self.where = ""
         self.status = 0  # as of os.waitstatus_to_exitcode
         self.on_ready: Callable[[Child], object] = _nothing
         self.on_emptied: Callable[[Child], object] = _nothing
@@ -60,6 +64,7 @@ class Child:
             if word == "ready" and self.ready_at is None:
                 self._deadline.cancel()
                 self.ready_at = time.monotonic()
+                self.where = str(facts["where"])
                 self.on_ready(self)
             elif word == "emptied":
                 self.on_emptied(self)
@@ -147,7 +152,8 @@ def _signal_name(number: int) -> str:
 def start(
     number: int,
     count: int,
-    sockets: Sockets,
+    sockets: SocketsOfSlot,
+    page: Page,
     reactor: Reactor,
     serve: Serve,
     abandon: Callable[[], None],
@@ -165,7 +171,7 @@ def start(
         pid = os.fork()
         if pid == 0:
             parent.close()
-            worker = Worker(number, count, sockets.of(number - 1), own)
+            worker = Worker(number, count, sockets, own, page)
             _be(worker, serve, abandon, parent_pid, reactor, before)
     except BaseException:
         parent.close()
@@ -173,7 +179,7 @@ def start(
     finally:
         own.close()
         signal.pthread_sigmask(signal.SIG_SETMASK, before)
-    return Child(number, pid, parent, reactor)
+    return Child(number, pid, parent, reactor, page)
 
 
 def _be(

@@ -17,18 +17,24 @@ from dataclasses import dataclass
 from functools import partial
 from typing import Final, Protocol
 
+from fastsmtp.gateway.admin.address import AdminAddress
+from fastsmtp.gateway.admin.pages import Pages
 from fastsmtp.gateway.config import Listener
 from fastsmtp.gateway.service_manager import ServiceManager
 from fastsmtp.gateway.start import StartError
 from fastsmtp.gateway.workers.child import Child, Serve, start
 from fastsmtp.gateway.workers.notes import Notes
 from fastsmtp.gateway.workers.reactor import Reactor, Timer
-from fastsmtp.gateway.workers.sockets import Sockets, places_of
+from fastsmtp.gateway.workers.sockets import Sockets, SocketsOfSlot, places_of
 from fastsmtp.gateway.workers.steering import new_salt
+from fastsmtp.metrics import cell
 
 __all__ = ["Failure", "Parent", "Plan", "Slot"]
 
 Failure = tuple[str, int]  # one line, and the exit status
+
+_WORKERS: Final = cell("workers")
+_RESTARTS: Final = cell("worker_restarts_total")
 
 # A worker that has ended is replaced at once; one that ends again within QUIET seconds of being
 # ready waits before that: FIRST_PAUSE, then twice as long each time, up to LONGEST_PAUSE.
@@ -45,13 +51,15 @@ class Plan:
     """What the parent needs to know of a configuration.
 
     workers: how many. is_steered: whether connections of one address go to one worker. serve: what
-    a worker runs; it raises StartError, or ValueError for wrong usage.
+    a worker runs; it raises StartError, or ValueError for wrong usage. admin: where metrics are
+    shown, by a process of its own.
     """
 
     listeners: tuple[Listener, ...]
     workers: int
     is_steered: bool
     serve: Serve
+    admin: AdminAddress | None = None
 
 
 @dataclass
@@ -92,6 +100,8 @@ class Parent:
         self.manager = manager
         self.is_reloading = False
         self._places = places
+        self.pages = Pages()
+        self._tally = self.pages.take().tally
         self.reactor = Reactor()
         self.slots: list[Slot] = []
         self.children: dict[int, Process] = {}
@@ -154,22 +164,52 @@ class Parent:
                 other.abandon()
             self.sockets.abandon_all_but(number - 1, places_of(plan.listeners))
 
-        child = start(number, count, self.sockets, self.reactor, plan.serve, abandon)
+        return self._start(number, count, self.sockets.of(number - 1), plan.serve, abandon)
+
+    def fork_admin(self, serve: Serve) -> Child:
+        """Start a process that is no worker and has none of the sockets. Raises OSError."""
+
+        def abandon() -> None:
+            for other in self.children.values():
+                other.abandon()
+            self.sockets.close()
+
+        return self._start(0, 0, {}, serve, abandon)
+
+    def _start(
+        self,
+        number: int,
+        count: int,
+        sockets: SocketsOfSlot,
+        serve: Serve,
+        abandon: Callable[[], None],
+    ) -> Child:
+        page = self.pages.take()
+        try:
+            child = start(number, count, sockets, page, self.reactor, serve, abandon)
+        except BaseException:
+            self.pages.give_back(page)
+            raise
         self.children[child.pid] = child
         return child
 
     def keep(self, slot: Slot, child: Child) -> None:
         """Have `child` be the worker of `slot`, and replace it if it ends."""
         slot.child = child
+        self._tell_count()
         child.forget()
         child.on_ready = partial(self._is_back, slot)
         child.on_end = partial(self._has_crashed, slot)
+
+    def _tell_count(self) -> None:
+        self._tally.set(_WORKERS, len([slot for slot in self.slots if slot.child is not None]))
 
     def _is_back(self, slot: Slot, child: Child) -> None:
         self.notes.tell(f"worker {slot.number} is process {child.pid} now")
 
     def _has_crashed(self, slot: Slot, child: Child) -> None:
         slot.child = None
+        self._tell_count()
         if child.ready_at is not None and time.monotonic() - child.ready_at >= QUIET:
             slot.failures = 0
         self._restart_later(slot, f"process {child.pid}: {child.reason()}")
@@ -185,6 +225,7 @@ class Parent:
 
     def _restart(self, slot: Slot) -> None:
         slot.timer = None
+        self._tally.add(_RESTARTS)
         try:
             self.keep(slot, self.fork(slot.number, self.plan, len(self.slots)))
         except OSError as error:
@@ -198,6 +239,8 @@ class Parent:
                 return
             # As process 1 of a container it gets processes that are not its own.
             if (child := self.children.pop(pid, None)) is not None:
+                if isinstance(child, Child):
+                    self.pages.give_back(child.page)
                 child.ended(os.waitstatus_to_exitcode(status))
         if self.is_stopping:
             self.reactor.stop()

@@ -6,6 +6,7 @@ import os
 import signal
 from collections.abc import Callable
 from dataclasses import replace
+from functools import partial
 from typing import Final
 
 from fastsmtp.gateway.activation import Activation
@@ -13,6 +14,7 @@ from fastsmtp.gateway.config import Loaded
 from fastsmtp.gateway.privileges import Account, account_of, drop, warning_of_root
 from fastsmtp.gateway.service_manager import ServiceManager
 from fastsmtp.gateway.start import StartError
+from fastsmtp.gateway.workers.admin import AdminKeeper
 from fastsmtp.gateway.workers.changes import Changes
 from fastsmtp.gateway.workers.handover import HandOver
 from fastsmtp.gateway.workers.inherited import inherited, name_of
@@ -61,8 +63,11 @@ def run_parent(loaded: Loaded, plan_of: Callable[[Loaded], Plan]) -> int:
     _give_up_root(account, sockets, notes, stay_root=config.stay_root)
     parent = Parent(first, sockets, notes, manager, ", ".join(addresses))
     changes = Changes(parent, again, sockets.take_over)
+    begin: Callable[[], object] = changes.start
+    if first.admin is not None:
+        begin = partial(AdminKeeper(parent, first.admin).begin, changes.start)
     return parent.run(
-        changes.start,
+        begin,
         {
             signal.SIGHUP: changes.on_hangup,
             signal.SIGTTIN: changes.on_more,

@@ -11,6 +11,7 @@ import signal
 from collections.abc import Callable, Collection, Iterable
 from typing import Final
 
+from fastsmtp.gateway.admin.pages import Page
 from fastsmtp.gateway.config import Listener
 from fastsmtp.gateway.workers.channel import Channel
 from fastsmtp.gateway.workers.draining import let_clients_end
@@ -21,10 +22,15 @@ __all__ = ["Worker"]
 
 
 class Worker:
-    """What a service gets from its parent. number: from 1. count: of workers at its start."""
+    """What a service gets from its parent. number: from 1. count: of workers at its start. page:
+    where it counts.
+    """
 
-    def __init__(self, number: int, count: int, sockets: SocketsOfSlot, channel: Channel) -> None:
+    def __init__(
+        self, number: int, count: int, sockets: SocketsOfSlot, channel: Channel, page: Page
+    ) -> None:
         self.number: Final = number
+        self.page: Final = page
         self.count: Final = count
         self._sockets = sockets
         self._channel = channel
@@ -63,9 +69,9 @@ class Worker:
         loop.add_signal_handler(signal.SIGTERM, stop.set)
         loop.add_reader(self._channel.fileno(), on_message)
 
-    def ready(self) -> None:
-        """Tell the parent that this worker accepts clients."""
-        self._channel.send("ready")
+    def ready(self, where: str = "") -> None:
+        """Tell the parent that this worker accepts clients. where: its address, if it is its own."""
+        self._channel.send("ready", where=where)
 
     def _tell_emptied(self) -> None:
         self._channel.send("emptied")

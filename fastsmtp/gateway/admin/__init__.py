@@ -1,0 +1,1 @@
+"""What `fastsmtp serve --admin` shows: metrics, the state of the service, over HTTP."""
