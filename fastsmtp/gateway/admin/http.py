@@ -20,7 +20,7 @@ from aiohttp import web
 from fastsmtp.gateway.admin.address import AdminAddress
 from fastsmtp.gateway.admin.pages import Pages
 from fastsmtp.gateway.admin.state import readiness
-from fastsmtp.metrics import CONTENT_TYPE, Stats, exposition, stats_of
+from fastsmtp.metrics import CONTENT_TYPE, exposition, stats_of
 from fastsmtp.unix_sockets import bind_unix
 
 __all__ = ["Admin"]
@@ -52,7 +52,7 @@ async def _stats(request: web.Request) -> web.Response:
     pages = request.app[_PAGES]
     used = pages.used()
     is_ready, reason = readiness(pages)
-    every = [(page.number, stats_of(page.tally)) for page in used]
+    every = [stats_of(page.tally) for page in used]
     refusals = [refusal for page in used for refusal in page.recent.read()]
     newest = sorted(refusals, key=lambda each: each["time"], reverse=True)
     return web.json_response(
@@ -60,21 +60,11 @@ async def _stats(request: web.Request) -> web.Response:
             "time": time.time(),
             "ready": is_ready,
             "reason": reason,
-            "stats": stats_of(*(page.tally for page in used)),
-            "workers": [_worker(number, stats) for number, stats in every if _runs(stats)],
+            "all": stats_of(*(page.tally for page in used)),
+            "workers": [stats for stats in every if stats["process"]["started"]],
             "refusals": newest[:MAX_CLIENTS],
         }
     )
-
-
-def _runs(stats: Stats) -> bool:
-    return bool(stats["process"]["started"])
-
-
-def _worker(number: int, stats: Stats) -> dict[str, Any]:
-    process = stats["process"]
-    state = "ready" if process["ready"] else "draining"
-    return {"number": number, "state": state, "started": process["started"], "stats": stats}
 
 
 ROUTES: Final[dict[str, Callable[[web.Request], Awaitable[web.StreamResponse]]]] = {

@@ -70,7 +70,7 @@ class Worker:
         loop.add_reader(self._channel.fileno(), on_message)
 
     def ready(self, where: str = "") -> None:
-        """Tell the parent that this worker accepts clients. where: its address, if it is its own."""
+        """Tell the parent that this worker accepts clients. where: an address of its own."""
         self._channel.send("ready", where=where)
 
     def _tell_emptied(self) -> None:
