@@ -317,6 +317,7 @@ def test_a_refusal_that_is_being_written_is_left_out() -> None:
 
 def test_the_page_of_metrics_comes_over_http(maildir: Path) -> None:
     with Gateway(maildir, ADMIN) as gateway:
-        with urllib.request.urlopen(f"http://{admin_of(gateway.out)}/metrics") as answer:
+        answer = urllib.request.urlopen(f"http://{admin_of(gateway.out)}/metrics")
+        with answer:
             assert answer.headers["Content-Type"] == "text/plain; version=0.0.4; charset=utf-8"
             assert answer.headers["Cache-Control"] == "no-store"

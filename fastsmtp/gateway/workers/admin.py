@@ -18,14 +18,17 @@ PAUSE: Final = 1.0  # seconds before it is started again
 
 
 class AdminKeeper:
-    """Keeps it. address: where it listens."""
+    """Keeps it. address: where it listens, None: there is no such process."""
 
-    def __init__(self, parent: Parent, address: AdminAddress) -> None:
+    def __init__(self, parent: Parent, address: AdminAddress | None) -> None:
         self._parent = parent
         self._address = address
 
     def begin(self, then: Callable[[], object]) -> None:
         """Start it, and call `then` when it listens; the parent ends if it cannot."""
+        if self._address is None:
+            then()
+            return
 
         def ready(child: Child) -> None:
             self._parent.notes.say(f"metrics and state on {child.where}")
@@ -39,6 +42,7 @@ class AdminKeeper:
         child.on_ready, child.on_end = ready, failed
 
     def _fork(self) -> Child:
+        assert self._address is not None
         return self._parent.fork_admin(partial(serve_admin, self._address, self._parent.pages))
 
     def _keep(self, child: Child) -> None:

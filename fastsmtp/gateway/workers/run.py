@@ -63,11 +63,8 @@ def run_parent(loaded: Loaded, plan_of: Callable[[Loaded], Plan]) -> int:
     _give_up_root(account, sockets, notes, stay_root=config.stay_root)
     parent = Parent(first, sockets, notes, manager, ", ".join(addresses))
     changes = Changes(parent, again, sockets.take_over)
-    begin: Callable[[], object] = changes.start
-    if first.admin is not None:
-        begin = partial(AdminKeeper(parent, first.admin).begin, changes.start)
     return parent.run(
-        begin,
+        partial(AdminKeeper(parent, first.admin).begin, changes.start),
         {
             signal.SIGHUP: changes.on_hangup,
             signal.SIGTTIN: changes.on_more,
