@@ -11,7 +11,7 @@ import contextlib
 import fnmatch
 import re
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from enum import Enum
 from functools import partial
 from typing import TYPE_CHECKING, Any, Final, NamedTuple
@@ -40,6 +40,11 @@ class Action(Enum):
     ACCEPT = "accept"
 
 
+# Looked up for each recipient, which an attribute of an Enum would make slower.
+_ACCEPT: Final = Action.ACCEPT
+_REJECT: Final = Action.REJECT
+
+
 class _Pattern(NamedTuple):
     """local: None for any. domain: with a dot in front for its subdomains, "" for any."""
 
@@ -58,31 +63,34 @@ class Rules:
         rules |= dict.fromkeys(config.discard, Action.DISCARD)
         rules |= dict.fromkeys(config.reject, Action.REJECT)
         self.discards = bool(config.discard)
+        self._is_open = accepts_all and not rules
         self._rest = rules.pop("*@*", Action.ACCEPT if accepts_all else None)
-        # Addresses, and whole domains as `*@domain`.
-        self._exact = {rule: action for rule, action in rules.items() if not is_pattern(rule)}
+        exact = {rule: action for rule, action in rules.items() if not is_pattern(rule)}
+        self._domains = {rule[2:]: exact.pop(rule) for rule in [*exact] if rule.startswith("*@")}
+        self._addresses = exact
         patterns = [
-            _pattern_of(rule, rules[rule]) for rule in _by_length(set(rules) - {*self._exact})
+            _pattern_of(rule, rules[rule]) for rule in _by_length(filter(is_pattern, rules))
         ]
         self._patterns = [each for each in patterns if each.local is not None]
         self._parents = [each for each in patterns if each.local is None]
+        self._needs_local_part = bool(self._addresses or self._patterns)
 
     def action(self, address: Address) -> Action | None:
         """Return what becomes of mail for `address`, None if it is not one of ours."""
-        if not address.domain:  # <Postmaster>, RFC 5321 §4.5.1
-            return Action.ACCEPT
-        local, domain = local_key(address.local_part), domain_key(address.domain)
-        exact = self._exact
-        return (
-            exact.get(f"{local}@{domain}")
-            or _first(self._patterns, local, domain)
-            or exact.get(f"*@{domain}")
-            or _first(self._parents, local, domain)
-            or self._rest
-        )
+        if self._is_open or not address.domain:  # <Postmaster>, RFC 5321 §4.5.1
+            return _ACCEPT
+        domain = domain_key(address.domain)
+        if self._needs_local_part:
+            local = local_key(address.local_part)
+            found = self._addresses.get(f"{local}@{domain}")
+            found = found or _first(self._patterns, domain, local)
+            if found is not None:
+                return found
+        found = self._domains.get(domain)
+        return found or _first(self._parents, domain) or self._rest
 
 
-def _by_length(rules: set[str]) -> list[str]:
+def _by_length(rules: Iterable[str]) -> list[str]:
     """Sort rules: those with more characters that are not wild first."""
     return sorted(rules, key=lambda rule: (rule.count("*") + rule.count("?") - len(rule), rule))
 
@@ -94,7 +102,7 @@ def _pattern_of(rule: str, action: Action) -> _Pattern:
     return _Pattern(None if local == "*" else expression, domain.removeprefix("*"), action)
 
 
-def _first(patterns: list[_Pattern], local: str, domain: str) -> Action | None:
+def _first(patterns: list[_Pattern], domain: str, local: str = "") -> Action | None:
     for pattern in patterns:
         wanted = pattern.domain
         if wanted and domain != wanted and not (wanted[0] == "." and domain.endswith(wanted)):
@@ -114,13 +122,13 @@ class Receiver:
         self, address: Address, session: Session, callback: Callable[[Exception | None], Any]
     ) -> None:
         """Accept recipients as the rules say."""
-        callback(_REFUSALS.get(self._rules.action(address)))
-
-
-_REFUSALS: Final[dict[Action | None, SMTPError]] = {
-    Action.REJECT: SMTPError("Mail for this recipient is not accepted", 550, "5.7.1"),
-    None: SMTPError("No such recipient here, relay denied", 550, "5.1.1"),
-}
+        action = self._rules.action(address)
+        if action is None:
+            callback(SMTPError("No such recipient here, relay denied", 550, "5.1.1"))
+        elif action is _REJECT:
+            callback(SMTPError("Mail for this recipient is not accepted", 550, "5.7.1"))
+        else:
+            callback(None)
 
 
 class Discarding:

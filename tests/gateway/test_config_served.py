@@ -12,7 +12,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from serving import PATIENCE, Gateway, messages, run_to_end
+from serving import PATIENCE, Gateway, environment, messages, run_to_end
 from tls_kit import Pair, client_context, issue, pair
 
 pytest_plugins = ["gateway_fixtures"]
@@ -279,6 +279,22 @@ def test_a_wrong_variable_is_one_line_and_status_2(file: Path) -> None:
         2,
         "fastsmtp: error: FASTSMTP_MAXERRORS: there is no such variable,"
         " did you mean FASTSMTP_MAX_ERRORS?\n",
+    )
+
+
+@pytest.mark.parametrize("package", ["click", "msgspec"])
+def test_without_a_package_of_the_extra_one_line_names_the_extra(
+    tmp_path: Path, package: str
+) -> None:
+    (tmp_path / f"{package}.py").write_text(
+        f"raise ModuleNotFoundError(\"No module named '{package}'\", name='{package}')\n"
+    )
+    path = os.pathsep.join([str(tmp_path), environment()["PYTHONPATH"]])
+    ended = run_to_end(env=environment(PYTHONPATH=path))
+    assert (ended.returncode, ended.stderr) == (
+        1,
+        f"fastsmtp: error: the package {package} is missing; install it with:"
+        " pip install 'fastsmtp-engine[server]'\n",
     )
 
 

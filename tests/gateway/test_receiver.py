@@ -159,7 +159,15 @@ def test_a_pattern_with_many_stars_is_compared_without_backtracking() -> None:
     "rule",
     [
         *["", "@", "@y.example", "a b@y.example", "a@b@y.example", "a@", "a@y..example"],
-        *["a@*y.example", "a@y.*", "<a@y.example>", "x" * 65 + "@y.example", '"a@y.example', "a\n"],
+        *[
+            '"*"@y.example',
+            "a@*y.example",
+            "a@y.*",
+            "<a@y.example>",
+            "x" * 65 + "@y.example",
+            '"a@y.example',
+            "a\n",
+        ],
     ],
 )
 def test_a_rule_that_is_no_recipient_is_refused(rule: str) -> None:

@@ -39,7 +39,8 @@ def parse_rule(text: str) -> str:
 
 def _local_of_rule(text: str, local: str) -> str:
     quoted = _QUOTED.fullmatch(local) is not None
-    if not quoted and not _DOT_STRING.fullmatch(local):
+    # What a star in quotes means would be guessed in one of two ways.
+    if _WILD.search(local) if quoted else not _DOT_STRING.fullmatch(local):
         raise _bad_rule(text)
     if len(local.encode("utf-8", "surrogatepass")) > MAX_LOCAL_PART:
         raise ValueError(f"{text!r:.80}: a local part has at most {MAX_LOCAL_PART} octets")
