@@ -10,6 +10,7 @@ from functools import partial
 from typing import Final
 
 import click
+from click.shell_completion import get_completion_class
 
 from fastsmtp.gateway import application as applications
 from fastsmtp.gateway.admin.start import check_admin
@@ -25,23 +26,30 @@ from fastsmtp.gateway.settings_command import SettingsCommand, arguments_of, loa
 from fastsmtp.gateway.spool_commands import spool
 from fastsmtp.gateway.start import StartError
 from fastsmtp.gateway.users import UsersError, checked_name, prepared, store_user
+from fastsmtp.gateway.versions import versions
 from fastsmtp.gateway.workers.parent import Plan
 from fastsmtp.gateway.workers.run import run_parent
 from fastsmtp.gateway.workers.worker import Worker
 
 __all__ = ["run"]
 
+PROGRAM: Final = "fastsmtp"
+COMPLETE: Final = "_FASTSMTP_COMPLETE"  # the variable by which a shell asks
 MAX_PASSWORD: Final = 1024  # characters; a line of AUTH has room for 9 KB of PLAIN
 
 
 @click.group(
-    name="fastsmtp",
+    name=PROGRAM,
     invoke_without_command=True,
     context_settings={"help_option_names": ["-h", "--help"]},
 )
+@click.option("--version", is_flag=True, help="Print the versions of fastsmtp and its parts.")
 @click.pass_context
-def fastsmtp(context: click.Context) -> None:
+def fastsmtp(context: click.Context, version: bool) -> None:
     """An SMTP and LMTP server."""
+    if version:
+        click.echo(versions())
+        context.exit()
     if context.invoked_subcommand is None:
         raise click.UsageError("a command is needed: fastsmtp serve, or fastsmtp --help")
 
@@ -128,6 +136,24 @@ def passwd(file: str, name: str, stdin: bool) -> int:
 fastsmtp.add_command(bench)
 fastsmtp.add_command(check)
 fastsmtp.add_command(config)
+
+
+@fastsmtp.command()
+@click.argument("shell", type=click.Choice(["bash", "zsh", "fish"]))
+@click.pass_context
+def completion(context: click.Context, shell: str) -> None:
+    """Print what SHELL needs to complete commands and options.
+
+    \b
+    bash: eval "$(fastsmtp completion bash)" in ~/.bashrc
+    zsh:  eval "$(fastsmtp completion zsh)" in ~/.zshrc, after compinit
+    fish: fastsmtp completion fish > ~/.config/fish/completions/fastsmtp.fish
+    """
+    kind = get_completion_class(shell)
+    assert kind is not None
+    click.echo(kind(context.find_root().command, {}, PROGRAM, COMPLETE).source())
+
+
 fastsmtp.add_command(spool)
 
 
@@ -154,7 +180,7 @@ def run(arguments: Sequence[str] | None = None) -> int:
     """Run the command and return its exit status; an error is one line on stderr."""
     given = None if arguments is None else list(arguments)
     try:
-        status = fastsmtp.main(given, prog_name="fastsmtp", standalone_mode=False)
+        status = fastsmtp.main(given, PROGRAM, COMPLETE, standalone_mode=False)
     except click.ClickException as error:
         # click itself would print four lines, beginning with the usage.
         complain(error.format_message())

@@ -388,6 +388,8 @@ WRONG = {
     "certificates: 'A.example': it is given twice",
     "[certificates.'a.example']\ncert = 'x'": "line 1: certificates: it needs cert",
     "key = 'x'": "line 1: key: it needs cert",
+    "group = 'mail'": "line 1: group: it needs user",
+    "user = 'mail'\nstay_root = true": "line 2: stay_root: the user is mail: leave one of them out",
     "\nreject_unauthorized = true": "line 2: reject_unauthorized: it needs client_ca",
     "listen = ['submission://h']": "line 1: listen: submission://h:587 needs users",
     "reload = true": "line 1: reload: there is nothing to reload without an application",

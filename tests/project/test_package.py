@@ -226,7 +226,8 @@ def test_sdist_holds_what_git_holds_and_nothing_else(sdist_names: set[str]) -> N
 
 @pytest.mark.slow
 def test_wheel_holds_the_package_its_types_and_the_compiled_modules(wheel_names: set[str]) -> None:
-    package = {name for name in wheel_names if ".dist-info/" not in name}
+    assert f"{NAME}.data/data/share/man/man1/fastsmtp.1" in wheel_names
+    package = {name for name in wheel_names if not re.search(r"\.(dist-info|data)/", name)}
     compiled = {name for name in package if re.search(r"\.(so|pyd)$", name)}
     assert package - compiled == source_files(*SHIPPED)
     assert sorted(name.split(".")[0] for name in compiled) == sorted(
