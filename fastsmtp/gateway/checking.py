@@ -22,7 +22,7 @@ from fastsmtp.gateway.config import Config, Listener
 from fastsmtp.gateway.destination import Destination, reason_of
 from fastsmtp.gateway.log import logger
 from fastsmtp.gateway.logins import MissingPackage, hasher
-from fastsmtp.gateway.privileges import Account, account_of, drop
+from fastsmtp.gateway.privileges import Account, account_of, drop, warning_of_root
 from fastsmtp.gateway.refreshing import users_of
 from fastsmtp.gateway.servers import Servers
 from fastsmtp.gateway.socket_holders import holder_of_path, holder_of_port
@@ -114,10 +114,10 @@ def _listeners(config: Config) -> Iterator[Finding]:
         if listener.path:
             yield _unix(listener)
         else:
-            yield from _tcp(listener)
+            yield from _tcp(listener, config)
 
 
-def _tcp(listener: Listener) -> Iterator[Finding]:
+def _tcp(listener: Listener, config: Config) -> Iterator[Finding]:
     try:
         found = socket.getaddrinfo(
             listener.host, listener.port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE
@@ -129,24 +129,28 @@ def _tcp(listener: Listener) -> Iterator[Finding]:
     for family, _, _, _, address in dict.fromkeys(found):
         place = Listener(host=str(address[0]), port=listener.port, kind=listener.kind)
         try:
-            _bind(family, address)
+            _bind(family, address, stay_root=config.stay_root or bool(config.user))
+        except StartError as error:
+            yield Finding(False, f"{place}: {error}")
         except OSError as error:
-            yield (
-                _in_use(place, family)
-                if error.errno == errno.EADDRINUSE
-                else Finding(False, f"{place}: {reason_of(error)}")
-            )
+            in_use = error.errno == errno.EADDRINUSE
+            fault = Finding(False, f"{place}: {reason_of(error)}")
+            yield _in_use(place, family) if in_use else fault
         else:
             yield Finding(True, f"{place} is free")
 
 
-def _bind(family: socket.AddressFamily, address: tuple[object, ...]) -> None:
-    """Bind without listening: no client can reach this socket, and another process can listen."""
+def _bind(family: socket.AddressFamily, address: tuple[object, ...], *, stay_root: bool) -> None:
+    """Bind without listening: no client can reach this socket, and another process can listen.
+
+    Raises OSError, and StartError if root would serve there without saying so.
+    """
     with socket.socket(family, socket.SOCK_STREAM) as sock:
         sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         if family is socket.AF_INET6:
             sock.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 1)
         sock.bind(address)
+        warning_of_root([sock], stay_root=stay_root)
 
 
 def _in_use(place: Listener, family: socket.AddressFamily) -> Finding:

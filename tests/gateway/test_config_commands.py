@@ -76,6 +76,20 @@ def test_config_prints_paths_that_are_not_text() -> None:
     assert 'maildir = "/m/\\udcff"  # flag --maildir' in ended.stdout
 
 
+@pytest.mark.parametrize("name", ["serve", "config", "check"])
+def test_help_has_every_flag_in_its_group(name: str) -> None:
+    ended = run(name, "--help", COLUMNS="200")
+    assert ended.returncode == 0
+    groups = re.split(r"^(\S.*):$", ended.stdout, flags=re.MULTILINE)
+    texts = dict(zip(groups[1::2], groups[2::2], strict=True))
+    assert set(texts) == {"Options", *(row.group for row in SCHEMA.values() if row.flag)}
+    for row in SCHEMA.values():
+        if row.flag:
+            assert re.search(rf"^  (-v, )?{row.flag}\b", texts[row.group], re.MULTILINE), row.key
+    assert "--key-password" not in ended.stdout
+    assert "--config FILE" in texts["Options"]
+
+
 # --- check ---
 
 
@@ -222,6 +236,14 @@ def test_directories_are_checked_with_the_rights_of_the_user(
     assert os.geteuid() == 0
     *_, own = findings(load({**flags, "user": "", "group": ""}, {}, os.devnull).config)
     assert own == (True, f"Maildir {tmp_path}/m will be made")
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="for root only")
+def test_an_address_that_root_would_serve_without_saying_so_is_a_failure() -> None:
+    status, lines = checked("--listen=0.0.0.0:0")
+    assert status == 1
+    assert any(line.startswith("failed: 0.0.0.0:0: root would serve") for line in lines)
+    assert checked("--listen=0.0.0.0:0", "--stay-root")[0] == 0
 
 
 def test_check_imports_an_application_and_says_what_is_wrong_with_it(tmp_path: Path) -> None:

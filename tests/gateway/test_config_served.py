@@ -12,8 +12,9 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from cryptography.hazmat.primitives import serialization
 from serving import PATIENCE, Gateway, environment, messages, run_to_end
-from tls_kit import Pair, client_context, issue, pair
+from tls_kit import Pair, authority, ca_pem, client_context, issue, pair
 
 pytest_plugins = ["gateway_fixtures"]
 
@@ -201,6 +202,44 @@ def test_a_certificate_of_a_name_that_cannot_be_used_stops_the_start(file: Path)
         "fastsmtp: error: certificate for mail.test: cert /no/such.pem cannot be read:"
         " No such file or directory\n"
     )
+
+
+def test_a_key_with_a_password_is_read_with_the_one_of_the_file(maildir: Path, file: Path) -> None:
+    made = pair()
+    secret = serialization.BestAvailableEncryption(b"canary-pencil")
+    form = serialization.PrivateFormat.PKCS8
+    key = serialization.load_pem_private_key(made.key, None)
+    octets = key.private_bytes(serialization.Encoding.PEM, form, secret)
+    lines = write_pair(file.parent, "main", Pair(made.cert, octets))
+    listen = 'listen = ["smtps://127.0.0.1:0"]\n'
+    with serving(maildir, file, f'{listen}{lines}key_password = "canary-pencil"\n') as gateway:
+        assert certificate_for(gateway, "srv.test") == der(made)
+        assert "pencil" not in "".join(gateway.out.all)
+    file.write_text(listen + lines)
+    ended = run_to_end(f"--config={file}")
+    assert ended.returncode == 1
+    assert "main.key is encrypted; give its key_password, in the file" in ended.stderr
+
+
+def test_clients_without_a_certificate_are_refused_where_it_is_required(
+    maildir: Path, file: Path
+) -> None:
+    (file.parent / "ca.pem").write_bytes(ca_pem())
+    text = f"""
+        listen = ["smtps://127.0.0.1:0"]
+        client_ca = "{file.parent}/ca.pem"
+        reject_unauthorized = true
+        max_version = "TLSv1.2"  # in which the handshake itself fails
+    """
+    with serving(maildir, file, text + write_pair(file.parent, "main", pair())) as gateway:
+        with pytest.raises(ssl.SSLError):
+            certificate_for(gateway, "srv.test")
+        own = authority().issue_cert("anne@x.example", common_name="anne")
+        place = ("127.0.0.1", gateway.ports[0], "c.example")
+        context = client_context(own=own)
+        with smtplib.SMTP_SSL(*place, timeout=PATIENCE, context=context) as client:
+            assert client.sendmail("a@x.example", ["b@y.example"], MESSAGE) == {}
+        gateway.out.wait("client certificate .*commonName=anne")
 
 
 # --- SIGHUP ---
