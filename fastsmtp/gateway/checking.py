@@ -112,9 +112,18 @@ def _users(config: Config) -> Iterator[Finding]:
 def _listeners(config: Config) -> Iterator[Finding]:
     for listener in config.listeners:
         if listener.path:
-            yield _unix(listener)
+            yield _unix(str(listener), listener.path)
         else:
             yield from _tcp(listener, config)
+
+
+def _admin(config: Config) -> Iterator[Finding]:
+    admin = config.admin
+    if admin is not None and admin.path:
+        yield _unix(f"admin {admin}", admin.path)
+    elif admin is not None:
+        for finding in _tcp(Listener(host=admin.host, port=admin.port), config):
+            yield Finding(finding.is_fine, f"admin {finding.text}")
 
 
 def _tcp(listener: Listener, config: Config) -> Iterator[Finding]:
@@ -158,19 +167,18 @@ def _in_use(place: Listener, family: socket.AddressFamily) -> Finding:
     return Finding(is_ours, f"{place} is in use by {words}")
 
 
-def _unix(listener: Listener) -> Finding:
-    path = listener.path
+def _unix(name: str, path: str) -> Finding:
     if not os.path.lexists(path):
         folder = os.path.dirname(os.path.abspath(path))
         if not os.access(folder, os.W_OK | os.X_OK):
-            return Finding(False, f"{listener}: cannot be made in {folder}")
-        return Finding(True, f"{listener} is free")
+            return Finding(False, f"{name}: cannot be made in {folder}")
+        return Finding(True, f"{name} is free")
     if not _is_socket(path):
-        return Finding(False, f"{listener}: a file is there that is not a socket")
+        return Finding(False, f"{name}: a file is there that is not a socket")
     holder = holder_of_path(path)
     if holder is None:
-        return Finding(True, f"{listener}: the socket of a dead process, which is replaced")
-    return Finding(holder.is_ours, f"{listener} is in use by {holder.words}")
+        return Finding(True, f"{name}: the socket of a dead process, which is replaced")
+    return Finding(holder.is_ours, f"{name} is in use by {holder.words}")
 
 
 def _is_socket(path: str) -> bool:
@@ -270,4 +278,11 @@ def _as_account(account: Account, config: Config) -> list[Finding]:
     return [Finding(*each) for each in json.loads(text)]
 
 
-CHECKS: Final[tuple[Check, ...]] = (_application, _tls, _users, _listeners, _directories)
+CHECKS: Final[tuple[Check, ...]] = (
+    _application,
+    _tls,
+    _users,
+    _listeners,
+    _admin,
+    _directories,
+)

@@ -156,6 +156,17 @@ def test_an_address_that_another_program_has_is_a_failure_with_its_name() -> Non
     assert checked(f"--listen=127.0.0.1:{port}")[0] == 0
 
 
+def test_the_address_of_the_admin_listener_is_checked_too(tmp_path: Path) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as other:
+        place = f"127.0.0.1:{other.getsockname()[1]}"
+        status, lines = checked("--listen=0", f"--admin={place}")
+    assert status == 1
+    assert any(line.startswith(f"failed: admin {place} is in use by ") for line in lines)
+    status, lines = checked("--listen=0", f"--admin=unix:{tmp_path}/a.sock")
+    assert status == 0
+    assert f"ok: admin unix:{tmp_path}/a.sock is free" in lines
+
+
 def test_a_port_that_ipv6_holds_for_ipv4_too_is_in_use() -> None:
     if not socket.has_dualstack_ipv6():
         pytest.skip("no IPv6 here")
