@@ -26,7 +26,7 @@ __all__ = ["CHROMIUM", "REASON", "Browser", "Page"]
 
 CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser") or ""
 REASON = "chromium is not installed (package chromium)"
-PATIENCE = 60.0
+PATIENCE = 30.0
 
 _OPTIONS = (
     *("--headless=new", "--remote-debugging-pipe", "--no-first-run", "--disable-gpu"),
@@ -174,10 +174,12 @@ class Page:
         """Wait until an expression of JavaScript is true, which may raise until then."""
         script = f"""new Promise((done) => {{
           const holds = () => {{ try {{ return {expression}; }} catch {{ return false; }} }};
-          const look = () => holds() ? done(true) : setTimeout(look, 10);
+          const end = performance.now() + {1000 * PATIENCE / 2};
+          const look = () =>
+            holds() || performance.now() > end ? done(holds()) : setTimeout(look, 10);
           look();
         }})"""
-        assert self.value(script)
+        assert self.value(script), (expression, self.faults, self.text("body"))
 
     def picture(self, path: Path) -> None:
         """Write a picture of the whole page."""

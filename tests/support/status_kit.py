@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import sys
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -29,7 +30,9 @@ class StatusServer(ThreadingHTTPServer):
         return f"http://127.0.0.1:{self.server_port}/"
 
     def handle_error(self, request: Any, client_address: Any) -> None:
-        """A browser that is closed breaks its connections."""
+        """A browser that is closed breaks its connections; all else is shown."""
+        if not isinstance(sys.exception(), OSError):
+            super().handle_error(request, client_address)
 
 
 class _Handler(BaseHTTPRequestHandler):
@@ -95,11 +98,7 @@ class Story:
         self.asked += 1
         self.time += 1.0
         answer = self.answer(self.asked)
-        return {
-            **answer,
-            **self.changed,
-            "stats": {**answer["stats"], **self.changed.get("stats", {})},
-        }
+        return {**answer, **self.changed, "all": {**answer["all"], **self.changed.get("all", {})}}
 
     def answer(self, step: int) -> dict[str, Any]:
         """The answer after so many seconds."""
@@ -107,10 +106,14 @@ class Story:
         return {
             "time": self.time,
             "ready": True,
-            "reason": "",
+            "reason": "ok",
             "workers": [
-                {"number": 0, "pid": 4101, "state": "ready", "started": self.time - 90_000},
-                {"number": 1, "pid": 4102, "state": "draining", "started": self.time - 3700},
+                {
+                    "process": {"ready": 1, "started": self.time - age},
+                    "connections": {"now": round(wave / 2)},
+                    "messages": {"accepted": 2500 + 15 * step, "refused": 6},
+                }
+                for age in (90_000, 3700)
             ],
             "refusals": [
                 {
@@ -123,7 +126,7 @@ class Story:
                 }
                 for each in range(6)
             ],
-            "stats": {
+            "all": {
                 "build": {"version": "0.1.0", "python": "3.11.7"},
                 "process": {"ready": 1, "started": self.time - 90_000 - step},
                 "connections": {

@@ -252,16 +252,11 @@ const PROMISES = {
 };
 
 function deliveryRows(answer) {
-  const { stats } = answer;
+  const stats = answer.all;
   const rows = [];
-  for (const sink of answer.sinks ?? []) {
-    rows.push([clean(sink.name), sink.up ? "up" : "down", sink.up ? "ready" : "bad"]);
-  }
-  if (stats.delivery && rows.length === 0) {
+  if (stats.delivery) {
     const up = number(stats, "delivery.up") > 0;
     rows.push(["sink", up ? "up" : "down", up ? "ready" : "bad"]);
-  }
-  if (stats.delivery) {
     for (const [name, set] of Object.entries(stats.delivery.promise ?? {})) {
       if (Number(set) > 0) rows.push(["250 means", PROMISES[name] ?? name]);
     }
@@ -295,17 +290,18 @@ function showDelivery(answer) {
 
 // Workers and refusals.
 
-const WORKER_STATES = { ready: "ready", starting: "busy", draining: "busy", down: "bad" };
-
 function showWorkers(answer) {
   const workers = answer.workers ?? [];
-  const rows = workers.map((worker) => [
-    worker.pid ? `${worker.number} · ${worker.pid}` : String(worker.number),
-    { text: String(worker.state), state: WORKER_STATES[worker.state] ?? "bad" },
-    { text: count(Number(worker.connections ?? number(worker.stats, "connections.now"))), number: true },
-    { text: count(Number(worker.messages ?? number(worker.stats, "messages.accepted"))), number: true },
-    { text: worker.started ? duration(answer.time - worker.started) : "–", number: true },
-  ]);
+  const rows = workers.length < 2 && !answer.all.workers ? [] : workers.map((stats, index) => {
+    const started = number(stats, "process.started");
+    const texts = [
+      count(number(stats, "connections.now")),
+      count(number(stats, "messages.accepted")),
+      count(number(stats, "messages.refused")),
+      started ? duration(answer.time - started) : "–",
+    ];
+    return [String(index + 1), ...texts.map((text) => ({ text, number: true }))];
+  });
   fill(document.getElementById("workers"), rows);
 }
 
@@ -327,11 +323,11 @@ function showState(answer) {
   const state = document.getElementById("state");
   state.dataset.state = answer.ready === false ? "busy" : "ready";
   say(state, answer.ready === false ? `not ready${answer.reason ? `: ${clean(answer.reason)}` : ""}` : "ready");
-  const started = number(answer.stats, "process.started");
+  const started = number(answer.all, "process.started");
   const facts = [
-    at(answer.stats, "build.version") ?? "",
+    at(answer.all, "build.version") ?? "",
     started ? `up for ${duration(answer.time - started)}` : "",
-    number(answer.stats, "workers.restarts") ? `restarts of workers: ${count(number(answer.stats, "workers.restarts"))}` : "",
+    number(answer.all, "workers.restarts") ? `restarts of workers: ${count(number(answer.all, "workers.restarts"))}` : "",
   ];
   say(document.getElementById("facts"), facts.filter(Boolean).join(" · "));
   document.getElementById("gone").hidden = true;
@@ -355,11 +351,11 @@ function isRestarted(before, after) {
 }
 
 function show(answer) {
-  if (samples.length && isRestarted(samples.at(-1), answer)) samples.length = 0;
-  samples.push({ time: Number(answer.time), stats: answer.stats });
+  const now = { time: answer.time, stats: answer.all };
+  if (samples.length && isRestarted(samples.at(-1), now)) samples.length = 0;
+  samples.push(now);
   while (samples.length > HISTORY) samples.shift();
   const before = samples.find((sample) => answer.time - sample.time <= WINDOW + 0.5);
-  const now = samples.at(-1);
   showState(answer);
   TILES.forEach(showTile);
   showReasons(before, now);
@@ -373,7 +369,7 @@ async function ask() {
   const response = await fetch("stats.json", { cache: "no-store", signal: AbortSignal.timeout(PATIENCE) });
   if (!response.ok) throw new Error(`status ${response.status}`);
   const answer = await response.json();
-  if (typeof at(answer, "stats") !== "object" || !Number.isFinite(answer.time)) throw new Error("no figures in its answer");
+  if (typeof (answer?.all ?? 0) !== "object" || !Number.isFinite(answer.time)) throw new Error("no figures in its answer");
   return answer;
 }
 
@@ -383,18 +379,19 @@ async function poll() {
   clearTimeout(timer);
   if (asking) return;
   asking = true;
+  let answer = null;
   try {
-    const answer = await ask();
+    answer = await ask();
     failures = 0;
     lastAnswer = new Date();
-    show(answer);
   } catch (error) {
     failures += 1;
-    showGone(REASONS[error.name] ?? error.message);
-  } finally {
-    asking = false;
+    // Once is not gone: the server closes old connections.
+    if (failures > 1) showGone(REASONS[error.name] ?? error.message);
   }
-  if (!document.hidden) timer = setTimeout(poll, Math.min(SLOWEST, POLL * Math.max(1, failures)));
+  asking = false;
+  if (!document.hidden) timer = setTimeout(poll, Math.min(SLOWEST, POLL * Math.max(1, failures - 1)));
+  if (answer !== null) show(answer);
 }
 
 document.getElementById("tiles").append(...TILES.map(makeTile));
