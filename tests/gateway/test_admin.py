@@ -221,12 +221,30 @@ def test_only_get_is_allowed(method: str) -> None:
         (b"GET /" + b"x" * 5000 + b" HTTP/1.1\r\nHost: x\r\n\r\n", b" 400 "),
         (b"GET / HTTP/1.1\r\nX: " + b"x" * 5000 + b"\r\n\r\n", b" 400 "),
         (b"EHLO x\r\n\r\n", b" 400 "),
-        (b"GET /../etc/passwd HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n", b" 404 "),
+        (b"GET /../etc/passwd HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\r\n", b" 404 "),
     ],
 )
 def test_a_request_that_is_too_long_or_none_is_refused(octets: bytes, status: bytes) -> None:
     async def test(admin: Admin, page: Page) -> None:
         assert status in (await raw(admin, octets)).partition(b"\r\n")[0]
+
+    serving(test)
+
+
+@pytest.mark.parametrize(
+    "host, status",
+    [
+        *((b"localhost", 200), (b"LocalHost:8080", 200), (b"127.0.0.1:1", 200), (b"[::1]:2", 200)),
+        *((b"evil.example", 421), (b"evil.example:80", 421), (b"localhost.evil.example", 421)),
+        *((b"127.0.0.1.evil.example", 421), (b"", 421), (b"[::1", 421)),
+    ],
+)
+def test_a_request_for_a_name_that_may_be_another_page_is_refused(host: bytes, status: int) -> None:
+    async def test(admin: Admin, page: Page) -> None:
+        request = b"GET /stats.json HTTP/1.1\r\nConnection: close\r\nHost: " + host + b"\r\n\r\n"
+        answer = await raw(admin, request)
+        assert answer.startswith(b"HTTP/1.1 %d " % status), answer
+        assert (b"refusals" in answer) == (status == 200)
 
     serving(test)
 

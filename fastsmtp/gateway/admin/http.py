@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import ipaddress
 import os
 import socket
 import stat
@@ -20,6 +21,7 @@ from aiohttp import web
 from fastsmtp.gateway.admin.address import AdminAddress
 from fastsmtp.gateway.admin.pages import Pages
 from fastsmtp.gateway.admin.state import readiness
+from fastsmtp.gateway.status.pages import HEADERS, PAGES, read_page
 from fastsmtp.metrics import CONTENT_TYPE, exposition, stats_of
 from fastsmtp.unix_sockets import bind_unix
 
@@ -31,7 +33,11 @@ MAX_LINE: Final = 2048  # octets of a request line, and of one header field
 BACKLOG: Final = 16
 
 _PAGES: Final = web.AppKey("pages", Pages)
-_HEADERS: Final = {"Cache-Control": "no-store", "X-Content-Type-Options": "nosniff"}
+_HEADERS: Final = {
+    "Cache-Control": "no-store",
+    "Cross-Origin-Resource-Policy": "same-origin",
+    "X-Content-Type-Options": "nosniff",
+}
 
 
 async def _metrics(request: web.Request) -> web.Response:
@@ -67,12 +73,44 @@ async def _stats(request: web.Request) -> web.Response:
     )
 
 
+async def _page(request: web.Request) -> web.Response:
+    page = PAGES[request.path]
+    return web.Response(
+        body=read_page(page), headers={**HEADERS, "Content-Type": page.content_type}
+    )
+
+
 ROUTES: Final[dict[str, Callable[[web.Request], Awaitable[web.StreamResponse]]]] = {
     "/metrics": _metrics,
     "/healthz": _healthz,
     "/readyz": _readyz,
     "/stats.json": _stats,
+    **dict.fromkeys(PAGES, _page),
 }
+
+
+@web.middleware
+async def _refuse_names(
+    request: web.Request, handler: Callable[[web.Request], Awaitable[web.StreamResponse]]
+) -> web.StreamResponse:
+    """Refuse a request for a host name other than localhost.
+
+    A web page of others that a browser on this machine shows could change the address of its name
+    to ours, and read the answers: to the browser they would be its own.
+    """
+    host = request.headers.get("Host", "localhost")
+    name = host.rpartition(":")[0] if host.rpartition(":")[2].isdigit() else host
+    if name.lower() != "localhost" and not _is_address(name.removeprefix("[").removesuffix("]")):
+        raise web.HTTPMisdirectedRequest(text="ask for an address, or for localhost\n")
+    return await handler(request)
+
+
+def _is_address(text: str) -> bool:
+    try:
+        ipaddress.ip_address(text)
+    except ValueError:
+        return False
+    return True
 
 
 async def _add_headers(request: web.Request, response: web.StreamResponse) -> None:
@@ -89,7 +127,10 @@ class Admin:
         self.address = address
         self._takes_over = takes_over
         self._file: os.stat_result | None = None  # of a UNIX socket
-        app = web.Application(client_max_size=0)
+        is_for_browsers = not (address.path or address.is_public)
+        app = web.Application(
+            client_max_size=0, middlewares=[_refuse_names] if is_for_browsers else []
+        )
         app[_PAGES] = pages
         app.on_response_prepare.append(_add_headers)
         for path, handler in ROUTES.items():

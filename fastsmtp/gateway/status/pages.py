@@ -7,6 +7,7 @@ Nothing in them is built, and nothing leads to another host: the page is static,
 from __future__ import annotations
 
 from collections.abc import Mapping
+from functools import cache
 from importlib.resources import files
 from types import MappingProxyType
 from typing import Final, NamedTuple
@@ -47,6 +48,7 @@ HEADERS: Final[Mapping[str, str]] = MappingProxyType(
 )
 
 
+@cache
 def read_page(page: Page) -> bytes:
     """Return the octets of a file, a few kilobytes."""
     return files(__package__).joinpath(page.name).read_bytes()
