@@ -18,6 +18,7 @@ from typing import Any
 import pytest
 from service_manager_kit import VARIABLES, Hearer
 from serving import PATIENCE, Gateway, Lines, command, environment, messages
+from worker_kit import Parent
 
 from fastsmtp.gateway.service_manager import MAX_UNSENT, ServiceManager
 
@@ -171,6 +172,65 @@ def full_queue(address: Path) -> Iterator[None]:
                 filler.sendto(b"FILLER=1", str(address))
         except BlockingIOError:
             yield
+
+
+# --- a parent of workers ---
+
+
+def test_a_parent_reports_its_start_a_reload_and_its_end(maildir: Path, hearer: Hearer) -> None:
+    with Parent(maildir, workers=2, env={"NOTIFY_SOCKET": hearer.address}) as parent:
+        assert hearer.wait("READY")["STATUS"] == f"127.0.0.1:{parent.ports[0]}; workers: 2"
+        parent.process.send_signal(signal.SIGHUP)
+        assert hearer.wait("RELOADING")["MONOTONIC_USEC"].isdigit()
+        parent.out.wait("2 new workers are ready")
+        assert hearer.wait("READY")["READY"] == "1"
+        parent.process.send_signal(signal.SIGTERM)
+        assert hearer.wait("STOPPING")["STATUS"].startswith("ending")
+        assert parent.wait() == 0
+
+
+def test_a_reload_that_fails_ends_for_the_service_manager_too(
+    tmp_path: Path, maildir: Path, hearer: Hearer
+) -> None:
+    config = tmp_path / "f.toml"
+    config.write_text(f"maildir = '{maildir}'\nlisten = ['127.0.0.1:0']\n")
+    variables = {"NOTIFY_SOCKET": hearer.address}
+    with Parent(None, f"--config={config}", workers=1, listen=(), env=variables) as parent:
+        hearer.wait("READY")
+        config.write_text("nonsense")
+        parent.process.send_signal(signal.SIGHUP)
+        hearer.wait("RELOADING")
+        assert hearer.wait("READY")["READY"] == "1"
+        parent.send(MESSAGE)
+
+
+def test_a_parent_gives_signs_of_life_and_its_workers_do_not(maildir: Path, hearer: Hearer) -> None:
+    variables = {"NOTIFY_SOCKET": hearer.address, "WATCHDOG_USEC": OFTEN}
+    with Parent(maildir, workers=1, env=variables) as parent:
+        for _ in range(3):
+            hearer.wait("WATCHDOG")
+        parent.process.kill()
+        parent.process.wait(PATIENCE)
+        hearer.waiting()
+        assert parent.wait() == -signal.SIGKILL  # when the worker has closed the output, too
+    assert hearer.waiting() == []
+
+
+def test_a_hand_over_names_the_new_process_which_goes_on(maildir: Path, hearer: Hearer) -> None:
+    with Parent(maildir, workers=1, env={"NOTIFY_SOCKET": hearer.address}) as parent:
+        hearer.wait("READY")
+        parent.process.send_signal(signal.SIGUSR2)
+        successor = int(parent.out.wait(r"SIGUSR2: process (\d+) has taken over")[1])
+        try:
+            assert hearer.wait("MAINPID")["MAINPID"] == str(successor)
+            assert parent.process.wait(PATIENCE) == 0
+            os.kill(successor, signal.SIGHUP)
+            assert hearer.wait("RELOADING")["RELOADING"] == "1"
+            parent.send(MESSAGE)
+        finally:
+            os.kill(successor, signal.SIGTERM)
+        assert hearer.wait("STOPPING")["STOPPING"] == "1"
+        parent.out.finish()
 
 
 # --- an application ---

@@ -12,7 +12,7 @@ import socket
 import subprocess
 import sys
 import time
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from types import TracebackType
 from typing import Self
@@ -32,6 +32,7 @@ class Parent(Gateway):
         workers: int | str | None = 2,
         listen: tuple[str, ...] = ("127.0.0.1:0",),
         cwd: Path | None = None,
+        env: Mapping[str, str] | None = None,
     ) -> None:
         where = [f"--listen={each}" for each in listen]
         if workers is not None:
@@ -45,7 +46,7 @@ class Parent(Gateway):
             stdout=subprocess.PIPE,
             stderr=subprocess.PIPE,
             text=True,
-            env=environment(),
+            env=environment(**(env or {})),
             cwd=cwd,
         )
         assert self.process.stdout is not None

@@ -306,6 +306,7 @@ class Parent:
 
     def leave(self) -> None:
         """Another process serves all new clients: end when those that are here do."""
+        self.manager.close()  # that process speaks for the service now
         self.sockets.leave()
         for child in self._ending():
             if isinstance(child, Child):
