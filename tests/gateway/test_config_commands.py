@@ -14,8 +14,10 @@ from serving import PATIENCE, Gateway, command, environment
 from tls_kit import pair
 
 from fastsmtp.gateway.checking import findings
+from fastsmtp.gateway.commands import serve
 from fastsmtp.gateway.config import SCHEMA, example, load
 from fastsmtp.gateway.privileges import Account
+from fastsmtp.gateway.settings_command import arguments_of
 
 pytest_plugins = ["gateway_fixtures"]
 
@@ -88,6 +90,15 @@ def test_help_has_every_flag_in_its_group(name: str) -> None:
             assert re.search(rf"^  (-v, )?{row.flag}\b", texts[row.group], re.MULTILINE), row.key
     assert "--key-password" not in ended.stdout
     assert "--config FILE" in texts["Options"]
+
+
+def test_a_restarted_application_gets_all_arguments_but_reload() -> None:
+    given = ["app:server", "--config=a b.toml", "--listen=25", "--listen", "26", "-v", "--reload"]
+    context = serve.make_context("serve", [*given, "--no-stay-root", "--umask="])
+    assert arguments_of(context, without="reload") == [
+        *["app:server", "--config=a b.toml", "--listen=25", "--listen=26"],
+        *["--umask=", "--no-stay-root", "--verbose"],
+    ]
 
 
 # --- check ---

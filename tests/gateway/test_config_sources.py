@@ -8,12 +8,12 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 
 from fastsmtp.gateway.config import SCHEMA, ConfigError, Loaded, Setting, load
 from fastsmtp.gateway.config.text import toml
-from fastsmtp.gateway.config.toml_file import MAX_FILE, find_file, read_file
+from fastsmtp.gateway.config.toml_file import MAX_FILE, find_file, lines_of, read_file
 from fastsmtp.gateway.config.values import listed
 
 
@@ -470,6 +470,30 @@ def test_every_key_of_a_file_is_found_at_its_line(file: Path) -> None:
     assert row("x", "y", 1, "z", "w").startswith('z.w = """')
     assert row("x", "y", 1, "last") == "last = 1"
     assert row("x") == "[[ x.y ]]"
+
+
+FRAGMENTS = st.sampled_from(
+    [
+        *["\n", "\n\n", " ", "\t", "a", "b", '"c d"', "'e'", " = ", "=", "1", "1979-05-27", "true"],
+        *["[", "]", "[[", "]]", "{", "}", ",", ".", "#", '"', "'", '"""', "'''", "\\", "\\\n"],
+        *["a = 1\n", 'b = "x"\n', "[t]\n", "[[u]]\n", "c = [\n1,\n]\n", 'd = """\n=\n"""\n', "é"],
+    ]
+)
+
+
+@settings(max_examples=500)
+@given(st.lists(FRAGMENTS, max_size=30).map("".join))
+def test_every_key_of_any_document_has_a_line_in_it(text: str) -> None:
+    try:
+        values = tomllib.loads(text)
+    except tomllib.TOMLDecodeError:
+        assume(False)
+    lines = dict(lines_of(text))
+    assert {path[0] for path in lines} == set(values)
+    rows = text.split("\n")
+    for path, line in lines.items():
+        key = [each for each in path if isinstance(each, str)][-1]
+        assert key in rows[line - 1] or "\\" in rows[line - 1]
 
 
 def test_lines_are_counted_with_line_ends_of_windows_too(file: Path) -> None:

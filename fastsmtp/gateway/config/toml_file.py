@@ -17,7 +17,7 @@ from typing import Any, Final, TypeAlias
 from fastsmtp.blocking import read_at_once
 from fastsmtp.gateway.config.errors import ConfigError
 
-__all__ = ["DEFAULT_FILES", "ConfigFile", "find_file", "read_file"]
+__all__ = ["DEFAULT_FILES", "ConfigFile", "find_file", "lines_of", "read_file"]
 
 # The first that exists is read when no file is named.
 DEFAULT_FILES: Final = ("fastsmtp.toml", "/etc/fastsmtp/fastsmtp.toml")
@@ -94,7 +94,7 @@ def read_file(path: str) -> ConfigFile:
         raise ConfigError(f"{whole} is not TOML: {place + ': ' if place else ''}{reason}") from None
     except RecursionError:
         raise ConfigError(f"{whole} is not usable: its values are nested too deeply") from None
-    return ConfigFile(whole, values, dict(_lines_of(text)), bool(mode & stat.S_IROTH))
+    return ConfigFile(whole, values, dict(lines_of(text)), bool(mode & stat.S_IROTH))
 
 
 def _read(path: str) -> tuple[str, int]:
@@ -115,7 +115,7 @@ def _read(path: str) -> tuple[str, int]:
         raise ConfigError(f"{path} is not TOML: line {line} is not UTF-8") from None
 
 
-def _lines_of(text: str) -> Iterator[tuple[KeyPath, int]]:
+def lines_of(text: str) -> Iterator[tuple[KeyPath, int]]:
     """Yield the path and the line of each key and table of a valid document, the last one first, so
     that in a dict the first line of a path stays.
     """
