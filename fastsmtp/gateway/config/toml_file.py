@@ -99,7 +99,7 @@ def read_file(path: str) -> ConfigFile:
 
 def _read(path: str) -> tuple[str, int]:
     if not path or "\0" in path:
-        raise ConfigError("--config: the path of a file is needed")
+        raise ConfigError("--config, FASTSMTP_CONFIG: the path of a file is needed")
     try:
         octets, mode = read_at_once(path, MAX_FILE + 1)
     except ValueError as error:
