@@ -32,7 +32,8 @@ class Places:
     address.
 
     account: whom the process is to become, None if it stays as it is. warning: a line for the log,
-    "" for none. tell_ready: tells a process that this one takes over from, if there is one.
+    "" for none. tell_ready: tells a process that this one takes over from, if there is one. lock:
+    the lock on the spool that it has handed over, -1 for none.
     """
 
     def __init__(
@@ -40,11 +41,13 @@ class Places:
         sockets: Iterable[tuple[Listener, Iterable[socket.socket]]],
         account: Account | None = None,
         tell_ready: Callable[[], object] = lambda: None,
+        lock: int = -1,
     ) -> None:
         self.sockets = [(listener, list(found)) for listener, found in sockets]
         self.account = account
         self.warning = ""
         self.tell_ready = tell_ready
+        self.lock = lock
         self._files: dict[str, tuple[int, int]] = {}  # path -> device and number of the file
 
     @property
@@ -106,7 +109,7 @@ def take_places(config: Config) -> Places | None:
     served = Activation(found).served(listeners)
     is_open = bool(found.sockets)
     sockets = inherited_for(served, found) if is_open else [(each, ()) for each in served]
-    places = Places(sockets, account, found.tell_ready)
+    places = Places(sockets, account, found.tell_ready, found.spool)
     try:
         with asyncio.Runner() as runner:
             has_begun = runner.run(_bind_unless_stopped(places))

@@ -81,6 +81,7 @@ def _plan(loaded: Loaded) -> Plan:
     return Plan(
         listeners=config.listeners or (parse_listener(DEFAULT_LISTEN),),
         workers=max(1, config.workers),  # a parent that is running needs one
+        spool=config.spool,
         is_steered=config.steer_clients,
         serve=partial(_serve, config) if config.application else partial(run_service, loaded),
         admin=config.admin,

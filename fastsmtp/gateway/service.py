@@ -65,7 +65,14 @@ def run_service(loaded: Loaded, worker: Worker | None = None) -> int:
         logins = _logins_of(config)
         places.give_up_root()
         loaded = replace(loaded, config=config)
-        service = _Service(loaded, places, writer, certificate, logins, manager, worker)
+        workers = 0 if worker is None else worker.count
+        try:
+            destination = Destination(config, writer.add, workers=workers, lock=places.lock)
+        except DestinationError as error:
+            raise StartError(str(error)) from error
+        service = _Service(
+            loaded, places, destination, writer, certificate, logins, manager, worker
+        )
         return run_on_loop(service.run(), writer)
 
 
@@ -99,6 +106,7 @@ class _Service:
         self,
         loaded: Loaded,
         places: Places,
+        destination: Destination,
         writer: LogWriter,
         certificate: Certificate | None,
         logins: Logins | None,
@@ -108,7 +116,7 @@ class _Service:
         self._loaded = loaded
         self._config = config = loaded.config
         self._places = places
-        self._destination = destination = Destination(config, writer.add)
+        self._destination = destination
         self._writer = writer
         self._certificate = certificate
         self._logins = logins

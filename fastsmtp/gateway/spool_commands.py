@@ -6,7 +6,10 @@ If the server is stopped, the commands open the spool themselves; otherwise they
 from __future__ import annotations
 
 import asyncio
+import collections
 import contextlib
+import heapq
+import itertools
 import json
 import os
 import re
@@ -21,6 +24,7 @@ import click
 from fastsmtp.delivery.spool import SpoolError
 from fastsmtp.delivery.spool.control import perform
 from fastsmtp.delivery.spool.directory import SpoolDirectory
+from fastsmtp.delivery.spool.family import directories
 from fastsmtp.delivery.spool.operations import Answer
 from fastsmtp.delivery.spool.salvage import salvage
 from fastsmtp.log_text import clean, escaped
@@ -68,7 +72,8 @@ def spool() -> None:
 def list_records(directory: str, state: str, limit: int | None, as_json: bool) -> int:
     """List the records, the oldest first."""
     request = {"command": "list", "state": _named(state), "limit": limit}
-    _tell(_answers(directory, request), _listed, as_json)
+    answers = heapq.merge(*_answers_of_each(directory, request), key=_received)
+    _tell(itertools.islice(answers, limit), _listed, as_json)
     return 0
 
 
@@ -88,7 +93,8 @@ def show(directory: str, which: tuple[str, ...], state: str | None, as_json: boo
 def retry(directory: str, which: tuple[str, ...], state: str | None, as_json: bool) -> int:
     """Deliver records again that were deferred, refused or found damaged."""
     request = {"command": "retry", **_chosen(which, state)}
-    _tell(_answers(directory, request), lambda facts: [f"{facts['retried']} to retry"], as_json)
+    done = [_sum(_answers(directory, request))]
+    _tell(done, lambda facts: [f"{facts['retried']} to retry"], as_json)
     return 0
 
 
@@ -104,7 +110,7 @@ def delete(
     if not yes:
         _confirm(directory, chosen)
     request = {"command": "delete", **chosen}
-    _tell(_answers(directory, request), _deleted, as_json)
+    _tell([_sum(_answers(directory, request))], _deleted, as_json)
     return 0
 
 
@@ -166,13 +172,62 @@ def _chosen(which: tuple[str, ...], state: str | None) -> dict[str, object]:
 
 
 def _answers(directory: str, request: Mapping[str, object]) -> Iterator[Answer]:
-    """Yield the answers; an error among them ends the command with its text."""
+    """Yield the answers for a directory and for those of its workers; an error among them ends the
+    command with its text.
+    """
+    return itertools.chain.from_iterable(_answers_of_each(directory, request))
+
+
+def _answers_of_each(directory: str, request: Mapping[str, object]) -> list[Iterator[Answer]]:
+    try:
+        places = directories(directory)
+    except OSError as error:
+        raise click.ClickException(f"cannot read {directory}: {error.strerror}") from error
+    if len(places) == 1:
+        return [_answers_of(directory, request)]
+    which = request.get("which")
+    if not which:
+        return [_answers_of(path, request, number) for number, path in places]
+    assert isinstance(which, list)
+    found = [pair for word in which for pair in _found(places, word)]
+    return [
+        _answers_of(path, {**request, "which": words}, number)
+        for number, path in places
+        if (words := [word for at, word in found if at == number])
+    ]
+
+
+def _found(places: list[tuple[int, str]], word: str) -> list[tuple[int, str]]:
+    """Return where the records are that `word` names: number of the directory, of the record."""
+    at, slash, number = word.partition("/")
+    if slash and at.isdigit() and int(at) in dict(places):
+        return [(int(at), number)]
+    found: list[tuple[int, str]] = []
+    error: click.ClickException | None = None
+    for place, path in places:
+        if word.isdigit() and found:  # a number without a directory is one of the first
+            break
+        try:
+            answers = list(_answers_of(path, {"command": "list", "which": [word]}))
+        except click.ClickException as missing:
+            error = missing
+        else:
+            found += [(place, str(each["number"])) for each in answers if isinstance(each, dict)]
+    if error is not None and not found:
+        raise error
+    return found
+
+
+def _answers_of(directory: str, request: Mapping[str, object], number: int = 1) -> Iterator[Answer]:
+    """Yield the answers for one directory; number: that of the worker whose it is."""
     with asyncio.Runner() as runner:
         answers = perform(directory, request)
         try:
             while (answer := runner.run(_next(answers))) is not None:
                 if isinstance(answer, dict) and "error" in answer:
                     raise click.ClickException(str(answer["error"]))
+                if isinstance(answer, dict) and number > 1:
+                    answer["spool"] = number
                 yield answer
         except SpoolError as error:
             raise click.ClickException(str(error)) from error
@@ -182,6 +237,26 @@ def _answers(directory: str, request: Mapping[str, object]) -> Iterator[Answer]:
 
 async def _next(answers: AsyncGenerator[Answer, None]) -> Answer | None:
     return await anext(answers, None)
+
+
+def _received(answer: Answer) -> float:
+    assert isinstance(answer, dict)
+    return float(answer.get("received") or 0)
+
+
+def _sum(answers: Iterable[Answer]) -> Answer:
+    """Return the answers of all directories as one."""
+    total: collections.Counter[str] = collections.Counter()
+    for answer in answers:
+        assert isinstance(answer, dict)
+        answer.pop("spool", None)
+        total.update(answer)
+    return dict(total)
+
+
+def _name(facts: Mapping[str, Any]) -> str:
+    """Return how a record is named: by its number, after that of its directory if need be."""
+    return f"{facts['spool']}/{facts['number']}" if "spool" in facts else str(facts["number"])
 
 
 def _tell(
@@ -216,7 +291,7 @@ def _listed(facts: dict[str, Any]) -> list[str]:
     recipients = facts.get("rcpt_to", [])
     more = f" and {len(recipients) - 1} more" if len(recipients) > 1 else ""
     lines = [
-        f"{facts['number']} {facts['state']} {_time(facts.get('received'))} "
+        f"{_name(facts)} {facts['state']} {_time(facts.get('received'))} "
         f"id={clean(facts['id'])} size={facts.get('size', facts['octets'])} "
         f"from=<{clean(facts.get('mail_from', '?'))}> "
         f"to=<{clean(recipients[0]) if recipients else ''}>{more}"
@@ -261,7 +336,7 @@ def _opened(facts: Answer, output: str | None, files: contextlib.ExitStack) -> B
     if output == "-":
         return sys.stdout.buffer
     # Of data from clients, only letters, digits, dots and hyphens become part of a path.
-    name = output or f"{facts['number']}-{_UNUSUAL.sub('-', facts['id'])[:64]}.eml"
+    name = output or f"{_name(facts).replace('/', '-')}-{_UNUSUAL.sub('-', facts['id'])[:64]}.eml"
     try:
         file = files.enter_context(_synced(name))
     except OSError as error:

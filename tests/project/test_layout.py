@@ -91,7 +91,7 @@ ORDER = {
         *("trace", "arrival", "hook"),
         *("spool.directory", "spool.store", "spool.salvage", "spool.keeper", "spool.shelf"),
         *("spool.breaker", "spool.handover", "spool.drainer", "spool.gauges", "spool.operations"),
-        *("spool.control", "spool.sink", "spool"),
+        *("spool.control", "spool.sink", "spool", "spool.family", "spool.strays"),
         *("maildir._commit", "maildir.box", "maildir.syncing", "maildir.large", "maildir.sink"),
         "maildir",
     ),

@@ -19,7 +19,7 @@ from typing import Self
 
 from serving import PATIENCE, Gateway, Lines, command, environment
 
-__all__ = ["Parent", "Steady", "ids_in", "run_with_sockets"]
+__all__ = ["Parent", "Steady", "greeting", "ids_in", "run_with_sockets", "workers_of"]
 
 
 class Parent(Gateway):
@@ -187,6 +187,24 @@ class Steady:
         return True
 
 
+def greeting(address: tuple[str, int], source: str) -> str:
+    """Return who greets a client from `source`."""
+    host, port = address
+    family = socket.AF_INET6 if ":" in host else socket.AF_INET
+    with socket.socket(family) as client:
+        client.settimeout(PATIENCE)
+        client.bind((source, 0))
+        client.connect((host, port))
+        return client.makefile().readline().split()[1]
+
+
+def workers_of(address: tuple[str, int], sources: list[str]) -> dict[str, str]:
+    """Return who serves each source; the same one at every connection."""
+    served = {source: {greeting(address, source) for _ in range(3)} for source in sources}
+    assert [source for source, names in served.items() if len(names) != 1] == []
+    return {source: next(iter(names)) for source, names in served.items()}
+
+
 def ids_in(texts: Iterable[bytes]) -> list[str]:
     """Return the X-Id of each message."""
     return [found[1].decode() for text in texts if (found := re.search(rb"X-Id: (\w+)", text))]
@@ -208,7 +226,9 @@ os.execv(sys.argv[2 + count], sys.argv[2 + count :])
 """
 
 
-def run_with_sockets(*sockets: socket.socket, command: list[str]) -> subprocess.Popen[str]:
+def run_with_sockets(
+    *sockets: socket.socket, command: list[str], cwd: Path | None = None
+) -> subprocess.Popen[str]:
     """Start a command that gets `sockets` by LISTEN_FDS."""
     numbers = [sock.fileno() for sock in sockets]
     return subprocess.Popen(
@@ -218,4 +238,5 @@ def run_with_sockets(*sockets: socket.socket, command: list[str]) -> subprocess.
         stderr=subprocess.PIPE,
         text=True,
         env=environment(),
+        cwd=cwd,
     )

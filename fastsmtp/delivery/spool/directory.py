@@ -1,7 +1,8 @@
 """The directory of a spool: its permissions, its files, and the lock of the process that uses it.
 
 `spool.db` (and `spool.db-wal` while it is open) has the records, `bodies/` the large bodies, `lock`
-the number of the process that uses it, `control` is the socket of that process.
+the number of the process that uses it, `control` is the socket of that process. `empty` says that
+the last one has left no record, so that nobody has to open the database to see that.
 """
 
 from __future__ import annotations
@@ -13,12 +14,12 @@ import pwd
 import stat
 from typing import Final
 
-from fastsmtp.delivery.directories import make_directory
+from fastsmtp.delivery.directories import make_directory, sync_directory
 
-__all__ = ["SpoolDirectory", "SpoolError", "SpoolInUse"]
+__all__ = ["SpoolDirectory", "SpoolError", "SpoolInUse", "locked", "note_holder"]
 
 # The files of a spool, and those of a file system in its root directory.
-_OURS: Final = ("spool.db", "lock")
+_OURS: Final = ("spool.db", "lock", "server.lock")
 _ANYWHERE: Final = frozenset({"lost+found"})
 _OF_OTHERS: Final = stat.S_IWGRP | stat.S_IWOTH
 
@@ -40,16 +41,20 @@ class SpoolDirectory:
         self.bodies = os.path.join(self.path, "bodies")
         self.control = os.path.join(self.path, "control")
         self._lock_file = os.path.join(self.path, "lock")
+        self._empty = os.path.join(self.path, "empty")
         self._lock = -1
 
     def acquire(self, *, create: bool) -> None:
-        """Check the directory and lock it. create: make it if it does not exist.
+        """Check the directory and lock it, unless that was done. create: make it if it does not
+        exist.
 
         Raises SpoolError, and SpoolInUse if another process has the lock.
         """
+        if self._lock >= 0:
+            return
         try:
-            self._check(create=create)
-            self._take_lock()
+            self.check(create=create)
+            self._lock = locked(self._lock_file, self.path)
         except OSError as error:
             raise SpoolError(
                 f"cannot use the spool {self.path}: {error.strerror}: look at its permissions"
@@ -66,14 +71,36 @@ class SpoolDirectory:
             os.close(self._lock)
             self._lock = -1
 
+    def note_use(self) -> None:
+        """Note, before the first record comes, that this is not an empty spool. Raises OSError."""
+        with contextlib.suppress(FileNotFoundError):
+            os.unlink(self._empty)
+            sync_directory(self.path)
+
+    def note_empty(self) -> None:
+        """Note that there is no record; a note that is lost only costs a look."""
+        with contextlib.suppress(OSError):
+            os.close(os.open(self._empty, os.O_WRONLY | os.O_CREAT, 0o600))
+
+    @property
+    def exists(self) -> bool:
+        """Whether a server has used it."""
+        return os.path.exists(self.database)
+
+    @property
+    def is_known_empty(self) -> bool:
+        """Whether there is certainly no record in it."""
+        return os.path.exists(self._empty)
+
     def check_existing(self) -> None:
         """Raise SpoolError if there is no spool that this user may use."""
         try:
-            self._check(create=False)
+            self.check(create=False)
         except OSError as error:
             raise SpoolError(f"cannot use the spool {self.path}: {error.strerror}") from error
 
-    def _check(self, *, create: bool) -> None:
+    def check(self, *, create: bool) -> None:
+        """Raise SpoolError for a directory that cannot be a spool of ours, and OSError."""
         if not os.path.lexists(self.path):
             if not create:
                 raise SpoolError(f"there is no spool {self.path}: name the one of the server")
@@ -95,24 +122,34 @@ class SpoolDirectory:
                 else f"there is no spool in {self.path}: name the one of the server"
             )
 
-    def _take_lock(self) -> None:
-        lock = os.open(self._lock_file, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW, 0o600)
-        try:
-            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            holder = os.read(lock, 32).decode("ascii", "replace").strip()
-            os.close(lock)
-            raise SpoolInUse(
-                f"the spool {self.path} is in use by process {holder or 'unknown'}: "
-                "end that one first, or give each its own"
-            ) from None
-        except BaseException:
-            os.close(lock)
-            raise
-        self._lock = lock
-        with contextlib.suppress(OSError):  # a full disk; the number is for people only
-            os.ftruncate(lock, 0)
-            os.pwrite(lock, b"%d\n" % os.getpid(), 0)
+
+def locked(lock_file: str, path: str) -> int:
+    """Return the descriptor of a lock on the spool in `path`; it ends when that is closed.
+
+    Raises SpoolInUse, and OSError.
+    """
+    lock = os.open(lock_file, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC, 0o600)
+    try:
+        fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        holder = os.read(lock, 32).decode("ascii", "replace").strip()
+        os.close(lock)
+        raise SpoolInUse(
+            f"the spool {path} is in use by process {holder or 'unknown'}: "
+            "end that one first, or give each its own"
+        ) from None
+    except BaseException:
+        os.close(lock)
+        raise
+    note_holder(lock)
+    return lock
+
+
+def note_holder(lock: int) -> None:
+    """Write the number of this process into the file of a lock, for people."""
+    with contextlib.suppress(OSError):  # a full disk
+        os.ftruncate(lock, 0)
+        os.pwrite(lock, b"%d\n" % os.getpid(), 0)
 
 
 def _user(number: int) -> str:

@@ -69,6 +69,7 @@ class Keeper:
         self.failure = ""
         self.is_full = False
         self.is_closed = False
+        self.is_empty = False  # as it was closed
 
     def open(self) -> Store:
         """Open the store. Raises sqlite3.Error and SpoolError."""
@@ -122,6 +123,7 @@ class Keeper:
         if self._store is not None and last.is_clean:
             with contextlib.suppress(sqlite3.Error):
                 self._store.set_fact(OPEN, 0)
+                self.is_empty = not self._store.totals()[0]
         self.close()
         self.is_closed = True
 

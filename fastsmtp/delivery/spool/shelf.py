@@ -129,6 +129,7 @@ class Shelf:
             if not found:
                 self._recover(store)
             if serves and not found:
+                self.directory.note_use()
                 self._keeper.note_use()
         except sqlite3.DatabaseError as error:
             if damage_of(str(error)):
@@ -171,6 +172,8 @@ class Shelf:
         await self._batcher.close(patience)
         await self._bodies.close(max(0.0, deadline - time.monotonic()))
         if self._keeper.is_closed:
+            if self._keeper.is_empty:
+                self.directory.note_empty()
             self.directory.release()
         # Otherwise the thread hangs in the disk, and so would we: the process's end unlocks it.
 

@@ -32,7 +32,8 @@ NOTING: Final = 2.0  # seconds at the end for the store, even if `patience` is s
 class Spool(Sink):
     """Keeps messages in a directory until `drain_into` has them.
 
-    path: the directory, made if it does not exist; one process uses it at a time. drain_into: the
+    path: the directory, made if it does not exist; one process uses it at a time. Or a directory
+    that is locked already. drain_into: the
     sink for the messages, started and closed by the spool; None: they stay, for `fastsmtp spool` or
     a later run. quota: octets that they may have on disk; beyond it `Full`. reserve: octets of the
     disk that they must leave free. parallel: how many `drain_into` has at a time.
@@ -44,14 +45,14 @@ class Spool(Sink):
 
     def __init__(
         self,
-        path: str,
+        path: str | SpoolDirectory,
         *,
         drain_into: Sink | None = None,
         quota: int = QUOTA,
         reserve: int = RESERVE,
         parallel: int = PARALLEL,
     ) -> None:
-        directory = SpoolDirectory(path)
+        directory = SpoolDirectory(path) if isinstance(path, str) else path
         self.path = directory.path
         self._shelf = Shelf(
             directory,

@@ -10,6 +10,7 @@ import signal
 from collections.abc import Callable, Mapping, Sequence
 from typing import Final
 
+from fastsmtp.delivery.spool.family import ServerLock
 from fastsmtp.gateway.destination import reason_of
 from fastsmtp.gateway.start import StartError
 from fastsmtp.gateway.workers.child import Child
@@ -52,14 +53,16 @@ class Changes:
                 parent.fail(failure)
                 return
             self._take(rollout)
+            self._wanted = parent.plan.workers  # fewer than the sockets that were inherited
+            parent.steer(count)  # of a parent that took over, only now
             parent.notes.say(_ready(count))
             parent.manager.ready(parent.status())
-            self._wanted = parent.plan.workers  # fewer than the sockets that were inherited
-            parent.steer()
             self._on_ready()
             self._resize()
 
         rollout = Rollout(parent, parent.plan, numbers, count=count, at_once=True, done=done)
+        if not parent.sockets.inherited.is_handed_over:
+            parent.steer(count)  # clients may connect already
         parent.change(rollout.begin)
 
     def _take(self, rollout: Rollout) -> list[Child]:
@@ -102,29 +105,51 @@ class Changes:
 
         def done(failure: Failure | None) -> None:
             if failure is None:
-                self._switch(plan, rollout, count)
-            else:
-                give_up(failure[0])
+                self._switch(plan, rollout, count, lock)
+                return
+            if lock is not parent.lock:
+                lock.release()
+            give_up(failure[0])
 
         try:
             plan = self._again()
             count = len(parent.slots) if plan.workers == parent.plan.workers else plan.workers
-            sockets.open(plan.listeners)
-            while sockets.slots < count:
-                sockets.widen()
+            lock = self._open(plan, count)
         except (ValueError, StartError) as error:
             give_up(str(error))
-            return
-        except OSError as error:
-            give_up(f"cannot listen for {count} workers: {reason_of(error)}")
             return
         numbers = range(1, count + 1)
         rollout = Rollout(parent, plan, numbers, count=count, at_once=False, done=done)
         rollout.begin()
 
-    def _switch(self, plan: Plan, rollout: Rollout, count: int) -> None:
+    def _open(self, plan: Plan, count: int) -> ServerLock:
+        """Open the sockets that are not open yet; return the lock on the spool, locked.
+
+        Raises ValueError and StartError; then some of the sockets may be open.
+        """
+        parent = self._parent
+        lock = parent.lock
+        if plan.spool != parent.plan.spool:
+            lock = ServerLock(plan.spool)
+            lock.acquire()
+        try:
+            parent.sockets.open(plan.listeners)
+            while parent.sockets.slots < count:
+                parent.sockets.widen()
+        except (StartError, OSError) as error:
+            if lock is not parent.lock:
+                lock.release()
+            if isinstance(error, StartError):
+                raise
+            raise StartError(f"cannot listen for {count} workers: {reason_of(error)}") from error
+        return lock
+
+    def _switch(self, plan: Plan, rollout: Rollout, count: int, lock: ServerLock) -> None:
         """The new workers are ready: let the old ones end."""
         parent, sockets = self._parent, self._parent.sockets
+        if lock is not parent.lock:
+            parent.lock.release()
+            parent.lock = lock
         for child in self._leaving:  # since an earlier reload
             child.stop()
         if plan.workers != parent.plan.workers:
@@ -133,7 +158,7 @@ class Changes:
         old = self._take(rollout)
         surplus = [slot.child for slot in parent.slots[count:] if slot.child is not None]
         del parent.slots[count:]
-        parent.steer()
+        parent.steer(count)
         removed = set(sockets.groups) - set(places_of(plan.listeners))
         sockets.refuse_new(removed)
         gone = sockets.addresses(removed)
@@ -216,7 +241,7 @@ class Changes:
                 give_up(failure[0])
                 return
             self._take(rollout)
-            parent.steer()
+            parent.steer(number)
             parent.notes.tell(f"SIGTTIN: {number} workers")
             self._resize()
 
@@ -250,7 +275,7 @@ class Changes:
     def _remove_last(self) -> None:
         parent, sockets = self._parent, self._parent.sockets
         slot = parent.slots.pop()
-        parent.steer()
+        parent.steer(len(parent.slots))
 
         def close() -> None:
             sockets.narrow_to(len(parent.slots))

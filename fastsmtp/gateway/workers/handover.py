@@ -21,6 +21,7 @@ from fastsmtp.gateway.workers.inherited import (
     NAMED_SOCKET,
     READY,
     SOCKET,
+    SPOOL,
     Inherited,
     address_of,
     variables,
@@ -69,11 +70,13 @@ class Successor:
         self._parent = parent
         sockets = [sock for group in parent.sockets.all().values() for sock in group]
         self._end, its_end = socket.socketpair()
-        numbers = [sock.fileno() for sock in sockets]
+        given = [(sock.fileno(), _name_of(sock, parent.sockets.inherited)) for sock in sockets]
+        given.append((its_end.fileno(), READY))
+        if parent.lock.descriptor >= 0:
+            given.append((parent.lock.descriptor, SPOOL))
         try:
-            names = [_name_of(sock, parent.sockets.inherited) for sock in sockets]
-            more = {**variables([*names, READY]), **parent.manager.variables}
-            self.pid = _start([*numbers, its_end.fileno()], more, parent.reactor)
+            more = {**variables([name for _, name in given]), **parent.manager.variables}
+            self.pid = _start([number for number, _ in given], more, parent.reactor)
         except OSError:
             self._end.close()
             raise

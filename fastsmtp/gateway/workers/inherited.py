@@ -24,6 +24,7 @@ __all__ = [
     "NAMED_SOCKET",
     "READY",
     "SOCKET",
+    "SPOOL",
     "Address",
     "Inherited",
     "address_of",
@@ -38,6 +39,7 @@ FIRST: Final = 3  # the number of the first descriptor
 READY: Final = "fastsmtp-ready"  # the name of the descriptor on which to report readiness
 SOCKET: Final = "fastsmtp-socket"  # the name of those that a parent hands over
 NAMED_SOCKET: Final = f"{SOCKET}."  # before the name that a service manager has given to one
+SPOOL: Final = "fastsmtp-spool"  # the name of the lock of the server on its spool
 IS_READY: Final = b"ready\n"
 FAMILIES: Final = (socket.AF_INET, socket.AF_INET6, socket.AF_UNIX)
 NUMBER: Final = re.compile(r"[0-9]{1,4}")
@@ -49,13 +51,15 @@ class Inherited:
     """sockets: by address. names: of those that a service manager has opened, by address; "" is no
     name. is_handed_over: they are from a parent that will end, not from a service manager.
 
-    ready: the descriptor on which that parent awaits a word, -1 if there is none.
+    ready: the descriptor on which that parent awaits a word, spool: its lock on the spool; -1 if
+    there is none.
     """
 
     sockets: dict[Address, list[socket.socket]] = field(default_factory=dict)
     names: dict[Address, str] = field(default_factory=dict)
     is_handed_over: bool = False
     ready: int = -1
+    spool: int = -1
 
     def take(self, host: str, port: int) -> list[socket.socket]:
         """Return and remove the sockets of an address of TCP; port 0: of any port of that host."""
@@ -100,6 +104,10 @@ def inherited(
         if name == READY:
             os.set_inheritable(descriptor, False)
             found.ready = descriptor
+            continue
+        if name == SPOOL:
+            os.set_inheritable(descriptor, False)
+            found.spool = descriptor
             continue
         sock = _listening(descriptor)
         address = address_of(sock)

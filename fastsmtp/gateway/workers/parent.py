@@ -17,6 +17,7 @@ from dataclasses import dataclass
 from functools import partial
 from typing import Final, Protocol
 
+from fastsmtp.delivery.spool.family import ServerLock
 from fastsmtp.gateway.admin.address import AdminAddress
 from fastsmtp.gateway.admin.pages import Pages
 from fastsmtp.gateway.config import Listener
@@ -50,13 +51,15 @@ STATUS_FAILED: Final = 1
 class Plan:
     """What the parent needs to know of a configuration.
 
-    workers: how many. is_steered: whether connections of one address go to one worker. serve: what
-    a worker runs; it raises StartError, or ValueError for wrong usage. admin: where metrics are
-    shown, by a process of its own.
+    workers: how many. spool: the directory of the spool that they share, "" if there is none.
+    is_steered: whether connections of one address go to one worker. serve: what a worker runs; it
+    raises StartError, or ValueError for wrong usage. admin: where metrics are shown, by a process
+    of its own.
     """
 
     listeners: tuple[Listener, ...]
     workers: int
+    spool: str
     is_steered: bool
     serve: Serve
     admin: AdminAddress | None = None
@@ -89,13 +92,22 @@ class Process(Protocol):
 
 
 class Parent:
-    """One run. plan: the first one; its sockets are open. places: where they are, as text."""
+    """One run. plan: the first one; its sockets are open, and lock is that on its spool. places:
+    where they are, as text.
+    """
 
     def __init__(
-        self, plan: Plan, sockets: Sockets, notes: Notes, manager: ServiceManager, places: str
+        self,
+        plan: Plan,
+        sockets: Sockets,
+        lock: ServerLock,
+        notes: Notes,
+        manager: ServiceManager,
+        places: str,
     ) -> None:
         self.plan = plan
         self.sockets = sockets
+        self.lock = lock
         self.notes = notes
         self.manager = manager
         self.is_reloading = False
@@ -132,6 +144,7 @@ class Parent:
             self.reactor.run()
         finally:
             self.sockets.close()
+            self.lock.release()
             self.reactor.close()
             self.manager.close()
         if self.failure is not None:
@@ -163,6 +176,7 @@ class Parent:
             for other in self.children.values():
                 other.abandon()
             self.sockets.abandon_all_but(number - 1, places_of(plan.listeners))
+            self.lock.release()
 
         return self._start(number, count, self.sockets.of(number - 1), plan.serve, abandon)
 
@@ -170,9 +184,11 @@ class Parent:
         """Start a process that is no worker and has none of the sockets. Raises OSError."""
 
         def abandon() -> None:
+            self.manager.close()
             for other in self.children.values():
                 other.abandon()
-            self.sockets.close()
+            self.sockets.abandon_all_but(0, ())  # the files of UNIX sockets stay
+            self.lock.release()
 
         return self._start(0, 0, {}, serve, abandon)
 
@@ -245,10 +261,10 @@ class Parent:
         if self.is_stopping:
             self.reactor.stop()
 
-    def steer(self) -> None:
-        """Spread new clients over the slots, in one line if the kernel cannot do it as wanted."""
+    def steer(self, slots: int) -> None:
+        """Spread new clients over the first `slots`; one line says it if the kernel cannot."""
         try:
-            self.sockets.steer(len(self.slots), self._salt if self.plan.is_steered else None)
+            self.sockets.steer(slots, self._salt if self.plan.is_steered else None)
         except OSError as error:
             if not self._is_plain:
                 self._is_plain = True

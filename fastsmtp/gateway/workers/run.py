@@ -9,6 +9,8 @@ from dataclasses import replace
 from functools import partial
 from typing import Final
 
+from fastsmtp.delivery.spool import SpoolError
+from fastsmtp.delivery.spool.family import ServerLock
 from fastsmtp.gateway.activation import Activation
 from fastsmtp.gateway.config import Loaded
 from fastsmtp.gateway.privileges import Account, account_of, drop, warning_of_root
@@ -61,10 +63,19 @@ def run_parent(loaded: Loaded, plan_of: Callable[[Loaded], Plan]) -> int:
     sockets.inherited.check_used()
     addresses = _say_places(first, sockets, notes)
     _give_up_root(account, sockets, notes, stay_root=config.stay_root)
-    parent = Parent(first, sockets, notes, manager, ", ".join(addresses))
-    changes = Changes(parent, again, sockets.take_over)
+    lock = _lock_of(first, sockets)
+    parent = Parent(first, sockets, lock, notes, manager, ", ".join(addresses))
+    return _run(parent, again)
+
+
+def _run(parent: Parent, again: Callable[[], Plan]) -> int:
+    def on_ready() -> None:
+        parent.lock.note_holder()
+        parent.sockets.take_over()
+
+    changes = Changes(parent, again, on_ready)
     return parent.run(
-        partial(AdminKeeper(parent, first.admin).begin, changes.start),
+        partial(AdminKeeper(parent, parent.plan.admin).begin, changes.start),
         {
             signal.SIGHUP: changes.on_hangup,
             signal.SIGTTIN: changes.on_more,
@@ -72,6 +83,17 @@ def run_parent(loaded: Loaded, plan_of: Callable[[Loaded], Plan]) -> int:
             signal.SIGUSR2: HandOver(parent).on_signal,
         },
     )
+
+
+def _lock_of(plan: Plan, sockets: Sockets) -> ServerLock:
+    """Return the lock on the spool, locked: by the one who uses it, without the rights of root."""
+    lock = ServerLock(plan.spool, sockets.inherited.spool)
+    try:
+        lock.acquire()
+    except SpoolError as error:
+        sockets.close()
+        raise StartError(str(error)) from error
+    return lock
 
 
 def _say_places(plan: Plan, sockets: Sockets, notes: Notes) -> list[str]:
