@@ -156,6 +156,7 @@ docs:
 	$(PYTHON) docs/make_server_options.py
 	$(PYTHON) docs/make_diagrams.py
 	$(PYTHON) docs/make_faults.py
+	$(PYTHON) deploy/make_dashboard.py
 	$(PYTHON) docs/make_man.py
 	$(PYTHON) -m fastsmtp config --example > docs/fastsmtp.toml
 	[ ! -e docs/conf.py ] || $(PYTHON) -m sphinx -W -q -b html docs build/site
