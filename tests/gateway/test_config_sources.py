@@ -51,6 +51,7 @@ PATHS = st.text("abc,\\=. é\"'#", min_size=1, max_size=12).map(lambda name: f"/
 NETWORKS = st.sampled_from(["unix", "192.0.2.0/24", "10.0.0.1", "2001:db8::/32", "::1"])
 DOMAINS = st.sampled_from(["a.example", "B.example", "bücher.example", "[192.0.2.1]"])
 VALUES: dict[str, st.SearchStrategy[Any]] = {
+    "admin": st.sampled_from(["", "9100", "127.0.0.1:9100", "[::1]:9100", "unix:/run/a,b.sock"]),
     "listen": st.lists(
         st.sampled_from(["0.0.0.0:25", "[::]:25", "lmtp:/run/a,b.sock", "smtp:/run/c\\d.sock"]),
         min_size=1,
@@ -97,7 +98,10 @@ ALONE = [row for row in SCHEMA.values() if row.key not in NOT_ALONE]
 
 
 def values_of(row: Setting) -> st.SearchStrategy[Any]:
-    return VALUES[row.key] if row.key in VALUES else USUAL[row.kind.type]
+    if row.key not in VALUES:
+        assert row.in_options or row.kind.type in (bool, int), f"{row.key} has no row in VALUES"
+        return USUAL[row.kind.type]
+    return VALUES[row.key]
 
 
 def as_text(value: Any) -> str:
