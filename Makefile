@@ -31,11 +31,11 @@ define compile
 	done
 endef
 
-.PHONY: help build debug sanitize test cov fuzz lint format types stubs check bench bench-check bench-record bench-peers bench-durable bench-ladders bench-publish docs dist clean
+.PHONY: help build debug sanitize test cov fuzz lint format types stubs check bench bench-check bench-record bench-peers bench-durable bench-workers bench-ladders bench-publish docs dist clean
 
 help:
 	@echo "build debug sanitize - test cov fuzz - lint types stubs - check - docs dist clean"
-	@echo "bench bench-check bench-record - bench-peers bench-durable bench-ladders bench-publish"
+	@echo "bench bench-check bench-record - bench-peers bench-durable bench-workers bench-ladders bench-publish"
 
 build:
 	$(call compile,release)
@@ -141,6 +141,10 @@ bench-peers: build
 bench-durable: build
 	$(PYTHON) bench durable $(BENCH_ARGS)
 	$(PYTHON) bench durable-chart
+
+# Several processes against one: messages per second, CPU time, memory, the gap of a reload.
+bench-workers: build
+	$(PYTHON) bench workers $(BENCH_ARGS)
 
 # Memory, cost and latency beside many connections, hostile input, imports; BENCH_ARGS="--only memory,slices".
 bench-ladders: build

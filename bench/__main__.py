@@ -4,6 +4,7 @@ peers: CPU time per message beside other servers. chart: the picture of it, and 
 check: is the working tree slower than another revision? record: its instructions, kept.
 durable: messages per second and CPU time of servers that sync. durable-chart: the picture of it.
 durable-sustained: minutes of mail through a spool into a Maildir.
+workers: several processes against one, and the gap of a reload.
 ladders: memory, cost and latency beside many connections, hostile input, the time of an import.
 `python bench COMMAND --help` has the options; bench/README.md says what is measured, and how.
 """
@@ -19,6 +20,7 @@ COMMANDS = {
     "durable": "durable.compare",
     "durable-chart": "durable.chart",
     "durable-sustained": "durable.sustained",
+    "workers": "workers.compare",
     "ladders": "ladders.climb",
     "watched": "ladders.watched",  # a server of the ladders
     "check": "check.main",

@@ -31,7 +31,6 @@ from load.reporting import (
     bounded,
     facts,
     names_of,
-    output_of,
     print_facts,
     program,
     spread,
@@ -319,7 +318,7 @@ def measure(given: argparse.Namespace) -> dict[str, Any]:
         raise CannotRun("needs Postfix's smtp-source (Debian: apt install postfix)")
     BUILD.mkdir(exist_ok=True)
     place = Path(tempfile.mkdtemp(prefix="workers-", dir=BUILD))
-    report: dict[str, Any] = {"facts": facts(*cores()), "found": {}}
+    report: dict[str, Any] = facts(*cores()) | {"found": {}}
     print_facts(report)
     try:
         for name in given.only:
@@ -344,6 +343,3 @@ def main(arguments: list[str]) -> int:
     parser.add_argument("--json", type=Path, default=RESULTS / "workers.json")
     given = parser.parse_args(arguments)
     return program("workers", lambda: measure(given), given.json)
-
-
-assert output_of

@@ -5,16 +5,19 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import os
+import re
+import shutil
 import signal
 import smtplib
 import socket
+import subprocess
 import sys
 from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from serving import bodies, messages
+from serving import PATIENCE, bodies, messages
 from worker_kit import Parent, Steady, ids_in
 
 pytest_plugins = ["gateway_fixtures"]
@@ -284,3 +287,53 @@ def test_killed_workers_under_load_lose_nothing_acknowledged(maildir: Path, time
     found = Counter(ids_in(messages(maildir)))
     assert set(steady.acknowledged) <= set(found)
     assert set(found.values()) == {1}
+
+
+@pytest.mark.skipif(shutil.which("smtp-source") is None, reason="needs Postfix's smtp-source")
+@pytest.mark.parametrize("times", TIMES)
+def test_reloads_under_the_load_of_another_client_lose_and_refuse_nothing(
+    parent: Parent, times: int
+) -> None:
+    count = 100 * times
+    command = [
+        "smtp-source",
+        "-s",
+        "10",
+        "-m",
+        str(count),
+        "-f",
+        "a@x.example",
+        "-t",
+        "b@y.example",
+    ]
+    client = subprocess.Popen([*command, f"inet:127.0.0.1:{parent.ports[0]}"])
+    for _ in range(times):
+        reload(parent)
+    assert client.wait(PATIENCE * times) == 0
+    assert len(messages(parent.maildir)) == count
+
+
+def memory_of(pid: int) -> int:
+    """KiB, a share of what other processes have too."""
+    return int(re.findall(r"^Pss:\s+(\d+)", Path(f"/proc/{pid}/smaps_rollup").read_text(), re.M)[0])
+
+
+def files_of(pid: int) -> int:
+    return len(list(Path(f"/proc/{pid}/fd").iterdir()))
+
+
+@pytest.mark.parametrize("times", [10, pytest.param(1000, marks=pytest.mark.nightly)])
+def test_reloads_leave_no_files_open_and_little_memory(parent: Parent, times: int) -> None:
+    def facts() -> tuple[list[int], list[int]]:
+        parent.wait_for_workers(2)
+        processes = [parent.process.pid, *parent.workers()]
+        return [files_of(each) for each in processes], [memory_of(each) for each in processes]
+
+    reload(parent)
+    files, before = facts()
+    for _ in range(times):
+        reload(parent)
+    files_now, now = facts()
+    print(f"after {times} reloads: {before} KiB -> {now} KiB, {files} -> {files_now} files")
+    assert files_now == files
+    assert sum(now) - sum(before) < 4096
