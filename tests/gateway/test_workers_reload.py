@@ -24,6 +24,7 @@ pytest_plugins = ["gateway_fixtures"]
 pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="SO_REUSEPORT with BPF, /proc")
 
 MESSAGE = b"Subject: x\r\n\r\nhello\r\n"
+LINE = re.compile(r"(\d{4}-\d\d-\d\d [\d:]{8},\d{3} )?fastsmtp(\[\d\])?: [a-zA-Z0-9]")
 IS_READY = r"SIGHUP: \d+ new workers? (is|are) ready$"
 
 
@@ -55,6 +56,8 @@ def parent(maildir: Path) -> Iterator[Parent]:
         yield parent
         assert parent.stop() == 0
         assert parent.errors() == []
+        # Several processes write to one pipe, and every line is whole.
+        assert [line for line in parent.out.all if not LINE.match(line)] == []
 
 
 def test_a_reload_serves_the_new_configuration_with_new_workers(settings: Settings) -> None:
