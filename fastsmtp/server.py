@@ -11,6 +11,7 @@ import asyncio
 import socket
 import time
 from collections.abc import Callable, Coroutine
+from contextlib import AbstractContextManager
 from functools import partial
 from typing import TYPE_CHECKING, Any, Literal, Self, TypeAlias
 
@@ -22,7 +23,7 @@ from fastsmtp._connection.server_state import ServerState
 from fastsmtp._hooks.binding import Hooks, check_hook_name, check_hook_names_of
 from fastsmtp._hooks.coroutine_driver import current_hook_task
 from fastsmtp._hooks.lifespans import Lifespan, check_lifespan, managers_of
-from fastsmtp._log import logger
+from fastsmtp._loop_thread import serving_in_thread
 from fastsmtp._net.listener import bind, check_place
 from fastsmtp._smtp.start import warn_of_impossible_demands
 from fastsmtp.metrics import Stats, Tally, stats_of
@@ -273,8 +274,7 @@ class SMTPServer(HookAttributes):
         else: the connections belong to the parent.
         """
         if self._server_state.is_forked:
-            self._listeners.abandon()
-            self._server_state.abandon_sockets()
+            self._abandon()
             if callback is not None:
                 callback()
             return
@@ -293,6 +293,11 @@ class SMTPServer(HookAttributes):
             await asyncio.shield(self._ending)
             if callback is not None:
                 callback()
+
+    def _abandon(self) -> None:
+        """Close the inherited descriptors in a forked child."""
+        self._listeners.abandon()
+        self._server_state.abandon_sockets()
 
     async def _end(self) -> None:
         """The Task of `close`; it continues when the callers of `close` are cancelled."""
@@ -323,16 +328,6 @@ class SMTPServer(HookAttributes):
         changes, and ValueError or TypeError names the file and the reason.
         """
         self._server_state.tls.update(options)
-
-    def _reload(self) -> None:
-        """On SIGHUP; a mistake in the files must not stop a running server."""
-        if self._server_state.tls.is_configured:
-            try:
-                self.update_secure_context()
-            except ValueError as error:
-                logger.error("the certificates stay as they were: %s", error)
-            else:
-                logger.info("the certificates were reloaded")
 
     # Running.
 
@@ -400,7 +395,7 @@ class SMTPServer(HookAttributes):
         def handle(name: str) -> None:
             if on_signal is not None:
                 on_signal(name)
-            (self._reload if name == "SIGHUP" else end)()
+            (self._server_state.tls.reload if name == "SIGHUP" else end)()
 
         signals = {name: partial(handle, name) for name in ("SIGTERM", "SIGINT", "SIGHUP")}
         with handling(loop, signals if handle_signals else {}):
@@ -411,6 +406,37 @@ class SMTPServer(HookAttributes):
                 if self._ending or self._lifespan or self._listeners.addresses:
                     await self.close()
         return self._lifespan is None or not self._lifespan.has_failed
+
+    def threaded(
+        self,
+        port: int | None = None,
+        host: str | None = "127.0.0.1",
+        *,
+        path: str | None = None,
+        sock: socket.socket | None = None,
+        secure: bool | None = None,
+    ) -> AbstractContextManager[type_address]:
+        """Serve while the body of `with server.threaded() as address:` runs, in a thread with an
+        event loop of its own; hooks run in that thread.
+
+        Arguments are those of `listen`; without one, any free port. The end of the body closes the
+        server as `close` does; a KeyboardInterrupt meanwhile cuts the connections. Raises what
+        `listen` raises, RuntimeError for a server that listens, and at the end of the body the
+        SystemExit of a hook.
+        """
+        if port is None and path is None and sock is None:
+            port = 0
+
+        async def start() -> type_address:
+            await self.listen(port, host, path=path, sock=sock, secure=secure)
+            return self.addresses()[0]
+
+        return serving_in_thread(self, self._check_idle, start, self._abandon)
+
+    def _check_idle(self) -> None:
+        is_closing = self._ending is not None and not self._ending.done()
+        if self._listeners.addresses or self._opening or is_closing:
+            raise RuntimeError("the server listens already: threaded() needs one that does not")
 
     def hurry(self) -> None:
         """Have a `close` that is under way cut the connections now, or the clean-up once that is at

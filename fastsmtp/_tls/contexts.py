@@ -260,6 +260,18 @@ class ServerTLS:
         for listener, contexts in zip(self._listeners, fresh, strict=True):
             listener.contexts = contexts
 
+    def reload(self) -> None:
+        """Read the material again, if there is any. An error is logged: a mistake in the files must
+        not stop a running server.
+        """
+        if self.is_configured:
+            try:
+                self.update({})
+            except ValueError as error:
+                logger.error("the certificates stay as they were: %s", error)
+            else:
+                logger.info("the certificates were reloaded")
+
 
 def _is_configured(options: Options) -> bool:
     given = (options.ssl_context, options.key, options.cert)

@@ -19,6 +19,7 @@ SERVER = {
     *("options", "connections", "address", "addresses", "listen", "close", "run"),
     *("on", "once", "off", "update_secure_context"),
     *("close_listener", "serve_forever", "serve_until_stopped", "hurry", "stats", "count_in"),
+    "threaded",
 }
 
 
