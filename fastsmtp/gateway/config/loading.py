@@ -76,6 +76,15 @@ def load(flags: Mapping[str, Any], environ: Mapping[str, str], path: str | None 
     flags: the given ones, key -> text, list of texts, or bool. environ: variables; others than ours
     are ignored. path: the file; None: that of FASTSMTP_CONFIG, else the first default that exists.
     """
+    try:
+        return _loaded(flags, environ, path)
+    except OSError as error:  # of os.getcwd(), which paths that are not absolute need
+        raise ConfigError(
+            f"the working directory cannot be used: {error.strerror}: start in another one"
+        ) from error
+
+
+def _loaded(flags: Mapping[str, Any], environ: Mapping[str, str], path: str | None) -> Loaded:
     given = _of_flags(flags)
     of_environment = _of_environment(environ)
     is_program = "application" in given or "application" in of_environment

@@ -11,7 +11,6 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Final
 
 from fastsmtp.delivery.spool.family import ServerLock
-from fastsmtp.gateway.destination import reason_of
 from fastsmtp.gateway.start import StartError
 from fastsmtp.gateway.workers.child import Child
 from fastsmtp.gateway.workers.inherited import Address
@@ -136,12 +135,10 @@ class Changes:
             parent.sockets.open(plan.listeners)
             while parent.sockets.slots < count:
                 parent.sockets.widen()
-        except (StartError, OSError) as error:
+        except StartError:
             if lock is not parent.lock:
                 lock.release()
-            if isinstance(error, StartError):
-                raise
-            raise StartError(f"cannot listen for {count} workers: {reason_of(error)}") from error
+            raise
         return lock
 
     def _switch(self, plan: Plan, rollout: Rollout, count: int, lock: ServerLock) -> None:
@@ -247,8 +244,8 @@ class Changes:
 
         try:
             parent.sockets.widen()
-        except OSError as error:
-            give_up(f"cannot listen: {reason_of(error)}")
+        except StartError as error:
+            give_up(str(error))
             return
         rollout = Rollout(parent, parent.plan, [number], count=number, at_once=False, done=done)
         rollout.begin()

@@ -15,7 +15,7 @@ __all__ = ["Channel", "Message", "channel"]
 
 Message = tuple[str, dict[str, Any]]
 
-LONGEST: Final = 16 * 1024  # octets
+LONGEST: Final = 256 * 1024  # octets; the system does not send one that is longer
 LONGEST_TEXT: Final = 4096  # characters of one fact
 
 

@@ -78,19 +78,25 @@ class Child:
         self.kill(signal.SIGKILL)
 
     def stop(self) -> None:
-        """As SIGTERM to a server without a parent: finish what is under way, and end."""
+        """As SIGTERM to a server without a parent: finish what is under way, and end.
+
+        A worker that does not end is killed after LEAVE_SECONDS.
+        """
         self.kill(signal.SIGTERM)
+        self._is_to_end()
 
     def drain(self, empty: Sequence[Address]) -> None:
         """Have it accept no more clients, and end when those it has are done.
 
-        empty: addresses that no other worker has; it takes what waits there first. A worker that
-        does not end is killed after LEAVE_SECONDS.
+        empty: addresses that no other worker has; it takes what waits there first.
         """
         if self.ready_at is None:
             self.stop()
         else:
             self._channel.send("drain", empty=list(empty))
+            self._is_to_end()
+
+    def _is_to_end(self) -> None:
         self._deadline.cancel()
         self._deadline = self._reactor.call_later(LEAVE_SECONDS, self.hurry)
 

@@ -266,7 +266,7 @@ class Parent:
         try:
             self.sockets.steer(slots, self._salt if self.plan.is_steered else None)
         except OSError as error:
-            if not self._is_plain:
+            if len(self.slots) > 1 and not self._is_plain:
                 self._is_plain = True
                 self.notes.warn(
                     f"the kernel cannot keep the clients of an address together ({error.strerror}):"

@@ -142,7 +142,10 @@ class Sockets:
         except UnicodeError as error:  # a host name that cannot be looked up
             raise StartError(f"cannot listen on {listener}: no such host") from error
         except OSError as error:
-            raise StartError(f"cannot listen on {listener}: {reason_of(error)}") from error
+            reason = reason_of(error)
+            if error.errno == errno.EACCES and self.owner is not None:
+                reason += ", since root became the user: a restart can do it"
+            raise StartError(f"cannot listen on {listener}: {reason}") from error
         raise AssertionError("the last attempt returns or raises")
 
     def _unix_group(self, path: str) -> _Group:
@@ -202,16 +205,19 @@ class Sockets:
     # Slots.
 
     def widen(self) -> None:
-        """Open the sockets of one more slot, the last one. Raises OSError; then nothing changes."""
+        """Open the sockets of one more slot, the last one, or raise StartError and change nothing."""
         widened: list[_Group] = []
         try:
             for group in self._of_slots():
                 group.widen()
                 widened.append(group)
-        except OSError:
+        except OSError as error:
             for group in widened:
                 group.sockets.pop().close()
-            raise
+            reason = reason_of(error)
+            if error.errno in (errno.EACCES, errno.EADDRINUSE):  # a port that is open already
+                reason = "another user opened the port, as root before --user: a restart can do it"
+            raise StartError(f"cannot listen for one more worker: {reason}") from error
         self.slots += 1
 
     def narrow_to(self, slots: int) -> None:
@@ -226,8 +232,7 @@ class Sockets:
     def steer(self, slots: int, salt: int | None) -> None:
         """Give new connections to the first `slots` slots; see `steering`. Raises OSError."""
         for group in self._of_slots():
-            if len(group.sockets) > 1:
-                steer(group.sockets[0], slots, salt=salt)
+            steer(group.sockets[0], slots, salt=salt)
 
     def _of_slots(self) -> Iterator[_Group]:
         return (each for groups in self.groups.values() for each in groups if not each.is_shared)
@@ -331,6 +336,8 @@ def _listening(
         if not is_first:
             sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT, 1)
         sock.bind(address)
+        if is_first:
+            _keep_alone(sock)
         sock.listen(BACKLOG)
         if is_first:
             sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT, 1)
@@ -338,3 +345,14 @@ def _listening(
         sock.close()
         raise
     return sock
+
+
+def _keep_alone(sock: socket.socket) -> None:
+    """Have `sock` get all clients until `steer` says otherwise: those that join it have no worker
+    at first, and perhaps never.
+    """
+    # The system takes a program only with this option.
+    sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT, 1)
+    with contextlib.suppress(OSError):  # an older kernel
+        steer(sock, 1, salt=None)
+    sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT, 0)
