@@ -41,7 +41,7 @@ else:  # an import would take longer than the rest of this module
 __all__ = ["SMTPServer"]
 
 type_address = tuple[str, int] | str
-Event: TypeAlias = Literal["listening", "connect", "error", "close"]
+Event: TypeAlias = Literal["listening", "connect", "transaction", "error", "close"]
 
 
 class SMTPServer(HookAttributes):
@@ -245,7 +245,9 @@ class SMTPServer(HookAttributes):
     # Events.
 
     def on(self, event: Event, listener: Callable[..., object]) -> Self:
-        """Have `listener` called at each `event`: "listening", "connect", "error" or "close"."""
+        """Have `listener` called at each `event`: "listening", "connect", "transaction", "error" or
+        "close".
+        """
         self._server_state.events.add(event, listener, once=False)
         return self
 

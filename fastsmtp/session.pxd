@@ -15,7 +15,7 @@ cdef class Session:
     # greeting
     cdef public object opening_command, host_name_appears_as, user, error, _xclient
     # transaction
-    cdef public object _xforward, _envelope
+    cdef public object _xforward, _envelope, _notes
 
 
 cpdef set_envelope(Session session, Envelope envelope)

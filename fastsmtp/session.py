@@ -126,6 +126,7 @@ class Session:
         "_envelope",
         "_id",
         "_lmtp",
+        "_notes",
         "_xclient",
         "_xforward",
         "client_hostname",
@@ -168,6 +169,7 @@ class Session:
         # transaction
         self._xforward: dict[str, Any] | None = None
         self._envelope: Envelope | None = None
+        self._notes: dict[str, str] | None = None
 
     @property
     def id(self) -> str:
@@ -223,6 +225,13 @@ class Session:
         self._xforward = None
 
     @property
+    def notes(self) -> dict[str, str]:
+        """What hooks add to the log line of the current transaction; empty for the next one."""
+        if self._notes is None:
+            self._notes = {}
+        return self._notes
+
+    @property
     def envelope(self) -> Envelope:
         """The current mail transaction; replaced, never reused, when it ends."""
         if self._envelope is None:
@@ -257,3 +266,4 @@ def set_envelope(session: Session, envelope: Envelope | None) -> None:
     one.
     """
     session._envelope = envelope
+    session._notes = None

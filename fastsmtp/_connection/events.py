@@ -10,26 +10,31 @@ from fastsmtp._log import logger
 
 __all__ = ["Events"]
 
-EVENTS: Final = ("listening", "connect", "error", "close")
+EVENTS: Final = ("listening", "connect", "transaction", "error", "close")
 
 type_listener = Callable[..., Any]
 
 
 class Events:
-    """Calls the listeners of each event, in the order in which they were added."""
+    """Calls the listeners of each event, in the order in which they were added. is_observed:
+    whether `transaction` has one.
+    """
 
     def __init__(self) -> None:
         # (listener, whether it is called only once)
         self._listeners: dict[str, list[tuple[type_listener, bool]]] = {e: [] for e in EVENTS}
+        self.is_observed = False
 
     def add(self, event: str, listener: type_listener, *, once: bool) -> None:
         """Have `listener` called at each `event`, or at the next one only. Raises ValueError."""
         self._of(event).append((listener, once))
+        self.is_observed = bool(self._listeners["transaction"])
 
     def remove(self, event: str, listener: type_listener) -> None:
         """Remove `listener`. Raises ValueError for an unknown event."""
         found = self._of(event)
         found[:] = [entry for entry in found if entry[0] != listener]
+        self.is_observed = bool(self._listeners["transaction"])
 
     def has_listener(self, event: str) -> bool:
         """Whether `event` has a listener."""
@@ -41,6 +46,7 @@ class Events:
         for entry in list(listeners):
             if entry[1]:
                 listeners.remove(entry)
+                self.is_observed = bool(self._listeners["transaction"])
             try:
                 entry[0](*arguments)
             except BaseException as error:  # foreign code

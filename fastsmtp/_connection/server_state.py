@@ -59,6 +59,7 @@ class ServerState:
         self.tls: ServerTLS = ServerTLS(options) if earlier is None else earlier.tls
         self.handshakes = Handshakes(tally)
         self.tables = make_tables(options, hooks, tls=self.tls.is_configured, tally=tally)
+        self.tables.observer = self.events
         self.registry = ConnectionRegistry(options, self.tables)
         self.lookup = reverse_lookup(options, time.monotonic)
         self.sockets: Sockets | None = None
@@ -88,6 +89,7 @@ class ServerState:
         if secure and not self.options.secured and not self.tls.is_configured:
             self.tls.make_certificate()
             self.tables = make_tables(self.options, self.hooks, tls=True, tally=self.tally)
+            self.tables.observer = self.events
         return self.tls.listener(secure)
 
     def connected(self, connection: Registered) -> None:

@@ -334,7 +334,9 @@ class MailData(Intake):
         if message is not None and not message.at_end:
             if not message.is_aborted:
                 message.is_aborted = True
+                self._dialogue.stage = _MESSAGE
                 self._dialogue.tally.add(_ABORTED)
+                self._dialogue.tell_aborted(reason)
             self._abort_stream(message, reason)
             if message.answer.state == _WAITING:
                 self._dialogue.host.orphan_task(message.answer)
@@ -388,6 +390,8 @@ class MailData(Intake):
             for reply in replies_due:
                 accepted = accepted or reply.code < 400
             dialogue.reply_group(replies_due)
+            if accepted:
+                dialogue.tell_accepted(replies_due)
             octets = dialogue.parser.payload_octets - message.began_at
             dialogue.message_done(accepted, octets < _LEAST_MESSAGE)
         message.answer.forget()

@@ -13,7 +13,7 @@ from fastsmtp.session cimport set_envelope
 
 cdef int _CONNECTED, _GREETED, _OPENING, _CLOSING, _WAITING
 cdef Reply _SHUTTING_DOWN
-cdef Py_ssize_t _IDLE, _ACCEPTED, _REFUSED
+cdef Py_ssize_t _IDLE, _MESSAGE, _ACCEPTED, _REFUSED
 cdef dict _ASKED, _FAILURES
 
 
@@ -38,6 +38,8 @@ cdef class Dialogue(ReplyQueue):
     cdef public int watch
     cdef public Answer waiting, late
     cdef public unsigned long _thread
+    cdef public double began
+    cdef public Py_ssize_t told
     cdef public Py_ssize_t _transactions
     cdef public bint announced
     cdef public dict xclient

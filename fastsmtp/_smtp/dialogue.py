@@ -17,12 +17,16 @@ from fastsmtp._native import thread_ident
 from fastsmtp._pace import Pace
 from fastsmtp._parser import Parser
 from fastsmtp._smtp.deadline import Clock
+from fastsmtp._smtp.outcomes import outcome_of
 from fastsmtp._smtp.reply_queue import ReplyQueue
 from fastsmtp._smtp.server_tables import ServerTables
 from fastsmtp._smtp.states import DEMANDED, WATCHED, Flag, State, Transaction
+from fastsmtp._smtp.strikes import REFUSAL_LINES
+from fastsmtp.errors import MessageAborted
 from fastsmtp.networks import Networks
 from fastsmtp.replies import Reply
 from fastsmtp.session import Session, set_envelope
+from fastsmtp.transactions import Outcome
 
 __all__ = ["Dialogue", "Intake"]
 
@@ -37,6 +41,7 @@ _WAITING: int = WAITING
 _SHUTTING_DOWN: Reply = replies.SHUTTING_DOWN
 _ACCEPTED: int = cell("messages_total", "accepted")
 _REFUSED: int = cell("messages_total", "refused")
+_MESSAGE: int = stage_number("message")
 _IDLE: int = stage_number("idle")
 _ASKED: Final = {name: cell("hook_seconds", name) for name in ASKED}
 _FAILURES: Final = {name: cell("hook_failures_total", name) for name in ASKED}
@@ -85,6 +90,8 @@ class Dialogue(ReplyQueue):
         self.caught_up = False  # the consumer has caught up; the clock learns it in `advance`
         self.parted = False  # the client has sent QUIT, and waits only for its 221
         self._thread = thread_ident()
+        self.began = now
+        self.told = 0  # refused commands, for the event `transaction`
         self._transactions = 1
         self.announced = False  # the event `connect` was emitted
         self.peer = ""  # the peer of the socket, for the log
@@ -181,6 +188,10 @@ class Dialogue(ReplyQueue):
     def measure(self, answer: Answer) -> None:
         """A hook has answered, or its time is over: count how long the client has waited for it."""
         self.tally.observe(_ASKED[answer.hook], self._pace.now() - answer.began)
+        if answer.error is None and not answer.failed:
+            return
+        if not isinstance(answer.error, MessageAborted):  # that is the engine's
+            self.refused_by = answer.hook
 
     def call(self, hook: Any, subject: object, answer: Answer) -> None:
         """Call a hook of one argument; an exception becomes its answer."""
@@ -208,6 +219,49 @@ class Dialogue(ReplyQueue):
         """A hook has answered outside of its call."""
         self.late = answer
         self.host.wake()
+
+    def tell_refused(self, recipient: int | None) -> None:
+        """Emit the event `transaction` for a refusal, if one listens. Of refused commands of one
+        connection only the first ones are told.
+        """
+        if not self._is_observed():
+            return
+        if self.stage != _MESSAGE:
+            self.told += 1
+            if self.told > REFUSAL_LINES:
+                return
+        self._emit(outcome_of(self, "refused", self.session.error or "", recipient))
+
+    def tell_untold(self) -> None:
+        """The connection has ended: tell how many refused commands had no outcome of their own."""
+        more = self.told - REFUSAL_LINES
+        if more > 0 and self._is_observed():
+            self.stage = _IDLE
+            self._emit(outcome_of(self, "refused", f"{more} more refusals, without a line each"))
+
+    def _is_observed(self) -> bool:
+        return self.tables.observer is not None and self.tables.observer.is_observed
+
+    def _emit(self, outcome: Outcome) -> None:
+        self.tables.observer.emit("transaction", outcome, connection=self)
+
+    def tell_accepted(self, group: list[Reply]) -> None:
+        """Emit the event `transaction` for a message that was accepted, for some or for all."""
+        if self._is_observed():
+            wire = [(reply.wire if self._enhanced else reply.plain) for reply in group]
+            kept = [number for number, reply in enumerate(group) if reply.code < 400]
+            reply = wire[kept[0]].decode()[:-2].replace("\r\n", " ")
+            outcome = outcome_of(self, "accepted", reply)
+            if len(kept) < len(group):
+                names = outcome.recipients
+                outcome = outcome._replace(recipients=tuple([names[number] for number in kept]))
+            self._emit(outcome)
+
+    def tell_aborted(self, reason: str) -> None:
+        """Emit the event `transaction` for a message that will never be complete."""
+        if self._is_observed():
+            self.session.notes.setdefault("reason", reason)
+            self._emit(outcome_of(self, "aborted", ""))
 
     def report(self, error: BaseException, stage: str) -> None:
         """Report to the log or the event `error`, never to the client."""

@@ -71,6 +71,7 @@ def handle_mail(dialogue: Dialogue, argument: bytes) -> None:
     transaction.address = address
     transaction.envelope = envelope
     transaction.rcpt_to = envelope.rcpt_to
+    transaction.began = dialogue.clock.now
     if rest:
         transaction.smtp_utf8 = envelope.smtp_utf8
         transaction.binary = envelope.body_type == "binarymime"

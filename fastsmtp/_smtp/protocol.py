@@ -344,6 +344,7 @@ class SMTPProtocol(Dialogue):
             self.close()
             if self.counters.unlogged > 0:
                 log_unlogged(self)
+            self.tell_untold()
             message = self._mail_data.message
             if message is None or self.waiting is not message.answer:
                 self._give_up_waiting()
@@ -424,8 +425,7 @@ class SMTPProtocol(Dialogue):
         parser = self.parser
         mail_data = self._mail_data
         budget = _COMMANDS_PER_TURN
-        # A lagging consumer stops the pump too: the rest of a read waits in the parser, not in the
-        # stream. `more`: a hook has to begin before anything else is executed.
+        # With a lagging consumer, the rest waits in the parser. `more`: a hook has to begin first.
         while not (self.halted or self.clock.lagging or self.more):
             if (
                 budget <= 0
@@ -441,7 +441,8 @@ class SMTPProtocol(Dialogue):
                 command = event
                 budget -= 1 + len(command.argument) // _OCTETS_OF_A_COMMAND
                 verb = command.verb
-                flags, self.stage = self._flags[verb], self._stages[verb]
+                flags = self._flags[verb]
+                self.begin_command(self._stages[verb], command.argument)
                 refusals = self._refusals[verb]
                 if flags & self.watch and check_preconditions(self, command, refusals, flags):
                     continue

@@ -8,7 +8,7 @@ from fastsmtp.replies cimport Reply
 from fastsmtp.session cimport Session
 
 cdef Reply _TOO_MANY_ERRORS
-cdef Py_ssize_t _REPLIES, _CODES
+cdef Py_ssize_t _REPLIES, _CODES, _MAIL, _RCPT
 
 
 cdef class ReplyQueue(Asker):
@@ -18,10 +18,13 @@ cdef class ReplyQueue(Asker):
     cdef public Tally tally
     cdef public Counters counters
     cdef public Py_ssize_t stage
+    cdef public bytes argument
+    cdef public str refused_by
     cdef public list out
     cdef public Py_ssize_t out_octets
     cdef public bint _enhanced
 
+    cpdef begin_command(self, Py_ssize_t stage, bytes argument)
     cpdef reply(self, Reply reply)
 
     @cython.locals(octets=bytes)

@@ -7,7 +7,7 @@ In: replies of the handlers, with the stage that they are about. Out: octets in 
 from __future__ import annotations
 
 from fastsmtp import replies
-from fastsmtp._counts.families import CODES, cell
+from fastsmtp._counts.families import CODES, cell, stage_number
 from fastsmtp._hooks.callback import Asker
 from fastsmtp._log import logger
 from fastsmtp._smtp.server_tables import ServerTables
@@ -19,11 +19,15 @@ __all__ = ["ReplyQueue"]
 
 _TOO_MANY_ERRORS: Reply = replies.TOO_MANY_ERRORS
 _REPLIES: int = cell("replies_total")
+_MAIL: int = stage_number("mail")
+_RCPT: int = stage_number("rcpt")
 _CODES: int = len(CODES)
 
 
 class ReplyQueue(Asker):
-    """stage: what the next replies are about, as a number of `stage_number`."""
+    """stage: what the next replies are about, as a number of `stage_number`. argument: of
+    MAIL or RCPT. refused_by: the hook that has refused it, "" if none has.
+    """
 
     def __init__(self, tables: ServerTables, session: Session) -> None:
         # Below, fields are read instead of the arguments, because fields have C types.
@@ -33,9 +37,17 @@ class ReplyQueue(Asker):
         self.tally = self.tables.tally
         self.counters = Counters(self.policy)
         self.stage = 0
+        self.argument = b""
+        self.refused_by = ""
         self.out: list[bytes] = []
         self.out_octets = 0
         self._enhanced = self.policy.enhanced
+
+    def begin_command(self, stage: int, argument: bytes) -> None:
+        """The next replies are about a new command."""
+        self.stage = stage
+        self.argument = argument if stage in (_MAIL, _RCPT) else b""
+        self.refused_by = ""
 
     def reply(self, reply: Reply) -> None:
         """Queue one reply, or the 421 that replaces it."""
@@ -51,6 +63,12 @@ class ReplyQueue(Asker):
         if reply.code == 421:
             self.close()
 
+    def tell_refused(self, recipient: int | None) -> None:
+        """Emit the event `transaction` for a refusal. recipient: the position of the only one that
+        it is about, None: all.
+        """
+        raise NotImplementedError
+
     def close(self) -> None:
         """Execute nothing more; the connection closes after the queued output."""
         raise NotImplementedError
@@ -60,6 +78,7 @@ class ReplyQueue(Asker):
         if is_strike and self.counters.strike_error():
             reply = _TOO_MANY_ERRORS
         self._keep_error(reply)
+        self.tell_refused(None)
         self._queue(reply)
 
     def reply_group(self, group: list[Reply]) -> None:
@@ -75,7 +94,12 @@ class ReplyQueue(Asker):
             self.reply(_TOO_MANY_ERRORS)
             return
         if refused:
-            self._note(refused[-1])
+            self._note(refused[-1], is_told=False)
+            for position, reply in enumerate(group):
+                if reply.code >= 400:
+                    self.tell_refused(position if len(refused) < len(group) else None)
+                    if len(refused) == len(group):
+                        break
         for reply in group[:-1]:
             octets = reply.wire if self._enhanced else reply.plain
             self.out.append(octets)
@@ -103,8 +127,10 @@ class ReplyQueue(Asker):
         """
         return reply.code >= 500
 
-    def _note(self, reply: Reply) -> None:
+    def _note(self, reply: Reply, is_told: bool = True) -> None:
         self._keep_error(reply)
+        if is_told:
+            self.tell_refused(None)
         if logger.shows_debug:
             logger.debug("%s: %s", self, self.session.error)
 

@@ -15,6 +15,7 @@ cdef class ServerTables:
     cdef readonly tuple handlers, refusals, flags, stages
     cdef readonly Tally tally
     cdef readonly dict limits
+    cdef public object observer
     cdef readonly object mail_parameters, rcpt_parameters
     cdef readonly Reply too_large, greeting, early_talker, connection_refused, not_available
     cdef readonly Reply too_many_clients, too_many_from_host, closing_at_greeting

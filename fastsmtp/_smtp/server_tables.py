@@ -63,7 +63,8 @@ class ServerTables:
     """The service that one set of options and hooks gives to each connection.
 
     rows: the command table, indexed by verb. ehlo_lines: of the answer to EHLO. tls: there is a
-    certificate. tally: where the service counts.
+    certificate. tally: where the service counts. observer: the events of the server, None without
+    one; `is_observed` tells whether `transaction` has a listener.
     """
 
     def __init__(
@@ -78,6 +79,7 @@ class ServerTables:
         self.options = options
         self.hooks = hooks
         self.tally = tally
+        self.observer: Any = None
         self.policy = Policy(options)
         self.starttls_available = tls and "STARTTLS" not in options.disabled_commands
         # As columns, each indexed by verb.

@@ -6,4 +6,5 @@ cdef class Transaction:
     cdef public list rcpt_to
     cdef public object address, sender
     cdef public Py_ssize_t accepted, refused, tried, octets, cost
+    cdef public double began
     cdef public bint smtp_utf8, binary

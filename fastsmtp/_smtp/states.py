@@ -68,5 +68,6 @@ class Transaction:
     tried: int  # RCPT commands, accepted or not
     octets: int  # of memory, about, for the accepted recipients
     cost: int  # the same for the recipient whose hook is at work
+    began: float  # when MAIL came
     smtp_utf8: bool
     binary: bool  # BODY=BINARYMIME

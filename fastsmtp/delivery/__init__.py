@@ -1,5 +1,6 @@
 """Delivery of accepted messages: sinks, the promise of their 250, and a hook for them."""
 
+from fastsmtp.delivery.arrival import TOO_LATE
 from fastsmtp.delivery.batcher import Batcher
 from fastsmtp.delivery.errors import (
     DeliveryError,
@@ -24,6 +25,7 @@ from fastsmtp.delivery.record import (
 from fastsmtp.delivery.sink import BodyWriter, Fate, Receipt, Sink
 
 __all__ = [
+    "TOO_LATE",
     "Batcher",
     "BodyWriter",
     "Client",

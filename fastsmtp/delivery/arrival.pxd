@@ -23,6 +23,7 @@ cpdef record_of(Session session, node, received)
 
 
 cdef class Arrival:
+    cdef dict _notes
     cdef object _callback, _record, _stream, _writer
     cdef list _pieces
     cdef Traffic _traffic

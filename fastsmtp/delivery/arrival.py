@@ -133,6 +133,7 @@ class Arrival:
         "_held",
         "_is_coming",
         "_is_over",
+        "_notes",
         "_pieces",
         "_record",
         "_stream",
@@ -147,8 +148,10 @@ class Arrival:
         record: Record,
         announced: int,
         callback: DataCallback,
+        notes: dict[str, str],
     ) -> None:
         self._traffic = traffic
+        self._notes = notes
         self._stream = stream
         self._record = record
         self._announced = announced  # octets, by SIZE= of MAIL; 0: unknown
@@ -176,6 +179,7 @@ class Arrival:
         self._end()
         self._traffic.refused += 1
         self._traffic.tally.add(_outcome(reason))
+        self._notes["reason"] = str(reason)
         self._log("refused", "reason", str(reason))
         self._callback(reason.reply)
 
@@ -324,6 +328,11 @@ class Arrival:
         if record.lmtp:
             answer = [fate.reply if isinstance(fate, DeliveryError) else text for fate in fates]
         self._end()
+        self._notes["done"] = traffic.sink.done
+        for fate in fates:
+            if isinstance(fate, str):
+                self._notes[traffic.sink.receipt_key] = fate
+                break
         if not self._callback(None, answer):
             # `hook_timeout`, or the end of the server: the client got 451, or no reply.
             traffic.aborted += 1

@@ -105,7 +105,8 @@ class Delivery:
     def __call__(self, stream: DataStream, session: Session, callback: DataCallback) -> None:
         """Take one message: `on_data`."""
         record = record_of(session, self._name, time.time())
-        arrival = Arrival(self.traffic, stream, record, announced_size(session), callback)
+        size, notes = announced_size(session), session.notes
+        arrival = Arrival(self.traffic, stream, record, size, callback, notes)
         if self.sink.promise is None:
             self._start_for(arrival)
             return

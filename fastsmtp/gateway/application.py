@@ -22,7 +22,7 @@ from fastsmtp.gateway.binding import Places, take_places
 from fastsmtp.gateway.config import DEFAULT_LISTEN, Config, Kind, Listener, parse_listener
 from fastsmtp.gateway.log import LogWriter
 from fastsmtp.gateway.service_manager import ServiceManager
-from fastsmtp.gateway.start import StartError, listen, logging_to, run_on_loop
+from fastsmtp.gateway.start import StartError, listen, logging_to, run_on_loop, writer_of
 from fastsmtp.gateway.workers.sockets import SocketsOfListeners
 from fastsmtp.gateway.workers.worker import Worker
 from fastsmtp.running import was_raised_at_start
@@ -161,9 +161,11 @@ def serve(config: Config, worker: Worker | None = None) -> int:
     listeners = places(server, () if is_default else bound.listeners)
     sockets = list(zip(listeners, (found for _, found in bound.sockets), strict=True))
     number = 0 if worker is None else worker.number
-    with logging_to(LogWriter(number), verbose=config.verbose) as writer:
+    with logging_to(writer_of(config, number), verbose=config.verbose) as writer:
         metrics = Metrics(config.admin, worker, writer.say)
+        writer.tally = metrics.page.tally
         server.count_in(metrics.page.tally)
+        server.on("transaction", metrics.tell_to(writer.tell))
         application = _Application(server, sockets)
         if worker is None:
             serving = application.run(manager, writer, bound)

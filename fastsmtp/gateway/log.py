@@ -14,24 +14,22 @@ import itertools
 import logging
 import os
 import queue
-import re
 import select
 import threading
 import time
-import traceback
 from collections.abc import Iterator
-from functools import lru_cache
 from typing import Final, TypeAlias
 
-from fastsmtp.delivery import Entry
+from fastsmtp.delivery import TOO_LATE, Entry
+from fastsmtp.gateway.log_lines import MAX_LINE, of_outcome, of_record, of_text
 from fastsmtp.log_text import escaped
+from fastsmtp.metrics import Tally, cell
+from fastsmtp.transactions import Outcome
 
 __all__ = ["LogWriter", "complain", "line_of", "logger", "open_standard_files"]
 
 logger = logging.getLogger("fastsmtp.gateway")
 
-MAX_LINE: Final = 2048  # characters of a whole line: a few texts of peers and their names
-MAX_TRACEBACK: Final = 16384  # characters
 MAX_WAITING: Final = 4096  # lines that wait for a slow reader, about 1 MB; more are dropped
 MAX_TOGETHER: Final = 512  # lines in one write
 # Seconds between two writes. A single line is written at once; with many lines, the thread would
@@ -39,47 +37,16 @@ MAX_TOGETHER: Final = 512  # lines in one write
 PAUSE: Final = 0.02
 FLUSH_SECONDS: Final = 2.0  # at the end, because the reader may be gone
 
+_LINES: Final = cell("log_lines_total")
+_DROPPED: Final = cell("log_lines_dropped_total")
+
 _STDOUT: Final = 1
 _STDERR: Final = 2
 
-# Descriptor, and a line or the parts of one: the time and the message.
-_Item: TypeAlias = "tuple[int, str | tuple[float, Entry]]"
+# Descriptor, and lines or the parts of them: the time, and what became of a message.
+_Item: TypeAlias = "tuple[int, str | tuple[float, Entry | Outcome]]"
 
 _PLAIN: Final = " \\"  # allowed in our own lines, escaped in texts of peers
-_BREAKS: Final = re.compile(r"[\r\n]+")
-
-
-class _LineFormatter(logging.Formatter):
-    """One record, one line; only a traceback adds more lines, which are indented."""
-
-    def __init__(self, name: str) -> None:
-        super().__init__()
-        self._name = name
-
-    def format(self, record: logging.LogRecord) -> str:
-        # Our own lines are escaped already; this is for lines of other code.
-        text = escaped(record.getMessage(), MAX_LINE, plain=_PLAIN)
-        level = f"{record.levelname.lower()}: " if record.levelno >= logging.WARNING else ""
-        lines = [f"{_time(record.created)} {self._name}: {level}{text}"]
-        if record.exc_info and record.exc_info[1] is not None:
-            # Only the end, which has the reason: a RecursionError has a thousand frames.
-            trace = "".join(traceback.format_exception(record.exc_info[1]))[-MAX_TRACEBACK:]
-            lines += ["    " + escaped(line, MAX_LINE, plain=_PLAIN) for line in _lines_of(trace)]
-        return "\n".join(lines)
-
-
-def _time(moment: float) -> str:
-    return f"{_second(int(moment))},{int(moment % 1 * 1000):03}"
-
-
-@lru_cache(2)
-def _second(moment: int) -> str:
-    # Digits only: no names of days or months that a locale could change.
-    return time.strftime("%Y-%m-%d %H:%M:%S", time.localtime(moment))
-
-
-def _lines_of(text: str) -> list[str]:
-    return [line for line in _BREAKS.split(text) if line]
 
 
 class LogWriter(logging.Handler):
@@ -87,17 +54,22 @@ class LogWriter(logging.Handler):
     line of the same stream as soon as it can be written again.
 
     worker: the number of this worker, which every line tells; 0 in a process without a parent.
+    form: one of FORMS. path: of a file for all lines, "" for stdout and stderr. Raises OSError.
+    tally: where lines are counted, may be set later.
     """
 
-    def __init__(self, worker: int = 0) -> None:
+    def __init__(self, worker: int = 0, form: str = "text", path: str = "") -> None:
         super().__init__()
+        self.tally = Tally()
+        self._form = form
+        self._path = path
+        self._file = _open(path) if path else None
         self.dropped = 0
         self._untold = {_STDOUT: 0, _STDERR: 0}  # lost, and not yet in a line
         self._counting = threading.Lock()
         self._name = f"fastsmtp[{worker}]" if worker else "fastsmtp"
         # A pipe takes so many octets whole, also when other workers write to it.
         self._longest = select.PIPE_BUF if worker else 0
-        self.setFormatter(_LineFormatter(self._name))
         self._items: queue.SimpleQueue[_Item | None] = queue.SimpleQueue()
         self._ending = threading.Event()
         # A daemon: if it hangs in a write to a stopped reader, the process must still end.
@@ -108,7 +80,7 @@ class LogWriter(logging.Handler):
         """Queue one record; never raises, never waits."""
         descriptor = _STDERR if record.levelno >= logging.WARNING else _STDOUT
         try:
-            text = self.format(record)
+            text = of_record(record, self._name, self._form)
         except Exception:  # foreign code: the arguments may not fit the format
             self._count(descriptor, 1)
             return
@@ -118,9 +90,32 @@ class LogWriter(logging.Handler):
         """Queue the line about a message; never raises, never waits."""
         self._put(_STDOUT, (time.time(), entry))
 
+    def add_late(self, entry: Entry) -> None:
+        """As `add`, if the entry says more than the outcome of its message: the answer came when
+        the client had another one.
+        """
+        if entry.value == TOO_LATE:
+            self.add(entry)
+
+    def tell(self, outcome: Outcome) -> None:
+        """Queue the lines about a message or a refusal; never raises, never waits."""
+        self._put(_STDOUT, (time.time(), outcome))
+
     def say(self, text: str) -> None:
         """Write one plain line on stdout: messages at start and end."""
-        self._put(_STDOUT, f"{self._name}: {text}")
+        if self._form == "text":
+            self._put(_STDOUT, f"{self._name}: {text}\n")
+        else:
+            self._put(_STDOUT, of_text(time.time(), text, self._name, self._form))
+
+    def reopen(self) -> None:
+        """Open the file again, which may have been renamed. Raises OSError; then it goes on as it
+        was.
+        """
+        if self._file is not None:
+            fresh = _open(self._path)
+            os.dup2(fresh, self._file, inheritable=False)
+            os.close(fresh)
 
     def finish(self) -> None:
         """Write the waiting lines, for at most FLUSH_SECONDS, and end the thread."""
@@ -128,7 +123,7 @@ class LogWriter(logging.Handler):
         self._items.put(None)
         self._thread.join(FLUSH_SECONDS)
 
-    def _put(self, descriptor: int, text: str | tuple[float, Entry]) -> None:
+    def _put(self, descriptor: int, text: str | tuple[float, Entry | Outcome]) -> None:
         if self._items.qsize() < MAX_WAITING:
             self._items.put((descriptor, text))
         else:
@@ -137,6 +132,7 @@ class LogWriter(logging.Handler):
     def _count(self, descriptor: int, lines: int) -> None:
         with self._counting:  # several threads log
             self.dropped += lines
+            self.tally.add(_DROPPED, lines)
             self._untold[descriptor] += lines
 
     def _run(self) -> None:
@@ -162,28 +158,35 @@ class LogWriter(logging.Handler):
     def _write_lines(self, descriptor: int, lines: list[str]) -> None:
         untold = self._untold[descriptor]
         if untold:
-            told = f"warning: {untold} log lines were dropped"
-            lines = [line_of(time.time(), told, self._name), *lines]
+            told = f"{untold} log lines were dropped"
+            lines = [of_text(time.time(), told, self._name, self._form, "warning"), *lines]
         octets = "".join(lines).encode("utf-8", "backslashreplace")
         try:
             for piece in _pieces(octets, self._longest):
-                _write_all(descriptor, piece)
+                _write_all(descriptor if self._file is None else self._file, piece)
         except OSError:  # disk full or pipe closed, which must not stop the mail
             self._count(descriptor, len(lines) - bool(untold))
         else:
+            self.tally.add(_LINES, len(lines))
             with self._counting:
                 self._untold[descriptor] -= untold
 
-    def _line(self, text: str | tuple[float, Entry]) -> str:
+    def _line(self, text: str | tuple[float, Entry | Outcome]) -> str:
         if isinstance(text, str):
-            return f"{text}\n"
-        moment, entry = text
-        return line_of(moment, str(entry), self._name)
+            return text
+        moment, found = text
+        if isinstance(found, Outcome):
+            return of_outcome(moment, found, self._name, self._form)
+        return of_text(moment, str(found), self._name, self._form)
+
+
+def _open(path: str) -> int:
+    return os.open(path, os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC, 0o640)
 
 
 def line_of(moment: float, text: str, name: str = "fastsmtp") -> str:
-    """Return a line of the log, with its end. moment: Unix time. name: of the process."""
-    return f"{_time(moment)} {name}: {escaped(text, MAX_LINE, plain=_PLAIN)}\n"
+    """Return a line of text, with its end. moment: Unix time. name: of the process."""
+    return of_text(moment, text, name, "text")
 
 
 def _pieces(octets: bytes, longest: int) -> Iterator[bytes]:

@@ -30,7 +30,7 @@ from fastsmtp.gateway.logins import Checker, Logins, MissingPackage
 from fastsmtp.gateway.refreshing import Refresher, users_of
 from fastsmtp.gateway.servers import FOR_USERS, Servers
 from fastsmtp.gateway.service_manager import ServiceManager
-from fastsmtp.gateway.start import StartError, listen, logging_to, run_on_loop
+from fastsmtp.gateway.start import StartError, listen, logging_to, run_on_loop, writer_of
 from fastsmtp.gateway.users import UsersError
 from fastsmtp.gateway.workers.worker import Worker
 from fastsmtp.running import begin_unless_stopped
@@ -55,7 +55,7 @@ def run_service(loaded: Loaded, worker: Worker | None = None) -> int:
     number = 0 if worker is None else worker.number
     config = loaded.config
     manager = ServiceManager(os.environ)
-    with logging_to(LogWriter(number), verbose=config.verbose) as writer:
+    with logging_to(writer_of(config, number), verbose=config.verbose) as writer:
         places = take_places(config) if worker is None else Places(worker.sockets(config.listeners))
         if places is None:
             writer.say("ended")
@@ -129,8 +129,10 @@ class _Service:
         self._metrics = Metrics(config.admin, worker, writer.say)
         tally = self._metrics.page.tally
         destination.delivery.count_in(tally)
+        writer.tally = tally
         for server in self._servers:
             server.count_in(tally)
+            server.on("transaction", self._metrics.tell_to(writer.tell))
 
     async def run(self) -> int:
         """Serve until a signal, then finish messages in flight."""
@@ -239,5 +241,9 @@ class _Service:
             await self._hangup.wait()
             self._hangup.clear()
             self._manager.reloading()
+            try:
+                self._writer.reopen()
+            except OSError as error:
+                logger.error("SIGHUP: the log goes on in the file that was renamed: %s", error)
             await refresher.refresh()
             self._manager.ready(self._status())

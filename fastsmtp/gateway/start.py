@@ -12,13 +12,13 @@ import socket
 from collections.abc import Coroutine, Iterable, Iterator
 from typing import Any, TypeVar
 
-from fastsmtp.gateway.config import Kind, Listener
+from fastsmtp.gateway.config import Config, Kind, Listener
 from fastsmtp.gateway.destination import reason_of
 from fastsmtp.gateway.log import LogWriter, logger
 from fastsmtp.running import loop_factory, was_raised_at_start
 from fastsmtp.server import SMTPServer
 
-__all__ = ["StartError", "listen", "logging_to", "run_on_loop"]
+__all__ = ["StartError", "listen", "logging_to", "run_on_loop", "writer_of"]
 
 T = TypeVar("T")
 
@@ -27,11 +27,18 @@ class StartError(Exception):
     """The service cannot start; the text is one line for the user."""
 
 
+def writer_of(config: Config, number: int) -> LogWriter:
+    """Return the log of a process. number: of a worker, 0 without a parent. Raises StartError."""
+    try:
+        return LogWriter(number, config.log_format, config.log_file)
+    except OSError as error:
+        reason = reason_of(error)
+        raise StartError(f"--log-file: cannot open {config.log_file}: {reason}") from error
+
+
 @contextlib.contextmanager
 def logging_to(writer: LogWriter, *, verbose: bool) -> Iterator[LogWriter]:
-    """Send records to `writer`: ours, warnings of the engine (verbose: all) and of asyncio, and
-    refused recipients.
-    """
+    """Send records to `writer`: ours, warnings of the engine (verbose: all) and of asyncio."""
     package = logging.getLogger("fastsmtp")
     # Otherwise the loop itself would write asyncio's reports to stderr.
     sources = (package, logging.getLogger("asyncio"))
@@ -40,7 +47,8 @@ def logging_to(writer: LogWriter, *, verbose: bool) -> Iterator[LogWriter]:
     package.setLevel(logging.DEBUG if verbose else logging.WARNING)
     for ours in (logger, logging.getLogger("fastsmtp.delivery")):
         ours.setLevel(logging.DEBUG if verbose else logging.INFO)
-    logging.getLogger("fastsmtp.rcpt").setLevel(logging.DEBUG)
+    # What it logs is in the outcomes of transactions.
+    logging.getLogger("fastsmtp.rcpt").setLevel(logging.WARNING)
     try:
         yield writer
     finally:

@@ -64,8 +64,10 @@ def test_each_message_is_logged_in_one_line(gateway: Gateway, maildir: Path) -> 
     gateway.send(MESSAGE, "b@y.example", "c@y.example")
     line = gateway.out.wait("delivered ").string
     (name,) = os.listdir(maildir / "new")
-    assert " from=<a@x.example> to=<b@y.example> recipients=2 " in line
-    assert line.endswith(f" helo=c.example with=ESMTP size={len(MESSAGE)} file={name}")
+    assert " from=<a@x.example> to=<b@y.example>,<c@y.example> recipients=2 " in line
+    assert f" helo=c.example with=ESMTP stage=message size={len(MESSAGE)} seconds=" in line
+    assert f" file={name} reply=250 2.6.0 OK: message delivered, id " in line
+    assert len([line for line in gateway.out.all if "a@x.example" in line]) == 1
 
 
 def test_verbose_logs_connections_and_refusals(maildir: Path) -> None:
@@ -73,9 +75,9 @@ def test_verbose_logs_connections_and_refusals(maildir: Path) -> None:
         with pytest.raises(smtplib.SMTPRecipientsRefused):
             gateway.send(MESSAGE, "b@x.example")
         gateway.out.wait(r"connected id=\w{16} client=.*\[127\.0\.0\.1\]")
-        gateway.out.wait("RCPT refused: ")
+        gateway.out.wait("refused .* stage=rcpt ")
         assert gateway.stop() == 0
-    assert len([line for line in gateway.out.all if "relay denied" in line]) == 1
+    assert len([line for line in gateway.out.all if "to=<b@x.example>" in line]) == 1
 
 
 @pytest.mark.parametrize("level", [[], ["-v"]], ids=["", "verbose"])
@@ -89,13 +91,14 @@ def test_one_refused_rcpt_is_logged_with_client_sender_recipient_and_reply(
             assert client.docmd("RCPT", "TO:<b@@y.example>")[0] == 501
         gateway.out.wait("to=<b@@y.example>")
         assert gateway.stop() == 0
-    lines = [line.partition(" RCPT refused: ")[2] for line in gateway.out.all if "RCPT" in line]
-    refused = "client=[127.0.0.1] from=<a@x.example> "
+    lines = [line.partition(" from=")[2] for line in gateway.out.all if "stage=rcpt" in line]
+    lines = [re.sub(r" seconds=[0-9.]+", "", line) for line in lines]
+    client = "recipients=1 client=[127.0.0.1] helo=c.example with=ESMTP stage=rcpt"
     denied = "550 5.1.1 No such recipient here, relay denied"
     bad = "501 5.1.3 Error: Bad recipient address syntax, expected RCPT TO:<user@domain>"
     assert [line.replace("localhost[", "[") for line in lines] == [
-        f"{refused}to=<b@x.example> reply={denied}",
-        f"{refused}to=<b@@y.example> reply={bad}",
+        f"<a@x.example> to=<b@x.example> {client} hook=on_rcpt_to size=0 reply={denied}",
+        f"<a@x.example> to=<b@@y.example> {client} size=0 reply={bad}",
     ]
     assert gateway.err.all == []
 
@@ -106,7 +109,7 @@ def test_ten_of_many_refused_recipients_are_logged_and_the_rest_is_counted(maild
             client.mail("a@x.example")
             refused = [client.rcpt(f"b{number}@x.example")[0] for number in range(15)]
             assert refused == [550] * 15
-        gateway.out.wait(r"RCPT refused: client=.*\[127\.0\.0\.1\] and 5 more recipients")
+        gateway.out.wait(r"client=.*\[127\.0\.0\.1\] .* reply=5 more refusals")
         assert gateway.stop() == 0
     assert len([line for line in gateway.out.all if " reply=550 " in line]) == 10
 
@@ -296,7 +299,7 @@ def test_a_message_with_nul_is_kept_unless_it_is_to_be_refused(
             code, text = client.getreply()
         if refuses:
             assert (code, text) == (550, b"5.6.0 Error: message contains NUL")
-            gateway.out.wait("aborted .* reason=nul")
+            gateway.out.wait("refused .* stage=message .* reply=550 5.6.0")
         else:
             assert code == 250
         assert gateway.stop() == 0
@@ -336,7 +339,7 @@ def test_a_client_that_leaves_in_its_message_leaves_nothing(
     client.docmd("DATA")
     client.send(MESSAGE + (b"x" * 78 + b"\r\n") * (octets // 80))
     client.close()
-    gateway.out.wait("aborted .* reason=disconnected$")
+    gateway.out.wait("aborted .* reason=disconnected ")
     assert messages(maildir) == []
     assert leftovers(maildir) == []
 

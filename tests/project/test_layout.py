@@ -50,7 +50,7 @@ LEVELS = (
         "errors",
         "replies",
     },
-    {"options", "session", "stream", "metrics", "_sasl", "_failures"},
+    {"options", "session", "stream", "metrics", "transactions", "_sasl", "_failures"},
     {"_hooks", "_tls", "_net"},
     {"_smtp", "certificates", "hook_types", "sockets"},
     {"_connection", "server_options"},
@@ -80,6 +80,7 @@ ORDER = {
         *(
             "server_tables",
             "reply_queue",
+            "outcomes",
             "dialogue",
             "final_reply",
             "data",

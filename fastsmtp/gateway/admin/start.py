@@ -16,6 +16,7 @@ from fastsmtp.gateway.destination import reason_of
 from fastsmtp.gateway.start import StartError
 from fastsmtp.gateway.workers.worker import Worker
 from fastsmtp.running import loop_factory
+from fastsmtp.transactions import Outcome
 
 if TYPE_CHECKING:
     from fastsmtp.gateway.admin.http import Admin
@@ -86,6 +87,16 @@ class Metrics:
         self._admin: Admin | None = None
         self._measure: Callable[[], object] = _nothing
         self._handle: asyncio.TimerHandle | None = None
+
+    def tell_to(self, log: Callable[[Outcome], object]) -> Callable[[Outcome], None]:
+        """Return a listener of the event `transaction`: it logs, and keeps refusals."""
+
+        def tell(outcome: Outcome) -> None:
+            log(outcome)
+            if outcome.result == "refused":
+                self.page.recent.add(outcome.fields())
+
+        return tell
 
     async def begin(self, measure: Callable[[], object]) -> None:
         """Begin to show, and to call `measure`, which sets gauges, once a second. Raises

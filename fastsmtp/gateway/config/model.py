@@ -30,7 +30,8 @@ class Config:
     workers: processes, 0 for one without a parent. steer_clients: clients of one address go to one
     worker. user, group: names or numbers. umask: None to leave it as it is. stay_root: serving as
     root is allowed. reload: restart an application when a file has changed. admin: where metrics
-    and state are shown, None: nowhere. admin_public: other machines may reach that.
+    and state are shown, None: nowhere. log_format: one of `FORMS`. log_file: "" for stdout and
+    stderr. admin_public: other machines may reach that.
     """
 
     application: str
@@ -61,6 +62,8 @@ class Config:
     stay_root: bool
     reload: bool
     verbose: bool
+    log_format: str
+    log_file: str
     admin: AdminAddress | None
     admin_public: bool
 

@@ -19,6 +19,7 @@ import msgspec
 from fastsmtp.gateway.admin.address import AdminAddress, parse_address
 from fastsmtp.gateway.config.domains import parse_domain
 from fastsmtp.gateway.config.recipients import MAX_PATTERNS, is_pattern, parse_rule
+from fastsmtp.gateway.log_lines import FORMS
 from fastsmtp.options import Option
 
 __all__ = [
@@ -36,6 +37,7 @@ __all__ = [
     ),
     *(
         "ADMIN",
+        "LOG_FORMAT",
         "SIZE",
         "UMASK",
         "WORKERS",
@@ -222,6 +224,12 @@ def each_of(items: list[Any], check: Callable[[Any], Any]) -> list[Any]:
     return found
 
 
+def _log_format(value: str) -> str:
+    if value not in FORMS:
+        raise LOG_FORMAT.refused(value)
+    return value
+
+
 def _admin(value: str) -> AdminAddress | None:
     if not value:
         return None
@@ -255,6 +263,7 @@ def from_msgspec(kind: Any) -> Callable[[str], Any]:
 _whole: Final = from_msgspec(int)
 
 ADMIN: Final = ValueKind("127.0.0.1:port, [::1]:port, port or unix:/path", str, _admin)
+LOG_FORMAT: Final = ValueKind("text, logfmt or json", str, _log_format)
 FLAG: Final = ValueKind("true or false", bool, from_text=from_msgspec(bool))
 NUMBER: Final = ValueKind("a whole number, 0 or more", int, _number, _whole)
 SIZE: Final = ValueKind("octets such as 500000, or '500k', '25M', '1G'", int | str, octets_of)
