@@ -67,7 +67,7 @@ def run_service(loaded: Loaded, worker: Worker | None = None) -> int:
         loaded = replace(loaded, config=config)
         workers = 0 if worker is None else worker.count
         try:
-            destination = Destination(config, writer.add, workers=workers, lock=places.lock)
+            destination = Destination(config, writer.add_late, workers=workers, lock=places.lock)
         except DestinationError as error:
             raise StartError(str(error)) from error
         service = _Service(
