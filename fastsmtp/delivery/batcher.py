@@ -27,6 +27,7 @@ import threading
 import time
 from collections import deque
 from collections.abc import Callable, Sequence
+from itertools import islice
 from typing import Final, Generic, TypeVar
 
 from fastsmtp.delivery.errors import DeliveryError, Unavailable, Unclear, delivery_error
@@ -229,25 +230,37 @@ class Batcher(Generic[T, R]):
 
     def _take(self) -> list[_Entry[T, R]]:
         """Wait for items and return those of the next batch; an empty list: it is the end."""
+        while True:
+            try:
+                return self._taken()
+            except MemoryError:  # nothing was taken, and others may give some back
+                time.sleep(HOLDING)
+
+    def _taken(self) -> list[_Entry[T, R]]:
         with self._condition:
             self._hold()
             while not self._waiting:  # another thread may have taken those that were held
                 if self._closing:
                     return []
                 self._resting += 1
-                self._condition.wait()
-                self._resting -= 1
+                try:
+                    self._condition.wait()
+                finally:
+                    self._resting -= 1
                 self._hold()
             share = -(-len(self._waiting) // (self._resting + 1))
             most = min(max(SHARE, share), self._max_items)
-            batch = [self._waiting.popleft()]
-            room = self._max_octets - batch[0].octets
-            while self._waiting and len(batch) < most:
-                room -= self._waiting[0].octets
-                if room < 0:
+            batch: list[_Entry[T, R]] = []
+            room = self._max_octets
+            for entry in islice(self._waiting, most):
+                room -= entry.octets
+                if batch and room < 0:
                     break
-                batch.append(self._waiting.popleft())
+                batch.append(entry)
+            # What needs memory is before this: an item that is taken gets an answer.
             self._begun.update(batch)
+            for _ in batch:
+                self._waiting.popleft()
             self._last = len(batch)
             if self._waiting:
                 self._condition.notify()

@@ -267,6 +267,26 @@ async def test_whatever_commit_raises_the_item_is_answered_and_the_next_one_comm
     assert "a commit has failed" in caplog.text
 
 
+class Starved(int):
+    """A number of octets that the thread cannot subtract the first times, without memory."""
+
+    failures = 3
+
+    def __rsub__(self, other: int) -> int:
+        if self.failures:
+            self.failures -= 1
+            raise MemoryError
+        return other - int(self)
+
+
+@on_loops
+async def test_a_thread_that_gets_no_memory_for_a_batch_tries_again() -> None:
+    async with running(lambda items: items) as batcher:
+        futures = [batcher.add("a", 1), batcher.add("b", Starved(1)), batcher.add("c", 1)]
+        async with asyncio.timeout(PATIENCE):
+            assert await asyncio.gather(*futures) == ["a", "b", "c"]
+
+
 @on_loops
 async def test_a_commit_that_returns_too_few_results_is_answered_all_the_same(
     caplog: pytest.LogCaptureFixture,

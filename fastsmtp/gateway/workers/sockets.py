@@ -205,7 +205,7 @@ class Sockets:
     # Slots.
 
     def widen(self) -> None:
-        """Open the sockets of one more slot, the last one, or raise StartError and change nothing."""
+        """Open the sockets of one more slot, the last one. Raises StartError."""
         widened: list[_Group] = []
         try:
             for group in self._of_slots():
