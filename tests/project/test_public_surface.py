@@ -82,6 +82,12 @@ def test_every_name_that_programs_are_given_is_on_their_page(name: str) -> None:
     assert [each for each in public if not re.search(rf"`{each}\b", page)] == []
 
 
+def test_every_name_for_programs_of_aiosmtpd_is_on_their_page() -> None:
+    page = read(DOCS / "aiosmtpd.md")
+    public = importlib.import_module("fastsmtp.compat.aiosmtpd").__all__
+    assert [each for each in public if not re.search(rf"`{each}\b|\b{each}\(", page)] == []
+
+
 @pytest.mark.parametrize(
     "name", ["delivery", "delivery.arrival.Traffic", "delivery.Sink", "delivery.Record"]
 )

@@ -1,0 +1,1 @@
+"""Packages for programs that move here from other servers: they change an import."""
