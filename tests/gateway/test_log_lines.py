@@ -3,20 +3,25 @@
 from __future__ import annotations
 
 import errno
+import json
 import logging
 import os
 import sys
 import threading
 from collections.abc import Iterator
+from pathlib import Path
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from serving import run_to_end
 
 from fastsmtp.gateway import log as module
 from fastsmtp.gateway.log import LogWriter, complain
 from fastsmtp.log_text import MAX_TEXT, clean
+from fastsmtp.metrics import cell
 
+pytest_plugins = ["gateway_fixtures"]
 FORMAT_ATTACKS = ["%n%s", "{0.__class__}", "{{7*7}}"]
 
 
@@ -228,3 +233,57 @@ def test_ops_12_a_log_that_cannot_be_written_delays_nothing(
 def test_an_error_that_ends_the_program_is_one_line(streams: tuple[int, int]) -> None:
     complain("cannot listen on \x1b[2J\n127.0.0.1:25")
     assert lines_of(streams[1]) == ["fastsmtp: error: cannot listen on \\x1b[2J\\x0a127.0.0.1:25"]
+
+
+# --- files, and forms for programs ---
+
+
+def test_a_log_file_that_cannot_be_opened_is_one_line_at_the_start(maildir: Path) -> None:
+    for more in ([], ["--workers=1"]):
+        found = run_to_end(
+            *("--listen=127.0.0.1:0", f"--maildir={maildir}", "--log-file=/proc/none/x.log"), *more
+        )
+        assert found.returncode == 1
+        assert "--log-file: cannot open /proc/none/x.log: No such file" in found.stderr
+
+
+def test_a_log_file_that_is_renamed_is_opened_again_on_sighup(tmp_path: Path) -> None:
+    path = tmp_path / "mail.log"
+    writer = LogWriter(path=str(path))
+    writer.say("first")
+    writer.finish()
+    path.rename(tmp_path / "mail.log.1")
+    other = LogWriter(path=str(path))
+    path.rename(tmp_path / "mail.log.2")
+    other.reopen()
+    other.say("second")
+    other.finish()
+    assert (tmp_path / "mail.log.1").read_text() == "fastsmtp: first\n"
+    assert path.read_text() == "fastsmtp: second\n"
+
+
+def test_a_full_log_costs_lines_which_are_counted_in_the_metrics() -> None:
+    writer = LogWriter(path="/dev/full")
+    tally = writer.tally
+    for _ in range(3):
+        writer.say("x")
+    writer.finish()
+    assert writer.dropped == 3
+    assert tally.values()[cell("log_lines_dropped_total")] == 3
+    assert tally.values()[cell("log_lines_total")] == 0
+
+
+@pytest.mark.parametrize("form", ["logfmt", "json"])
+def test_other_lines_have_the_form_of_the_log_too(form: str, tmp_path: Path) -> None:
+    path = tmp_path / "mail.log"
+    writer = LogWriter(2, form, str(path))
+    writer.emit(record('quoted "%s"', "x\x1b[2J"))
+    writer.say("the end")
+    writer.finish()
+    first, last = path.read_text().splitlines()
+    if form == "json":
+        assert json.loads(first)["message"] == 'quoted "x\\x1b[2J"'
+        assert json.loads(last)["process"] == "fastsmtp[2]"
+    else:
+        assert 'message="quoted \\"x\\\\x1b[2J\\""' in first
+        assert last.endswith('process=fastsmtp[2] level=info message="the end"')
