@@ -71,6 +71,8 @@ PYTHON = [
     "_smtp/protocol.py",
     "_smtp/preconditions.py",
     "_smtp/reply_queue.py",
+    "_smtp/outcomes.py",
+    "transactions.py",
     "_smtp/dialogue.py",
     "_hooks/binding.py",
     "_hooks/callback.py",

@@ -21,6 +21,7 @@ MAX_REPLY: Final = 512
 MAX_NOTES: Final = 16
 
 _PLAIN: Final = " "
+_QUOTED: Final = frozenset(' "=\\')  # characters that need quotes in logfmt
 
 
 class Outcome(NamedTuple):
@@ -143,15 +144,14 @@ def _as_text(outcome: Outcome, recipients: tuple[str, ...]) -> str:
 
 
 def _as_logfmt(outcome: Outcome, recipients: tuple[str, ...]) -> str:
-    return " ".join(
-        f"{name}={quoted(value)}" for name, value in _strings(outcome, recipients).items()
-    )
+    pairs = _strings(outcome, recipients).items()
+    return " ".join([f"{name}={quoted(value)}" for name, value in pairs])
 
 
 def quoted(value: str) -> str:
     """Return a value of logfmt, in quotes if necessary. value: without control characters."""
     # `escaped` has replaced what is not printable, the backslash included, by escapes.
-    if value and not any(character in value for character in ' "=\\'):
+    if value and _QUOTED.isdisjoint(value):
         return value
     return '"' + value.replace("\\", "\\\\").replace('"', '\\"') + '"'
 

@@ -11,8 +11,8 @@ __all__ = ["outcome_of"]
 
 MAX_SHOWN: Final = 512  # octets of an argument that is not an address
 
-_MAIL: Final = stage_number("mail")
-_RCPT: Final = stage_number("rcpt")
+_MAIL: int = stage_number("mail")
+_RCPT: int = stage_number("rcpt")
 _MESSAGE: Final = stage_number("message")
 _HAS_MESSAGE: Final = (_MESSAGE, stage_number("data"), stage_number("bdat"))
 
