@@ -268,7 +268,7 @@ class _Application:
                 for listener, sockets in self._sockets
                 for address in await listen(self._server, listener, sockets)
             ]
-        except Exception as error:
+        except (Exception, SystemExit) as error:
             if not was_raised_at_start(error):
                 raise
             reason = _line_of(error)

@@ -127,6 +127,33 @@ def test_no_client_waits_for_a_second_worker_that_has_not_started(
         assert parent.stop() == 0
 
 
+EXITS = """
+import contextlib, sys
+
+@contextlib.asynccontextmanager
+async def lifespan(server):
+    sys.exit(3)
+    yield
+
+async def on_data(stream, session):
+    pass
+"""
+
+
+@pytest.mark.parametrize("workers", ["0", "2"])
+def test_a_program_that_exits_at_its_start_is_told_in_one_line(
+    tmp_path: Path, workers: str
+) -> None:
+    (tmp_path / "app.py").write_text(EXITS)
+    done = subprocess.run(
+        command("app", f"--workers={workers}", "--listen=127.0.0.1:0"),
+        cwd=tmp_path, env=environment(), capture_output=True, text=True, timeout=PATIENCE,
+    )  # fmt: skip
+    assert done.returncode == 1
+    assert "the start of the application has failed: SystemExit: 3" in done.stderr
+    assert done.stderr.count("\n") == 1
+
+
 BLOCKS = """
 import time
 

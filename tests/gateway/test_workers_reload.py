@@ -134,6 +134,7 @@ def test_a_reload_opens_and_closes_addresses(settings: Settings, tmp_path: Path)
     path, port = tmp_path / "s.sock", free_port()
     settings.write(listen=("127.0.0.1:0", f"smtp:{path}"))
     with settings.start() as parent:
+        assert f"fastsmtp: listening on smtp:{path}" in parent.out.all
         settings.write(listen=("127.0.0.1:0", f"127.0.0.1:{port}"))
         parent.process.send_signal(signal.SIGHUP)
         parent.out.wait(IS_READY)

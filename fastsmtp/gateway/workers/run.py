@@ -99,7 +99,7 @@ def _lock_of(plan: Plan, sockets: Sockets) -> ServerLock:
 def _say_places(plan: Plan, sockets: Sockets, notes: Notes) -> list[str]:
     """Say where the workers will listen, and return that."""
     addresses = [
-        f"{listener.kind.value}{name_of(address)}"
+        str(listener) if listener.path else f"{listener.kind.value}{name_of(address)}"
         for place, listener in places_of(plan.listeners).items()
         for address in sockets.addresses([place])
     ]
