@@ -68,6 +68,8 @@ VALUES: dict[str, st.SearchStrategy[Any]] = {
     "reject": st.lists(st.sampled_from(["*.b.example", "x@a.example"])),
     "auth_methods": st.lists(st.sampled_from(["plain", "LOGIN"]), min_size=1),
     "workers": st.sampled_from([0, 1, 4, "auto"]),
+    "log_file": PATHS,
+    "log_format": st.sampled_from(["text", "logfmt", "json"]),
     "user": st.sampled_from(["", "fastsmtp", "1000"]),
     "umask": st.sampled_from(["", "027", "0077", "7"]),
     "bare_newline": st.sampled_from(["reject", "normalize", "accept"]),
