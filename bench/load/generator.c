@@ -2,15 +2,17 @@
  *
  *     generator --port N [--host 127.0.0.1] [--mode MODE] [--count N] [--connections N]
  *               [--octets N] [--body FILE] [--end CODE] [--tls] [--sources N] [--seconds N]
- *               [--dot]
+ *               [--dot] [--shared]
  *
  * A mode is a script (see script.h): steps that are written at once, each with the codes of the
  * replies that have to come before the next step. count is that of messages, or of connections
  * where a mode has no messages. connections: how many are open at the same time; of `idle`, how
  * many are being set up at the same time. octets: of a message; its lines have 78, or it is what
  * FILE has, over and over, which must not end mail data. end: what the end of mail data is answered
- * with. dot: the time of a message begins where its octets do, not its commands. sources: addresses that are connected from, 127.0.0.1 and the next ones. seconds: after
- * which it gives up.
+ * with. dot: the time of a message begins where its octets do, not its commands. shared: connections
+ * that are served faster send more of the messages; otherwise each sends as many as the others.
+ * sources: addresses that are connected from, 127.0.0.1 and the next ones. seconds: after which it
+ * gives up.
  *
  * It prints one line of JSON when all is done; `idle` prints it when all connections stand, and
  * then holds them until its standard input ends. It ends with status 1 and one line on stderr at
@@ -61,13 +63,14 @@ struct client {
 
 static struct {
     const char *host, *body, *end;
-    int port, tls, dot;
+    int port, tls, dot, shared;
     long count, connections, octets, sources, seconds;
     struct mode *mode;
 } given = {"127.0.0.1", NULL, "250", 0, 0, 0, 1000, 20, 1024, 1, 60, MODES};
 
 static int polling;
 static long total, opened, ended, messages; /* connections, and what was sent through them */
+static long unshared;                       /* messages that no connection has taken yet */
 static uint32_t *times;                     /* nanoseconds of each message */
 static char octets[READ];
 #ifdef WITH_TLS
@@ -132,6 +135,10 @@ static int advance(struct client *c)
     c->at++;
     if (before == EACH && !step_of(c)->codes) {
         c->left--;
+        if (given.shared && unshared > 0) {
+            unshared--;
+            c->left++;
+        }
         c->at = 0;
     }
     if (!enter(c))
@@ -397,7 +404,7 @@ static void open_client(long number)
         die("cannot connect to %s:%d: %s", given.host, given.port, strerror(errno));
     if (given.mode->empty)
         c->left = given.mode->holds && given.octets > 0;
-    else if (given.mode->reconnects)
+    else if (given.mode->reconnects || given.shared)
         c->left = 1;
     else
         c->left = given.count / total + (number < given.count % total);
@@ -487,7 +494,7 @@ static void parse(int count, char **arguments)
     static const struct option options[] = {
         {"host", 1, 0, 'h'}, {"port", 1, 0, 'p'}, {"mode", 1, 0, 'm'}, {"count", 1, 0, 'n'},
         {"connections", 1, 0, 'c'}, {"octets", 1, 0, 'o'}, {"body", 1, 0, 'b'},
-        {"end", 1, 0, 'e'}, {"tls", 0, 0, 't'}, {"dot", 0, 0, 'd'}, {"sources", 1, 0, 's'}, {"seconds", 1, 0, 'u'},
+        {"end", 1, 0, 'e'}, {"tls", 0, 0, 't'}, {"dot", 0, 0, 'd'}, {"shared", 0, 0, 'r'}, {"sources", 1, 0, 's'}, {"seconds", 1, 0, 'u'},
         {0, 0, 0, 0},
     };
     for (int option; (option = getopt_long(count, arguments, "", options, NULL)) != -1;) {
@@ -502,6 +509,7 @@ static void parse(int count, char **arguments)
         case 'e': given.end = optarg; break;
         case 't': given.tls = 1; break;
         case 'd': given.dot = 1; break;
+        case 'r': given.shared = 1; break;
         case 's': given.sources = number("sources", optarg, 1, 250); break;
         case 'u': given.seconds = number("seconds", optarg, 1, 3600); break;
         default: exit(2);
@@ -544,6 +552,9 @@ int main(int count, char **arguments)
     total = given.mode->empty || given.mode->reconnects ? given.count : given.connections;
     if (total > given.count)
         total = given.count;
+    if (given.shared && (given.mode->empty || given.mode->reconnects || given.mode->lead))
+        die("messages of this mode cannot be shared");
+    unshared = given.count - total;
     times = malloc(((size_t)given.count + 1) * sizeof *times);
     polling = epoll_create1(EPOLL_CLOEXEC);
     if (!times || polling < 0)
