@@ -37,7 +37,7 @@ PANELS = ("keep", "conn", "mid", "big", "pipe", "tls-keep")
 COLUMNS = 2
 # At least 4 : 1 against #ffffff and against #0d1117, the pages of GitHub.
 INK, OWN, OTHER = "#77777d", "#2f81d6", "#77777d"
-OURS = {"fastsmtp", "coroutine"}
+OURS = {"fastsmtp", "coroutine", "compat"}
 YARDSTICKS = ("floor", "uvloop")  # drawn first and hollow: no servers
 TABLE_ROWS = ("keep", "conn", "big", "tls-keep")
 TABLE_COLUMNS = {
@@ -48,6 +48,7 @@ TABLE_COLUMNS = {
     "aiosmtpd": "aiosmtpd",
 }
 LABELS = {"floor": "floor in C", "uvloop": "floor on uvloop", "coroutine": "with coroutines"}
+LABELS["compat"] = "with aiosmtpd's handler"
 STYLE: dict[Any, Any] = {
     "axes.facecolor": "none",
     "text.color": INK,

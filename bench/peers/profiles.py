@@ -9,8 +9,8 @@ from load import building
 from load.measuring import HOST, CannotRun
 
 KIB, MIB = 1024, 1024 * 1024
-PLAIN = ("floor", "fastsmtp", "coroutine", "smtp-sink", "smtp-server", "aiosmtpd")
-INSIDE = ("uvloop", "fastsmtp", "coroutine", "smtp-server", "aiosmtpd")
+PLAIN = ("floor", "fastsmtp", "coroutine", "compat", "smtp-sink", "smtp-server", "aiosmtpd")
+INSIDE = ("uvloop", "fastsmtp", "coroutine", "compat", "smtp-server", "aiosmtpd")
 
 
 class Profile(NamedTuple):

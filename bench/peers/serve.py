@@ -2,6 +2,7 @@
 
 callback and coroutine are fastsmtp with its default options, but for `auth_optional`: every hook is
 there and accepts, the body is taken piece by piece and dropped; NAME=VALUE sets another option.
+compat is fastsmtp with the handler that aiosmtpd_server.py has.
 floor is no server at all: a protocol on the same event loop that answers without looking, so what
 is left for an engine to save. greeter writes the greeting of fastsmtp, and closes. PEM: key and
 certificate; with them all of it is inside of TLS from the first octet on: the pump's in fastsmtp,
@@ -19,6 +20,7 @@ from typing import Any, cast
 import uvloop
 
 from fastsmtp import DataStream, SMTPServer
+from fastsmtp.compat import aiosmtpd
 
 HOST = "127.0.0.1"
 NAME = "bench.example"
@@ -57,6 +59,13 @@ class Coroutines(SMTPServer):
     async def on_data(self, stream: DataStream, session: Any) -> None:
         async for piece in stream:
             drop(piece)
+
+
+class Handler:
+    """A handler of aiosmtpd that takes what comes."""
+
+    async def handle_DATA(self, server: Any, session: Any, envelope: Any) -> str:  # noqa: N802
+        return "250 2.0.0 OK"
 
 
 def drop(piece: bytes) -> None:
@@ -138,10 +147,18 @@ def server_of(kind: str, arguments: list[str]) -> SMTPServer:
     return made(auth_optional=True, name=NAME, **tls, **options)
 
 
+def compat_server(pem: str | None = None) -> SMTPServer:
+    """fastsmtp with a handler of aiosmtpd."""
+    context = None if pem is None else context_of(pem)
+    return aiosmtpd.server_of(lambda: aiosmtpd.SMTP(Handler(), hostname=NAME), ssl_context=context)
+
+
 def main(port: int, kind: str = "callback", *arguments: str) -> None:
     bare: dict[str, type[asyncio.Protocol]] = {"floor": Floor, "greeter": Greeter}
     if kind in bare:
         uvloop.run(serve_bare(bare[kind], port, *arguments))
+    elif kind == "compat":
+        compat_server(*arguments).run(port, HOST)
     else:
         server_of(kind, list(arguments)).run(port, HOST)
 
