@@ -66,7 +66,7 @@ static struct {
     int port, tls, dot, shared;
     long count, connections, octets, sources, seconds;
     struct mode *mode;
-} given = {"127.0.0.1", NULL, "250", 0, 0, 0, 1000, 20, 1024, 1, 60, MODES};
+} given = {"127.0.0.1", NULL, "250", 0, 0, 0, 0, 1000, 20, 1024, 1, 60, MODES};
 
 static int polling;
 static long total, opened, ended, messages; /* connections, and what was sent through them */
