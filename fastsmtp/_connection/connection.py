@@ -407,7 +407,7 @@ class Connection(Receiver):
         protocol = self.protocol
         now = self.timer.now()
         if now - began > _STALL:
-            warn_of_stall(now - began, self)
+            warn_of_stall(now - began, self._tally, self)
         octets = protocol.take_output(now)
         if self._lost:
             self._end_if_done()

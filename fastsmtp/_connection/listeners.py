@@ -22,6 +22,7 @@ from fastsmtp._net.listener import Listener
 __all__ = ["Listeners"]
 
 _LAG: Final = cell("loop_lag_seconds")
+_STALLS: Final = cell("loop_stalls_total")
 _READY: Final = cell("ready")
 _STARTED: Final = cell("start_time_seconds")
 
@@ -38,6 +39,7 @@ class Listeners:
         self._loop: asyncio.AbstractEventLoop | None = None
         self._check: asyncio.TimerHandle | None = None
         self._check_due = 0.0
+        self._stalls = 0  # how many were counted at the last check
         self._reviving: asyncio.Task[None] | None = None
 
     @property
@@ -69,13 +71,19 @@ class Listeners:
         assert self._loop is not None
         now = self._loop.time()
         if self._check is not None:
-            warn_of_stall(now - self._check_due)
-            self._tally.observe(_LAG, now - self._check_due)
+            late = now - self._check_due
+            if self._count_stalls() == self._stalls:  # no connection has noticed this one
+                warn_of_stall(late, self._tally)
+            self._tally.observe(_LAG, late)
+        self._stalls = self._count_stalls()
         self._check_due = now + CHECK
         self._check = self._loop.call_later(CHECK, self._look)
         dead = [listener for listener in self._open if not listener.is_alive]
         if dead and self._reviving is None:
             self._reviving = self._loop.create_task(self._revive(dead))
+
+    def _count_stalls(self) -> int:
+        return self._tally.values(_STALLS + 1)[_STALLS]
 
     async def _revive(self, dead: list[Listener]) -> None:
         for listener in dead:

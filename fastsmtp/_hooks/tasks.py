@@ -20,22 +20,26 @@ from fastsmtp.session import Session
 __all__ = ["CloseHooks", "HookTasks", "warn_of_stall"]
 
 _CLOSE_FAILURES: Final = cell("hook_failures_total", "on_close")
+_STALLS: Final = cell("loop_stalls_total")
 
 STALL: Final = 1.0  # seconds of one call after which it is logged that a hook blocks the loop
 ABANDON: Final = 5.0  # seconds that a cancelled hook has to end
 HAS_EAGER_TASKS: Final = sys.version_info >= (3, 12)
 
 
-def warn_of_stall(seconds: float, connection: object = None) -> None:
-    """Log a warning if a call has blocked the event loop for too long. connection: its str names
-    session and client; None if unknown.
+def warn_of_stall(
+    seconds: float, tally: Tally, connection: object = None, hook: str = "a hook"
+) -> None:
+    """Count and log it if a call has blocked the event loop for too long. connection: its str names
+    session and client; None if unknown. hook: its name, if known.
     """
     if seconds > STALL:
-        text = "a hook held the event loop for %.1f s"
+        tally.add(_STALLS)
+        text = "%s held the event loop for %.1f s"
         if connection is None:
-            logger.warning(text, seconds)
+            logger.warning(text, hook, seconds)
         else:
-            logger.warning(f"%s: {text}", connection, seconds)
+            logger.warning(f"%s: {text}", connection, hook, seconds)
 
 
 def _settle(task: asyncio.Task[Any], answer: Answer) -> None:
@@ -176,7 +180,8 @@ class HookTasks:
             del task  # as above
 
     def _look_for_stall(self, began: float, answer: Answer) -> None:
-        warn_of_stall(self._now() - began, answer.owner)
+        dialogue = answer.owner
+        warn_of_stall(self._now() - began, dialogue.tally, dialogue, answer.hook)
 
     def _done(self, task: asyncio.Task[Any]) -> None:
         self._cancelled.discard(task)
