@@ -48,8 +48,13 @@ def test_the_page_shows_what_a_server_does_and_that_it_has_ended(
         page.wait_for("document.querySelector('#refused').innerText.includes('rcpt: 550')")
         assert re.search(r"rcpt: 550\t1\t1", page.text("#refused"))
         assert "250 means\non this disk" in page.text("#delivery")
-        shown = page.value("document.querySelectorAll('#workers tbody tr').length")
-        assert shown == (workers or 0)
+        page.wait_for("document.querySelectorAll('#refusals tbody tr').length === 1")
+        shown = page.text("#refusals")
+        assert "550 5.1.1 No such recipient here" in shown
+        assert "a@x.example" in shown
+        assert "b@other.example" in shown
+        listed = page.value("document.querySelectorAll('#workers tbody tr').length")
+        assert listed == (workers or 0)
         page.picture(tmp_path / "served.png")
         assert page.faults == []
         assert gateway.stop() == 0
