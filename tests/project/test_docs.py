@@ -1,9 +1,10 @@
 """The pages are true: programs run, tables are those of the source, links lead somewhere.
 
-A block of Python in docs/*.md is executed as it stands. If it serves, `SMTPServer.listen` takes a
-free port of 127.0.0.1 in place of the one that is written there, and each block `smtp` after it is
-played against it by a client: `C:` is sent, `S:` must come, … stands for anything. The greeting and
-EHLO are left out unless the block says `at connect`.
+A block of Python in docs/*.md is executed as it stands; one marked `test` has a file of its own
+here. If it serves, `SMTPServer.listen` takes a free port of 127.0.0.1 in place of the one that is
+written there, and each block `smtp` after it is played against it by a client: `C:` is sent, `S:`
+must come, … stands for anything. The greeting and EHLO are left out unless the block says
+`at connect`.
 """
 
 from __future__ import annotations
@@ -50,7 +51,7 @@ def blocks() -> list[Block]:
     for page, text in sorted(DOCS.items()):
         for fence in FENCE.finditer(text):
             language, kind, content = fence.groups()
-            if language == "python":
+            if language == "python" and kind != "test":
                 line = text.count("\n", 0, fence.start()) + 2
                 found.append(Block(page, line, content, []))
             elif language == "smtp":

@@ -85,7 +85,9 @@ def test_a_clean_test_passes_on_each_loop_without_debug_mode(suite: pytest.Pytes
             print("loop of", run(echo()), run(echo()))
         """
     )
-    result = suite.runpytest_subprocess("-p", "no:cacheprovider", "-s", "-W", "error")
+    result = suite.runpytest_subprocess(
+        "-p", "no:cacheprovider", "-p", "no:asyncio", "-s", "-W", "error"
+    )
     assert result.ret == 0
     result.stdout.fnmatch_lines(["*loop of asyncio.*"])
     if sys.platform != "win32":

@@ -58,7 +58,7 @@ LEVELS = (
     {"__init__"},
     {"delivery"},
     {"testing", "gateway", "compat"},
-    {"__main__"},
+    {"__main__", "pytest_plugin"},
 )
 # Inside of a room a module imports only from those that stand before it.
 ORDER = {
@@ -96,6 +96,7 @@ ORDER = {
         *("deadline_timer", "output", "stages", "proxy_stage", "greeting_stage", "tls_stage"),
         *("arrival", "connection"),
     ),
+    "testing": ("authority", "received", "script", "recording", "wire"),
     "delivery": (
         *("promise", "errors", "record", "log", "sink", "batcher", "directories"),
         *("body_writer", "body_files"),
@@ -113,7 +114,7 @@ ORDER = {
     ),
 }
 # The house in numbers. A change of one is a decision, not an accident.
-ROOMS, ROOM_LEVELS, ROOM_ARROWS = 42, 11, 139
+ROOMS, ROOM_LEVELS, ROOM_ARROWS = 43, 11, 142
 # These know no socket, no event loop and no clock: octets and `now` come in as arguments.
 SANS_IO = {
     *("_wire", "_parser", "replies", "errors", "session", "_sasl", "_smtp"),
@@ -133,6 +134,8 @@ OPTIONAL = {
     ("_tls.self_signed", "cryptography"),
     ("_net.resolvers", "aiodns"),
     ("metrics", "prometheus_client"),
+    ("testing.authority", "cryptography"),
+    ("pytest_plugin", "pytest"),
 }
 # Modules of the standard library that make every import of ours a good deal longer and that few
 # programs need: looked for at the moment of use. That is never on the way of a command, where a
@@ -143,6 +146,9 @@ LATE = {
     ("_tls.pem", "tempfile"),  # where a context cannot be made from memory
     # Once a token was refused; without it nothing is said of the reason.
     ("_sasl.mechanisms", "json"),
+    # The plugin of pytest is imported by every session of pytest.
+    ("testing.received", "email"),
+    ("testing.recording", "tempfile"),
 }
 
 LINES_OF_A_FILE = {".py": 450, ".pyx": 900}  # the docstring at its head is not counted
@@ -377,15 +383,15 @@ def circles_of(graph: dict[str, set[str]]) -> list[str]:
 
 
 def test_the_engine_never_imports_delivery_the_gateway_or_its_own_test_wire() -> None:
-    top = {"delivery", "gateway", "testing", "compat", "__main__"}
+    top = {"delivery", "gateway", "testing", "compat", "pytest_plugin", "__main__"}
+    users = {"testing", "pytest_plugin"}  # of the test wire
     faults(
         [
             f"fastsmtp/{module} imports {target}"
             for module, targets in dependencies(for_types=False).items()
             for target in targets
             if room_of(target) in top
-            if room_of(module) not in ("delivery", "gateway", "compat", "__main__")
-            or target == "testing"
+            if room_of(module) not in (top if room_of(target) not in users else users)
         ]
     )
 

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import smtplib
+import threading
+import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -203,6 +205,75 @@ def test_an_exception_inside_the_loop_reaches_the_test(wire: Wire) -> None:
     with pytest.raises(LookupError, match="in the step"):
         wire.loop.step(fail)
     assert wire.send(b"NOOP\r\n").endswith(b"250 2.0.0 OK\r\n")
+
+
+# --- Wire beside threads and other loops ---
+
+
+def in_thread(hook: Callable[[], object]) -> Any:
+    async def on_rcpt_to(address: Any, session: Any) -> None:
+        await asyncio.to_thread(hook)
+
+    return on_rcpt_to
+
+
+RCPT = b"MAIL FROM:<a@x.example>\r\nRCPT TO:<b@y.example>\r\n"
+
+
+def test_a_hook_that_works_in_a_thread_is_waited_for_without_virtual_time() -> None:
+    called: list[str] = []
+
+    def look_up() -> None:
+        time.sleep(0.05)
+        called.append(threading.current_thread().name)
+
+    with Wire(auth_optional=True, on_rcpt_to=in_thread(look_up)) as wire:
+        wire.send(EHLO)
+        assert wire.send(RCPT).endswith(b"250 2.1.5 Accepted\r\n")
+        assert wire.loop.time() == 0
+    assert len(called) == 1
+
+
+def test_a_hook_whose_thread_hangs_is_waited_for_no_longer_than_its_patience() -> None:
+    hanging = threading.Event()
+    with Wire(auth_optional=True, on_rcpt_to=in_thread(hanging.wait), hook_timeout=10) as wire:
+        wire.loop.patience = 0
+        wire.send(EHLO)
+        assert wire.send(RCPT) == b"250 2.1.0 Accepted\r\n"
+        assert wire.advance(11).startswith(b"451 ")
+        hanging.set()
+
+
+def test_wires_work_inside_of_a_running_loop(run: Any) -> None:
+    async def scenario() -> None:
+        hook = in_thread(lambda: None)
+        with Wire(Gateway()) as first, Wire(auth_optional=True, on_rcpt_to=hook) as second:
+            for wire in (first, second):
+                wire.send(EHLO)
+                assert wire.send(RCPT).splitlines()[-1].startswith(b"250 2.1.5 ")
+            assert first.send(b"RCPT TO:<slow@y.example>\r\n") == b""
+            assert first.advance(21).startswith(b"250 2.1.5 ")
+            assert first.run(asyncio.sleep(0, "result")) == "result"
+            with pytest.raises(LookupError):
+                first.loop.step(lambda: {}["missing"])
+        assert asyncio.get_running_loop() is run.loop
+
+    run(scenario())
+
+
+def test_a_wire_cannot_be_driven_by_its_own_hook() -> None:
+    errors: list[str] = []
+
+    async def on_mail_from(address: Any, session: Any) -> None:
+        try:
+            wire.send(b"NOOP\r\n")
+        except RuntimeError as error:
+            errors.append(str(error))
+
+    with Wire(auth_optional=True, on_mail_from=on_mail_from) as wire:
+        wire.send(EHLO)
+        wire.send(b"MAIL FROM:<a@x.example>\r\n")
+    assert errors == ["This event loop is already running"]
 
 
 # --- running --------------------------------------------------------------------------------------

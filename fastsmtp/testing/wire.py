@@ -1,18 +1,15 @@
-"""For tests of gateways, and of fastsmtp itself: an in-memory wire with a clock of its own, and a
-running server.
-
-`Wire` drives the whole engine, connection and flow control included, over a transport that is a
-list of bytes; time passes only when the test advances it. `running` is a real server on a free port
-of 127.0.0.1.
-"""
+"""An in-memory wire with a clock of its own, and a server in the loop of the test."""
 
 from __future__ import annotations
 
 import asyncio
 import selectors
-from collections.abc import AsyncIterator, Callable, Coroutine
+from asyncio import _get_running_loop, _set_running_loop
+from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine, Generator
+from concurrent.futures import Executor
 from contextlib import asynccontextmanager
-from typing import TYPE_CHECKING, Any, TypeVar
+from functools import partial
+from typing import TYPE_CHECKING, Any, Final, TypeVar, TypeVarTuple, Unpack
 
 from fastsmtp._connection.connection import Connection
 from fastsmtp._net.turns import Turns
@@ -20,27 +17,44 @@ from fastsmtp.server import SMTPServer, state_of
 from fastsmtp.session import Session
 
 if TYPE_CHECKING:
-    from typing import Unpack
-
     from fastsmtp.server_options import ServerOptions
 
 __all__ = ["MemoryTransport", "VirtualLoop", "Wire", "running"]
 
+try:
+    from asyncio.tasks import _swap_current_task  # type: ignore[attr-defined]
+except ImportError:  # Python 3.11, where each loop has a current task of its own
+
+    def _swap_current_task(loop: object, task: object) -> object:
+        return task
+
+
 T = TypeVar("T")
+Ts = TypeVarTuple("Ts")
+
+PATIENCE: Final = 5.0  # real seconds: a call that takes longer has been forgotten, or hangs
 
 
 class _VirtualSelector(selectors.SelectSelector):
-    """Instead of sleeping until the next timer, jumps there in time, as far as the test allows."""
+    """Instead of sleeping until the next timer, jumps there in time, as far as the test allows.
 
-    def __init__(self) -> None:
+    patience: real seconds to wait for a call in a thread while `has_calls()`.
+    """
+
+    def __init__(self, has_calls: Callable[[], bool]) -> None:
         super().__init__()
         self.time = 0.0
         self.until = 0.0
+        self.patience = PATIENCE
         self.at_rest: Callable[[], None] = lambda: None
+        self._has_calls = has_calls
 
     def select(self, timeout: float | None = None) -> Any:
-        """Poll the real sockets without waiting; advance time, or report that nothing is due."""
-        ready = super().select(0)
+        """Poll the real sockets, and wait for threads only; advance time, or report that nothing is
+        due.
+        """
+        may_wait = (timeout is None or timeout > 0) and self._has_calls()
+        ready = super().select(self.patience if may_wait else 0)
         if ready or (timeout is not None and timeout <= 0):
             return ready
         if timeout is None or self.time + timeout > self.until:
@@ -52,12 +66,44 @@ class _VirtualSelector(selectors.SelectSelector):
 
 
 class VirtualLoop(asyncio.SelectorEventLoop):
-    """An event loop whose `time()` stands still until `advance`: 300 seconds take microseconds."""
+    """An event loop whose `time()` stands still until `advance`: 300 seconds take microseconds.
+
+    Calls by `asyncio.to_thread` and `run_in_executor` take real time, and are waited for while the
+    virtual time stands still. Inside of another loop that runs, this one runs too, and the
+    other one waits.
+    """
 
     def __init__(self) -> None:
-        self._virtual = _VirtualSelector()
+        self._calls: set[asyncio.Future[Any]] = set()  # in threads
+        self._virtual = _VirtualSelector(lambda: bool(self._calls))
         self._virtual.at_rest = self.stop
         super().__init__(self._virtual)
+
+    @property
+    def patience(self) -> float:
+        """Real seconds to wait for a call in a thread; then the time goes on without it."""
+        return self._virtual.patience
+
+    @patience.setter
+    def patience(self, seconds: float) -> None:
+        self._virtual.patience = seconds
+
+    def run_in_executor(
+        self, executor: Executor | None, func: Callable[[Unpack[Ts]], T], *args: *Ts
+    ) -> asyncio.Future[T]:
+        """As in asyncio."""
+        call = super().run_in_executor(executor, func, *args)
+        self._calls.add(call)
+        call.add_done_callback(self._calls.discard)
+        return call
+
+    def run_forever(self) -> None:
+        """As in asyncio, but also inside of another loop."""
+        _call_outside_of_loops(super().run_forever)
+
+    def run_until_complete(self, future: Generator[Any, None, T] | Awaitable[T]) -> T:
+        """As in asyncio, but also inside of another loop."""
+        return _call_outside_of_loops(partial(super().run_until_complete, future))
 
     def time(self) -> float:
         """Virtual seconds since the loop was made."""
@@ -84,6 +130,20 @@ class VirtualLoop(asyncio.SelectorEventLoop):
         self.advance()
         if errors:
             raise errors[0]
+
+
+def _call_outside_of_loops(call: Callable[[], T]) -> T:
+    """Call it as if no event loop ran in this thread; the engine keeps to the thread."""
+    loop = _get_running_loop()
+    if loop is None:
+        return call()
+    task = _swap_current_task(loop, None)
+    _set_running_loop(None)
+    try:
+        return call()
+    finally:
+        _set_running_loop(loop)
+        _swap_current_task(loop, task)
 
 
 class MemoryTransport(asyncio.Transport):
@@ -167,7 +227,8 @@ class MemoryTransport(asyncio.Transport):
 
 
 class Wire:
-    """One connection to a server, in memory. Works without a running event loop; it has its own.
+    """One connection to a server, in memory, with an event loop of its own, which may run inside of
+    another one.
 
     Give a server, or the options and hooks of one. Octets are bytes, times virtual seconds.
     """

@@ -1,0 +1,66 @@
+"""The tests that docs/testing.md shows pass, and its tables name all that there is."""
+
+from __future__ import annotations
+
+import ast
+import importlib.util
+import re
+from pathlib import Path
+from typing import NamedTuple
+
+import pytest
+
+from fastsmtp.testing import ReceivedMessage, RecordingServer
+
+pytest_plugins = ["pytester"]
+
+PAGE = (Path(__file__).parents[2] / "docs" / "testing.md").read_text(encoding="utf-8")
+FENCE = re.compile(r"^```python test\n(.*?)^```$", re.MULTILINE | re.DOTALL)
+
+
+class Shown(NamedTuple):
+    """A file of tests of the page."""
+
+    section: str
+    code: str
+
+
+def shown() -> list[Shown]:
+    return [
+        Shown(re.findall(r"^#+ (.*)$", PAGE[: fence.start()], re.MULTILINE)[-1], fence[1])
+        for fence in FENCE.finditer(PAGE)
+    ]
+
+
+def libraries(code: str) -> set[str]:
+    """The libraries that the tests import."""
+    imports = [node for node in ast.walk(ast.parse(code)) if isinstance(node, ast.ImportFrom)]
+    return {str(node.module).partition(".")[0] for node in imports}
+
+
+@pytest.mark.parametrize("tests", shown(), ids=lambda tests: tests.section)
+def test_the_tests_that_the_page_shows_pass(
+    tests: Shown, pytester: pytest.Pytester, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    missing = [name for name in libraries(tests.code) if importlib.util.find_spec(name) is None]
+    if missing:
+        pytest.skip(f"not installed: {', '.join(missing)}")
+    monkeypatch.setenv("PYTEST_DISABLE_PLUGIN_AUTOLOAD", "1")
+    monkeypatch.delenv("PYTEST_ADDOPTS", raising=False)
+    pytester.makepyfile(tests.code)
+    result = pytester.runpytest_subprocess(
+        "-p", "fastsmtp.pytest_plugin", "-p", "no:cacheprovider", timeout=120
+    )
+    assert result.ret == 0
+    assert result.parseoutcomes().keys() <= {"passed", "warnings", "warning"}
+
+
+def test_the_page_shows_the_frameworks_that_it_promises() -> None:
+    sections = [tests.section for tests in shown()]
+    assert {"Django", "Flask", "FastAPI"} <= set(sections)
+
+
+@pytest.mark.parametrize("public", [RecordingServer, ReceivedMessage])
+def test_every_name_of_the_classes_is_on_the_page(public: type) -> None:
+    names = {name for name in dir(public) if not name.startswith("_")}
+    assert [name for name in sorted(names) if not re.search(rf"\b{name}\b", PAGE)] == []
