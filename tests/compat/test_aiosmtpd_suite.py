@@ -46,21 +46,22 @@ def fetched() -> Path:
     return SOURCE
 
 
+def environment_of(source: Path) -> dict[str, str]:
+    """For a process in which the name aiosmtpd is our package."""
+    path = os.pathsep.join([str(ROOT / "tests" / "support"), str(ROOT)])
+    return {**os.environ, "AIOSMTPD_SOURCE": str(source), "PYTHONPATH": path}
+
+
 @pytest.mark.slow
 def test_the_selected_tests_of_aiosmtpd_pass_here() -> None:
     source = fetched()
     selected = [f"aiosmtpd/tests/{name}" for name in SELECTED if name]
     options = ["-p", "aiosmtpd_alias", "-p", "no:cacheprovider", "-p", "no:xdist", "-q"]
     options += ["-c", os.devnull, f"--rootdir={source}", "--tb=short"]
-    environment = {
-        **os.environ,
-        "AIOSMTPD_SOURCE": str(source),
-        "PYTHONPATH": os.pathsep.join([str(ROOT / "tests" / "support"), str(ROOT)]),
-    }
     done = subprocess.run(
         [sys.executable, "-m", "pytest", *options, *selected],
         cwd=source,
-        env=environment,
+        env=environment_of(source),
         capture_output=True,
         text=True,
         timeout=400,
@@ -70,3 +71,22 @@ def test_the_selected_tests_of_aiosmtpd_pass_here() -> None:
     passed = re.search(r"^(\d+) passed", done.stdout, re.MULTILINE)
     assert passed is not None
     assert int(passed[1]) == len(selected)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("page, failing", [("handlers.rst", []), ("controller.rst", ["line"])])
+def test_the_examples_of_its_documentation_run_here(
+    tmp_path: Path, page: str, failing: list[str]
+) -> None:
+    # The one that fails prints the extensions of EHLO, of which there are more here.
+    done = subprocess.run(
+        [sys.executable, "-m", "aiosmtpd_examples", page],
+        cwd=tmp_path,
+        env=environment_of(fetched()),
+        capture_output=True,
+        text=True,
+        timeout=100,
+        check=False,
+    )
+    assert done.returncode == len(failing), done.stdout[-5000:] + done.stderr[-2000:]
+    assert re.findall(r"Failed example:\n    for (\w+) in lines", done.stdout) == failing
