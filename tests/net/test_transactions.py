@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from sasl_kit import OPEN, b64
 from scenario import DEFAULTS, EH, LH, TX
 
-from fastsmtp import SMTPError
+from fastsmtp import SMTPError, SMTPServer
 from fastsmtp.testing import Wire
 from fastsmtp.transactions import FORMATS, MAX_RECIPIENTS, MAX_TEXT, Outcome
 
@@ -127,6 +127,27 @@ def test_a_client_that_does_not_wait_for_a_reply_is_refused_with_an_outcome() ->
     wire.send(b"EHLO c.example\r\nNOOP\r\n")
     wire.close()
     assert [(each.result, each.stage) for each in found] == [("refused", "helo")]
+
+
+@pytest.mark.parametrize(
+    ("hook", "reply"), [(refusing("on_connect"), "550 policy"), (failing, "421 ")]
+)
+def test_a_client_that_on_connect_refuses_has_one_outcome_with_its_address(
+    hook: Callable[..., None], reply: str
+) -> None:
+    server = SMTPServer(**DEFAULTS, on_connect=hook)
+    found: list[Outcome] = []
+    server.on("transaction", found.append)
+    server.on("error", lambda error: None)
+    wire = Wire(server)
+    sent = wire.receive().decode()
+    wire.close()
+    (outcome,) = found
+    assert (outcome.result, outcome.stage, outcome.hook) == ("refused", "connect", "on_connect")
+    assert outcome.reply.startswith(reply)
+    assert sent == f"{outcome.reply}\r\n"
+    for form in FORMATS:
+        assert [line for line in outcome.lines(form) if "192.0.2.1" in line and reply in line]
 
 
 def test_an_accepted_message_has_one_outcome_with_all_that_is_known() -> None:
