@@ -252,6 +252,14 @@ def test_wheel_metadata_has_requirements_extras_and_addresses(
     assert metadata["Requires-Python"] == ">=3.11"
 
 
+@pytest.mark.slow
+def test_wheel_declares_the_command_and_the_plugin_of_pytest(wheel: Path) -> None:
+    with zipfile.ZipFile(wheel) as archive:
+        declared = archive.read(f"{NAME}.dist-info/entry_points.txt").decode()
+    assert "[console_scripts]\nfastsmtp = fastsmtp.gateway.cli:main\n" in declared
+    assert "[pytest11]\nfastsmtp = fastsmtp.pytest_plugin\n" in declared
+
+
 MODULE_NAMES = sorted(module.replace("/", ".") for module in MODULES)
 
 # A message in over a real socket, with the engine alone: no extra is installed.
