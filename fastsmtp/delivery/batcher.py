@@ -12,8 +12,8 @@ and one sync for all of them costs less than one for the first and one for the r
 
 For the same reason a thread that has just answered a large batch does not begin with the few items
 that have come meanwhile: it holds them for those of the clients that it has answered. Measured
-with 20 clients: a Maildir accepts a quarter more mail for 0.6 times the CPU time, a spool the same
-mail for 0.9 times. Clients that take longer than that are not waited for again and again.
+with 20 clients: a spool accepts the same mail for 0.9 times the CPU time. Clients that take longer
+than that are not waited for again and again.
 
 The callers bound the queue: a client has one message at a time, and `deliver` counts the octets of
 all of them.
