@@ -49,7 +49,8 @@ def fetched() -> Path:
 def environment_of(source: Path) -> dict[str, str]:
     """For a process in which the name aiosmtpd is our package."""
     path = os.pathsep.join([str(ROOT / "tests" / "support"), str(ROOT)])
-    return {**os.environ, "AIOSMTPD_SOURCE": str(source), "PYTHONPATH": path}
+    inherited = {key: value for key, value in os.environ.items() if key != "PYTEST_ADDOPTS"}
+    return {**inherited, "AIOSMTPD_SOURCE": str(source), "PYTHONPATH": path}
 
 
 @pytest.mark.slow

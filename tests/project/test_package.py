@@ -178,8 +178,8 @@ def metadata(wheel: Path) -> email.message.Message:
 
 def source_files(*suffixes: str) -> set[str]:
     """The files of the package in the checkout that end so."""
-    files = (ROOT / "fastsmtp").rglob("*")
-    return {path.relative_to(ROOT).as_posix() for path in files if path.name.endswith(suffixes)}
+    files = (path.relative_to(ROOT).as_posix() for path in (ROOT / "fastsmtp").rglob("*"))
+    return {name for name in files if name.endswith(suffixes)}
 
 
 @pytest.mark.slow
