@@ -123,7 +123,9 @@ def _as_text(outcome: Outcome, recipients: tuple[str, ...]) -> str:
     client = client_word(outcome.client, outcome.address)
     via = f" via {clean(outcome.via)}" if outcome.via else ""
     to = ",".join([f"<{clean(each, MAX_TEXT)}>" for each in recipients])
-    found = outcome.notes.get("done") or outcome.result
+    found = outcome.result
+    if found == "accepted":  # the notes of a message are those of its refused recipients too
+        found = outcome.notes.get("done") or found
     pieces = [
         f"{clean(found)} id={outcome.id} from=<{clean(outcome.sender, MAX_TEXT)}> to={to or '-'}"
         f" recipients={len(outcome.recipients)} client={client}{via} helo={clean(outcome.helo)}"

@@ -183,6 +183,13 @@ def test_each_refused_recipient_of_lmtp_has_a_line_and_the_others_one() -> None:
     assert found == {("refused", ("c@y.example",)), ("accepted", ("b@y.example",))}
 
 
+def test_a_refused_recipient_is_refused_in_its_line_when_the_others_are_delivered() -> None:
+    notes = {"done": "delivered"}  # of the message, which the other recipients have
+    refused = outcome("a")._replace(result="refused", notes=notes)
+    assert str(refused).startswith("refused id=")
+    assert str(refused._replace(result="accepted")).startswith("delivered id=")
+
+
 def test_a_hook_can_add_to_the_line_of_its_transaction_only() -> None:
     def on_mail_from(address: Any, session: Any, callback: Any) -> None:
         if "spam" in address.address:
