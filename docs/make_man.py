@@ -59,7 +59,7 @@ SECTIONS = {
         ("FASTSMTP_CONFIG", "The configuration file."),
         ("FASTSMTP_\\fIOPTION\\fR", "The value of an option, such as FASTSMTP_MAILDIR. Options"
                                     " weigh more, and the file weighs less."),
-        ("NOTIFY_SOCKET, WATCHDOG_USEC, WATCHDOG_PID", "What systemd is told; see sd_notify(3)."),
+        ("NOTIFY_SOCKET, WATCHDOG_USEC, WATCHDOG_PID", "For notifications; see sd_notify(3)."),
         ("LISTEN_FDS, LISTEN_PID, LISTEN_FDNAMES", "Sockets that systemd has opened; see"
                                                    " sd_listen_fds(3)."),
     ),
