@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import socket
+import threading
 from pathlib import Path
 
 import pytest
@@ -13,9 +14,10 @@ from scenario import DEFAULTS
 from sinks import MemorySink
 
 from fastsmtp import SMTPServer
-from fastsmtp.delivery import Promise, deliver
+from fastsmtp.delivery import Promise, Recipient, Record, deliver
 from fastsmtp.delivery.maildir import Maildir
-from fastsmtp.delivery.spool import Spool, SpoolError
+from fastsmtp.delivery.spool import Spool
+from fastsmtp.delivery.spool.store import Store
 from fastsmtp.testing import running
 
 
@@ -114,25 +116,39 @@ async def test_a_sink_whose_start_nobody_waits_for_any_more_is_closed() -> None:
 
 
 @on_loops
-async def test_a_spool_whose_start_was_cancelled_can_be_started(tmp_path: Path) -> None:
+async def test_a_start_after_one_that_was_cancelled_waits_for_its_thread(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The second one would close the database that the thread of the first is reading."""
+    checking, go_on = threading.Event(), threading.Event()
+    check = Store.check
+
+    def slow_check(store: Store, seconds: float) -> list[str]:
+        checking.set()
+        assert go_on.wait(PATIENCE)
+        return check(store, seconds)
+
+    monkeypatch.setattr(Store, "check", slow_check)
     spool = Spool(str(tmp_path / "s"))
-    starting = asyncio.ensure_future(spool.start())
-    while not (tmp_path / "s" / "lock").exists():
-        await asyncio.sleep(0)
-    starting.cancel()
-    await asyncio.wait([starting])
-    assert starting.cancelled()
-
-    async def starts() -> bool:
-        try:
-            await spool.start()
-        except SpoolError:
-            return False
-        return True
-
+    first = asyncio.ensure_future(spool.start())
+    await until(checking.is_set)
+    first.cancel()
+    await asyncio.wait([first])
+    assert first.cancelled()
+    second = asyncio.ensure_future(spool.start())
+    await asyncio.sleep(0)
+    go_on.set()
     async with asyncio.timeout(PATIENCE):
-        while not await starts():
-            pass
+        assert await second is Promise.DISK
+    await spool.close(PATIENCE)
+
+
+@on_loops
+async def test_a_spool_that_two_tasks_start_is_started_once(tmp_path: Path) -> None:
+    spool = Spool(str(tmp_path / "s"))
+    results = await asyncio.gather(spool.start(), spool.start(), return_exceptions=True)
+    assert {type(result) for result in results} == {Promise, RuntimeError}
+    await spool.put(Record("s-1", "", (Recipient("a@b.example"),), b"x\r\n"))
     await spool.close(PATIENCE)
 
 

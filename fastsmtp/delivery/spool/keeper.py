@@ -71,8 +71,14 @@ class Keeper:
         self.is_closed = False
         self.is_empty = False  # as it was closed
 
+    @property
+    def is_open(self) -> bool:
+        """Whether the store is open."""
+        return self._store is not None
+
     def open(self) -> Store:
         """Open the store. Raises sqlite3.Error and SpoolError."""
+        self.is_closed = False
         self._store = Store(self._path, first=self._next)
         return self._store
 

@@ -9,6 +9,7 @@ import asyncio
 import functools
 import os
 import sqlite3
+import threading
 import time
 from collections.abc import Callable, Iterable, Sequence
 from typing import Any, Final, TypeVar
@@ -39,6 +40,26 @@ T = TypeVar("T")
 
 # Seconds after which a spool that is full or has failed is checked again.
 LOOK_AGAIN: Final = 1.0
+
+
+class Opening:
+    """A start: whether its thread has opened the store, and whether it was cancelled."""
+
+    def __init__(self) -> None:
+        self._lock = threading.Lock()
+        self._is_finished = self._is_abandoned = False
+
+    def finish(self) -> bool:
+        """The store is open; return whether anybody waits for it."""
+        with self._lock:
+            self._is_finished = True
+            return not self._is_abandoned
+
+    def abandon(self) -> bool:
+        """Nobody waits any more; return whether the store is open, and is to be closed."""
+        with self._lock:
+            self._is_abandoned = True
+            return self._is_finished
 
 
 class Shelf:
@@ -72,6 +93,7 @@ class Shelf:
         )
         self._bodies = BodyFiles(directory.bodies, self._over_quota)
         self._look: asyncio.TimerHandle | None = None
+        self._openings = threading.Lock()
         self._is_open = False
         self._serves = False
         self._stored = 0  # octets of stored records
@@ -90,12 +112,14 @@ class Shelf:
 
         serves: for a server, which makes the directory, and notes its start and end.
         """
-        loop, call = asyncio.get_running_loop(), functools.partial(self._open, serves)
-        opening = call_in_thread(loop, call, "fastsmtp-spool-start")
+        loop, opening = asyncio.get_running_loop(), Opening()
+        call = functools.partial(self._open, serves, opening)
+        future = call_in_thread(loop, call, "fastsmtp-spool-start")
         try:
-            found = await asyncio.shield(opening)
+            found = await future
         except asyncio.CancelledError:
-            opening.add_done_callback(self._abandon)
+            if opening.abandon():
+                self._undo_opening()
             raise
         if isinstance(found, BaseException):
             raise found
@@ -104,20 +128,25 @@ class Shelf:
         self._is_open = True
         self._serves = serves
 
-    def _open(self, serves: bool) -> None:
-        self.directory.acquire(create=serves)
-        try:
-            self._open_store(serves)
-        except BaseException:
-            self._keeper.close()
-            self.directory.release()
-            raise
+    def _open(self, serves: bool, opening: Opening) -> None:
+        # A start after one that was cancelled waits until the thread of that one has ended: a
+        # connection that one thread closes while another uses it crashes the process.
+        with self._openings:
+            if self._keeper.is_open:
+                raise RuntimeError(f"the spool {self.directory.path} is open: `close` it first")
+            self.directory.acquire(create=serves)
+            try:
+                self._open_store(serves)
+                is_wanted = opening.finish()
+            except BaseException:
+                self._undo_opening()
+                raise
+            if not is_wanted:
+                self._undo_opening()
 
-    def _abandon(self, opening: asyncio.Future[BaseException | None]) -> None:
-        """The start was cancelled while the thread was at work; release what it has opened."""
-        if not isinstance(opening.result(), BaseException):
-            self._keeper.close()
-            self.directory.release()
+    def _undo_opening(self) -> None:
+        self._keeper.close()
+        self.directory.release()
 
     def _open_store(self, serves: bool) -> None:
         path = self.directory.path
