@@ -6,14 +6,10 @@ wakes the threads once for all items of one of its turns, and is woken once for 
 batch.
 
 A single item is committed alone and at once. If more are expected (`coming`), it waits for them as
-long as they keep arriving: clients that were answered together send their next messages together,
-and one sync for all of them costs less than one for the first and one for the rest. Measured with
-20 clients: a fifth more mail for a fifth less CPU time.
-
-For the same reason a thread that has just answered a large batch does not begin with the few items
-that have come meanwhile: it holds them for those of the clients that it has answered. Measured
-with 20 clients: a spool accepts the same mail for 0.9 times the CPU time. Clients that take longer
-than that are not waited for again and again.
+long as they keep arriving (`gathering`). For the same reason a thread that has just answered a
+large batch does not begin with the few items that have come meanwhile: it holds them for those of
+the clients that it has answered. Measured with 20 clients: a spool accepts the same mail for 0.9
+times the CPU time. Clients that take longer than that are not waited for again and again.
 
 The callers bound the queue: a client has one message at a time, and `deliver` counts the octets of
 all of them.
@@ -31,15 +27,12 @@ from itertools import islice
 from typing import Final, Generic, TypeVar
 
 from fastsmtp.delivery.errors import DeliveryError, Unavailable, Unclear, delivery_error
+from fastsmtp.delivery.gathering import MAX_ITEMS, MAX_OCTETS, Gathering
 from fastsmtp.delivery.log import logger
 
 __all__ = ["Batcher"]
 
-MAX_ITEMS: Final = 256  # more would delay the first answers, and save hardly any syncs
-MAX_OCTETS: Final = 4 * 1024 * 1024
 SHARE: Final = 4  # items that a thread takes even if others are idle: a sync for fewer costs more
-IDLE_TURNS: Final = 8  # turns of the loop without a new item that end the wait for more
-GATHERING: Final = 0.001  # seconds, the longest wait of an item for others
 HOLDING: Final = 0.002  # seconds after an answer, the longest that a few items are held for more
 ENOUGH: Final = 5  # items that are worth a sync of their own
 MOST_UNHELD: Final = 64  # batches that are not held after holding was of no use several times
@@ -85,16 +78,13 @@ class Batcher(Generic[T, R]):
         self._name = name
         self._max_items = max_items
         self._max_octets = max_octets
-        self._coming = coming
+        self._gathering = Gathering(coming, max_items, max_octets)
         self._count = threads
         self._alive = 0  # threads that have not ended
         self._loop: asyncio.AbstractEventLoop | None = None
         self._process = 0
         self._turn: list[_Entry[T, R]] = []  # not yet for the threads
         self._octets = 0  # of them
-        self._known = 0  # how many of them there were at the end of the last turn
-        self._idle = 0  # turns in a row without a new one
-        self._show_at = 0.0  # the latest time to pass them on, of time.monotonic
         # Shared with the threads, under the condition.
         self._condition = threading.Condition(threading.Lock())
         self._waiting: deque[_Entry[T, R]] = deque()
@@ -144,8 +134,8 @@ class Batcher(Generic[T, R]):
             _fail(future, Unavailable(CLOSING))
             return future
         if not self._turn:
-            self._octets = self._known = self._idle = 0
-            self._show_at = time.monotonic() + GATHERING
+            self._octets = 0
+            self._gathering.begin()
             loop.call_soon(self._end_turn)
         self._turn.append(_Entry(item, octets, future))
         self._octets += octets
@@ -175,16 +165,7 @@ class Batcher(Generic[T, R]):
 
     def _end_turn(self) -> None:
         """Pass the gathered items to the threads, unless more keep arriving."""
-        count = len(self._turn)
-        self._idle = 0 if count > self._known else self._idle + 1
-        self._known = count
-        if (
-            self._idle < IDLE_TURNS
-            and 0 < count < self._max_items
-            and self._octets < self._max_octets
-            and self._coming() > 0
-            and time.monotonic() < self._show_at
-        ):
+        if self._gathering.goes_on(len(self._turn), self._octets):
             assert self._loop is not None
             self._loop.call_soon(self._end_turn)
         else:

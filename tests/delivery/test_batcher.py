@@ -91,8 +91,8 @@ async def test_an_item_does_not_wait_for_an_announced_one_that_does_not_come() -
 async def test_a_full_batch_waits_for_no_announced_item(
     limit: dict[str, int], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("fastsmtp.delivery.batcher.IDLE_TURNS", 1 << 30)
-    monkeypatch.setattr("fastsmtp.delivery.batcher.GATHERING", PATIENCE)
+    monkeypatch.setattr("fastsmtp.delivery.gathering.IDLE_TURNS", 1 << 30)
+    monkeypatch.setattr("fastsmtp.delivery.gathering.LONGEST", PATIENCE)
     store = Store()
     async with running(store.commit, coming=lambda: 1, **limit) as batcher, asyncio.timeout(5):
         futures = [batcher.add(item, 1) for item in "ab"]

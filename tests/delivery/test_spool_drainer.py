@@ -28,8 +28,8 @@ from fastsmtp.delivery import (
     Unclear,
     encode_record,
 )
-from fastsmtp.delivery.spool import Spool, breaker, drainer
-from fastsmtp.delivery.spool.breaker import FAILURES, Breaker
+from fastsmtp.delivery.breaker import FAILURES, Breaker
+from fastsmtp.delivery.spool import Spool, drainer
 from fastsmtp.delivery.spool.keeper import Changes
 from fastsmtp.delivery.spool.shelf import Shelf
 from fastsmtp.delivery.spool.store import LOG_OCTETS, NewRecord, Store
@@ -40,7 +40,7 @@ REFUSED = Refused(SMTPError("No such user", 550, "5.1.1"))
 @pytest.fixture(autouse=True)
 def _short_delays(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(drainer, "FIRST_DELAY", 0.02)
-    monkeypatch.setattr(breaker, "FIRST_PAUSE", 0.01)
+    monkeypatch.setattr(drainer, "FIRST_PAUSE", 0.01)
 
 
 def troubles(path: Path) -> list[tuple[str, int, str]]:
@@ -476,7 +476,7 @@ async def test_a_record_whose_body_is_gone_or_short_is_set_aside(
 
 
 def test_a_breaker_opens_after_failures_in_a_row_and_its_pauses_grow_to_a_limit() -> None:
-    breaker_ = Breaker()
+    breaker_ = Breaker(drainer.FIRST_PAUSE, drainer.MOST_PAUSE)
     assert [breaker_.fail("down", 100.0) for _ in range(FAILURES)] == [False, False, True]
     assert breaker_.room(64, 0, 100.0) == 0
     until = [breaker_.until]
@@ -485,7 +485,7 @@ def test_a_breaker_opens_after_failures_in_a_row_and_its_pauses_grow_to_a_limit(
         assert breaker_.room(64, 1, breaker_.until) == 0
         assert breaker_.fail("down", breaker_.until) is False
         until.append(breaker_.until)
-    assert max(b - a for a, b in itertools.pairwise(until)) == breaker.MOST
+    assert max(b - a for a, b in itertools.pairwise(until)) == drainer.MOST_PAUSE
     assert breaker_.succeed() is True
     assert breaker_.room(64, 0, 0.0) == 64
     assert [breaker_.fail("down", 1.0), breaker_.succeed()] == [False, False]

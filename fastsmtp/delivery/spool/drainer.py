@@ -14,11 +14,11 @@ import time
 from collections.abc import Awaitable, Sequence
 from typing import Any, Final
 
+from fastsmtp.delivery.breaker import Breaker
 from fastsmtp.delivery.errors import DeliveryError, Full, Unavailable, Unclear, delivery_error
 from fastsmtp.delivery.log import logger
 from fastsmtp.delivery.record import Record, encode_record
 from fastsmtp.delivery.sink import Receipt, Sink
-from fastsmtp.delivery.spool.breaker import Breaker
 from fastsmtp.delivery.spool.handover import BodyDamaged, hand_over
 from fastsmtp.delivery.spool.keeper import Changes
 from fastsmtp.delivery.spool.shelf import Shelf
@@ -35,6 +35,9 @@ NOTE_AGAIN: Final = 1.0  # seconds, after a note could not be written, or the st
 FETCH_OCTETS: Final = 4 * 1024 * 1024
 FIRST_DELAY: Final = 2.0  # seconds until a record is tried again, doubled up to MOST_DELAY
 MOST_DELAY: Final = 3600.0
+# Seconds until a sink that is down is tried again, doubled up to MOST_PAUSE.
+FIRST_PAUSE: Final = 1.0
+MOST_PAUSE: Final = 60.0
 # Failures of the sink itself; all others concern one record.
 _OF_THE_SINK: Final = (Unavailable, Unclear, Full)
 
@@ -60,7 +63,7 @@ class Drainer:
 
     def __init__(self, shelf: Shelf, sink: Sink, *, parallel: int) -> None:
         self.counts = Counts()
-        self.breaker = Breaker()
+        self.breaker = Breaker(FIRST_PAUSE, MOST_PAUSE)
         self._shelf = shelf
         self._sink = sink
         self._parallel = parallel

@@ -1,0 +1,164 @@
+"""A remote store for tests: a TCP server that a script makes slow, mute, full or dead, and a sink
+that hands messages over to it.
+
+A request is a line of JSON, `{"ids": [...], "octets": N}`, and N octets; the answer is a line with
+a word for each id: "ok", or the name of an error. `{"probe": true}` is answered with "up".
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import json
+from collections.abc import Callable, Sequence
+from typing import Any
+
+from fastsmtp.delivery import (
+    DeliveryError,
+    Full,
+    Promise,
+    Receipt,
+    Record,
+    Refused,
+    TooLarge,
+    Unavailable,
+    Unclear,
+    encode_record,
+)
+from fastsmtp.delivery.handoff import RemoteSink
+from fastsmtp.errors import SMTPError
+
+__all__ = ["RemoteServer", "ScriptedSink"]
+
+LONGEST_LINE = 1 << 20
+ERRORS: dict[str, Callable[[], DeliveryError]] = {
+    "unavailable": lambda: Unavailable("the store says no"),
+    "unclear": lambda: Unclear("the store does not know"),
+    "full": lambda: Full("the store is full"),
+    "too large": lambda: TooLarge("the store takes less"),
+    "refused": lambda: Refused(SMTPError("No such user", 550, "5.1.1")),
+}
+
+
+class RemoteServer:
+    """`async with RemoteServer() as server:` listens on `port`. answer: called with an id, returns
+    the word for it. stored: all octets by id, also those whose ack was dropped. is_silent: reads,
+    and never answers. drops_acks: stores, then cuts the connection. is_stopped: does not even read.
+    """
+
+    def __init__(self) -> None:
+        self.port = 0
+        self.answer: Callable[[str], str] = lambda id: "ok"
+        self.stored: dict[str, list[bytes]] = {}
+        self.batches: list[list[str]] = []
+        self.connections = 0
+        self.is_silent = False
+        self.drops_acks = False
+        self.go_on = asyncio.Event()
+        self.go_on.set()
+        self.received = asyncio.Event()
+        self._server: asyncio.Server | None = None
+        self._clients: dict[asyncio.Task[None], asyncio.StreamWriter] = {}
+
+    async def __aenter__(self) -> RemoteServer:
+        await self.start()
+        return self
+
+    async def __aexit__(self, *exception: object) -> None:
+        await self.stop()
+
+    async def start(self) -> None:
+        """Listen, after `stop` on the same port."""
+        self._server = await asyncio.start_server(
+            self._serve, "127.0.0.1", self.port, limit=LONGEST_LINE
+        )
+        self.port = self._server.sockets[0].getsockname()[1]
+
+    async def stop(self) -> None:
+        """Listen no more, and cut all connections."""
+        if self._server is not None:
+            self._server.close()
+            self.cut()
+            await self._server.wait_closed()
+            self._server = None
+        if self._clients:
+            await asyncio.wait(self._clients)
+
+    def cut(self) -> None:
+        """Cut all connections."""
+        for task, writer in self._clients.items():
+            writer.transport.abort()
+            task.cancel()
+
+    async def _serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        task = asyncio.current_task()
+        assert task is not None
+        self._clients[task] = writer
+        self.connections += 1
+        try:
+            with contextlib.suppress(OSError, EOFError, asyncio.CancelledError):
+                while line := await reader.readline():
+                    await self._answer(json.loads(line), reader, writer)
+        finally:
+            del self._clients[task]
+            writer.transport.abort()
+
+    async def _answer(
+        self, request: dict[str, Any], reader: asyncio.StreamReader, writer: asyncio.StreamWriter
+    ) -> None:
+        if request.get("probe"):
+            words = ["up"]
+        else:
+            await self.go_on.wait()
+            octets = await reader.readexactly(request["octets"])
+            words = [self.answer(id) for id in request["ids"]]
+            self.batches.append(request["ids"])
+            for id, word in zip(request["ids"], words, strict=True):
+                if word == "ok":
+                    self.stored.setdefault(id, []).append(octets)
+            self.received.set()
+            if self.drops_acks:
+                raise EOFError
+        if not self.is_silent:
+            writer.write(json.dumps(words).encode() + b"\n")
+            await writer.drain()
+
+
+class ScriptedSink(RemoteSink):
+    """Hands over to a `RemoteServer` on `port`, each batch on a connection of its own."""
+
+    max_record = 1 << 20
+
+    def __init__(self, port: int, **options: Any) -> None:
+        super().__init__(f"remote:{port}", **options)
+        self.port = port
+        self.promises = Promise.QUORUM_DISK
+
+    async def connect(self) -> Promise:
+        await self.probe()
+        return self.promises
+
+    async def probe(self) -> None:
+        assert await self._asked(b'{"probe": true}\n') == ["up"]
+
+    async def send(self, records: list[Record]) -> Sequence[Receipt | BaseException]:
+        octets = b"".join(encode_record(record) for record in records)
+        request = {"ids": [record.id for record in records], "octets": len(octets)}
+        words = await self._asked(json.dumps(request).encode() + b"\n" + octets)
+        return [ERRORS[word]() if word in ERRORS else word for word in words]
+
+    async def disconnect(self) -> None:
+        pass
+
+    async def _asked(self, octets: bytes) -> list[str]:
+        reader, writer = await asyncio.open_connection("127.0.0.1", self.port, limit=LONGEST_LINE)
+        try:
+            writer.write(octets)
+            await writer.drain()
+            line = await reader.readline()
+            if not line:
+                raise ConnectionResetError("the store has hung up")
+            words: list[str] = json.loads(line)
+            return words
+        finally:
+            writer.transport.abort()
