@@ -52,16 +52,21 @@ class BodyFiles:
     """The bodies in one directory, which exists. Belongs to one event loop.
 
     refusal: returns why no more octets can be taken, None if they can; called in threads. arriving:
-    octets of bodies that are not discarded, and have not `has_arrived`.
+    octets of bodies that are not discarded, and have not `has_arrived`. threads: of the caller, who
+    starts and closes them; None: its own.
     """
 
     def __init__(
-        self, directory: str, refusal: Callable[[], DeliveryError | None] = _nothing
+        self,
+        directory: str,
+        refusal: Callable[[], DeliveryError | None] = _nothing,
+        *,
+        threads: Batcher[Job, Any] | None = None,
     ) -> None:
         self.directory = directory
         self.refusal = refusal
         self.arriving = 0
-        self._threads = file_threads("fastsmtp-bodies")
+        self._threads = threads or file_threads("fastsmtp-bodies")
 
     def start(self) -> None:
         """Start the threads; see `Batcher.start`."""
@@ -77,9 +82,13 @@ class BodyFiles:
         name = f"{time.time_ns()}-{secrets.token_hex(8)}"
         return BodyFileWriter(self, name, self._threads)
 
+    def is_name(self, name: str) -> bool:
+        """Whether a file of this name is a body."""
+        return _NAME.fullmatch(name) is not None
+
     def stored(self, name: str, size: int, sha256: str) -> BodyFile:
         """Return a body that was finished before. Raises ValueError for a name that is not ours."""
-        if not _NAME.fullmatch(name):
+        if not self.is_name(name):
             raise ValueError(f"no body has the name {name!r}")
         return BodyFile(os.path.join(self.directory, name), size, sha256)
 

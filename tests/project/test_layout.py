@@ -99,7 +99,7 @@ ORDER = {
     "testing": ("authority", "received", "script", "recording", "wire"),
     "delivery": (
         *("promise", "errors", "record", "log", "sink", "gathering", "batcher", "directories"),
-        *("body_writer", "body_files"),
+        *("body_writer", "body_files", "bodies.store", "bodies.files", "bodies"),
         *("trace", "arrival", "hook", "breaker"),
         *("handoff.availability", "handoff.dispatcher", "handoff.sink", "handoff"),
         *("spool.directory", "spool.store", "spool.salvage", "spool.keeper", "spool.shelf"),

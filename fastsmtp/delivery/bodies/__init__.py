@@ -1,0 +1,6 @@
+"""Body stores: where sinks on other machines keep bodies that are too large for a record."""
+
+from fastsmtp.delivery.bodies.files import FileBodies
+from fastsmtp.delivery.bodies.store import BodyStore
+
+__all__ = ["BodyStore", "FileBodies"]
