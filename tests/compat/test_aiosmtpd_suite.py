@@ -53,6 +53,7 @@ def environment_of(source: Path) -> dict[str, str]:
     return {**inherited, "AIOSMTPD_SOURCE": str(source), "PYTHONPATH": path}
 
 
+@pytest.mark.one_python
 @pytest.mark.slow
 def test_the_selected_tests_of_aiosmtpd_pass_here() -> None:
     source = fetched()
@@ -74,6 +75,7 @@ def test_the_selected_tests_of_aiosmtpd_pass_here() -> None:
     assert int(passed[1]) == len(selected)
 
 
+@pytest.mark.one_python
 @pytest.mark.slow
 @pytest.mark.parametrize("page, failing", [("handlers.rst", []), ("controller.rst", ["line"])])
 def test_the_examples_of_its_documentation_run_here(

@@ -220,8 +220,8 @@ def test_ops_02_a_second_signal_does_not_wait_for_the_disk(faults: Faults) -> No
 
 @pytest.mark.slow
 def test_ops_02_one_signal_ends_it_although_the_disk_does_not_answer(faults: Faults) -> None:
-    """After `close_timeout`, and some seconds for the disk: 35, which this test waits for."""
-    with faults.start() as gateway, faults.waiting_at("fsync"):
+    """After `close_timeout`, and five seconds for the disk, which this test waits for."""
+    with faults.start("--close-timeout=1") as gateway, faults.waiting_at("fsync"):
         client = gateway.client()
         client.mail("a@x.example")
         client.rcpt("b@y.example")

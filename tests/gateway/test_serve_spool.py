@@ -47,7 +47,7 @@ def test_a_message_is_queued_and_delivered_with_one_id(maildir: Path, spool: Pat
             client.mail("a@x.example")
             client.rcpt("b@y.example")
             code, text = client.data(MESSAGE)
-        queued = gateway.out.wait(r"queued id=(\S+) .* spool=\d+$")
+        queued = gateway.out.wait(r"queued id=(\S+) .* spool=\d+")
         assert (code, text.decode()) == (250, f"2.6.0 OK: message queued, id {queued[1]}")
         wait_for(maildir, 1)
         assert gateway.stop() == 0

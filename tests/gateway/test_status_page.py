@@ -12,7 +12,11 @@ import pytest
 from chromium import CHROMIUM, REASON, Browser, Page
 from status_kit import Story, serving
 
-pytestmark = [pytest.mark.interop, pytest.mark.skipif(not CHROMIUM, reason=REASON)]
+pytestmark = [
+    pytest.mark.one_python,
+    pytest.mark.interop,
+    pytest.mark.skipif(not CHROMIUM, reason=REASON),
+]
 
 SCREENS: dict[str, dict[str, Any]] = {
     "light": {},

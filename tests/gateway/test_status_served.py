@@ -19,7 +19,11 @@ from fastsmtp.gateway.admin.http import Admin
 from fastsmtp.gateway.admin.pages import Pages
 
 pytest_plugins = ["gateway_fixtures"]
-pytestmark = [pytest.mark.interop, pytest.mark.skipif(not CHROMIUM, reason=REASON)]
+pytestmark = [
+    pytest.mark.one_python,
+    pytest.mark.interop,
+    pytest.mark.skipif(not CHROMIUM, reason=REASON),
+]
 
 OPTIONS = ("--admin=127.0.0.1:0", "--domain=server.example")
 MESSAGE = b"Subject: x\r\n\r\nhello\r\n"

@@ -22,6 +22,8 @@ from load.measuring import CannotRun, Sample, Usage
 from peers import compare, goals, serve, servers
 from peers.profiles import PROFILES
 
+pytestmark = pytest.mark.one_python
+
 ROOT = Path(__file__).parents[2]
 PATIENCE = 30.0
 CORES = len(os.sched_getaffinity(0)) if sys.platform == "linux" else 1

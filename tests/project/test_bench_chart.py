@@ -11,6 +11,8 @@ from peers import chart, goals
 from peers.profiles import PROFILES
 from peers.servers import SERVERS
 
+pytestmark = pytest.mark.one_python
+
 
 @pytest.fixture(scope="module")
 def report() -> dict[str, Any]:

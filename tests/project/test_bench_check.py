@@ -22,6 +22,8 @@ from check.environments import Environment
 from check.suite import Run
 from load.measuring import CannotRun
 
+pytestmark = pytest.mark.one_python
+
 ROOT = Path(__file__).parents[2]
 TOLERANCE = 0.10
 # Read, not imported: the check is made of nothing that needs a build of the package.

@@ -18,6 +18,7 @@ from durable.tree import cpu_of_tree
 from serving import environment_of_others
 
 pytestmark = [
+    pytest.mark.one_python,
     pytest.mark.skipif(sys.platform != "linux", reason="/proc and LD_PRELOAD"),
     pytest.mark.skipif(shutil.which("cc") is None, reason="needs a C compiler"),
 ]

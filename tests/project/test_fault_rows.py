@@ -12,6 +12,8 @@ from types import ModuleType
 
 import pytest
 
+pytestmark = pytest.mark.one_python
+
 
 def make_faults() -> ModuleType:
     path = Path(__file__).parents[2] / "docs" / "make_faults.py"

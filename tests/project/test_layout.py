@@ -21,6 +21,8 @@ from compiled import CYTHON, PYTHON, PYTHON_RULES
 
 import fastsmtp
 
+pytestmark = pytest.mark.one_python
+
 ROOT = Path(__file__).parents[2]
 PACKAGE = ROOT / "fastsmtp"
 

@@ -14,6 +14,8 @@ import pytest
 
 from fastsmtp._counts.families import FAMILIES, Family, Kind
 
+pytestmark = pytest.mark.one_python
+
 ROOT = Path(__file__).parents[2]
 ALERTS = (ROOT / "deploy" / "alerts.yml").read_text(encoding="utf-8")
 DASHBOARD = json.loads((ROOT / "deploy" / "grafana-dashboard.json").read_text(encoding="utf-8"))

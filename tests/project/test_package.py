@@ -26,6 +26,8 @@ from compiled import MODULES
 
 import fastsmtp
 
+pytestmark = pytest.mark.one_python
+
 ROOT = Path(__file__).parents[2]
 PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
 # As files and folders are called (PEP 625, PEP 427).

@@ -16,6 +16,7 @@ import pytest
 import fastsmtp
 
 pytestmark = [
+    pytest.mark.one_python,
     pytest.mark.slow,
     pytest.mark.skipif(importlib.util.find_spec("mypy") is None, reason="mypy is not installed"),
 ]

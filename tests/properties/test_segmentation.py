@@ -18,10 +18,8 @@ from fastsmtp.errors import MessageAborted, SMTPError
 from fastsmtp.testing import Wire
 
 DIALECTS = pytest.mark.parametrize("lmtp", [False, True], ids=["smtp", "lmtp"])
-# An example takes some milliseconds, so there are more than the profile asks for.
 bounded = settings(
     deadline=None,
-    max_examples=2 * settings().max_examples,
     suppress_health_check=[HealthCheck.too_slow],
 )
 

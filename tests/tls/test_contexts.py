@@ -627,6 +627,6 @@ def test_a_reload_that_the_system_has_no_room_for_changes_nothing(
     monkeypatch.setattr("fastsmtp._tls.contexts.as_file", no_file)
     with pytest.raises(ValueError, match="option 'cert' cannot be loaded: Too many open files"):
         server.update_secure_context()
-    server._reload()  # SIGHUP
+    state_of(server).tls.reload()  # SIGHUP
     assert "the certificates stay as they were" in caplog.text
     assert state_of(server).tls.default.contexts is before
