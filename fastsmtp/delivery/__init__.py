@@ -19,6 +19,7 @@ from fastsmtp.delivery.record import (
     Recipient,
     Record,
     StoredBody,
+    encode_envelope,
     encode_record,
     parse_record,
 )
@@ -46,6 +47,7 @@ __all__ = [
     "Unclear",
     "deliver",
     "delivery_error",
+    "encode_envelope",
     "encode_record",
     "parse_record",
 ]

@@ -28,6 +28,14 @@ class Promise(enum.Enum):
         """Whether this promise is at least as strong as `required`."""
         return required is self or required in _ALSO[self]
 
+    def weaker(self, other: Promise) -> Promise:
+        """Return what is true of a message of which one part has this promise, and the rest the
+        other: a body that is stored apart from its record.
+        """
+        if self.covers(other):
+            return other
+        return self if other.covers(self) else Promise.MEMORY
+
 
 _ALSO: Final = {
     Promise.MEMORY: frozenset[Promise](),

@@ -21,7 +21,15 @@ from hashlib import sha256
 from json.encoder import encode_basestring_ascii as _quote
 from typing import Any, BinaryIO, Final, NamedTuple, Protocol
 
-__all__ = ["Client", "Recipient", "Record", "StoredBody", "encode_record", "parse_record"]
+__all__ = [
+    "Client",
+    "Recipient",
+    "Record",
+    "StoredBody",
+    "encode_envelope",
+    "encode_record",
+    "parse_record",
+]
 
 _HEAD: Final = re.compile(rb"fastsmtp-record (\d{1,9}) (\d{1,15}) (\d{1,15}) ([0-9a-f]{8})\n")
 _VERSION: Final = 1
@@ -167,15 +175,16 @@ def encode_record(record: Record, *, hashes: bool = True) -> bytes:
     the rest; a reader of the record can compute them again.
     """
     body = record.body
-    envelope = _envelope(record, hashes).encode("ascii")
+    envelope = encode_envelope(record, hashes)
     message = record.headers + body if isinstance(body, bytes) else record.headers
     sum_ = crc32(message, crc32(envelope))
     head = f"fastsmtp-record {_VERSION} {len(envelope)} {len(message)} {sum_:08x}\n"
     return b"".join((head.encode("ascii"), envelope, message))
 
 
-def _envelope(record: Record, hashes: bool) -> str:
-    """Return the envelope as JSON. Written out, because an encoder takes three times as long."""
+def encode_envelope(record: Record, hashes: bool = True) -> bytes:
+    """Return the envelope of the encoded form alone: JSON in ASCII, and LF."""
+    # Written out, because an encoder takes three times as long.
     body = record.body
     recipients = ",".join([_recipient(each) for each in record.rcpt_to])
     more = ""
@@ -192,7 +201,7 @@ def _envelope(record: Record, hashes: bool) -> str:
         f'"rcpt_to":[{recipients}],"smtp_utf8":{_WORDS[record.smtp_utf8]},'
         f'"body_type":{_quote(record.body_type)},"lmtp":{_WORDS[record.lmtp]},'
         f'"headers":{len(record.headers)},"size":{record.size}{more}}}\n'
-    )
+    ).encode("ascii")
 
 
 @lru_cache(CACHED)

@@ -38,3 +38,20 @@ def test_a_promise_covers_what_it_includes_and_nothing_else(
 
 def test_the_value_is_the_word_for_users() -> None:
     assert Promise("disk") is Promise.DISK
+
+
+@pytest.mark.parametrize(
+    "one, other, both",
+    [
+        (P.QUORUM_DISK, P.DISK, P.DISK),
+        (P.DISK, P.DISK, P.DISK),
+        (P.MEMORY, P.QUORUM_DISK, P.MEMORY),
+        (P.QUORUM, P.DISK, P.MEMORY),
+        (P.REMOTE, P.DISK, P.MEMORY),
+    ],
+)
+def test_a_message_in_two_places_has_what_both_promise(
+    one: Promise, other: Promise, both: Promise
+) -> None:
+    assert one.weaker(other) is both
+    assert other.weaker(one) is both

@@ -8,7 +8,14 @@ from typing import BinaryIO
 
 import pytest
 
-from fastsmtp.delivery import Client, Recipient, Record, encode_record, parse_record
+from fastsmtp.delivery import (
+    Client,
+    Recipient,
+    Record,
+    encode_envelope,
+    encode_record,
+    parse_record,
+)
 
 BODY = b"Subject: hello\r\n\r\nnul \x00 and \xff\r\n"
 HEADERS = b"Return-Path: <anne@x.example>\r\n"
@@ -155,3 +162,10 @@ def test_a_new_body_brings_its_own_size_and_hash() -> None:
     each.set_body(b"other")
     assert each.size == 5
     assert each.sha256 != before
+
+
+@pytest.mark.parametrize("hashes", [True, False])
+def test_the_envelope_alone_is_that_of_the_encoded_form(hashes: bool) -> None:
+    octets = encode_record(record(), hashes=hashes)
+    envelope = encode_envelope(record(), hashes=hashes)
+    assert octets.partition(b"\n")[2] == envelope + HEADERS + BODY

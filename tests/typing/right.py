@@ -31,6 +31,7 @@ from fastsmtp.delivery import (
     Record,
     Sink,
     deliver,
+    encode_envelope,
     encode_record,
     parse_record,
 )
@@ -363,4 +364,5 @@ SMTPServer(on_connect=delivery.on_connect, on_mail_from=delivery.on_mail_from, o
 assert_type(delivery.traffic.in_flight, int)
 assert_type(delivery.refusal(), SMTPError | None)
 assert_type(parse_record(encode_record(Record("i", "", ()))), Record)
+assert_type(encode_envelope(Record("i", "", ())), bytes)
 deliver(Spool("spool", drain_into=Maildir("mail")))
