@@ -240,7 +240,7 @@ def test_the_table_of_enhanced_codes_is_that_of_the_engine() -> None:
 def test_the_documented_deadlines_are_those_of_the_options() -> None:
     told = {
         name.strip("`"): default
-        for name, default, *_ in rows("server.md", "Deadlines")
+        for name, default, *_ in rows("limits.md", "Deadlines")
         if name.startswith("`")
     }
     assert told
