@@ -28,9 +28,9 @@ DISCARDED: Final = "the body was discarded"
 Job: TypeAlias = Callable[[], Any]
 
 
-def file_threads(name: str) -> Batcher[Job, Any]:
+def file_threads(name: str, threads: int = THREADS) -> Batcher[Job, Any]:
     """Return the threads that work on files: `add(job, octets)` has one of them call it."""
-    return Batcher(_call_each, name=name, threads=THREADS, max_items=1)
+    return Batcher(_call_each, name=name, threads=threads, max_items=1)
 
 
 def _call_each(jobs: list[Job]) -> list[Any]:

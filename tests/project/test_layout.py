@@ -101,7 +101,7 @@ ORDER = {
     "testing": ("authority", "received", "script", "recording", "wire"),
     "delivery": (
         *("promise", "errors", "record", "log", "sink", "gathering", "batcher", "directories"),
-        *("body_writer", "body_files", "bodies.store", "bodies.files", "bodies"),
+        *("body_writer", "body_files", "bodies.store", "bodies.files", "bodies.s3", "bodies"),
         *("trace", "arrival", "hook", "breaker"),
         *("handoff.availability", "handoff.dispatcher", "handoff.sink", "handoff"),
         *("spool.directory", "spool.store", "spool.salvage", "spool.keeper", "spool.shelf"),
@@ -137,6 +137,7 @@ OPTIONAL = {
     ("_tls.self_signed", "cryptography"),
     ("_net.resolvers", "aiodns"),
     ("metrics", "prometheus_client"),
+    ("delivery.bodies.s3", "obstore"),
     ("testing.authority", "cryptography"),
     ("pytest_plugin", "pytest"),
 }

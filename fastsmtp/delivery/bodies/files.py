@@ -5,11 +5,10 @@ from __future__ import annotations
 import contextlib
 import os
 
-from fastsmtp.delivery.bodies.store import KEPT, ORPHAN_AGE, BodyStore
+from fastsmtp.delivery.bodies.store import KEPT, ORPHAN_AGE, BodyStore, unpaired
 from fastsmtp.delivery.body_files import BodyFile, BodyFiles
 from fastsmtp.delivery.body_writer import file_threads
 from fastsmtp.delivery.directories import make_directory, remove_file, sync_directory
-from fastsmtp.delivery.errors import Unavailable
 from fastsmtp.delivery.promise import Promise
 from fastsmtp.delivery.record import Record
 from fastsmtp.delivery.sink import BodyWriter
@@ -50,7 +49,7 @@ class FileBodies(BodyStore):
             if not os.access(self.directory, os.R_OK | os.W_OK | os.X_OK):
                 raise PermissionError(0, "this user may not write there")
         except OSError as error:
-            raise Unavailable(
+            raise ValueError(
                 f"bodies cannot be stored in {self.directory}: {error.strerror}"
             ) from error
         return Promise.DISK
@@ -77,10 +76,8 @@ class FileBodies(BodyStore):
         with os.scandir(self.directory) as entries:
             found = {entry.name: entry for entry in entries if self._is_ours(entry.name)}
         removed = 0
-        for name, entry in found.items():
-            partner = name.removesuffix(KEPT) if name.endswith(KEPT) else name + KEPT
-            if partner in found:
-                continue
+        for name in unpaired(found):
+            entry = found[name]
             with contextlib.suppress(FileNotFoundError):  # another process has removed it
                 if entry.stat(follow_symlinks=False).st_mtime < before:
                     os.unlink(entry.path)

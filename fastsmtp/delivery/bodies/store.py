@@ -13,8 +13,10 @@ import abc
 import asyncio
 import functools
 import time
+from collections.abc import Iterable, Iterator
 from typing import Any, Final
 
+from fastsmtp.blocking import call_in_thread
 from fastsmtp.delivery.batcher import Batcher
 from fastsmtp.delivery.body_writer import Job
 from fastsmtp.delivery.errors import DeliveryError, Unclear, delivery_error
@@ -23,7 +25,7 @@ from fastsmtp.delivery.promise import Promise
 from fastsmtp.delivery.record import Record, StoredBody
 from fastsmtp.delivery.sink import BodyWriter, Receipt
 
-__all__ = ["KEPT", "ORPHAN_AGE", "BodyStore"]
+__all__ = ["KEPT", "ORPHAN_AGE", "BodyStore", "unpaired"]
 
 KEPT: Final = ".kept"  # ends the name of a marker
 ORPHAN_AGE: Final = 24 * 3600.0  # seconds
@@ -52,19 +54,19 @@ class BodyStore(abc.ABC):
     async def start(self) -> Promise:
         """Check that bodies can be stored, set and return `promise`, and look for orphans.
 
-        Raises `DeliveryError` that states what to change; RuntimeError when it was started before.
+        Raises ValueError for what an operator has to change, `Unavailable` if the store does not
+        answer; RuntimeError when it was started before.
         """
         if self.promise is not None:
             raise RuntimeError(f"{self!r} was started before")
+        loop = asyncio.get_running_loop()
+        outcome = await call_in_thread(loop, self.check, "fastsmtp-bodies-check")
+        if isinstance(outcome, BaseException):
+            raise outcome
         self._threads.start()
-        try:
-            promise: Promise = await self._threads.add(self.check, 0)
-        except BaseException:
-            await self._threads.close(0)
-            raise
-        self.promise = promise
+        self.promise = outcome
         self._sweep()
-        return promise
+        return outcome
 
     async def close(self, patience: float) -> None:
         """End; waits for at most `patience` seconds. Close the sink's records before."""
@@ -140,9 +142,7 @@ class BodyStore(abc.ABC):
 
     @abc.abstractmethod
     def check(self) -> Promise:
-        """Check that bodies can be stored; return what is true of one that is. Raises
-        `DeliveryError`.
-        """
+        """Check that bodies can be stored; return the promise of one that is. Raises as `start`."""
 
     @abc.abstractmethod
     def keep(self, name: str) -> None:
@@ -161,6 +161,15 @@ class BodyStore(abc.ABC):
         """Remove bodies that are not kept, and markers without a body, last written before a Unix
         time; return how many bodies there were. Raises `DeliveryError` or OSError.
         """
+
+
+def unpaired(names: Iterable[str]) -> Iterator[str]:
+    """Of the names in a store, find bodies without a marker, and markers without a body."""
+    there = set(names)
+    for name in there:
+        partner = name.removesuffix(KEPT) if name.endswith(KEPT) else name + KEPT
+        if partner not in there:
+            yield name
 
 
 def name_of(body: StoredBody) -> str:

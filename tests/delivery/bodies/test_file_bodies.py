@@ -13,7 +13,6 @@ import pytest
 from on_loops import on_loops
 
 from fastsmtp.delivery import (
-    DeliveryError,
     Full,
     Promise,
     Receipt,
@@ -210,7 +209,7 @@ def test_a_name_that_is_not_ours_is_neither_opened_nor_removed(tmp_path: Path, n
 async def test_a_directory_that_cannot_be_made_is_an_error_at_start(tmp_path: Path) -> None:
     (tmp_path / "file").write_text("")
     store = FileBodies(tmp_path / "file" / "bodies")
-    with pytest.raises(DeliveryError, match="file/bodies: Not a directory"):
+    with pytest.raises(ValueError, match="file/bodies: Not a directory"):
         await store.start()
     assert store.promise is None
 
