@@ -31,10 +31,10 @@ define compile
 	done
 endef
 
-.PHONY: help build debug sanitize test cov fuzz lint format types stubs check bench bench-check bench-record bench-peers bench-durable bench-workers bench-ladders bench-publish docs dist clean
+.PHONY: help build debug sanitize test cov fuzz lint format types stubs check bench bench-check bench-record bench-peers bench-durable bench-workers bench-ladders bench-publish docs site dist clean
 
 help:
-	@echo "build debug sanitize - test cov fuzz - lint types stubs - check - docs dist clean"
+	@echo "build debug sanitize - test cov fuzz - lint types stubs - check - docs site dist clean"
 	@echo "bench bench-check bench-record - bench-peers bench-durable bench-workers bench-ladders bench-publish"
 
 build:
@@ -154,7 +154,11 @@ bench-ladders: build
 bench-publish:
 	$(PYTHON) bench chart --publish
 
-# Pages and drawings that are made by programs, then the site once there is one, then the examples.
+# The documentation site; a page that no other leads to, and a link to nowhere, fail.
+site:
+	$(PYTHON) -m sphinx -W --keep-going -q -b html docs build/site
+
+# Pages and drawings that are made by programs.
 docs:
 	$(PYTHON) docs/make_options.py
 	$(PYTHON) docs/make_server_options.py
@@ -163,7 +167,6 @@ docs:
 	$(PYTHON) deploy/make_dashboard.py
 	$(PYTHON) docs/make_man.py
 	$(PYTHON) -m fastsmtp config --example > docs/fastsmtp.toml
-	[ ! -e docs/conf.py ] || $(PYTHON) -m sphinx -W -q -b html docs build/site
 	[ ! -e tests/project/test_examples.py ] || $(PYTEST) -q tests/project/test_examples.py
 
 # `build` without a target makes the sdist first, and the wheel from it.

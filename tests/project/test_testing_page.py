@@ -1,4 +1,4 @@
-"""The tests that docs/testing.md shows pass, and its tables name all that there is."""
+"""The tests that pages show pass, and the tables of docs/testing.md name all that there is."""
 
 from __future__ import annotations
 
@@ -14,22 +14,28 @@ from fastsmtp.testing import ReceivedMessage, RecordingServer
 
 pytest_plugins = ["pytester"]
 
-PAGE = (Path(__file__).parents[2] / "docs" / "testing.md").read_text(encoding="utf-8")
+DOCS = Path(__file__).parents[2] / "docs"
+PAGE = (DOCS / "testing.md").read_text(encoding="utf-8")
 FENCE = re.compile(r"^```python test\n(.*?)^```$", re.MULTILINE | re.DOTALL)
 
 
 class Shown(NamedTuple):
-    """A file of tests of the page."""
+    """A file of tests of a page."""
 
     section: str
     code: str
 
 
-def shown() -> list[Shown]:
+def shown(page: str) -> list[Shown]:
     return [
-        Shown(re.findall(r"^#+ (.*)$", PAGE[: fence.start()], re.MULTILINE)[-1], fence[1])
-        for fence in FENCE.finditer(PAGE)
+        Shown(re.findall(r"^#+ (.*)$", page[: fence.start()], re.MULTILINE)[-1], fence[1])
+        for fence in FENCE.finditer(page)
     ]
+
+
+def of_all_pages() -> list[Shown]:
+    texts = [page.read_text(encoding="utf-8") for page in sorted(DOCS.glob("*.md"))]
+    return [tests for text in texts for tests in shown(text)]
 
 
 def libraries(code: str) -> set[str]:
@@ -38,8 +44,8 @@ def libraries(code: str) -> set[str]:
     return {str(node.module).partition(".")[0] for node in imports}
 
 
-@pytest.mark.parametrize("tests", shown(), ids=lambda tests: tests.section)
-def test_the_tests_that_the_page_shows_pass(
+@pytest.mark.parametrize("tests", of_all_pages(), ids=lambda tests: tests.section)
+def test_the_tests_that_a_page_shows_pass(
     tests: Shown, pytester: pytest.Pytester, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     missing = [name for name in libraries(tests.code) if importlib.util.find_spec(name) is None]
@@ -56,7 +62,7 @@ def test_the_tests_that_the_page_shows_pass(
 
 
 def test_the_page_shows_the_frameworks_that_it_promises() -> None:
-    sections = [tests.section for tests in shown()]
+    sections = [tests.section for tests in shown(PAGE)]
     assert {"Django", "Flask", "FastAPI"} <= set(sections)
 
 
