@@ -1,4 +1,4 @@
-"""Several servers, each in a thread and a loop of its own, in one process: none sees another's mail.
+"""Several servers of one process, each in a thread of its own: none sees another's mail.
 
 What the engine shares between servers of a process are caches and counters. A switch of threads at
 every chance would show where they are not safe; without a GIL it is the same test.
