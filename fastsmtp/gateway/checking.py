@@ -28,6 +28,7 @@ from fastsmtp.gateway.servers import Servers
 from fastsmtp.gateway.socket_holders import holder_of_path, holder_of_port
 from fastsmtp.gateway.start import StartError
 from fastsmtp.gateway.users import UsersError
+from fastsmtp.gateway.versions import namesake
 
 __all__ = ["CHECKS", "Check", "Finding", "findings"]
 
@@ -65,6 +66,15 @@ class _Warnings(logging.Handler):
     def taken(self) -> list[str]:
         texts, self._texts = self._texts, []
         return texts
+
+
+def _distribution(_config: Config) -> Iterator[Finding]:
+    if version := namesake():
+        yield Finding(
+            False,
+            f"fastsmtp {version}, another project, is installed here too, and overwrites files: "
+            "uninstall it, then pip install --force-reinstall fastsmtp-engine",
+        )
 
 
 def _application(config: Config) -> Iterator[Finding]:
@@ -279,6 +289,7 @@ def _as_account(account: Account, config: Config) -> list[Finding]:
 
 
 CHECKS: Final[tuple[Check, ...]] = (
+    _distribution,
     _application,
     _tls,
     _users,

@@ -1,4 +1,4 @@
-"""The text of `fastsmtp --version`: what a report of a fault needs to say."""
+"""Which versions run here: `fastsmtp --version`, and a distribution that has our name."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ import ssl
 
 import fastsmtp
 
-__all__ = ["versions"]
+__all__ = ["namesake", "versions"]
 
 
 def versions() -> str:
@@ -20,3 +20,14 @@ def versions() -> str:
     python = f"{platform.python_implementation()} {platform.python_version()}"
     system = f"{platform.system()} {platform.machine()}"
     return f"fastsmtp {fastsmtp.__version__} ({python}, {loop}, {ssl.OPENSSL_VERSION}, {system})"
+
+
+def namesake() -> str:
+    """Return the version of another project's distribution `fastsmtp`, "" if there is none here.
+
+    It has a module of the same name, and the files of both end up in one folder.
+    """
+    try:
+        return importlib.metadata.version("fastsmtp")
+    except importlib.metadata.PackageNotFoundError:
+        return ""

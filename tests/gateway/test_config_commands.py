@@ -268,6 +268,18 @@ def test_an_address_that_root_would_serve_without_saying_so_is_a_failure() -> No
     assert checked("--listen=0.0.0.0:0", "--stay-root")[0] == 0
 
 
+def test_another_project_of_our_name_is_a_failure(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    installed = tmp_path / "fastsmtp-2.0.dist-info"
+    installed.mkdir()
+    (installed / "METADATA").write_text("Metadata-Version: 2.1\nName: fastsmtp\nVersion: 2.0\n")
+    monkeypatch.syspath_prepend(tmp_path)
+    found = list(findings(load({}, {}, os.devnull).config))
+    assert found[0].text.startswith("fastsmtp 2.0, another project, is installed here too")
+    assert not found[0].is_fine
+
+
 def test_check_imports_an_application_and_says_what_is_wrong_with_it(tmp_path: Path) -> None:
     (tmp_path / "app.py").write_text(
         "from fastsmtp import SMTPServer\nserver = SMTPServer()\nraise_ = 1\n"
