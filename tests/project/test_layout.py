@@ -104,6 +104,8 @@ ORDER = {
         *("body_writer", "body_files", "bodies.store", "bodies.files", "bodies.s3", "bodies"),
         *("trace", "arrival", "hook", "breaker"),
         *("handoff.availability", "handoff.dispatcher", "handoff.sink", "handoff"),
+        *("nats.settings", "nats.stream", "nats.link", "nats.syncing", "nats.publisher"),
+        *("nats.sink", "nats"),
         *("spool.directory", "spool.store", "spool.salvage", "spool.keeper", "spool.shelf"),
         *("spool.handover", "spool.drainer", "spool.gauges", "spool.operations"),
         *("spool.control", "spool.sink", "spool", "spool.family", "spool.strays"),
@@ -138,6 +140,8 @@ OPTIONAL = {
     ("_net.resolvers", "aiodns"),
     ("metrics", "prometheus_client"),
     ("delivery.bodies.s3", "obstore"),
+    ("delivery.nats.link", "nats"),
+    ("delivery.nats.sink", "nats"),
     ("testing.authority", "cryptography"),
     ("pytest_plugin", "pytest"),
 }
