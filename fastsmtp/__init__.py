@@ -9,7 +9,14 @@ try:
     from fastsmtp._wire.grammar import Address, AddressDSN
     from fastsmtp.errors import MessageAborted, MessageTooLarge, SMTPError
     from fastsmtp.server import SMTPServer
-    from fastsmtp.session import DeliverBy, Envelope, EnvelopeDSN, Session
+    from fastsmtp.session import (
+        ClientGreeting,
+        DeliverBy,
+        Envelope,
+        EnvelopeDSN,
+        Session,
+        ValidSince,
+    )
     from fastsmtp.stream import DataStream
 except ModuleNotFoundError as error:
     from fastsmtp._unbuilt import explained
@@ -23,6 +30,7 @@ __all__ = [
     "AddressDSN",
     "Auth",
     "AuthResponse",
+    "ClientGreeting",
     "DataStream",
     "DeliverBy",
     "Envelope",
@@ -33,6 +41,7 @@ __all__ = [
     "SMTPServer",
     "ScramKeys",
     "Session",
+    "ValidSince",
     "__version__",
     "saslprep",
     "scram_keys",

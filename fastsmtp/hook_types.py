@@ -13,17 +13,19 @@ from contextlib import AbstractAsyncContextManager
 from typing import Any, Never, ParamSpec, Protocol, TypeAlias, TypeVar, overload
 
 from fastsmtp._options.given import ListOf
+from fastsmtp._options.of_session import SessionOptions
 from fastsmtp._sasl.exchange import Auth, AuthResponse
 from fastsmtp._sasl.scram import ScramKeys
 from fastsmtp._tls.facts import TLSSocket
 from fastsmtp._wire.grammar import Address
-from fastsmtp.session import Session
+from fastsmtp.session import ClientGreeting, Session
 from fastsmtp.stream import DataStream
 
 __all__ = [
-    "AuthAnswer", "AuthCallback", "Callback", "DataAnswer", "DataCallback", "LMTPAnswer",
-    "LifespanFactory", "OnAuth", "OnClose", "OnConnect", "OnData", "OnMailFrom", "OnRcptTo",
-    "OnScram", "OnSecure", "ScramCallback",
+    "AuthAnswer", "AuthCallback", "Callback", "ConnectCallback", "DataAnswer", "DataCallback",
+    "HeloCallback", "LMTPAnswer", "LifespanFactory", "OnAuth", "OnClose", "OnConnect", "OnData",
+    "OnHelo", "OnMailFrom", "OnRcptTo", "OnScram", "OnSecure", "OnVrfy", "ScramCallback",
+    "VrfyCallback",
 ]  # fmt: skip
 
 # --- answers ---
@@ -35,6 +37,9 @@ LMTPAnswer: TypeAlias = str | Exception | None
 # What `on_data` answers: the text of the reply, or in LMTP one answer for each recipient. `list`
 # is here besides `ListOf` so that a checker can infer the type of a list display.
 DataAnswer: TypeAlias = str | list[LMTPAnswer] | ListOf[LMTPAnswer] | None
+
+# What `on_helo` answers: the lines of the reply to EHLO after the first one; None: unchanged.
+Keywords: TypeAlias = list[str] | tuple[str, ...] | None
 
 # Of the server, which may be one of a class of the program's own.
 LifespanFactory: TypeAlias = Callable[[Any], AbstractAsyncContextManager[object]]
@@ -50,6 +55,35 @@ class Callback(Protocol):
         """Accept, or reject with `error`. Return whether the answer counts; it may be too late.
 
         Raises RuntimeError for a second call, and for a call from a thread other than the loop's.
+        """
+
+
+class ConnectCallback(Protocol):
+    """The argument `callback` of `on_connect`."""
+
+    def __call__(
+        self, error: Exception | None = None, options: SessionOptions | None = None, /
+    ) -> bool:
+        """Reject with `error`, or accept, with `options` for this session; returns and raises as
+        `Callback` does.
+        """
+
+
+class HeloCallback(Protocol):
+    """The argument `callback` of `on_helo`."""
+
+    def __call__(self, error: Exception | None = None, keywords: Keywords = None, /) -> bool:
+        """Reject with `error`, or accept, with `keywords` in the reply to EHLO; returns and raises
+        as `Callback` does.
+        """
+
+
+class VrfyCallback(Protocol):
+    """The argument `callback` of `on_vrfy`."""
+
+    def __call__(self, error: Exception | None = None, found: str | None = None, /) -> bool:
+        """Reject with `error`, or answer with the name and the mailbox, None to tell nothing;
+        returns and raises as `Callback` does.
         """
 
 
@@ -85,11 +119,16 @@ class DataCallback(Protocol):
 Done: TypeAlias = Coroutine[Any, Any, None] | bool | None
 
 OnConnect: TypeAlias = (
-    Callable[[Session, Callback], Done] | Callable[[Session], Coroutine[Any, Any, None]]
+    Callable[[Session, ConnectCallback], Done]
+    | Callable[[Session], Coroutine[Any, Any, SessionOptions | None]]
 )
 OnSecure: TypeAlias = (
     Callable[[TLSSocket, Session, Callback], Done]
     | Callable[[TLSSocket, Session], Coroutine[Any, Any, None]]
+)
+OnHelo: TypeAlias = (
+    Callable[[ClientGreeting, Session, HeloCallback], Done]
+    | Callable[[ClientGreeting, Session], Coroutine[Any, Any, Keywords]]
 )
 OnAuth: TypeAlias = (
     Callable[[Auth, Session, AuthCallback], Done]
@@ -104,6 +143,10 @@ OnMailFrom: TypeAlias = (
     | Callable[[Address, Session], Coroutine[Any, Any, None]]
 )
 OnRcptTo: TypeAlias = OnMailFrom
+OnVrfy: TypeAlias = (
+    Callable[[str, Session, VrfyCallback], Done]
+    | Callable[[str, Session], Coroutine[Any, Any, str | None]]
+)
 OnData: TypeAlias = (
     Callable[[DataStream, Session, DataCallback], Done]
     | Callable[[DataStream, Session], Coroutine[Any, Any, DataAnswer]]
@@ -130,11 +173,16 @@ class Method(Protocol[P, R_co]):
 
 
 ConnectMethod: TypeAlias = (
-    Method[[Session, Callback], Done] | Method[[Session], Coroutine[Any, Any, None]]
+    Method[[Session, ConnectCallback], Done]
+    | Method[[Session], Coroutine[Any, Any, SessionOptions | None]]
 )
 SecureMethod: TypeAlias = (
     Method[[TLSSocket, Session, Callback], Done]
     | Method[[TLSSocket, Session], Coroutine[Any, Any, None]]
+)
+HeloMethod: TypeAlias = (
+    Method[[ClientGreeting, Session, HeloCallback], Done]
+    | Method[[ClientGreeting, Session], Coroutine[Any, Any, Keywords]]
 )
 AuthMethod: TypeAlias = (
     Method[[Auth, Session, AuthCallback], Done]
@@ -149,6 +197,10 @@ MailFromMethod: TypeAlias = (
     | Method[[Address, Session], Coroutine[Any, Any, None]]
 )
 RcptToMethod: TypeAlias = MailFromMethod
+VrfyMethod: TypeAlias = (
+    Method[[str, Session, VrfyCallback], Done]
+    | Method[[str, Session], Coroutine[Any, Any, str | None]]
+)
 DataMethod: TypeAlias = (
     Method[[DataStream, Session, DataCallback], Done]
     | Method[[DataStream, Session], Coroutine[Any, Any, DataAnswer]]

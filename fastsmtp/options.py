@@ -48,20 +48,23 @@ from fastsmtp._options.kinds import (
     optional,
     row,
 )
-from fastsmtp._options.names import ELSEWHERE, looks_like_hook, nearest_option
+from fastsmtp._options.names import ELSEWHERE, PER_SESSION, looks_like_hook, nearest_option
 from fastsmtp.descriptors import default_max_clients
 from fastsmtp.networks import Networks
 
-__all__ = ["HOOKS", "OPTIONS", "Networks", "Option", "Options", "parse_options", "tls_options"]
+__all__ = ["HOOKS", "OPTIONS", "Networks", "Option", "Options", "parse_options"]
+__all__ += ["check_together", "session_options", "tls_options"]
 
 # Hook -> names of its arguments; all except on_close end in the callback.
 HOOKS: Final[dict[str, tuple[str, ...]]] = {
     "on_connect": ("session", "callback"),
     "on_secure": ("socket", "session", "callback"),
+    "on_helo": ("greeting", "session", "callback"),
     "on_auth": ("auth", "session", "callback"),
     "on_scram": ("username", "session", "callback"),
     "on_mail_from": ("address", "session", "callback"),
     "on_rcpt_to": ("address", "session", "callback"),
+    "on_vrfy": ("query", "session", "callback"),
     "on_data": ("stream", "session", "callback"),
     "on_close": ("session",),
 }
@@ -173,6 +176,9 @@ class Options:
     future_release_max: int = row(Group.CAPABILITIES, HOLD, 2_592_000, "RFC 4865",
         does="The longest hold, in seconds, that FUTURERELEASE advertises and accepts.",
         reason="30 days; every message on hold occupies disk space.")
+    hide_rrvs: bool = row(Group.CAPABILITIES, FLAG, True, "RFC 7293",
+        does="Switches RRVS off: the parameter of RCPT is answered 555.",
+        reason="Only the application knows since when a mailbox has its owner, so it is opt-in.")
     allow_unknown_params: bool = row(Group.CAPABILITIES, FLAG, False, "RFC 5321 §4.1.1.11",
         does="Passes unknown parameters of MAIL and RCPT to the hook in `args`; no 555.",
         reason="To accept a parameter is to promise its effect.")
@@ -375,7 +381,7 @@ def parse_options(given: Mapping[str, object]) -> Options:
         default = option.default() if callable(option.default) else option.default
         values[name] = _normalize(option, given.get(name, default))
     options = Options(values)
-    _check_together(options)
+    check_together(options)
     return options
 
 
@@ -387,6 +393,17 @@ def tls_options(given: Mapping[str, object]) -> dict[str, Any]:
     for name in given:
         if name not in OPTIONS or OPTIONS[name].group is not Group.TLS:
             raise TypeError(f"{_short.repr(name)} is not a TLS option")
+    return {name: _normalize(OPTIONS[name], value) for name, value in given.items()}
+
+
+def session_options(given: Mapping[str, object]) -> dict[str, Any]:
+    """Check options of one session. Raises TypeError for one that has had its effect before
+    `on_connect`, and what `parse_options` raises.
+    """
+    for name in given:
+        if name not in PER_SESSION:
+            of_all = f"option {name!r} is one of the whole server, not of a session"
+            raise TypeError(of_all if name in OPTIONS else _unknown_option(name))
     return {name: _normalize(OPTIONS[name], value) for name, value in given.items()}
 
 
@@ -409,7 +426,8 @@ def _shown(option: Option, value: object) -> str:
     return text if value is None else f"{text} ({kind})"
 
 
-def _check_together(options: Options) -> None:
+def check_together(options: Options) -> None:
+    """Raise ValueError for options that exclude each other."""
     if options.lmtp:
         for name, extension in (
             ("hide_pipelining", "PIPELINING"),

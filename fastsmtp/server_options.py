@@ -13,26 +13,31 @@ from collections.abc import Mapping
 from typing import Literal, TypedDict
 
 from fastsmtp._options.given import HasReverse, NetworkList, PemSource, Resolve
+from fastsmtp._options.of_session import SessionOptions
 from fastsmtp.hook_types import (
     AuthMethod,
     CloseMethod,
     ConnectMethod,
     DataMethod,
+    HeloMethod,
     MailFromMethod,
     OnAuth,
     OnClose,
     OnConnect,
     OnData,
+    OnHelo,
     OnMailFrom,
     OnRcptTo,
     OnScram,
     OnSecure,
+    OnVrfy,
     RcptToMethod,
     ScramMethod,
     SecureMethod,
+    VrfyMethod,
 )
 
-__all__ = ["ServerOptions", "TLSOptions"]
+__all__ = ["ServerOptions", "SessionOptions", "TLSOptions"]
 
 
 class TLSOptions(TypedDict, total=False):
@@ -90,7 +95,7 @@ class TLSOptions(TypedDict, total=False):
     """
 
 
-class ServerOptions(TLSOptions, total=False):
+class ServerOptions(TLSOptions, SessionOptions, total=False):
     """Options and hooks of a server. All have a default."""
 
     secure: bool
@@ -103,50 +108,14 @@ class ServerOptions(TLSOptions, total=False):
     RFC 3207 §4.
     """
 
-    needs_upgrade: bool
-    """Answers 530 until the client has started TLS with STARTTLS. Default: False. RFC 3207 §4."""
-
-    name: str | None
-    """Names the server in its greeting and in the answers to EHLO, HELO and LHLO. Takes a str of
-    printable ASCII without spaces, 1 to 255 characters, None for the machine's name; default: the
-    machine's host name. RFC 5321 §4.1.1.1, §4.3.1.
-    """
-
-    banner: str | None
-    """Text after `ESMTP` or `LMTP` in the greeting. Takes a str of printable ASCII, empty or None
-    for none; default: ''. RFC 5321 §7.5.
-    """
-
     lmtp: bool
     """Speaks LMTP: LHLO in place of EHLO, and one reply per recipient after the message. Default:
     False. RFC 2033 §4.
     """
 
-    helo_response: str
-    """Begins the answer to EHLO, HELO, LHLO; `%s` is `name`, then the client's name. Takes a str of
-    printable ASCII; default: '%s Nice to meet you, %s'. RFC 5321 §4.1.1.1.
-    """
-
     greet_delay: float
     """Waits this long before the greeting and cuts clients that talk first. Takes seconds as an int
     or float, 0 or more; default: 0. RFC 5321 §4.3.1.
-    """
-
-    auth_methods: list[str] | tuple[str, ...]
-    """Offers these mechanisms, in this order, as far as the connection allows them. Takes a list or
-    tuple of mechanisms as str, in any case: PLAIN, LOGIN, CRAM-MD5, XOAUTH2, OAUTHBEARER,
-    SCRAM-SHA-256, SCRAM-SHA-256-PLUS, EXTERNAL; default: ['LOGIN', 'PLAIN']. RFC 4954 §3.
-    """
-
-    auth_optional: bool
-    """Takes mail from clients that have not authenticated. Default: False. RFC 4954 §6."""
-
-    allow_insecure_auth: bool
-    """Offers AUTH on connections without TLS. Default: False. RFC 4954 §4."""
-
-    auth_required_message: str | None
-    """Text of the 530 to clients that have to authenticate first. Takes a str of printable ASCII,
-    empty or None for none; default: ''. RFC 4954 §6.
     """
 
     scram_iterations: int
@@ -159,85 +128,6 @@ class ServerOptions(TLSOptions, total=False):
     bytes, 16 or more; None for random ones; default: 32 random octets per process. RFC 5802 §9.
     """
 
-    hide_starttls: bool
-    """Does not advertise STARTTLS; the command still works. Default: False. RFC 3207 §3."""
-
-    hide_size: bool
-    """Advertises SIZE without its value and checks only at the end of the message. Default: False.
-    RFC 1870 §4.
-    """
-
-    hide_pipelining: bool
-    """Does not advertise PIPELINING; pipelined commands still work. Default: False. RFC 2920 §3."""
-
-    hide_dsn: bool
-    """Switches DSN off: RET, ENVID, NOTIFY and ORCPT are answered 555. Default: False. RFC 3461 §4.
-    """
-
-    hide_enhancedstatuscodes: bool
-    """Does not advertise ENHANCEDSTATUSCODES, and sends none. Default: False. RFC 2034 §4."""
-
-    hide_requiretls: bool
-    """Switches REQUIRETLS off: the parameter is answered 555. Default: False. RFC 8689 §2."""
-
-    hide_8bitmime: bool
-    """Switches 8BITMIME off, and with it SMTPUTF8 and BINARYMIME: BODY is answered 555. Default:
-    False. RFC 6152 §3.
-    """
-
-    hide_smtputf8: bool
-    """Switches SMTPUTF8 off: the parameter is answered 555, addresses are ASCII. Default: False.
-    RFC 6531 §3.1.
-    """
-
-    hide_chunking: bool
-    """Switches CHUNKING off, and with it BINARYMIME: BDAT is answered 502. Default: False. RFC 3030
-    §2.
-    """
-
-    hide_binarymime: bool
-    """Switches BINARYMIME off: BODY=BINARYMIME is answered 501. Default: True. RFC 3030 §3."""
-
-    hide_limits: bool
-    """Does not advertise LIMITS; the limits still apply. Default: False. RFC 9422 §3."""
-
-    hide_mt_priority: bool
-    """Switches MT-PRIORITY off: the parameter is answered 555. Default: True. RFC 6710."""
-
-    hide_deliverby: bool
-    """Switches DELIVERBY off: the parameter BY is answered 555. Default: True. RFC 2852."""
-
-    hide_futurerelease: bool
-    """Switches FUTURERELEASE off: HOLDFOR and HOLDUNTIL are answered 555. Default: True. RFC 4865.
-    """
-
-    future_release_max: int
-    """The longest hold, in seconds, that FUTURERELEASE advertises and accepts. Takes an int of
-    seconds from 1 to 999999999; default: 2592000. RFC 4865.
-    """
-
-    allow_unknown_params: bool
-    """Passes unknown parameters of MAIL and RCPT to the hook in `args`; no 555. Default: False. RFC
-    5321 §4.1.1.11.
-    """
-
-    lenient_address_parsing: bool | Literal["common"]
-    """Accepts paths without `<>`, odd dots and `_` ('common'), or any with one `@` (True). Takes
-    False, 'common' or True; default: False. RFC 5321 §4.1.2.
-    """
-
-    disabled_commands: list[str] | tuple[str, ...] | set[str] | frozenset[str]
-    """Answers these as unknown commands. Without AUTH, no client has to authenticate. Takes a list,
-    tuple or set of commands as str, in any case: HELO, EHLO, LHLO, MAIL, RCPT, DATA, BDAT, RSET,
-    NOOP, VRFY, HELP, QUIT, AUTH, STARTTLS, XCLIENT, XFORWARD, EXPN, SEND, SOML, SAML, TURN, ETRN;
-    default: []. RFC 5321 §4.5.1.
-    """
-
-    size: int | None
-    """The largest message in octets: advertised, checked at MAIL, and enforced at the end. Takes an
-    int of octets, 0 or None for no limit; default: 26214400. RFC 1870 §4.
-    """
-
     max_clients: int | None
     """Connections at the same time; the next one gets 421. Takes an int, 0 or None for no limit;
     default: 0.8 × RLIMIT_NOFILE. RFC 5321 §3.8.
@@ -248,64 +138,9 @@ class ServerOptions(TLSOptions, total=False):
     for no limit; default: None. RFC 5321 §7.8.
     """
 
-    max_recipients: int | None
-    """Accepted recipients of one message; each further one is answered 452. Takes an int up to
-    999999, 0 or None for no limit; default: 1000. RFC 5321 §4.5.3.1.8.
-    """
-
-    max_messages: int | None
-    """Accepted messages on one connection. Takes an int up to 999999, 0 or None for no limit;
-    default: None. RFC 9422 §4.
-    """
-
     max_command_length: int
     """Octets of a command line, CR LF included (lines of AUTH: 12288). Takes an int of octets from
     512 to 65536; default: 2048. RFC 5321 §4.5.3.1.4.
-    """
-
-    max_allowed_unauthenticated_commands: int | None
-    """Commands without authentication; the last of them is answered 421. Takes an int, 0 or None
-    for no limit; default: 10. RFC 5321 §7.8.
-    """
-
-    max_unrecognized_commands: int | None
-    """Unknown commands since the last message; the last of them is answered 421. Takes an int, 0 or
-    None for no limit; default: 10. RFC 5321 §7.8.
-    """
-
-    max_errors: int | None
-    """Errors of the client since the last message; the last of them is answered 421. Takes an int,
-    0 or None for no limit; default: 20. RFC 5321 §7.8.
-    """
-
-    max_junk_commands: int | None
-    """NOOP, RSET, VRFY, tiny chunks and messages …; the last of them is answered 421. Takes an int,
-    0 or None for no limit; default: 100. RFC 5321 §7.8.
-    """
-
-    max_auth_failures: int | None
-    """Failed authentications of a connection; the last of them is answered 421. Takes an int, 0 or
-    None for no limit; default: 3. RFC 4954 §4.
-    """
-
-    socket_timeout: float
-    """From our last reply to the end of the next line; single octets do not extend it. Takes
-    seconds as an int or float, more than 0; default: 300. RFC 5321 §4.5.3.2.7.
-    """
-
-    data_timeout: float
-    """Time credit of a message body; every `min_data_rate` octets add a second to it. Takes seconds
-    as an int or float, more than 0; default: 180. RFC 5321 §4.5.3.2.5.
-    """
-
-    min_data_rate: float
-    """The rate, in octets per second, at which a body keeps its time credit. Takes octets per
-    second as an int or float, more than 0; default: 500.
-    """
-
-    auth_timeout: float
-    """From each 334 to the end of the client's answer. Takes seconds as an int or float, more than
-    0; default: 60.
     """
 
     tls_handshake_timeout: float
@@ -338,11 +173,6 @@ class ServerOptions(TLSOptions, total=False):
     float, 0 or more; default: 30. RFC 5321 §3.8.
     """
 
-    bare_newline: Literal["reject", "normalize", "accept"]
-    """CR or LF alone in a message: answer 550; or LF → CRLF, CR → space; or keep it. Default:
-    'reject'. RFC 5321 §2.3.8.
-    """
-
     bare_newline_exclusions: NetworkList | Literal[False] | None
     """Networks whose clients get `accept`, whatever `bare_newline` says. Takes a list of networks
     (CIDR or address as str, 'unix' for UNIX sockets), None or False; default: []. RFC 5321 §2.3.8.
@@ -352,16 +182,6 @@ class ServerOptions(TLSOptions, total=False):
     """Networks whose clients may end commands, but never a message, with LF alone. Takes a list of
     networks (CIDR or address as str, 'unix' for UNIX sockets), None or False; default: []. RFC 5321
     §2.3.8.
-    """
-
-    reject_nul: bool
-    """Answers 550 to NUL in a message, except with BODY=BINARYMIME (RFC 3030 §3). Default: False.
-    RFC 2045 §2.7, §2.8.
-    """
-
-    strict_pipelining: bool
-    """Answers 554 and closes if input follows EHLO, AUTH or DATA before our reply. Default: True.
-    RFC 2920 §3.1.
     """
 
     use_proxy: NetworkList | Literal[False] | None
@@ -392,10 +212,17 @@ class ServerOptions(TLSOptions, total=False):
     """
 
     on_connect: OnConnect | None
-    """A client has connected: greet it, or refuse it with 554 and close."""
+    """A client has connected: greet it, or refuse it with 554 and close. The answer may be options
+    for this session.
+    """
 
     on_secure: OnSecure | None
     """A TLS handshake has succeeded: go on, or close."""
+
+    on_helo: OnHelo | None
+    """HELO, EHLO, LHLO: accept the greeting, or refuse it with 550. The answer may be the keywords
+    of the reply to EHLO.
+    """
 
     on_auth: OnAuth | None
     """The client has authenticated itself: answer with a user, or refuse it with 535."""
@@ -408,6 +235,11 @@ class ServerOptions(TLSOptions, total=False):
 
     on_rcpt_to: OnRcptTo | None
     """RCPT: accept the recipient, or refuse it with 550."""
+
+    on_vrfy: OnVrfy | None
+    """VRFY: answer with the full name and the mailbox of a user, with None to tell nothing, or
+    refuse with 550.
+    """
 
     on_data: OnData | None
     """A message begins: read it and accept it, or refuse it with 450. LMTP takes a list with one
@@ -422,10 +254,17 @@ class HookAttributes:
     """The hooks of a server as attributes, to be assigned or overridden by methods."""
 
     on_connect: OnConnect | ConnectMethod | None
-    """A client has connected: greet it, or refuse it with 554 and close."""
+    """A client has connected: greet it, or refuse it with 554 and close. The answer may be options
+    for this session.
+    """
 
     on_secure: OnSecure | SecureMethod | None
     """A TLS handshake has succeeded: go on, or close."""
+
+    on_helo: OnHelo | HeloMethod | None
+    """HELO, EHLO, LHLO: accept the greeting, or refuse it with 550. The answer may be the keywords
+    of the reply to EHLO.
+    """
 
     on_auth: OnAuth | AuthMethod | None
     """The client has authenticated itself: answer with a user, or refuse it with 535."""
@@ -438,6 +277,11 @@ class HookAttributes:
 
     on_rcpt_to: OnRcptTo | RcptToMethod | None
     """RCPT: accept the recipient, or refuse it with 550."""
+
+    on_vrfy: OnVrfy | VrfyMethod | None
+    """VRFY: answer with the full name and the mailbox of a user, with None to tell nothing, or
+    refuse with 550.
+    """
 
     on_data: OnData | DataMethod | None
     """A message begins: read it and accept it, or refuse it with 450. LMTP takes a list with one

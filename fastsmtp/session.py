@@ -15,7 +15,7 @@ from fastsmtp._wire.grammar import Address
 if TYPE_CHECKING:
     from datetime import datetime
 
-__all__ = ["DeliverBy", "Envelope", "EnvelopeDSN", "Session"]
+__all__ = ["ClientGreeting", "DeliverBy", "Envelope", "EnvelopeDSN", "Session", "ValidSince"]
 
 _DIGITS: Final = "0123456789abcdefghijklmnopqrstuv"
 _PAIRS: Final = tuple(first + second for first in _DIGITS for second in _DIGITS)
@@ -50,6 +50,27 @@ class DeliverBy(NamedTuple):
     seconds: int
     mode: str  # "N" or "R"
     trace: bool
+
+
+class ValidSince(NamedTuple):
+    """The RRVS parameter of RCPT (RFC 7293 §3.1): the client knows that the mailbox belonged to the
+    recipient at this time.
+    """
+
+    since: datetime
+    action: str  # where the next server has no RRVS: "C" continue, "R" reject, "" not given
+
+
+class ClientGreeting(NamedTuple):
+    """The HELO, EHLO or LHLO of a client, for `on_helo` (RFC 5321 §4.1.1.1).
+
+    keywords: the lines of our answer after the first one, `("PIPELINING", "SIZE 26214400")`; empty
+    for HELO.
+    """
+
+    command: str
+    name: str
+    keywords: tuple[str, ...]
 
 
 class Envelope:

@@ -110,7 +110,8 @@ LIMITS: Final = (
 )
 # The hooks whose answer a client waits for, and all.
 ASKED: Final = (
-    *("on_connect", "on_secure", "on_auth", "on_scram", "on_mail_from", "on_rcpt_to", "on_data"),
+    *("on_connect", "on_secure", "on_helo", "on_auth", "on_scram", "on_mail_from", "on_rcpt_to"),
+    *("on_vrfy", "on_data"),
 )
 HOOKS: Final = (*ASKED, "on_close")
 OUTCOMES: Final = (

@@ -139,10 +139,12 @@ class Hooks:
     # For type checkers; the .pxd has the same for C, and setting a hook fails without it.
     on_connect: type_hook | None
     on_secure: type_hook | None
+    on_helo: type_hook | None
     on_auth: type_hook | None
     on_scram: type_hook | None
     on_mail_from: type_hook | None
     on_rcpt_to: type_hook | None
+    on_vrfy: type_hook | None
     on_data: type_hook | None
     on_close: type_hook | None
 

@@ -20,12 +20,13 @@ __all__ = [
     "Asker",
     "Host",
     "ends_process",
+    "meaningless",
     "new_answer",
 ]
 
 # Hooks whose answer is yes or no: a value from a coroutine can only be a refusal in the style of
 # another server, such as "550 no such user" or False.
-WITHOUT_VALUE: Final = frozenset({"on_connect", "on_secure", "on_mail_from", "on_rcpt_to"})
+WITHOUT_VALUE: Final = frozenset({"on_secure", "on_mail_from", "on_rcpt_to"})
 
 NO_ANSWER: Final = "%s gave no answer in time (one that takes callback has to call it)"
 
@@ -194,7 +195,7 @@ class Answer:
             if self.needs_call:
                 self.fail(RuntimeError(f"{self.hook} ended without having called callback"))
             elif result is not None and self.hook in WITHOUT_VALUE:
-                self.fail(_meaningless(self.hook, result))
+                self.fail(meaningless(self.hook, result))
             else:
                 self(None, result)
 
@@ -212,8 +213,8 @@ class Answer:
             )
 
 
-def _meaningless(hook: str, result: object) -> TypeError:
-    """The error for a return value; ignoring it would accept what it probably means to reject."""
+def meaningless(hook: str, result: object) -> TypeError:
+    """Return the error for an answer; ignoring it would accept what it probably means to reject."""
     return TypeError(
         f"{hook} returned {shown(result)}, which means nothing: return None to accept, raise"
         " SMTPError to reject"

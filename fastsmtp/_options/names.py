@@ -11,12 +11,30 @@ import re
 from collections.abc import Iterable
 from typing import Final
 
-__all__ = ["ELSEWHERE", "looks_like_hook", "nearest", "nearest_hook", "nearest_option"]
+__all__ = ["ELSEWHERE", "PER_SESSION", "looks_like_hook", "nearest", "nearest_hook"]
+__all__ += ["nearest_option"]
 
 # The share of common letters that makes two names alike: one wrong letter in four, and a
 # transposition in a name of four letters, are still found. Hooks have shorter names.
 ALIKE: Final = 0.75
 ALIKE_HOOKS: Final = 0.7
+
+# The options that `on_connect` can set for one session: nothing has been decided by them before.
+PER_SESSION: Final = frozenset(
+    {
+        *("needs_upgrade", "name", "banner", "helo_response"),
+        *("auth_methods", "auth_optional", "allow_insecure_auth", "auth_required_message"),
+        *("hide_starttls", "hide_size", "hide_pipelining", "hide_dsn", "hide_enhancedstatuscodes"),
+        *("hide_requiretls", "hide_8bitmime", "hide_smtputf8", "hide_chunking", "hide_binarymime"),
+        *("hide_limits", "hide_mt_priority", "hide_deliverby", "hide_futurerelease", "hide_rrvs"),
+        *("future_release_max", "allow_unknown_params", "lenient_address_parsing"),
+        *("disabled_commands", "size", "max_recipients", "max_messages"),
+        *("max_allowed_unauthenticated_commands", "max_unrecognized_commands", "max_errors"),
+        *("max_junk_commands", "max_auth_failures"),
+        *("socket_timeout", "data_timeout", "min_data_rate", "auth_timeout"),
+        *("bare_newline", "reject_nul", "strict_pipelining"),
+    }
+)
 
 # Names that are something else than an option -> where they belong.
 ELSEWHERE: Final = {
@@ -65,14 +83,17 @@ OTHER_NAMES: Final = {
 }
 OTHER_HOOKS: Final = {
     "authenticate": "on_auth",
+    "ehlo": "on_helo",
     "disconnect": "on_close",
     "login": "on_auth",
     "mail": "on_mail_from",
     "message": "on_data",
+    "lhlo": "on_helo",
     "recipient": "on_rcpt_to",
     "sender": "on_mail_from",
     "starttls": "on_secure",
     "tls": "on_secure",
+    "verify": "on_vrfy",
 }
 MAX_LENGTH: Final = 80  # characters of a name that are compared
 

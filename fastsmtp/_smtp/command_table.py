@@ -23,10 +23,10 @@ from fastsmtp._smtp.simple_verbs import (
     handle_noop,
     handle_quit,
     handle_rset,
-    handle_vrfy,
 )
 from fastsmtp._smtp.starttls import handle_starttls
 from fastsmtp._smtp.states import Flag
+from fastsmtp._smtp.vrfy import handle_vrfy
 from fastsmtp._smtp.xclient import handle_xclient, handle_xforward
 from fastsmtp.options import Options
 from fastsmtp.replies import Reply

@@ -38,6 +38,11 @@ class Clock:
         self._credit = self._policy.data_timeout
         self._payload_seen = 0
 
+    def run_by(self, policy: Policy) -> None:
+        """Take the timeouts of `policy` from now on."""
+        self._policy = policy
+        self.line_timeout = self._policy.socket_timeout
+
     def stop(self) -> None:
         """Run without a deadline."""
         self.deadline = inf

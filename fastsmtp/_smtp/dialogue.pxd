@@ -7,6 +7,7 @@ from fastsmtp._native cimport thread_ident
 from fastsmtp._pace cimport Pace
 from fastsmtp._parser cimport Parser
 from fastsmtp._smtp.reply_queue cimport ReplyQueue
+from fastsmtp._smtp.server_tables cimport ServerTables
 from fastsmtp._smtp.states cimport Transaction
 from fastsmtp.replies cimport Reply
 from fastsmtp.session cimport set_envelope
@@ -52,6 +53,7 @@ cdef class Dialogue(ReplyQueue):
     cdef public Transaction transaction
 
     cdef _meet(self)
+    cpdef serve_by(self, ServerTables tables)
     cpdef bint is_closing(self)
     cpdef close(self)
     cpdef double time(self)

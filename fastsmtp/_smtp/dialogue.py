@@ -119,6 +119,13 @@ class Dialogue(ReplyQueue):
         # transaction
         self.transaction = Transaction()
 
+    def serve_by(self, tables: ServerTables) -> None:
+        """Serve this session by `tables` from now on: before its greeting only."""
+        ReplyQueue.serve_by(self, tables)
+        self.options = self.policy.options
+        self.clock.run_by(self.policy)
+        self.watch_lines()
+
     def is_closing(self) -> bool:
         """Whether the connection closes after the queued output, with nothing more executed."""
         return self.state == _CLOSING

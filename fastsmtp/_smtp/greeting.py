@@ -37,6 +37,7 @@ def ehlo_lines(options: Options) -> list[EhloLine]:
         ("MT-PRIORITY", not options.hide_mt_priority),
         ("DELIVERBY", not options.hide_deliverby),
         (_futurerelease, not options.hide_futurerelease),
+        ("RRVS", not options.hide_rrvs),
         (xclient_offer, _trusted_for(options, "XCLIENT")),
         (xforward_offer, _trusted_for(options, "XFORWARD")),
     ]

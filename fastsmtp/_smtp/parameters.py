@@ -15,7 +15,7 @@ from fastsmtp import replies
 from fastsmtp._wire.grammar import Address, decode_xtext, parse_mailbox, split_parameters
 from fastsmtp.options import Options
 from fastsmtp.replies import Reply
-from fastsmtp.session import DeliverBy, Envelope
+from fastsmtp.session import DeliverBy, Envelope, ValidSince
 
 __all__ = ["MailFacts", "Parameters", "mail_parameters", "rcpt_parameters"]
 
@@ -57,6 +57,7 @@ _DATE_TIME: Final = (  # RFC 3339 §5.6
     r"[0-9]{4}-[0-9]{2}-[0-9]{2}[Tt][0-9]{2}:[0-9]{2}:[0-9]{2}(?:\.[0-9]+)?"
     r"(?:[Zz]|[+-][0-9]{2}:[0-9]{2})"
 )
+_RRVS: Final = rf"({_DATE_TIME})(?:;([CRcr]))?"  # RFC 7293 §3.1
 _ATOM: Final = r"[A-Za-z0-9!#$%&'*+/=?^_`{|}~-]+"
 MAX_PARAMETERS: Final = 64  # of one command
 MAX_ENVID: Final = 100  # octets as sent, RFC 3461 §4.4
@@ -185,6 +186,19 @@ def _orcpt(facts: MailFacts, value: str | None) -> Reply | str | bool:
     return orcpt
 
 
+def _rrvs(facts: MailFacts, value: str | None) -> Reply | str | bool:
+    bad = replies.BAD_PARAMETER.formatted("RRVS")
+    match = re.fullmatch(_RRVS, value or "")
+    if match is None:
+        return bad
+    try:
+        since = datetime.fromisoformat(match[1].upper())
+    except ValueError:  # the 31st of February, the year 0
+        return bad
+    facts.address.valid_since = ValidSince(since, (match[2] or "").upper())
+    return match[0]
+
+
 def _xtext(facts: MailFacts, value: str | None, limit: int) -> str | None:
     """Decode xtext (RFC 3461 §4) of 1 to `limit` octets as sent."""
     if not value or len(value.encode()) > limit:
@@ -224,6 +238,7 @@ _MAIL: Final[dict[str, tuple[type_apply, Callable[[Options], bool]]]] = {
 _RCPT: Final[dict[str, tuple[type_apply, Callable[[Options], bool]]]] = {
     "NOTIFY": (_notify, lambda options: not options.hide_dsn),
     "ORCPT": (_orcpt, lambda options: not options.hide_dsn),
+    "RRVS": (_rrvs, lambda options: not options.hide_rrvs),
 }
 _EXCLUSIVE: Final = {"HOLDFOR": "HOLDUNTIL", "HOLDUNTIL": "HOLDFOR"}  # RFC 4865 §4
 

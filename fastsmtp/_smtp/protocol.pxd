@@ -17,7 +17,6 @@ cdef class SMTPProtocol(Dialogue):
     cdef public Py_ssize_t unsent
     cdef public bint _eof, started
     cdef MailData _mail_data
-    cdef tuple _handlers, _refusals, _flags, _stages
 
     cpdef client_is(self, str address, bint is_unix)
     cpdef stop_clock(self)

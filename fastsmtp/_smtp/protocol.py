@@ -148,10 +148,6 @@ class SMTPProtocol(Dialogue):
         self.unsent = 0  # octets of earlier replies that it has not read
         self._eof = False
         self.started = False  # the hook on_connect was reached, so on_close is due
-        self._handlers = self.tables.handlers
-        self._refusals = self.tables.refusals
-        self._flags = self.tables.flags
-        self._stages = self.tables.stages
         self.watch_lines()
         self.mail_data = self._mail_data = MailData(self)
 
@@ -441,14 +437,14 @@ class SMTPProtocol(Dialogue):
                 command = event
                 budget -= 1 + len(command.argument) // _OCTETS_OF_A_COMMAND
                 verb = command.verb
-                flags = self._flags[verb]
-                self.begin_command(self._stages[verb], command.argument)
-                refusals = self._refusals[verb]
+                flags = self.tables.flags[verb]
+                self.begin_command(self.tables.stages[verb], command.argument)
+                refusals = self.tables.refusals[verb]
                 if flags & self.watch and check_preconditions(self, command, refusals, flags):
                     continue
                 refusal = refusals[self.state]
                 if refusal is None:
-                    self._handlers[verb](self, command.argument)
+                    self.tables.handlers[verb](self, command.argument)
                 else:
                     self.reply(refusal)
                 if self.stopping:

@@ -24,6 +24,7 @@ cdef class ReplyQueue(Asker):
     cdef public Py_ssize_t out_octets
     cdef public bint _enhanced
 
+    cpdef serve_by(self, ServerTables tables)
     cpdef begin_command(self, Py_ssize_t stage, bytes argument)
     cpdef reply(self, Reply reply)
 

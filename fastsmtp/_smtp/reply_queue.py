@@ -43,6 +43,13 @@ class ReplyQueue(Asker):
         self.out_octets = 0
         self._enhanced = self.policy.enhanced
 
+    def serve_by(self, tables: ServerTables) -> None:
+        """Serve this session by `tables` from now on: before its greeting only."""
+        self.tables = tables
+        self.policy = tables.policy
+        self.counters.count_by(self.policy)
+        self._enhanced = self.policy.enhanced
+
     def begin_command(self, stage: int, argument: bytes) -> None:
         """The next replies are about a new command."""
         self.stage = stage

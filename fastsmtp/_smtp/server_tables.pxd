@@ -16,14 +16,18 @@ cdef class ServerTables:
     cdef readonly Tally tally
     cdef readonly dict limits
     cdef public object observer
+    cdef public ServerTables base
     cdef readonly object mail_parameters, rcpt_parameters
     cdef readonly Reply too_large, greeting, early_talker, connection_refused, not_available
     cdef readonly Reply too_many_clients, too_many_from_host, closing_at_greeting
     cdef readonly Reply auth_required_reply
     cdef str _helo_response
     cdef dict _helo_replies, _ehlo_replies
-    cdef object _ehlo_lines
+    cdef object _ehlo_lines, _remake
+    cdef dict _of_sessions
 
     cdef _make_texts(self, options)
     cpdef Reply helo_reply(self, str client_hostname)
     cpdef Reply ehlo_reply(self, dialogue)
+    cpdef Reply ehlo_reply_of(self, tuple lines)
+    cpdef ServerTables for_session(self, changed)

@@ -5,7 +5,7 @@ Rows of the command table, parameters, limits, texts with the server's name, the
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Final, NamedTuple, TypeAlias
 
 from fastsmtp import replies
@@ -14,7 +14,7 @@ from fastsmtp._counts.tally import Tally
 from fastsmtp._hooks.binding import Hooks
 from fastsmtp._smtp.parameters import mail_parameters, rcpt_parameters
 from fastsmtp._smtp.policy import Policy
-from fastsmtp.options import Options
+from fastsmtp.options import Options, check_together
 from fastsmtp.replies import Reply
 
 __all__ = ["EhloLine", "Row", "ServerTables"]
@@ -22,6 +22,9 @@ __all__ = ["EhloLine", "Row", "ServerTables"]
 # How many answers to HELO, and to EHLO, are cached, one per client name and choice of lines:
 # rendering one costs more than the rest of a greeting.
 MAX_REPLIES: Final = 1024
+# How many choices of options for sessions are cached: making one costs as much as a hundred
+# connections.
+MAX_CHOICES: Final = 64
 
 _OTHER: Final = stage_number("other")
 
@@ -63,8 +66,9 @@ class ServerTables:
     """The service that one set of options and hooks gives to each connection.
 
     rows: the command table, indexed by verb. ehlo_lines: of the answer to EHLO. tls: there is a
-    certificate. tally: where the service counts. observer: the events of the server, None without
-    one; `is_observed` tells whether `transaction` has a listener.
+    certificate. tally: where the service counts. remake: makes the tables for other options.
+    observer: the events of the server, None without one; `is_observed` tells whether `transaction`
+    has a listener. base: None, or for the tables of a session those of the server.
     """
 
     def __init__(
@@ -75,11 +79,13 @@ class ServerTables:
         ehlo_lines: Sequence[EhloLine],
         tls: bool,
         tally: Tally,
+        remake: Callable[[Options], ServerTables],
     ) -> None:
         self.options = options
         self.hooks = hooks
         self.tally = tally
         self.observer: Any = None
+        self.base: ServerTables | None = None
         self.policy = Policy(options)
         self.starttls_available = tls and "STARTTLS" not in options.disabled_commands
         # As columns, each indexed by verb.
@@ -91,6 +97,24 @@ class ServerTables:
         self._helo_replies: dict[str, Reply] = {}
         self._ehlo_lines = ehlo_lines
         self._ehlo_replies: dict[tuple[str, ...], Reply] = {}
+        self._remake = remake
+        self._of_sessions: dict[tuple[tuple[str, Any], ...], ServerTables] = {}
+
+    def for_session(self, changed: Mapping[str, Any]) -> ServerTables:
+        """Return the tables of a session for which some options are `changed`; recent ones are
+        cached. Raises ValueError for options that exclude each other.
+        """
+        key = tuple(sorted(changed.items()))
+        tables = self._of_sessions.get(key)
+        if tables is None:
+            options = self.options.replaced(**changed)
+            check_together(options)
+            tables = self._remake(options)
+            tables.observer, tables.base = self.observer, self
+            if len(self._of_sessions) >= MAX_CHOICES:
+                self._of_sessions.clear()
+            self._of_sessions[key] = tables
+        return tables
 
     def _make_texts(self, options: Options) -> None:
         name = options.name
@@ -137,9 +161,20 @@ class ServerTables:
             name,
             *[one if isinstance(one, str) else one(dialogue) for one in self._ehlo_lines],
         )
+        return self.ehlo_reply_of(lines)
+
+    def keywords(self, dialogue: Any) -> tuple[str, ...]:
+        """The lines of that answer after the first one."""
+        lines = [one if isinstance(one, str) else one(dialogue) for one in self._ehlo_lines]
+        return tuple(filter(None, lines))
+
+    def ehlo_reply_of(self, lines: tuple[str, ...]) -> Reply:
+        """The answer to EHLO or LHLO for the name of a client and keywords, of which empty ones are
+        left out; recent ones are cached.
+        """
         reply = self._ehlo_replies.get(lines)
         if reply is None:
-            text = "\n".join([self.helo_text(name), *filter(None, lines[1:])])
+            text = "\n".join([self.helo_text(lines[0]), *filter(None, lines[1:])])
             if len(self._ehlo_replies) >= MAX_REPLIES:
                 self._ehlo_replies.clear()
             reply = self._ehlo_replies[lines] = Reply(250, None, text)

@@ -18,8 +18,12 @@ def make_tables(options: Options, hooks: Hooks, *, tls: bool, tally: Tally) -> S
     """Make the tables that all connections share. tls: there is a certificate. tally: where they
     count.
     """
-    rows, lines = command_rows(options, tls), ehlo_lines(options)
-    return ServerTables(options, hooks, rows, lines, tls, tally)
+
+    def make(options: Options) -> ServerTables:
+        rows, lines = command_rows(options, tls), ehlo_lines(options)
+        return ServerTables(options, hooks, rows, lines, tls, tally, make)
+
+    return make(options)
 
 
 def warn_of_impossible_demands(tables: ServerTables) -> None:

@@ -42,6 +42,10 @@ class Counters:
         self.messages = 0
         self.unlogged = -REFUSAL_LINES
 
+    def count_by(self, policy: Policy) -> None:
+        """Take the limits of `policy` from now on."""
+        self._policy = policy
+
     def strike_unrecognized(self) -> bool:
         """An unknown or disabled verb."""
         self.unrecognized += 1

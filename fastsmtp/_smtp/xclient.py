@@ -200,6 +200,8 @@ def _apply(dialogue: Dialogue, found: type_attributes, response: AuthResponse | 
         shown = " ".join(f"{name}={clean(str(value))}" for name, value in found.items())
         logger.debug("%s: XCLIENT %s", dialogue, shown)
     if "ADDR" in found or "NAME" in found:
+        if dialogue.tables.base is not None:  # `on_connect` decides again on the options
+            dialogue.serve_by(dialogue.tables.base)
         connect(dialogue)
     else:
         dialogue.greet()

@@ -8,6 +8,8 @@ SP or TAB that ends the verb, without trailing SP and TAB.
 from enum import IntEnum
 from typing import ClassVar, final
 
+from fastsmtp.session import ValidSince
+
 class PathFault(IntEnum):
     """Why a path was refused."""
 
@@ -77,6 +79,8 @@ class Address:
     @property
     def dsn(self) -> AddressDSN:
         """The DSN parameters of this recipient (RFC 3461); always empty for a sender."""
+    valid_since: ValidSince | None
+    """The RRVS parameter of this recipient (RFC 7293); None when not given."""
     def __eq__(self, other: object, /) -> bool: ...
     def __hash__(self) -> int: ...
 

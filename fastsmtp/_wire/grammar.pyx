@@ -123,6 +123,7 @@ cdef class Address:
     # Made when first asked for.
     cdef dict _args
     cdef AddressDSN _dsn
+    cdef public object valid_since  # of RCPT, for the module of its parameters
 
     def __cinit__(self):
         self.address = self.route = ""

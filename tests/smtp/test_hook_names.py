@@ -26,11 +26,11 @@ TYPOS = {
     "onMailFrom": "on_mail_from",
     "on_scramm": "on_scram",
     "on_disconnect": "on_close",
+    "on_ehlo": "on_helo",
+    "on_vrify": "on_vrfy",
 }
 UNKNOWN = (
-    "on_ehlo",
     "on_command",
-    "on_vrfy",
     "on_message_id_of_queue",
     "on_startup",
     "on_",

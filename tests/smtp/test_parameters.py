@@ -6,6 +6,7 @@ RFC 5321 §4.1.1.11; RFC 3461 §4; RFC 6533; RFC 6152; RFC 4954 §5; RFC 3030.
 
 from __future__ import annotations
 
+from datetime import UTC, datetime, timedelta, timezone
 from typing import Any
 
 import pytest
@@ -13,7 +14,8 @@ import scenario
 from conftest import Run
 from scenario import EH, MAILED, Script, every_cut, one_way
 
-from fastsmtp import SMTPError
+from fastsmtp import SMTPError, ValidSince
+from fastsmtp.testing import Wire
 
 SENDER, RECIPIENT = b"MAIL FROM:<a@x.example>", b"RCPT TO:<b@y.example>"
 BAD, UNKNOWN = "501 5.5.4", "555 5.5.4"
@@ -376,3 +378,56 @@ def test_a_mail_that_a_hook_refused_leaves_nothing(run: Run) -> None:
 
 
 REFUSAL = SMTPError("", 550)
+
+
+# --- RRVS (RFC 7293) ---
+
+RRVS = {"hide_rrvs": False}
+
+
+@pytest.mark.parametrize(
+    "text, since, action",
+    [
+        ("2014-04-03T23:01:00Z", datetime(2014, 4, 3, 23, 1, tzinfo=UTC), ""),
+        ("2014-04-03t23:01:00.5z;c", datetime(2014, 4, 3, 23, 1, 0, 500_000, UTC), "C"),
+        (
+            "2014-04-03T23:01:00-07:30;R",
+            datetime(2014, 4, 3, 23, 1, tzinfo=timezone(-timedelta(hours=7, minutes=30))),
+            "R",
+        ),
+    ],
+)
+def test_rrvs_is_a_time_and_an_action(text: str, since: datetime, action: str) -> None:
+    seen: list[Any] = []
+
+    def on_rcpt_to(address: Any, session: Any, callback: Any) -> None:
+        seen.append((address.valid_since, address.args))
+        callback()
+
+    with Wire(**scenario.DEFAULTS, **RRVS, on_rcpt_to=on_rcpt_to) as wire:
+        wire.send(EH)
+        lines = SENDER + b"\r\n" + RECIPIENT + b" RRVS=" + text.encode() + b"\r\n"
+        wire.send(lines + RECIPIENT + b"\r\n")
+    assert seen == [(ValidSince(since, action), {"RRVS": text}), (None, {})]
+
+
+@pytest.mark.parametrize(
+    "parameters",
+    [
+        *("RRVS", "RRVS=", "RRVS=2014-04-03", "RRVS=2014-02-31T00:00:00Z", "RRVS=1396566060"),
+        *("RRVS=2014-04-03T23:01:00", "RRVS=2014-04-03T23:01:00Z;X", "RRVS=2014-04-03T23:01:00Z;"),
+        "RRVS=2014-04-03T23:01:00Z RRVS=2014-04-03T23:01:00Z",
+    ],
+)
+def test_rrvs_that_is_not_one_is_501(parameters: str) -> None:
+    assert_rcpt_refused(parameters, BAD, **RRVS)
+
+
+def test_rrvs_is_offered_and_taken_only_where_it_is_switched_on() -> None:
+    parameter = "RRVS=2014-04-03T23:01:00Z"
+    assert_rcpt_refused(parameter, UNKNOWN)
+    assert_rcpt_refused(parameter, UNKNOWN, allow_unknown_params=True)
+    assert_mail_refused(parameter, UNKNOWN, **RRVS)
+    for options, is_offered in ((RRVS, True), ({}, False)):
+        with Wire(**scenario.DEFAULTS, **options) as wire:
+            assert (b"RRVS\r\n" in wire.send(EH)) == is_offered

@@ -60,6 +60,8 @@ class Stage(NamedTuple):
 
 STAGES = {
     "on_connect": Stage((), (), "220", "554", "421"),
+    "on_helo": Stage((), (EH,), "250", "550", "451"),
+    "on_vrfy": Stage((EH,), (b"VRFY x\r\n",), "252 2.0.0", "550 5.1.1", "451 4.3.0"),
     "on_mail_from": Stage((EH,), (MAIL,), "250 2.1.0", "550 5.7.1", "451 4.3.0"),
     "on_rcpt_to": Stage((EH, MAIL), (RCPT,), "250 2.1.5", "550 5.1.1", "451 4.3.0"),
     "on_data": Stage(

@@ -23,7 +23,8 @@ KEPT = {
     },
     "Envelope": {"dsn"},  # made of another field
     "SMTPProtocol": {
-        *{"counters", "_transactions", "stage"},
+        *{"counters", "_transactions", "stage", "began", "told"},
+        *{"argument", "refused_by"},  # of the last command, set anew by the next one
         *{"first_line", "watch"},  # no greeting is needed to be the first line
         *{"tables", "options", "policy", "hooks", "host"},  # not of one connection, or not changed
     },

@@ -18,6 +18,7 @@ from fastsmtp import (
     Address,
     Auth,
     AuthResponse,
+    ClientGreeting,
     DataStream,
     ScramKeys,
     Session,
@@ -40,16 +41,19 @@ from fastsmtp.delivery.spool import Spool
 from fastsmtp.hook_types import (
     AuthCallback,
     Callback,
+    ConnectCallback,
     DataAnswer,
     DataCallback,
+    HeloCallback,
     LifespanFactory,
     LMTPAnswer,
     OnData,
     OnRcptTo,
     ScramCallback,
+    VrfyCallback,
 )
 from fastsmtp.networks import Networks
-from fastsmtp.server_options import ServerOptions, TLSOptions
+from fastsmtp.server_options import ServerOptions, SessionOptions, TLSOptions
 from fastsmtp.testing import Wire
 
 # --- a plain function that takes callback ---
@@ -57,6 +61,30 @@ from fastsmtp.testing import Wire
 
 def connect(session: Session, callback: Callback) -> None:
     asyncio.get_running_loop().call_later(0.01, callback)
+
+
+def connect_with_options(session: Session, callback: ConnectCallback) -> None:
+    callback(None, {"size": 1000, "disabled_commands": ["VRFY"]} if session.secure else None)
+
+
+def helo(greeting: ClientGreeting, session: Session, callback: HeloCallback) -> None:
+    callback(None, [*greeting.keywords, "XBATCH"]) if greeting.command != "HELO" else callback()
+
+
+def vrfy(query: str, session: Session, callback: VrfyCallback) -> None:
+    callback(None, f"{query} <{query}@example.org>")
+
+
+async def connect_with_options_later(session: Session) -> SessionOptions:
+    return {"auth_methods": ["PLAIN"], "needs_upgrade": True}
+
+
+async def helo_later(greeting: ClientGreeting, session: Session) -> list[str]:
+    return list(greeting.keywords)
+
+
+async def vrfy_later(query: str, session: Session) -> str | None:
+    return None
 
 
 def secure(socket: TLSSocket, session: Session, callback: Callback) -> None:
@@ -180,6 +208,8 @@ def lmtp_by_callback(stream: DataStream, session: Session, callback: DataCallbac
 # --- hooks by keyword ---
 
 SMTPServer(on_connect=connect, on_secure=secure, on_auth=auth, on_scram=scram)
+SMTPServer(on_connect=connect_with_options, on_helo=helo, on_vrfy=vrfy)
+SMTPServer(on_connect=connect_with_options_later, on_helo=helo_later, on_vrfy=vrfy_later)
 SMTPServer(on_mail_from=mail_or_rcpt, on_rcpt_to=mail_or_rcpt, on_data=data, on_close=close)
 SMTPServer(on_rcpt_to=mail_or_rcpt_in_one_line, on_data=data_that_undoes)
 SMTPServer(on_connect=connect_later, on_secure=secure_later, on_auth=auth_later)

@@ -9,7 +9,7 @@ from contextlib import asynccontextmanager
 
 from fastsmtp import Address, Auth, DataStream, Session, SMTPError, SMTPServer
 from fastsmtp.hook_types import Callback, DataCallback
-from fastsmtp.server_options import ServerOptions, TLSOptions
+from fastsmtp.server_options import ServerOptions, SessionOptions, TLSOptions
 from fastsmtp.testing import Wire
 
 # --- names ---
@@ -20,6 +20,7 @@ SMTPServer(on_ehlo=None)  # type: ignore[call-arg]  # pyright: ignore[reportCall
 SMTPServer(True)  # type: ignore[call-arg, arg-type]  # pyright: ignore[reportCallIssue]
 Wire(auth_optinal=True)  # type: ignore[call-arg]  # pyright: ignore[reportCallIssue]
 options: ServerOptions = {"auth_optinal": True}  # type: ignore[typeddict-unknown-key]  # pyright: ignore[reportAssignmentType]
+session_options: SessionOptions = {"secure": True}  # type: ignore[typeddict-unknown-key]  # pyright: ignore[reportAssignmentType]
 tls: TLSOptions = {"size": 10}  # type: ignore[typeddict-unknown-key]  # pyright: ignore[reportAssignmentType]
 SMTPServer().update_secure_context(size=10)  # type: ignore[call-arg]  # pyright: ignore[reportCallIssue]
 SMTPServer().on("listning", print)  # type: ignore[arg-type]  # pyright: ignore[reportArgumentType]
