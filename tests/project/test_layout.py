@@ -106,6 +106,8 @@ ORDER = {
         *("handoff.availability", "handoff.dispatcher", "handoff.sink", "handoff"),
         *("nats.settings", "nats.stream", "nats.link", "nats.syncing", "nats.publisher"),
         *("nats.sink", "nats"),
+        *("postgres.table", "postgres.errors", "postgres.server", "postgres.connecting"),
+        *("postgres.storing", "postgres.sink", "postgres"),
         *("spool.directory", "spool.store", "spool.salvage", "spool.keeper", "spool.shelf"),
         *("spool.handover", "spool.drainer", "spool.gauges", "spool.operations"),
         *("spool.control", "spool.sink", "spool", "spool.family", "spool.strays"),
@@ -138,6 +140,7 @@ GATEWAY_DEPENDENCIES = {"aiohttp", "uvloop", "click", "argon2", "msgspec", "rich
 OPTIONAL = {
     ("_tls.self_signed", "cryptography"),
     ("_net.resolvers", "aiodns"),
+    ("delivery.postgres.connecting", "asyncpg"),
     ("metrics", "prometheus_client"),
     ("delivery.bodies.s3", "obstore"),
     ("delivery.nats.link", "nats"),

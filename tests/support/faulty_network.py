@@ -2,14 +2,15 @@
 
 `Between` listens on a port of 127.0.0.1 and connects each client to the server. A direction that is
 `swallowed` loses its octets and keeps the connection; a new connection is whole unless `all_new` is
-set. `delay` holds octets back.
+set. `delay` holds octets back. `loses` is asked about what comes from the server: if it returns
+True, that is lost and the connection reset.
 """
 
 from __future__ import annotations
 
 import asyncio
 import contextlib
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 
 __all__ = ["Between", "between"]
@@ -31,6 +32,7 @@ class Between:
     def __init__(self, server: int) -> None:
         self.port = 0
         self.delay = 0.0
+        self.loses: Callable[[bytes], bool] = lambda octets: False
         self.all_new: set[str] = set()
         self.accepted = 0
         self.lost_octets = 0
@@ -79,6 +81,10 @@ class Between:
                 if direction in path.lost:
                     self.lost_octets += len(octets)
                     continue
+                if direction == "to_client" and self.loses(octets):
+                    for writer in path.writers:
+                        writer.transport.abort()
+                    break
                 if self.delay:
                     await asyncio.sleep(self.delay)
                 target.write(octets)
