@@ -258,6 +258,10 @@ class Arrival:
 
     def _write(self, octets: bytes) -> None:
         assert self._writer is not None
+        limit = self._traffic.sink.max_body
+        if limit is not None and self._stream.byte_length > limit:
+            self.fail(TooLarge(f"the sink takes no more than {limit} octets"))
+            return
         try:
             waiting = self._writer.write(octets)
         except Exception as error:

@@ -10,6 +10,7 @@ import os
 from typing import ClassVar, Final
 
 from fastsmtp.errors import SMTPError
+from fastsmtp.log_text import escaped
 
 __all__ = [
     "DeliveryError",
@@ -19,7 +20,10 @@ __all__ = [
     "Unavailable",
     "Unclear",
     "delivery_error",
+    "reason_of",
 ]
+
+LONGEST_REASON: Final = 300  # characters
 
 _NO_ROOM: Final = frozenset({errno.ENOSPC, errno.EDQUOT, errno.EFBIG})
 
@@ -93,3 +97,15 @@ def delivery_error(error: BaseException) -> DeliveryError:
         kind = Full if error.errno in _NO_ROOM else Unavailable
         return kind(f"{name}:{os.strerror(error.errno)}")
     return Unclear(f"{type(error).__name__}: {error}")
+
+
+def reason_of(error: BaseException) -> str:
+    """Return the reason of an exception for people: one bounded line, even if the text is that of
+    another program; of an error of the system, its text without what the event loop adds to it.
+    """
+    text = str(error)
+    if isinstance(error, OSError):
+        # The errors of host name lookups have numbers of their own, negative ones.
+        number = error.errno or 0
+        text = os.strerror(number) if number > 0 else error.strerror or text
+    return escaped(text or type(error).__name__, LONGEST_REASON, plain=" ")

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Final
 
 from fastsmtp import Address
 from fastsmtp.delivery.arrival import Arrival, Traffic, announced_size, record_of
-from fastsmtp.delivery.errors import Full, Refused, Unavailable
+from fastsmtp.delivery.errors import Full, Refused, TooLarge, Unavailable
 from fastsmtp.delivery.log import Entry, log_entry, logger
 from fastsmtp.delivery.promise import Promise
 from fastsmtp.delivery.sink import CLOSE_PATIENCE, Sink
@@ -38,25 +38,30 @@ def deliver(
     *,
     name: str | None = None,
     headers: bool = True,
+    require: Promise = Promise.MEMORY,
     max_in_flight: int = MAX_IN_FLIGHT,
     log: Callable[[Entry], object] = log_entry,
 ) -> Delivery:
     """Return the hook `on_data` that puts each message into `sink`.
 
     name: of this server, in Received; None: that of the host. headers: put Return-Path,
-    Delivered-To and Received on top (RFC 5321 §4.4). max_in_flight: octets of bodies in memory;
+    Delivered-To and Received on top (RFC 5321 §4.4). require: a sink that promises less is not
+    used: the start raises ValueError. max_in_flight: octets of bodies in memory;
     beyond it bodies go through the sink's files, and `on_mail_from` refuses. log: called for each
     message; must not block.
 
     The server starts the sink when it begins to listen, and closes it at the end of `close`, unless
     the program has started it itself (`async with sink:`). Raises TypeError for an object that is
-    not a sink, and ValueError for a `max_in_flight` below 1.
+    not a sink or a promise, and ValueError for a `max_in_flight` below 1.
     """
     if not isinstance(sink, Sink):
         raise TypeError(f"deliver takes a Sink, such as Maildir('./mail'), got {sink!r:.80}")
+    if not isinstance(require, Promise):
+        raise TypeError(f"require takes a Promise, such as Promise.DISK, got {require!r:.80}")
     if max_in_flight <= 0:
         raise ValueError(f"max_in_flight takes a number of octets, got {max_in_flight}")
-    return Delivery(sink, name or socket.gethostname(), headers, max_in_flight, log)
+    traffic = Traffic(sink, max_in_flight, log, headers=headers, tally=Tally())
+    return Delivery(traffic, name or socket.gethostname(), require)
 
 
 class Delivery:
@@ -66,18 +71,12 @@ class Delivery:
     flight, and counts. As a context manager, which servers enter, it starts and closes the sink.
     """
 
-    def __init__(
-        self,
-        sink: Sink,
-        name: str,
-        headers: bool,
-        max_in_flight: int,
-        log: Callable[[Entry], object],
-    ) -> None:
-        self.sink = sink
-        self.tally = sink.tally = tally = Tally()
-        self.traffic = Traffic(sink, max_in_flight, log, headers=headers, tally=tally)
+    def __init__(self, traffic: Traffic, name: str, require: Promise) -> None:
+        self.sink = traffic.sink
+        self.tally = self.sink.tally = traffic.tally
+        self.traffic = traffic
         self._name = name
+        self._required = require
         self._early: list[Arrival] = []  # messages that wait for the start of the sink
         self._starting: asyncio.Task[Promise] | None = None
         self._ending: asyncio.Task[None] | None = None
@@ -85,11 +84,15 @@ class Delivery:
         self._owns_sink = False
 
     async def __aenter__(self) -> Delivery:
-        """Start the sink, unless it was started; raises what its `start` raises."""
+        """Start the sink, unless it was started; raises what its `start` raises, and ValueError if
+        it promises less than is required.
+        """
         self._entered += 1
         try:
             if self.sink.promise is None:
                 await asyncio.shield(self._start())
+            else:
+                self.check(self.sink.promise)
         except BaseException:
             self._entered -= 1
             self._close_if_unused()
@@ -138,7 +141,12 @@ class Delivery:
 
     def on_mail_from(self, address: Address, session: Session, callback: Callback) -> None:
         """Refuse a transaction if its message cannot be delivered now."""
-        callback(self.refusal())
+        refusal = self.refusal()
+        if refusal is None and address.args:
+            limit = self.sink.max_body
+            if limit is not None and int(address.args.get("SIZE", 0)) > limit:
+                refusal = TooLarge().reply
+        callback(refusal)
 
     def on_connect(self, session: Session, callback: Callback) -> None:
         """Refuse a client with 421 while the sink accepts nothing."""
@@ -156,7 +164,21 @@ class Delivery:
         return self._starting
 
     async def _begin_sink(self) -> Promise:
-        return await self.sink.start()
+        promise = await self.sink.start()
+        try:
+            self.check(promise)
+        except ValueError:
+            await self.sink.close(CLOSE_PATIENCE)
+            raise
+        return promise
+
+    def check(self, promise: Promise) -> None:
+        """Raise ValueError if `promise`, of the sink, is less than is required."""
+        if not promise.covers(self._required):
+            why = "".join(f"; {remark}" for remark in self.sink.remarks)
+            raise ValueError(
+                f"a 250 would mean {promise.value}, and require is {self._required.value}{why}"
+            )
 
     def _close_if_unused(self) -> None:
         """Close the sink after a start whose waiters were all cancelled."""

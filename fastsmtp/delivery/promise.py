@@ -29,12 +29,12 @@ class Promise(enum.Enum):
         return required is self or required in _ALSO[self]
 
     def weaker(self, other: Promise) -> Promise:
-        """Return what is true of a message of which one part has this promise, and the rest the
-        other: a body that is stored apart from its record.
+        """Return the strongest promise that both include: what is true of a message of which one
+        part has this promise, and the rest the other, such as a body that is stored apart from its
+        record.
         """
-        if self.covers(other):
-            return other
-        return self if other.covers(self) else Promise.MEMORY
+        both = [each for each in Promise if self.covers(each) and other.covers(each)]
+        return next(each for each in both if all(map(each.covers, both)))
 
 
 _ALSO: Final = {

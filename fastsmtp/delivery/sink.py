@@ -56,7 +56,8 @@ class Sink(abc.ABC):
     through `begin`. promise: the result of `start`, None before it and after `close`. done: the
     word of replies and log for a message that was put. receipt_key: the log's name of its receipt.
     coming: messages whose bodies are arriving, which will be put soon; `deliver` counts them.
-    tally: where the sink counts, None: nowhere; `deliver` sets it.
+    remarks: for the operator, about what `start` has found. tally: where the sink counts, None:
+    nowhere; `deliver` sets it.
     """
 
     max_record: int = 1024 * 1024
@@ -64,6 +65,7 @@ class Sink(abc.ABC):
     done: str = "delivered"
     receipt_key: str = "receipt"
     coming: int = 0
+    remarks: tuple[str, ...] = ()
     tally: Tally | None = None
 
     @abc.abstractmethod
@@ -73,6 +75,13 @@ class Sink(abc.ABC):
         Raises OSError, ValueError or `DeliveryError` that states what to change; RuntimeError when
         it was started before and not closed. A sink can be started again after `close`.
         """
+
+    @property
+    def max_body(self) -> int | None:
+        """Octets of the largest body that the sink ever takes, None if it has no limit. Known after
+        `start`; a larger message is refused, 552 5.3.4.
+        """
+        return None
 
     @abc.abstractmethod
     def put(self, record: Record) -> asyncio.Future[Receipt]:

@@ -13,9 +13,9 @@ import socket
 from collections.abc import Callable, Iterable, Sequence
 from contextlib import suppress
 
+from fastsmtp.delivery.errors import reason_of
 from fastsmtp.gateway.activation import Activation
 from fastsmtp.gateway.config import DEFAULT_LISTEN, Config, Listener, parse_listener
-from fastsmtp.gateway.destination import reason_of
 from fastsmtp.gateway.privileges import Account, account_of, drop, warning_of_root
 from fastsmtp.gateway.start import StartError
 from fastsmtp.gateway.workers.inherited import inherited

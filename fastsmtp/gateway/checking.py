@@ -15,11 +15,14 @@ import stat
 from collections.abc import Callable, Iterator
 from typing import Final, NamedTuple, TypeAlias
 
+from fastsmtp.delivery import deliver
+from fastsmtp.delivery.errors import reason_of
+from fastsmtp.delivery.maildir import Maildir
 from fastsmtp.delivery.spool.directory import SpoolDirectory, SpoolError
 from fastsmtp.gateway import application
 from fastsmtp.gateway.certificates import NO_LIBRARY, CertificateError, read_certificate
 from fastsmtp.gateway.config import Config, Listener
-from fastsmtp.gateway.destination import Destination, reason_of
+from fastsmtp.gateway.destinations import DestinationError, promise_of
 from fastsmtp.gateway.log import logger
 from fastsmtp.gateway.logins import MissingPackage, hasher
 from fastsmtp.gateway.privileges import Account, account_of, drop, warning_of_root
@@ -96,7 +99,7 @@ def _tls(config: Config) -> Iterator[Finding]:
         return
     try:
         certificate = read_certificate(config)
-        delivery = Destination(config, lambda entry: None).delivery
+        delivery = deliver(Maildir(config.maildir))
         Servers(config, delivery, certificate, None, lambda entry: None)
     except (CertificateError, StartError) as error:
         yield Finding(False, str(error))
@@ -201,8 +204,17 @@ def _is_socket(path: str) -> bool:
 # --- directories ---
 
 
-def _maildir(config: Config) -> Iterator[Finding]:
+def _promise(config: Config) -> Iterator[Finding]:
     if config.application:
+        return
+    try:
+        yield from (Finding(True, line) for line in promise_of(config))
+    except DestinationError as error:
+        yield Finding(False, str(error))
+
+
+def _maildir(config: Config) -> Iterator[Finding]:
+    if not config.maildir or config.application:
         return
     for path in (config.maildir, *(f"{config.maildir}/{name}" for name in ("tmp", "new", "cur"))):
         if (fault := _fault_of_directory(path)) is not None:
@@ -262,8 +274,10 @@ def _directories(config: Config) -> Iterator[Finding]:
 
 
 def _of_this_user(config: Config) -> Iterator[Finding]:
-    yield from _maildir(config)
-    yield from _spool(config)
+    found = [*_maildir(config), *_spool(config)]
+    yield from found
+    if all(each.is_fine for each in found):
+        yield from _promise(config)
 
 
 def _as_account(account: Account, config: Config) -> list[Finding]:

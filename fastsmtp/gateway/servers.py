@@ -104,6 +104,9 @@ class Servers:
             # Without logins: other servers deliver their mail here.
             options["auth_optional"] = True
             options["disabled_commands"] = {*options.get("disabled_commands", ()), "AUTH"}
+        if not config.maildir and not config.spool:
+            # Without the machine that takes the mail, clients had better try another server.
+            options["on_connect"] = self._delivery.on_connect
         server = SMTPServer(
             on_mail_from=self._delivery.on_mail_from,
             on_rcpt_to=self._receiver.on_rcpt_to,

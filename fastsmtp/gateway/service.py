@@ -24,7 +24,7 @@ from fastsmtp.gateway.certificates import (
     read_certificate,
 )
 from fastsmtp.gateway.config import Config, Kind, Loaded
-from fastsmtp.gateway.destination import Destination, DestinationError
+from fastsmtp.gateway.destinations import Destination, DestinationError
 from fastsmtp.gateway.log import LogWriter, logger
 from fastsmtp.gateway.logins import Checker, Logins, MissingPackage
 from fastsmtp.gateway.refreshing import Refresher, users_of
@@ -170,6 +170,8 @@ class _Service:
         self._say_what_is_secure()
         if self._places.warning:
             self._writer.say(self._places.warning)
+        for remark in self._destination.remarks:
+            self._writer.say(remark)
         self._writer.say(delivering)
         self._serving = f"{', '.join(map(str, addresses))}; {delivering}"
         if self._worker is None:
@@ -199,7 +201,7 @@ class _Service:
         await self._metrics.end()
         if await self._destination.close(DISK_PATIENCE):
             return EXIT_CLEAN
-        logger.error("the disk of %s does not answer: ending without it", self._config.maildir)
+        logger.error("%s does not answer: ending without it", self._destination.place)
         return EXIT_AT_ONCE
 
     def _leave(self, status: int) -> None:

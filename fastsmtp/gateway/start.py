@@ -12,8 +12,8 @@ import socket
 from collections.abc import Coroutine, Iterable, Iterator
 from typing import Any, TypeVar
 
+from fastsmtp.delivery.errors import reason_of
 from fastsmtp.gateway.config import Config, Kind, Listener
-from fastsmtp.gateway.destination import reason_of
 from fastsmtp.gateway.log import LogWriter, logger
 from fastsmtp.running import loop_factory, was_raised_at_start
 from fastsmtp.server import SMTPServer

@@ -126,6 +126,8 @@ def test_check_of_a_good_configuration_is_a_line_for_each_item_and_makes_nothing
         f"ok: lmtp:{tmp_path}/l.sock is free",
         f"ok: Maildir {tmp_path}/m will be made",
         f"ok: spool {tmp_path}/s will be made",
+        f"ok: delivering to {tmp_path}/m by way of the spool {tmp_path}/s;"
+        " 250 means: on this disk (disk)",
     ]
     assert sorted(os.listdir(tmp_path)) == ["mx.pem", "users"]
 
@@ -205,6 +207,8 @@ def test_check_beside_a_running_server_is_fine_and_does_not_disturb_it(
             f"ok: smtp:{path} is {holder}",
             f"ok: Maildir {maildir}",
             f"ok: spool {tmp_path}/spool",
+            f"ok: delivering to {maildir} by way of the spool {tmp_path}/spool;"
+            " 250 means: on this disk (disk)",
         ]
         assert gateway.stop() == 0
         # The one client is ours: the check has not connected.
@@ -256,7 +260,7 @@ def test_directories_are_checked_with_the_rights_of_the_user(
     assert not directory.is_fine
     assert f"Maildir {tmp_path}/m: " in directory.text
     assert os.geteuid() == 0
-    *_, own = findings(load({**flags, "user": "", "group": ""}, {}, os.devnull).config)
+    *_, own, _ = findings(load({**flags, "user": "", "group": ""}, {}, os.devnull).config)
     assert own == (True, f"Maildir {tmp_path}/m will be made")
 
 

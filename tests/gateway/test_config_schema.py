@@ -13,6 +13,7 @@ import pytest
 
 from fastsmtp.gateway.config import SCHEMA, Config, Loaded, example, load, shown_values
 from fastsmtp.gateway.config.engine import ELSEWHERE, ENGINE_KINDS, EXCLUDED, OWN_ROWS
+from fastsmtp.gateway.config.sinks import TABLES
 from fastsmtp.gateway.config.text import toml
 from fastsmtp.gateway.config.toml_file import DEFAULT_FILES
 from fastsmtp.options import OPTIONS
@@ -43,7 +44,7 @@ def test_the_default_of_an_engine_key_is_that_of_the_engine(key: str) -> None:
 def test_every_other_key_is_a_field_of_the_config() -> None:
     fields = {field.name for field in dataclasses.fields(Config)}
     keys = {row.key for row in SCHEMA.values() if not row.in_options}
-    assert keys - {"listen"} == fields - {"listeners", "options", "name"}
+    assert keys - {"listen", *TABLES} == fields - {"listeners", "options", "name", "tables"}
 
 
 def test_keys_flags_and_variables_have_one_name() -> None:
@@ -62,7 +63,8 @@ def test_nothing_in_the_schema_is_in_the_words_of_python() -> None:
 
 
 def test_a_password_has_no_flag_because_others_can_read_command_lines() -> None:
-    assert [row.key for row in SCHEMA.values() if row.kind.is_secret] == ["key_password"]
+    flagless = [row.key for row in SCHEMA.values() if row.kind.has_secret("word")]
+    assert flagless == ["key_password"]
     assert not SCHEMA["key_password"].flag
 
 

@@ -12,7 +12,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from fastsmtp.delivery import Promise
 from fastsmtp.gateway.config import SCHEMA, ConfigError, Loaded, Setting, load
+from fastsmtp.gateway.config.sinks import TABLES
 from fastsmtp.gateway.config.text import toml
 from fastsmtp.gateway.config.toml_file import MAX_FILE, find_file, lines_of, read_file
 from fastsmtp.gateway.config.values import listed
@@ -59,6 +61,9 @@ VALUES: dict[str, st.SearchStrategy[Any]] = {
         unique=True,
     ),
     "maildir": PATHS,
+    "require": st.sampled_from([each.value for each in Promise]),
+    "on_unavailable": st.just("refuse"),
+    "handoff_deadline": st.sampled_from([1, 2.5, 30]),
     "spool": PATHS,
     "spool_quota": st.sampled_from(["1G", "10m", 12345]),
     "size": st.sampled_from(["1G", "10m", "0", 0, 12345]),
@@ -92,10 +97,11 @@ USUAL: dict[Any, st.SearchStrategy[Any]] = {
     float: st.one_of(st.integers(1, 1000), st.floats(0.001, 1e6)),
     str: PLAIN,
 }
-# What needs another key, or is for programs. `certificates` has a test of its own.
+# What needs another key, or is for programs. `certificates` and sinks have tests of their own.
 NOT_ALONE = {
     *("application", "certificates", "cert", "client_ca", "group", "key", "key_password"),
     *("reject_unauthorized", "reload", "users"),
+    *("deliver", *TABLES),
 }
 ALONE = [row for row in SCHEMA.values() if row.key not in NOT_ALONE]
 

@@ -10,7 +10,8 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import json
-from collections.abc import Callable, Sequence
+import threading
+from collections.abc import Callable, Coroutine, Iterator, Sequence
 from typing import Any
 
 from fastsmtp.delivery import (
@@ -28,9 +29,10 @@ from fastsmtp.delivery import (
 from fastsmtp.delivery.handoff import RemoteSink
 from fastsmtp.errors import SMTPError
 
-__all__ = ["RemoteServer", "ScriptedSink"]
+__all__ = ["RemoteServer", "ScriptedSink", "Threaded", "in_a_thread"]
 
 LONGEST_LINE = 1 << 20
+PATIENCE = 30.0
 ERRORS: dict[str, Callable[[], DeliveryError]] = {
     "unavailable": lambda: Unavailable("the store says no"),
     "unclear": lambda: Unclear("the store does not know"),
@@ -162,3 +164,41 @@ class ScriptedSink(RemoteSink):
             return words
         finally:
             writer.transport.abort()
+
+
+class Threaded:
+    """A remote server in a thread of its own, for tests that wait for processes."""
+
+    def __init__(self, server: RemoteServer, loop: asyncio.AbstractEventLoop) -> None:
+        self.server = server
+        self._loop = loop
+
+    @property
+    def port(self) -> int:
+        return self.server.port
+
+    def stop(self) -> None:
+        self._run(self.server.stop())
+
+    def start(self) -> None:
+        self._run(self.server.start())
+
+    def _run(self, work: Coroutine[Any, Any, None]) -> None:
+        asyncio.run_coroutine_threadsafe(work, self._loop).result(PATIENCE)
+
+
+@contextlib.contextmanager
+def in_a_thread() -> Iterator[Threaded]:
+    """A remote server that listens until the end of the block."""
+    loop = asyncio.new_event_loop()
+    thread = threading.Thread(target=loop.run_forever, daemon=True)
+    thread.start()
+    made = Threaded(RemoteServer(), loop)
+    made.start()
+    try:
+        yield made
+    finally:
+        made.stop()
+        loop.call_soon_threadsafe(loop.stop)
+        thread.join(PATIENCE)
+        loop.close()

@@ -80,19 +80,24 @@ class Lines:
 
 
 class Gateway:
-    """One run of `fastsmtp serve` on a free port of 127.0.0.1, unless `listen` says otherwise."""
+    """One run of `fastsmtp serve` on a free port of 127.0.0.1, unless `listen` says otherwise.
+
+    maildir: where it delivers to; None: `arguments` say it. program: what runs it, in Python.
+    """
 
     def __init__(
         self,
-        maildir: Path,
+        maildir: Path | None,
         *arguments: str,
         listen: tuple[str, ...] = ("127.0.0.1:0",),
+        program: tuple[str, ...] = ("-m", "fastsmtp"),
         env: Mapping[str, str] | None = None,
         preexec: Callable[[], None] | None = None,
     ) -> None:
-        self.maildir = maildir
+        into = [] if maildir is None else [f"--maildir={maildir}"]
+        options = [*(f"--listen={each}" for each in listen), *into, *arguments]
         self.process = subprocess.Popen(
-            command(*[f"--listen={each}" for each in listen], f"--maildir={maildir}", *arguments),
+            [sys.executable, *program, "serve", *options],
             stdin=subprocess.DEVNULL,
             stdout=subprocess.PIPE,
             stderr=subprocess.PIPE,

@@ -12,10 +12,9 @@ from collections.abc import Awaitable, Callable
 from typing import Final
 
 from fastsmtp.delivery.breaker import Breaker
-from fastsmtp.delivery.errors import DeliveryError, Unavailable
+from fastsmtp.delivery.errors import DeliveryError, Unavailable, reason_of
 from fastsmtp.delivery.log import logger
 from fastsmtp.errors import SMTPError
-from fastsmtp.log_text import escaped
 
 __all__ = ["Availability"]
 
@@ -23,7 +22,6 @@ __all__ = ["Availability"]
 FIRST_PAUSE: Final = 0.2
 MOST_PAUSE: Final = 5.0
 PROBE_SECONDS: Final = 10.0  # after which a probe without an answer has failed
-LONGEST_REASON: Final = 300  # characters of a text of the other side in a log line
 
 
 class Availability:
@@ -65,8 +63,8 @@ class Availability:
 
     def failed(self, error: DeliveryError) -> None:
         """It has given no answer to a message. Called on the loop."""
-        if self._breaker.fail(str(error), time.monotonic()):
-            logger.error("%s is down, and mail is refused: %s", self._name, _shown(str(error)))
+        if self._breaker.fail(reason_of(error), time.monotonic()):
+            logger.error("%s is down: %s", self._name, self.reason)
             self._probing = asyncio.get_running_loop().create_task(self._probe_until_up())
 
     async def close(self) -> None:
@@ -89,9 +87,8 @@ class Availability:
                 async with asyncio.timeout(PROBE_SECONDS):
                     await self._probe()
             except Exception as error:  # foreign code, and a library's exceptions
-                text = str(error) or type(error).__name__
-                logger.debug("%s is still down: %s", self._name, _shown(text))
-                self._breaker.fail(text, time.monotonic())
+                self._breaker.fail(reason_of(error), time.monotonic())
+                logger.debug("%s is still down: %s", self._name, self.reason)
             else:
                 break
         self._probing = None
@@ -101,7 +98,3 @@ class Availability:
     def _tell_up(self) -> None:
         logger.warning("%s is up again", self._name)
         self._on_up()
-
-
-def _shown(text: str) -> str:
-    return escaped(text, LONGEST_REASON, plain=" ")

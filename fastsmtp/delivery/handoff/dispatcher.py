@@ -25,6 +25,7 @@ from fastsmtp.delivery.errors import (
     Unavailable,
     Unclear,
     delivery_error,
+    reason_of,
 )
 from fastsmtp.delivery.gathering import MAX_ITEMS, MAX_OCTETS, Gathering
 from fastsmtp.delivery.handoff.availability import Availability
@@ -256,7 +257,7 @@ class Dispatcher:
         for entry in batch:
             entry.is_alone = True
             entry.is_unclear = entry.is_unclear or is_unclear
-            entry.reason = str(error)
+            entry.reason = reason_of(error)
         self._put_back(batch)
 
     def _settle(self, batch: list[_Entry], results: Sequence[Receipt | BaseException]) -> None:
@@ -356,7 +357,7 @@ def _error_of(error: BaseException) -> DeliveryError:
     if isinstance(error, DeliveryError):
         return error
     is_unsent = isinstance(error, (ConnectionRefusedError, socket.gaierror))
-    return (Unavailable if is_unsent else Unclear)(str(error) or type(error).__name__)
+    return (Unavailable if is_unsent else Unclear)(reason_of(error))
 
 
 def _fail(future: asyncio.Future[Receipt], error: DeliveryError) -> None:

@@ -32,7 +32,7 @@ class RemoteSink(Sink):
 
     where: what log lines call the other side, without secrets, such as "nats://10.0.0.1 stream
     MAIL". deadline: seconds in which a message is tried again. parallel: batches at a time;
-    max_items, max_octets: of each. remarks: lines for the start, which `connect` may set.
+    max_items, max_octets: of each. `connect` may set `remarks` and `max_record`.
     """
 
     def __init__(
@@ -47,7 +47,6 @@ class RemoteSink(Sink):
         if not deadline > 0:
             raise ValueError(f"deadline takes a number of seconds above 0, got {deadline}")
         self.where = where
-        self.remarks: tuple[str, ...] = ()
         self.availability = Availability(where, self.probe, lambda: self._dispatcher.look())
         self._dispatcher = Dispatcher(
             self.send,
@@ -90,6 +89,11 @@ class RemoteSink(Sink):
         return len(record.headers) + (len(record.body) if isinstance(record.body, bytes) else 0)
 
     # The interface of a sink.
+
+    @property
+    def max_body(self) -> int | None:
+        """Return `max_record`, unless the sink takes larger bodies by `begin`."""
+        return self.max_record if type(self).begin is Sink.begin else None
 
     async def start(self) -> Promise:
         """Connect and check; see `Sink.start`. Raises `Unavailable` without an answer in time."""

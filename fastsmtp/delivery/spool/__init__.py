@@ -1,6 +1,8 @@
 """A spool: mail is stored on disk at once, in batches, and drained from there into another sink."""
 
 from fastsmtp.delivery.spool.directory import SpoolError
+from fastsmtp.delivery.spool.fallback import Fallback
+from fastsmtp.delivery.spool.patient import Patient
 from fastsmtp.delivery.spool.sink import Spool
 
-__all__ = ["Spool", "SpoolError"]
+__all__ = ["Fallback", "Patient", "Spool", "SpoolError"]

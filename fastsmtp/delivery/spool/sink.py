@@ -69,6 +69,11 @@ class Spool(Sink):
         self._control: ControlServer | None = None
 
     @property
+    def max_body(self) -> int | None:
+        """Return the limit of the sink that gets the messages."""
+        return None if self._inner is None else self._inner.max_body
+
+    @property
     def count(self) -> int:
         """How many messages are in the spool."""
         return self._shelf.count
@@ -94,6 +99,7 @@ class Spool(Sink):
         try:
             if self._inner is not None:
                 await self._inner.start()
+                self.remarks = self._inner.remarks
                 self._drainer = Drainer(self._shelf, self._inner, parallel=self._parallel)
             self._control = ControlServer(
                 self._shelf.directory.control, Operations(self._shelf, self._drainer)

@@ -13,6 +13,7 @@ from collections.abc import Callable
 from typing import Final
 
 from fastsmtp.blocking import call_in_thread
+from fastsmtp.delivery.errors import DeliveryError
 from fastsmtp.delivery.log import logger
 from fastsmtp.delivery.sink import Sink
 from fastsmtp.delivery.spool.directory import SpoolDirectory, SpoolError, SpoolInUse
@@ -96,7 +97,7 @@ class Strays:
         spool = Spool(directory, drain_into=self._make_sink())
         try:
             await spool.start()
-        except (SpoolError, OSError) as error:
+        except (SpoolError, DeliveryError, OSError, ValueError) as error:
             directory.release()
             self._report(directory.path, error)
             return

@@ -10,9 +10,9 @@ import asyncio
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Final
 
+from fastsmtp.delivery.errors import reason_of
 from fastsmtp.gateway.admin.address import AdminAddress
 from fastsmtp.gateway.admin.pages import Page, Pages
-from fastsmtp.gateway.destination import reason_of
 from fastsmtp.gateway.start import StartError
 from fastsmtp.gateway.workers.worker import Worker
 from fastsmtp.running import loop_factory

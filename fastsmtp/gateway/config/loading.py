@@ -19,15 +19,17 @@ from fastsmtp.gateway.config.listeners import HOST, Kind, Listener
 from fastsmtp.gateway.config.model import Config
 from fastsmtp.gateway.config.names import nearest
 from fastsmtp.gateway.config.schema import ENVIRONMENT, SCHEMA, Setting
+from fastsmtp.gateway.config.sinks import TABLES, Target
 from fastsmtp.gateway.config.tables import unknown_key
 from fastsmtp.gateway.config.toml_file import ConfigFile, find_file, read_file
 from fastsmtp.gateway.config.values import FILE, FOLDER, WrongValue, check_type, listed
-from fastsmtp.options import parse_options
+from fastsmtp.options import OPTIONS, parse_options
 
 __all__ = ["CONFIG_VARIABLE", "Loaded", "load"]
 
 CONFIG_VARIABLE: Final = f"{ENVIRONMENT}CONFIG"  # names the file
 DEFAULT: Final = "default"  # the origin of values that are not given
+DATA_HOOK_TIMEOUT: Final[float] = OPTIONS["data_hook_timeout"].default  # type: ignore[assignment]
 
 # What Kubernetes sets in each container for a service with our name.
 _OF_KUBERNETES: Final = re.compile(
@@ -132,7 +134,7 @@ def _of_file(file: ConfigFile) -> dict[str, Given]:
             raise ConfigError(f"{file.place(key, *error.path)}: {key}: {error}") from None
         except ValueError as error:
             raise ConfigError(f"{file.place(key)}: {key}: {error}") from None
-        if row.kind.is_secret and file.is_open:
+        if file.is_open and row.kind.has_secret(value):
             raise ConfigError(f"{file.path} has {key}, and every user can read it: chmod o-r it")
         place = file.place(key)
         given[key] = Given(value, checked, f"{place}: {key}", place)
@@ -174,7 +176,13 @@ def _of_flags(flags: Mapping[str, Any]) -> dict[str, Given]:
         name = row.flag or key.upper()
         if row.kind in (FILE, FOLDER) and texts == "":  # a variable of a shell that is not set
             raise ConfigError(f"{name}: a path is needed")
-        given[key] = _of_texts(row, texts, name, f"flag {name}")
+        found = _of_texts(row, texts, name, f"flag {name}")
+        if row.kind.has_secret(found.value):
+            raise ConfigError(
+                f"{name}: every user of this machine can read the flags of a process:"
+                f" set a secret in the file, or as {row.variable}"
+            )
+        given[key] = found
     return given
 
 
@@ -202,8 +210,18 @@ def _config(given: Mapping[str, Given]) -> Config:
     }
     fields = {key: value for key, value in checked.items() if not SCHEMA[key].in_options}
     listeners: tuple[Listener, ...] = fields.pop("listen")
+    tables = {name: fields.pop(name) for name in TABLES}
+    deliver: Target | None = fields.pop("deliver")
+    maildir: str = fields.pop("maildir")
+    if deliver is not None and "maildir" in given:
+        raise ConfigError(f"{given['deliver'].name}: maildir is given too, leave one of them out")
+    if deliver is None:
+        deliver = Target("maildir", f"maildir:{maildir}", maildir)
     config = Config(
         **fields,
+        deliver=deliver,
+        maildir=deliver.path,
+        tables=MappingProxyType(tables),
         listeners=() if fields["application"] and "listen" not in given else listeners,
         name=options.pop("name", None) or _own_name(),
         options=MappingProxyType(options),
@@ -249,8 +267,21 @@ def _contradictions(config: Config, given: Mapping[str, Given]) -> Iterator[tupl
         if getattr(config, key) and not getattr(config, needed):
             yield key, f"it needs {needed}"
     yield from _rules_of_two_kinds(config)
-    if config.spool == config.maildir:
+    yield from _of_delivery(config)
+
+
+def _of_delivery(config: Config) -> Iterator[tuple[str, str]]:
+    if config.maildir and config.spool == config.maildir:
         yield "spool", "it cannot be the Maildir, give it a directory of its own"
+    if config.on_unavailable == "spool" and not config.spool:
+        yield "on_unavailable", "it needs spool, a directory"
+    if config.on_unavailable == "spool" and config.maildir:
+        yield "on_unavailable", "mail goes into a Maildir of this machine: leave it out"
+    if config.maildir:
+        return
+    limit: float = config.options.get("data_hook_timeout", DATA_HOOK_TIMEOUT)
+    if 0 < limit <= config.handoff_deadline:
+        yield "handoff_deadline", f"it must be below data_hook_timeout, which is {limit:g} seconds"
 
 
 def _rules_of_two_kinds(config: Config) -> Iterator[tuple[str, str]]:

@@ -6,8 +6,10 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
+from fastsmtp.delivery import Promise
 from fastsmtp.gateway.admin.address import AdminAddress
 from fastsmtp.gateway.config.listeners import Listener
+from fastsmtp.gateway.config.sinks import Target
 
 __all__ = ["Config"]
 
@@ -22,7 +24,11 @@ class Config:
     server that are not the default; those that the gateway sets itself are not among them.
     domains: keys of `domain_key`. recipients, discard, reject: parsed rules. Without domains and
     recipients, all are accepted.
-    maildir, spool: directories. spool_quota: octets that the spool may hold.
+    deliver: where mail goes. maildir: its directory, "" if mail goes elsewhere. require: what a 250
+    must mean. on_unavailable: "refuse", or "spool": mail goes into the spool only while another
+    machine does not take it. handoff_deadline: seconds in which it must take a message. tables: of
+    sinks, by the names of `sinks.TABLES`; keys that are not given are not in them. spool: a
+    directory. spool_quota: octets that the spool may hold.
     cert, key, client_ca, users: files. key_password: of `key`, and a secret. certificates: server
     name -> its TLS options, with paths. reject_unauthorized: clients need a certificate that
     client_ca has signed. auth_methods: of users.
@@ -42,7 +48,12 @@ class Config:
     recipients: frozenset[str]
     discard: frozenset[str]
     reject: frozenset[str]
+    deliver: Target
     maildir: str
+    require: Promise
+    on_unavailable: str
+    handoff_deadline: float
+    tables: Mapping[str, Mapping[str, Any]]
     spool: str
     spool_quota: int
     cert: str
@@ -68,4 +79,4 @@ class Config:
     admin_public: bool
 
     def __repr__(self) -> str:
-        return f"<Config {self.application or self.maildir}>"  # no password
+        return f"<Config {self.application or self.deliver}>"  # no password

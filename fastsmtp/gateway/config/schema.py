@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from types import MappingProxyType
 from typing import Any, Final
 
-from fastsmtp.gateway.config import tables, values
+from fastsmtp.gateway.config import sinks, tables, values
 from fastsmtp.gateway.config.engine import ENGINE_KINDS
 from fastsmtp.gateway.config.listeners import DEFAULT_LISTEN
 from fastsmtp.gateway.config.values import ValueKind
@@ -106,8 +106,21 @@ _OWN_ROWS: Final = (
         "Accepts mail for these, and drops it; only the log has a line about it.", word="RULE"),
     _row(_RECIPIENTS, "reject", values.RULES, [],
         "Refuses mail for these. The most specific of all rules decides.", word="RULE"),
+    _row(_DELIVERY, "deliver", sinks.DELIVER, "",
+        "Where mail goes, if not into a Maildir.", word="URL"),
     _row(_DELIVERY, "maildir", values.DIRECTORY, "./mail",
-        "The Maildir for the mail; created if it does not exist.", word="DIRECTORY"),
+        "The Maildir for the mail, as deliver with maildir:DIRECTORY; created if it does not"
+        " exist.", word="DIRECTORY"),
+    _row(_DELIVERY, "require", sinks.REQUIRE, "disk",
+        "Refuses to start if a 250 would mean less.", word="PROMISE"),
+    _row(_DELIVERY, "on_unavailable", sinks.ON_UNAVAILABLE, "refuse",
+        "What becomes of mail while another machine does not take it. With spool, mail goes into"
+        " the spool only then.", word="WORD"),
+    _row(_DELIVERY, "handoff_deadline", values.SECONDS, 30,
+        "Seconds in which a message is handed over to another machine, then its client gets 451.",
+        word="SECONDS"),
+    *(_row(_DELIVERY, name, tables.table_of(table.keys), {}, table.does, word="KEY=VALUE")
+        for name, table in sinks.TABLES.items()),
     _row(_DELIVERY, "spool", values.FOLDER, "",
         "Takes mail into a spool in this directory, and delivers it from there.",
         word="DIRECTORY"),

@@ -1,4 +1,4 @@
-"""The keys whose values have keys of their own: `listen` and `certificates`.
+"""The keys whose values have keys of their own: `listen`, `certificates`, and the tables of sinks.
 
 [[listen]]                        [certificates."mail.example.org"]
 address = "10.0.0.1:25"           cert = "/etc/fastsmtp/mail.pem"
@@ -26,7 +26,7 @@ from fastsmtp.gateway.config.values import (
 )
 from fastsmtp.options import OPTIONS
 
-__all__ = ["CERTIFICATES", "LISTEN", "TLS_OPTIONS", "unknown_key"]
+__all__ = ["CERTIFICATES", "LISTEN", "TLS_OPTIONS", "table_of", "unknown_key"]
 
 _ADDRESS: Final = "address"
 # The options of TLS that are not key material.
@@ -148,10 +148,55 @@ def _certificates_of(texts: list[str]) -> Any:
     return tables
 
 
+def _masked_certificates(value: Any) -> Any:
+    if not isinstance(value, Mapping):
+        return value
+    return {name: _masked(table, _OF_CERTIFICATE) for name, table in value.items()}
+
+
 CERTIFICATES: Final = ValueKind(
     "a table with a cert for each server name; in the environment and in flags NAME=CERT:KEY",
     dict[str, Any],
     _certificates,
     _certificates_of,
     is_list=True,
+    mask=_masked_certificates,
 )
+
+
+# --- tables of sinks ---
+
+
+def table_of(kinds: Mapping[str, ValueKind]) -> ValueKind:
+    """Return the kind of a table with these keys. In the environment and in flags it is KEY=VALUE,
+    once for each key, and for each item of a list.
+    """
+
+    def from_texts(texts: list[str]) -> Any:
+        table: dict[str, Any] = {}
+        lists: dict[str, list[str]] = {}
+        for text in texts:
+            key, equals, value = text.partition("=")
+            kind = kinds.get(key)
+            if not equals or key in table:
+                return texts  # of a wrong type, which is refused
+            if kind is not None and kind.is_list:
+                lists.setdefault(key, []).append(value)
+            else:
+                table[key] = value if kind is None else kind.from_text(value)
+        return table | {key: kinds[key].from_text(items) for key, items in lists.items()}
+
+    return ValueKind(
+        "a table; in the environment and in flags KEY=VALUE",
+        dict[str, Any],
+        lambda table: MappingProxyType(_checked(table, kinds)),
+        from_texts,
+        is_list=True,
+        mask=lambda table: _masked(table, kinds),
+    )
+
+
+def _masked(table: Any, kinds: Mapping[str, ValueKind]) -> Any:
+    if not isinstance(table, Mapping):
+        return table
+    return {key: kinds[key].mask(it) if key in kinds else it for key, it in table.items()}

@@ -10,12 +10,12 @@ from typing import Any, Final
 
 from fastsmtp.gateway.config.loading import Loaded
 from fastsmtp.gateway.config.schema import SCHEMA, Setting
+from fastsmtp.gateway.config.sinks import TABLES
 from fastsmtp.gateway.config.toml_file import DEFAULT_FILES
 from fastsmtp.log_text import escaped
 
 __all__ = ["example", "shown_values", "toml"]
 
-MASK: Final = "********"
 MAX_ORIGIN: Final = 4096  # characters; most of them of a path
 WIDTH: Final = 100  # characters of a line of the example
 
@@ -62,23 +62,10 @@ def toml(value: Any) -> str:
 def shown_values(loaded: Loaded) -> Iterator[str]:
     """Yield a line of TOML for each key, with the origin of its value; secrets are masked."""
     for key, row in SCHEMA.items():
-        value = _masked(row, loaded.values[key])
+        value = row.kind.mask(loaded.values[key])
         origin = escaped(loaded.origins[key], MAX_ORIGIN, plain=" ")
         note = f" ({row.note})" if row.note and origin == "default" else ""
         yield f"{key} = {toml(value)}  # {origin}{note}"
-
-
-def _masked(row: Setting, value: Any) -> Any:
-    if row.kind.is_secret:
-        return MASK if value else value
-    if isinstance(value, Mapping):  # certificates, by name
-        return {name: _without_secrets(table) for name, table in value.items()}
-    return value
-
-
-def _without_secrets(table: Mapping[str, Any]) -> dict[str, Any]:
-    secret = {key for key, row in SCHEMA.items() if row.kind.is_secret}
-    return {key: MASK if key in secret and value else value for key, value in table.items()}
 
 
 def example() -> str:
@@ -87,7 +74,9 @@ def example() -> str:
     for group, rows in itertools.groupby(SCHEMA.values(), key=lambda row: row.group):
         parts.append(f"\n# --- {group} ---\n")
         parts.extend(map(_paragraph, rows))
-    return "".join([*parts, _TABLES])
+    parts.append(_TABLES)
+    parts.extend(f"\n# --- {table.does}\n\n{table.example}" for table in TABLES.values())
+    return "".join(parts)
 
 
 def _paragraph(row: Setting) -> str:

@@ -47,13 +47,15 @@ __all__ = [
         "kind_of",
         "listed",
     ),
-    *("octets_of",),
+    *("MASK", "SECONDS", "octets_of"),
 ]
 
 MAX_SIZE: Final = 2**62 - 1  # octets; the maximum of the engine's option `size`
 MAX_NUMBER: Final = 2**31 - 1
 MAX_WORKERS: Final = 1024
 MAX_UMASK: Final = 0o777
+
+MASK: Final = "********"  # is shown in place of a secret
 
 _UNITS: Final = {"": 1, "k": 1 << 10, "m": 1 << 20, "g": 1 << 30}
 _SIZE: Final = re.compile(r"([0-9]{1,19})([kKmMgG]?)")
@@ -81,7 +83,7 @@ class ValueKind:
 
     check: returns the checked value, or raises ValueError with a sentence, WrongValue for an item
     of it; `refused` makes the usual sentence. from_text: makes the type of a file of a text, or of
-    a list of texts if `is_list`. is_secret: a value must not appear in messages.
+    a list of texts if `is_list`. mask: returns a value as it is shown, without its secrets.
     """
 
     takes: str
@@ -89,13 +91,18 @@ class ValueKind:
     check: Callable[[Any], Any] = lambda value: value
     from_text: Callable[[Any], Any] = lambda text: text
     is_list: bool = False
-    is_secret: bool = False
+    mask: Callable[[Any], Any] = lambda value: value
+
+    def has_secret(self, value: Any) -> bool:
+        """Whether the value must not appear in messages as it is."""
+        shown = self.mask(value)
+        return shown is not value and bool(shown != value)
 
     def refused(self, value: object, reason: str = "", path: tuple[int, ...] = ()) -> WrongValue:
         """Return the error for `value`, or for the item of it at `path`."""
         for index in path:
             value = value[index]  # type: ignore[index]  # it is a list where there is a path
-        what = "this text" if self.is_secret else shown(value)
+        what = "this text" if self.has_secret(value) else shown(value)
         return WrongValue(
             f"it takes {self.takes}, not {what}" + (f": {reason}" if reason else ""), path
         )
@@ -162,6 +169,12 @@ def _quota(value: int | str) -> int:
 def _number(value: int) -> int:
     if not 0 <= value <= MAX_NUMBER:
         raise NUMBER.refused(value)
+    return value
+
+
+def _seconds(value: float) -> float:
+    if not 0 < value <= MAX_NUMBER:
+        raise SECONDS.refused(value)
     return value
 
 
@@ -277,7 +290,8 @@ FILE: Final = ValueKind("the path of a file, or empty", str, _path)
 FOLDER: Final = ValueKind("the path of a directory, or empty", str, _path)
 DIRECTORY: Final = ValueKind("the path of a directory", str, _directory)
 TEXT: Final = ValueKind("text", str)
-SECRET: Final = ValueKind("text", str, is_secret=True)
+SECRET: Final = ValueKind("text", str, mask=lambda value: MASK if value else value)
+SECONDS: Final = ValueKind("seconds above 0", float, _seconds, from_msgspec(float))
 DOMAINS: Final = ValueKind("a list of domains", list[str], _domains, is_list=True)
 RULES: Final = ValueKind("a list of recipients", list[str], _rules, is_list=True)
 MECHANISMS: Final = ValueKind("a list of PLAIN and LOGIN", list[str], _mechanisms, is_list=True)

@@ -6,9 +6,9 @@ from collections.abc import Callable
 from functools import partial
 from typing import Final
 
+from fastsmtp.delivery.errors import reason_of
 from fastsmtp.gateway.admin.address import AdminAddress
 from fastsmtp.gateway.admin.start import serve_admin
-from fastsmtp.gateway.destination import reason_of
 from fastsmtp.gateway.workers.child import Child
 from fastsmtp.gateway.workers.parent import STATUS_FAILED, Parent
 

@@ -18,8 +18,8 @@ from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Final, TypeAlias
 
+from fastsmtp.delivery.errors import reason_of
 from fastsmtp.gateway.config import Listener
-from fastsmtp.gateway.destination import reason_of
 from fastsmtp.gateway.privileges import Account
 from fastsmtp.gateway.start import StartError
 from fastsmtp.gateway.workers.inherited import Address, Inherited, address_of

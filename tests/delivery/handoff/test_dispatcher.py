@@ -317,7 +317,7 @@ async def test_while_it_is_down_messages_wait_and_only_the_probe_asks(
         assert await asyncio.gather(waiting, later) == ["ok", "ok"]
         assert it.availability.refusal() is None
     assert [record.getMessage() for record in caplog.records] == [
-        "remote is down, and mail is refused: nobody listens",
+        "remote is down: nobody listens",
         "remote is up again",
     ]
 

@@ -1,0 +1,102 @@
+"""Where mail goes: the schemes of the URL `deliver`, and the tables of sinks with their keys.
+
+A new sink is a row of SCHEMES for each of its schemes, a row of TABLES if it has keys of its own,
+and a row of `destinations.table`.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Final
+
+from fastsmtp.delivery import Promise
+from fastsmtp.gateway.config.names import nearest
+from fastsmtp.gateway.config.values import MASK, ValueKind, WrongValue
+
+__all__ = ["DELIVER", "ON_UNAVAILABLE", "REQUIRE", "SCHEMES", "TABLES", "Table", "Target"]
+
+# Scheme of a URL -> the sink.
+SCHEMES: Final[dict[str, str]] = {"maildir": "maildir"}
+
+
+@dataclass(frozen=True, slots=True)
+class Table:
+    """The table of a sink. does: a sentence for --help. keys: what it may have. example: its lines
+    in the example file.
+    """
+
+    does: str
+    keys: Mapping[str, ValueKind]
+    example: str
+
+
+TABLES: Final[dict[str, Table]] = {}
+
+_SCHEME: Final = re.compile(r"([A-Za-z][A-Za-z0-9+.-]*):(.+)", re.DOTALL)
+_PASSWORD: Final = re.compile(r"(?<=://)([^:/?#]*):.*@", re.DOTALL)
+_SECRET_OF_QUERY: Final = re.compile(
+    r"([?&][^=&]*(?:password|passwd|token|secret|signature)[^=&]*=)[^&#]+", re.IGNORECASE
+)
+
+
+@dataclass(frozen=True, slots=True)
+class Target:
+    """Where mail goes. sink: of SCHEMES. url: as given, perhaps with a password; `str()` has none.
+    path: the directory of a Maildir, absolute, else "".
+    """
+
+    sink: str
+    url: str = field(repr=False)
+    path: str = ""
+
+    def __str__(self) -> str:
+        return self.path or masked(self.url)
+
+
+def masked(url: str) -> str:
+    """Return a URL without its password, and without the secrets of its query."""
+    shown = _PASSWORD.sub(rf"\1:{MASK}@", url)
+    return _SECRET_OF_QUERY.sub(rf"\1{MASK}", shown)
+
+
+def _target(value: str) -> Target | None:
+    if not value:
+        return None
+    parts = _SCHEME.fullmatch(value)
+    if parts is None or "\0" in value:
+        raise DELIVER.refused(value)
+    scheme = parts[1].lower()
+    sink = SCHEMES.get(scheme)
+    if sink is None:
+        near = nearest(scheme, SCHEMES)
+        hint = f"did you mean {near}:?" if near else f"it takes {', '.join(SCHEMES)}"
+        raise WrongValue(f"there is no scheme {scheme:.40}: {hint}")
+    if sink == "maildir":
+        return Target(sink, value, os.path.abspath(parts[2]))
+    return Target(sink, f"{scheme}:{parts[2]}")
+
+
+def _promise(value: str) -> Promise:
+    try:
+        return Promise(value)
+    except ValueError:
+        raise REQUIRE.refused(value) from None
+
+
+def _on_unavailable(value: str) -> str:
+    if value not in ("refuse", "spool"):
+        raise ON_UNAVAILABLE.refused(value)
+    return value
+
+
+DELIVER: Final = ValueKind(
+    "a URL such as maildir:/var/mail, or empty",
+    str,
+    _target,
+    mask=lambda value: masked(value) if isinstance(value, str) else value,
+)
+REQUIRE: Final = ValueKind(", ".join(each.value for each in Promise), str, _promise)
+ON_UNAVAILABLE: Final = ValueKind("refuse or spool", str, _on_unavailable)

@@ -1,0 +1,39 @@
+"""The sinks of the gateway: a function for each, which makes it of a configuration.
+
+The modules of a sink are imported only where it is used.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Final
+
+from fastsmtp.delivery import Sink
+from fastsmtp.delivery.errors import reason_of
+from fastsmtp.delivery.maildir import Maildir
+from fastsmtp.gateway.config import Config
+from fastsmtp.gateway.destinations.errors import DestinationError
+
+__all__ = ["MAKERS", "sink_of"]
+
+
+def _maildir(config: Config) -> Sink:
+    return Maildir(config.maildir)
+
+
+# Sink, as in `config.sinks.SCHEMES` -> what makes it.
+MAKERS: Final[dict[str, Callable[[Config], Sink]]] = {"maildir": _maildir}
+
+
+def sink_of(config: Config) -> Sink:
+    """Return the sink that `deliver` names, not started.
+
+    Raises DestinationError for a URL or a table that does not make one, and a missing package.
+    """
+    try:
+        return MAKERS[config.deliver.sink](config)
+    except OSError as error:  # a file of a key, or of a certificate
+        where = f" {error.filename}:" if error.filename else ""
+        raise DestinationError(f"deliver {config.deliver}:{where} {reason_of(error)}") from error
+    except (ValueError, ImportError) as error:
+        raise DestinationError(f"deliver {config.deliver}: {error}") from error
