@@ -8,17 +8,19 @@ from __future__ import annotations
 
 import abc
 import asyncio
-import contextlib
+import time
 from collections.abc import Sequence
 from typing import Final
 
-from fastsmtp.delivery.errors import Unavailable
+from fastsmtp.delivery.bodies.store import BodyStore
+from fastsmtp.delivery.errors import Unavailable, reason_of
 from fastsmtp.delivery.gathering import MAX_ITEMS, MAX_OCTETS
 from fastsmtp.delivery.handoff.availability import Availability
 from fastsmtp.delivery.handoff.dispatcher import DEADLINE, Dispatcher
+from fastsmtp.delivery.log import logger
 from fastsmtp.delivery.promise import Promise
 from fastsmtp.delivery.record import Record
-from fastsmtp.delivery.sink import Receipt, Sink
+from fastsmtp.delivery.sink import BodyWriter, Receipt, Sink
 from fastsmtp.errors import SMTPError
 
 __all__ = ["RemoteSink"]
@@ -32,7 +34,8 @@ class RemoteSink(Sink):
 
     where: what log lines call the other side, without secrets, such as "nats://10.0.0.1 stream
     MAIL". deadline: seconds in which a message is tried again. parallel: batches at a time;
-    max_items, max_octets: of each. `connect` may set `remarks` and `max_record`.
+    max_items, max_octets: of each. bodies: keeps what is larger than `max_record`, started and
+    closed by the sink; None: that is refused. `connect` may set `remarks` and `max_record`.
     """
 
     def __init__(
@@ -43,10 +46,12 @@ class RemoteSink(Sink):
         parallel: int = 1,
         max_items: int = MAX_ITEMS,
         max_octets: int = MAX_OCTETS,
+        bodies: BodyStore | None = None,
     ) -> None:
         if not deadline > 0:
             raise ValueError(f"deadline takes a number of seconds above 0, got {deadline}")
         self.where = where
+        self.bodies = bodies
         self.availability = Availability(where, self.probe, lambda: self._dispatcher.look())
         self._dispatcher = Dispatcher(
             self.send,
@@ -92,8 +97,8 @@ class RemoteSink(Sink):
 
     @property
     def max_body(self) -> int | None:
-        """Return `max_record`, unless the sink takes larger bodies by `begin`."""
-        return self.max_record if type(self).begin is Sink.begin else None
+        """Return `max_record`, unless there is a store for larger bodies."""
+        return self.max_record if self.bodies is None else None
 
     async def start(self) -> Promise:
         """Connect and check; see `Sink.start`. Raises `Unavailable` without an answer in time."""
@@ -101,6 +106,8 @@ class RemoteSink(Sink):
             raise RuntimeError(f"{self.where} was started before")
         try:
             async with asyncio.timeout(CONNECTING):
+                if self.bodies is not None:
+                    await self.bodies.start()
                 promise = await self.connect()
             self._dispatcher.start()
         except BaseException as error:
@@ -108,12 +115,19 @@ class RemoteSink(Sink):
             if isinstance(error, TimeoutError):
                 raise Unavailable(f"no answer within {CONNECTING:g} seconds") from error
             raise
+        if self.bodies is not None and self.bodies.promise is not None:
+            promise = promise.weaker(self.bodies.promise)
         self.promise = promise
         return promise
 
     def put(self, record: Record) -> asyncio.Future[Receipt]:
         """Take one message; see `Sink.put`."""
-        return self._dispatcher.add(record, self.octets_of(record))
+        answer = self._dispatcher.add(record, self.octets_of(record))
+        return answer if self.bodies is None else self.bodies.follow(record, answer)
+
+    def begin(self, record: Record) -> BodyWriter:
+        """Begin a large body in the store for them; see `Sink.begin`."""
+        return super().begin(record) if self.bodies is None else self.bodies.begin(record)
 
     def refusal(self) -> SMTPError | None:
         """Return 451 while the other side is down, else None."""
@@ -123,12 +137,17 @@ class RemoteSink(Sink):
         """End; see `Sink.close`."""
         if self.promise is None:
             return
-        await self._dispatcher.close(patience)
         self.promise = None
+        deadline = time.monotonic() + patience
+        await self._dispatcher.close(patience)
         await self.availability.close()
-        await self._disconnect()
+        await self._disconnect(deadline - time.monotonic())
 
-    async def _disconnect(self) -> None:
-        with contextlib.suppress(OSError):  # of which TimeoutError is one
+    async def _disconnect(self, patience: float = 0.0) -> None:
+        if self.bodies is not None:
+            await self.bodies.close(max(0.0, patience))
+        try:
             async with asyncio.timeout(DISCONNECTING):
                 await self.disconnect()
+        except Exception as error:  # foreign code; all messages have their answers
+            logger.warning("%s: the connection was not closed: %s", self.where, reason_of(error))

@@ -24,7 +24,7 @@ from fastsmtp.delivery.nats.stream import HEADERS, Facts, facts_of, lost_quorum
 from fastsmtp.delivery.nats.syncing import synced_servers
 from fastsmtp.delivery.promise import Promise
 from fastsmtp.delivery.record import Record, encode_record
-from fastsmtp.delivery.sink import BodyWriter, Receipt
+from fastsmtp.delivery.sink import Receipt
 
 __all__ = ["NATS"]
 
@@ -78,14 +78,13 @@ class NATS(RemoteSink):
         self._settings = settings_of(servers, login, ca=ca, cert=cert, key=key)
         _check(stream, subject, domain, sync)
         where = f"{self._settings.servers[0]} stream {stream}"
-        super().__init__(where, deadline=deadline, parallel=PARALLEL)
+        super().__init__(where, deadline=deadline, parallel=PARALLEL, bodies=bodies)
         self._stream = stream
         self._subject = subject
         self._api = f"$JS.{domain}.API" if domain else "$JS.API"
         self._monitor = tuple(monitor)
         self._synced: set[str] | None = set() if not sync else None
         self._deadline = deadline
-        self._bodies = bodies
         self._link: Link | None = None
         self._facts: Facts | None = None
         self._publisher: Publisher | None = None
@@ -108,12 +107,9 @@ class NATS(RemoteSink):
         await publisher.try_out()
         self._publisher, self._facts, self._fault = publisher, facts, ""
         self.max_record = facts.max_body
-        promise = facts.promise
-        if self._bodies is not None:
-            promise = promise.weaker(await self._bodies.start())
-        self.remarks = self._remarks(facts, promise)
+        self.remarks = self._remarks(facts)
         self._watcher = asyncio.get_running_loop().create_task(self._watch())
-        return promise
+        return facts.promise
 
     async def send(self, records: list[Record]) -> Sequence[Receipt | BaseException]:
         """Publish records; see `RemoteSink.send`."""
@@ -154,27 +150,6 @@ class NATS(RemoteSink):
         if link is not None:
             await link.close()
 
-    # Large bodies.
-
-    async def close(self, patience: float) -> None:
-        """End; see `Sink.close`."""
-        loop = asyncio.get_running_loop()
-        until = loop.time() + patience
-        await super().close(patience)
-        if self._bodies is not None and self._bodies.promise is not None:
-            await self._bodies.close(max(LEAVING, until - loop.time()))
-
-    def begin(self, record: Record) -> BodyWriter:
-        """Begin a body in the store; without one such a message is refused."""
-        if self._bodies is None:
-            raise NotImplementedError
-        return self._bodies.begin(record)
-
-    def put(self, record: Record) -> asyncio.Future[Receipt]:
-        """Take one message; its receipt is its place in the stream."""
-        future = super().put(record)
-        return future if self._bodies is None else self._bodies.follow(record, future)
-
     # The stream.
 
     async def _info(self, patience: float) -> dict[str, Any]:
@@ -199,11 +174,13 @@ class NATS(RemoteSink):
             synced=self._synced,
         )
 
-    def _remarks(self, facts: Facts, promise: Promise) -> tuple[str, ...]:
+    def _remarks(self, facts: Facts) -> tuple[str, ...]:
         remarks = []
         if facts.remark:
             remarks.append(f"250 means {facts.promise.value} only, for {facts.remark}")
-        if promise is not facts.promise:
+        kept = None if self.bodies is None else self.bodies.promise
+        if kept is not None and not kept.covers(facts.promise):
+            promise = kept.weaker(facts.promise)
             remarks.append(f"250 means {promise.value} only, for so are large bodies kept")
         if not facts.is_atomic:
             remarks.append(f"stream {self._stream} lacks allow_atomic, which makes it faster")
