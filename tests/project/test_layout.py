@@ -108,6 +108,8 @@ ORDER = {
         *("nats.sink", "nats"),
         *("postgres.table", "postgres.errors", "postgres.server", "postgres.connecting"),
         *("postgres.storing", "postgres.sink", "postgres"),
+        *("webhook.signing", "webhook.answers", "webhook.mime", "webhook.form", "webhook.request"),
+        *("webhook.sink", "webhook"),
         *("spool.directory", "spool.store", "spool.salvage", "spool.keeper", "spool.shelf"),
         *("spool.handover", "spool.drainer", "spool.gauges", "spool.operations"),
         *("spool.control", "spool.sink", "spool.patient", "spool.fallback", "spool"),
@@ -146,6 +148,7 @@ OPTIONAL = {
     ("delivery.bodies.s3", "obstore"),
     ("delivery.nats.link", "nats"),
     ("delivery.nats.sink", "nats"),
+    ("delivery.webhook.sink", "aiohttp"),
     ("testing.authority", "cryptography"),
     ("pytest_plugin", "pytest"),
 }
