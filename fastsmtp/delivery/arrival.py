@@ -331,6 +331,8 @@ class Arrival:
         answer: Any = text
         if record.lmtp:
             answer = [fate.reply if isinstance(fate, DeliveryError) else text for fate in fates]
+        if traffic.sink.passes_replies:
+            answer = _passed_on(fates, text, record.lmtp)
         self._end()
         self._notes["done"] = traffic.sink.done
         for fate in fates:
@@ -390,6 +392,15 @@ def _outcome(error: DeliveryError) -> int:
         if isinstance(error, kind):
             return number
     return _UNAVAILABLE
+
+
+def _passed_on(fates: list[Fate], text: str, lmtp: bool) -> Any:
+    """Return an answer with the replies of another server; `text` where one is not a 250."""
+    answers = [
+        fate.reply if isinstance(fate, DeliveryError) else fate if fate[:4] == "250 " else text
+        for fate in fates
+    ]
+    return answers if lmtp else answers[0]
 
 
 def _first_error(fates: list[Fate]) -> DeliveryError | None:

@@ -55,9 +55,11 @@ class Sink(abc.ABC):
     max_record: octets of a body up to which `put` takes it inside of the record; a larger one goes
     through `begin`. promise: the result of `start`, None before it and after `close`. done: the
     word of replies and log for a message that was put. receipt_key: the log's name of its receipt.
-    coming: messages whose bodies are arriving, which will be put soon; `deliver` counts them.
-    remarks: for the operator, about what `start` has found. tally: where the sink counts, None:
-    nowhere; `deliver` sets it.
+    passes_replies: whether its receipts are replies of another server, which the client gets as
+    they are. coming: messages whose bodies are arriving, which will be put soon; `deliver` counts
+    them. gives_fates: whether those who put need the fate of each recipient even of a message whose
+    client gets one reply; a spool that drains into the sink sets it. remarks: for the operator,
+    about what `start` has found. tally: where the sink counts, None: nowhere; `deliver` sets it.
     """
 
     max_record: int = 1024 * 1024
@@ -66,6 +68,8 @@ class Sink(abc.ABC):
     receipt_key: str = "receipt"
     coming: int = 0
     remarks: tuple[str, ...] = ()
+    gives_fates: bool = False
+    passes_replies: bool = False
     tally: Tally | None = None
 
     @abc.abstractmethod

@@ -30,7 +30,7 @@ STREAM = {
 
 MODULES = (
     *("log_text", "blocking", "running", "descriptors", "networks", "certificates"),
-    *("hook_types", "server_options", "sockets", "unix_sockets"),
+    *("hook_types", "server_options", "sockets", "unix_sockets", "reply_reader"),
 )
 
 

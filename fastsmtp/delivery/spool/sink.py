@@ -64,6 +64,8 @@ class Spool(Sink):
         self._quota = quota
         self._gauges = Gauges()
         self._inner = drain_into
+        if drain_into is not None:
+            drain_into.gives_fates = True
         self._parallel = parallel
         self._drainer: Drainer | None = None
         self._control: ControlServer | None = None

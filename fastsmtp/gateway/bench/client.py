@@ -16,9 +16,9 @@ from typing import ClassVar, Final, NamedTuple, cast
 
 from fastsmtp.gateway.bench.figures import Figures
 from fastsmtp.gateway.bench.plan import Plan
-from fastsmtp.gateway.bench.replies import BadReply, ReplyReader
 from fastsmtp.gateway.bench.schedule import Schedule
 from fastsmtp.gateway.bench.script import DATA, END, QUIT, RSET, STARTTLS, Script
+from fastsmtp.reply_reader import BadReply, ReplyReader
 
 __all__ = ["Client", "Work", "reason_of"]
 

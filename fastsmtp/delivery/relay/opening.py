@@ -1,0 +1,210 @@
+"""Makes a connection ready for MAIL: connect, TLS, greeting, EHLO, login, XCLIENT.
+
+Raised: `OpeningFailed`, whose text is one line that names what to change where that is known.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import base64
+import os
+import ssl
+import struct
+from collections.abc import Iterator
+from ipaddress import ip_address
+from typing import Final
+
+from fastsmtp.delivery.errors import Unavailable
+from fastsmtp.delivery.relay.commands import Offers
+from fastsmtp.delivery.relay.connection import HopConnection, Origin
+from fastsmtp.delivery.relay.next_hop import NextHop, Patience
+from fastsmtp.delivery.relay.replies import HopLost, HopReply
+
+__all__ = ["Opening", "OpeningFailed"]
+
+_SIGNATURE: Final = b"\r\n\r\n\x00\r\nQUIT\n"
+_LOCAL: Final = _SIGNATURE + b"\x20\x00\x00\x00"  # no client to tell of
+
+
+class OpeningFailed(Unavailable):
+    """There is no connection to the next hop; the text says why."""
+
+
+class Opening:
+    """Opens connections to one next hop."""
+
+    def __init__(self, hop: NextHop, patience: Patience) -> None:
+        self._hop = hop
+        self._place = str(hop)
+        self._patience = patience
+
+    async def open(self, origin: Origin | None = None) -> HopConnection:
+        """Return a connection that is ready for MAIL; raises OpeningFailed.
+
+        origin: the client whose mail it is for, if the next hop is to know.
+        """
+        connection: HopConnection | None = None
+        try:
+            async with asyncio.timeout(self._patience.connect):
+                connection = await self._connected()
+                await self._introduce(connection, origin)
+        except BaseException as error:
+            if connection is not None:
+                connection.fail("it could not be made ready")
+            if isinstance(error, (OSError, TimeoutError, HopLost, OpeningFailed)):
+                raise OpeningFailed(self._reason(error)) from error
+            raise
+        return connection
+
+    def _reason(self, error: BaseException) -> str:
+        if isinstance(error, HopLost):
+            return str(error)
+        return f"{self._place}: {self._cause(error)}"
+
+    def _cause(self, error: BaseException) -> str:
+        hop = self._hop
+        if isinstance(error, ssl.SSLCertVerificationError):
+            return (
+                f"its certificate is not trusted ({error.verify_message}): "
+                "set ca, server_name or verify"
+            )
+        if isinstance(error, ssl.SSLError):
+            return f"TLS has failed ({error.reason or error}): is tls = {hop.tls!r} right?"
+        if isinstance(error, TimeoutError):
+            return f"it is not ready after {self._patience.connect:g} seconds"
+        if isinstance(error, OSError) and error.errno is not None and error.errno > 0:
+            return os.strerror(error.errno)
+        return str(error) or type(error).__name__
+
+    async def _connected(self) -> HopConnection:
+        hop, loop = self._hop, asyncio.get_running_loop()
+        if hop.path:
+            return (await loop.create_unix_connection(self._new, hop.path))[1]
+        return (await loop.create_connection(self._new, hop.host, hop.port))[1]
+
+    def _new(self) -> HopConnection:
+        return HopConnection(self._place)
+
+    async def _introduce(self, connection: HopConnection, origin: Origin | None) -> None:
+        hop = self._hop
+        if hop.forward == "proxy":
+            connection.send_raw(proxy_header(origin))
+        if hop.tls == "implicit":
+            await self._start_tls(connection)
+        self._demand(await self._reply(connection, "the connection"), 220, "as greeting")
+        await self._say_hello(connection)
+        if hop.tls == "starttls":
+            if "STARTTLS" not in connection.offers.keywords:
+                raise OpeningFailed('it does not offer STARTTLS: set tls to "implicit" or "off"')
+            self._demand(await self._ask(connection, "STARTTLS"), 220, "to STARTTLS")
+            await self._start_tls(connection)
+            await self._say_hello(connection)
+        if hop.user:
+            await self._log_in(connection)
+        if hop.forward == "xclient":
+            await self._tell_client(connection, origin)
+        connection.origin = origin
+
+    async def _start_tls(self, connection: HopConnection) -> None:
+        assert self._hop.context is not None
+        await connection.start_tls(self._hop.context, self._hop.server_name)
+
+    async def _say_hello(self, connection: HopConnection) -> None:
+        hop = self._hop
+        verb = "LHLO" if hop.lmtp else "EHLO"
+        reply = await self._ask(connection, f"{verb} {hop.name}")
+        if reply.code in (500, 502) and not hop.lmtp:  # RFC 5321 §3.2
+            verb = "HELO"
+            reply = await self._ask(connection, f"{verb} {hop.name}")
+        self._demand(reply, 250, f"to {verb}")
+        connection.offers = Offers(reply.lines if verb != "HELO" else ())
+
+    async def _log_in(self, connection: HopConnection) -> None:
+        """AUTH PLAIN (RFC 4616) or LOGIN, as the next hop offers."""
+        hop = self._hop
+        methods = connection.offers.keywords.get("AUTH", [])
+        if "PLAIN" in methods:
+            proof = _base64(f"\0{hop.user}\0{hop.password}")
+            reply = await self._ask(connection, f"AUTH PLAIN {proof}", "AUTH")
+        elif "LOGIN" in methods:
+            reply = await self._ask(connection, "AUTH LOGIN", "AUTH")
+            for secret in (hop.user, hop.password):
+                self._demand(reply, 334, "to AUTH LOGIN")
+                reply = await self._ask(connection, _base64(secret), "AUTH")
+        else:
+            raise OpeningFailed("it offers neither AUTH PLAIN nor AUTH LOGIN: remove user")
+        if reply.code != 235:
+            raise OpeningFailed(f"user and password are refused: {reply}")
+
+    async def _tell_client(self, connection: HopConnection, origin: Origin | None) -> None:
+        """XCLIENT, after which the conversation begins anew with its greeting."""
+        known = connection.offers.keywords.get("XCLIENT")
+        if known is None:
+            raise OpeningFailed('it does not offer XCLIENT: set forward to "proxy" or remove it')
+        if origin is None:
+            return
+        attributes = " ".join(f"{name}={value}" for name, value in xclient(origin) if name in known)
+        reply = await self._ask(connection, f"XCLIENT {attributes}")
+        self._demand(reply, 220, "to XCLIENT")
+        await self._say_hello(connection)
+
+    async def _ask(self, connection: HopConnection, line: str, what: str = "") -> HopReply:
+        connection.send(f"{line}\r\n".encode())
+        return await self._reply(connection, what or line.partition(" ")[0])
+
+    async def _reply(self, connection: HopConnection, what: str) -> HopReply:
+        return await connection.reply(self._patience.connect, what)
+
+    def _demand(self, reply: HopReply, code: int, where: str) -> None:
+        if reply.code != code:
+            raise OpeningFailed(f"it answered {where}: {reply}")
+
+
+def _base64(text: str) -> str:
+    return base64.b64encode(text.encode("utf-8", "surrogateescape")).decode("ascii")
+
+
+def proxy_header(origin: Origin | None) -> bytes:
+    """Return the PROXY header, version 2, for a client; without one, that of a connection of our
+    own. A port or address of this server that is not known is 0.
+    """
+    if origin is None:
+        return _LOCAL
+    source, target = _packed(origin.address), _packed(origin.local_address)
+    if not source:
+        return _LOCAL
+    if len(target) != len(source):
+        target = bytes(len(source))
+    body = source + target + struct.pack("!HH", origin.port, origin.local_port)
+    family = 0x11 if len(source) == 4 else 0x21
+    return _SIGNATURE + struct.pack("!BBH", 0x21, family, len(body)) + body
+
+
+def _packed(address: str) -> bytes:
+    try:
+        return ip_address(address).packed
+    except ValueError:
+        return b""
+
+
+def xclient(origin: Origin) -> Iterator[tuple[str, str]]:
+    """Yield the attributes of XCLIENT; one that is not known has the value [UNAVAILABLE]."""
+    address = origin.address
+    values = {
+        "ADDR": f"IPV6:{address}" if ":" in address else address,
+        "NAME": origin.name,
+        "PORT": str(origin.port or ""),
+        "HELO": origin.helo,
+        "PROTO": "SMTP" if origin.protocol == "SMTP" else "ESMTP",
+        "LOGIN": origin.user,
+    }
+    for name, value in values.items():
+        yield name, _attribute(value) if value else "[UNAVAILABLE]"
+
+
+def _attribute(value: str) -> str:
+    """Return a value in xtext (RFC 3461 §4), which XCLIENT uses."""
+    return "".join(
+        chr(octet) if 33 <= octet <= 126 and octet not in b"+=" else f"+{octet:02X}"
+        for octet in value.encode("utf-8", "replace")
+    )

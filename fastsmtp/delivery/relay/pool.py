@@ -1,0 +1,216 @@
+"""Connections to one next hop, kept for the next messages: bounded in number and in idle time.
+
+A connection belongs to one transaction at a time. If all are in use, transactions wait in their
+order, and get `Full` after their patience.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections import deque
+from collections.abc import Awaitable, Callable
+from typing import Final
+
+from fastsmtp.delivery.errors import Full, Unavailable
+from fastsmtp.delivery.relay.connection import HopConnection, Origin
+
+__all__ = ["Pool"]
+
+CLOSING: Final = "the sink is closing"
+
+# A connection, or None: the waiter may open one of its own.
+_Waiter = asyncio.Future[HopConnection | None]
+
+
+class Pool:
+    """open: makes a connection for an origin. max_connections: with those that are being opened.
+    idle_timeout: seconds after which an unused one is closed. on_wait: called when all are in use;
+    may give some back. It can be opened again after `close`.
+    """
+
+    def __init__(
+        self,
+        open: Callable[[Origin | None], Awaitable[HopConnection]],
+        *,
+        max_connections: int,
+        idle_timeout: float,
+    ) -> None:
+        self._open = open
+        self._max = max_connections
+        self._idle_timeout = idle_timeout
+        self.on_wait: Callable[[], object] = _ignore
+        self._idle: list[HopConnection] = []  # the one used last is the last
+        self._used: set[HopConnection] = set()
+        self._opening = 0  # connections that are being opened, or may be
+        self._waiting: deque[tuple[Origin | None, _Waiter]] = deque()
+        self._timer: asyncio.TimerHandle | None = None
+        self._is_closed = False
+
+    @property
+    def waiting(self) -> int:
+        """How many transactions wait for a connection."""
+        return len(self._waiting)
+
+    def start(self) -> None:
+        """Open connections again after `close`."""
+        self._is_closed = False
+
+    async def acquire(self, origin: Origin | None, patience: float) -> HopConnection:
+        """Return a connection for `origin`, one that is open if possible.
+
+        Raises Full if none is free within `patience` seconds, and what `open` raises.
+        """
+        connection = self._idle_for(origin)
+        if connection is None:
+            if self._is_closed:
+                raise Unavailable(CLOSING)
+            if len(self._used) + self._opening + len(self._idle) < self._max:
+                self._opening += 1
+            elif self._idle:
+                self._opening += 1
+                self._idle.pop(0).quit()  # it has told the next hop of another client
+            else:
+                connection = await self._waited(origin, patience)
+            if connection is None:
+                connection = await self._opened(origin)
+        self._used.add(connection)
+        return connection
+
+    def release(self, connection: HopConnection) -> None:
+        """Take a connection back on which no transaction is open."""
+        if not connection.is_settled or self._is_closed:
+            self.discard(connection)
+            return
+        self._used.discard(connection)
+        while self._waiting:
+            origin, waiter = self._waiting.popleft()
+            if waiter.done():
+                continue
+            if origin == connection.origin:
+                waiter.set_result(connection)
+            else:
+                connection.quit()
+                self._opening += 1
+                waiter.set_result(None)
+            return
+        connection.idle_since = asyncio.get_running_loop().time()
+        connection.on_lost = self._lost_while_idle
+        self._idle.append(connection)
+        self._watch()
+
+    def discard(self, connection: HopConnection) -> None:
+        """End a connection that is in use."""
+        self._used.discard(connection)
+        if connection.is_settled:
+            connection.quit()
+        else:
+            connection.fail("it is not used again")
+        self._offer_place()
+
+    def drop_idle(self) -> None:
+        """Close the idle ones: one of them was dead."""
+        idle, self._idle = self._idle, []
+        for connection in idle:
+            connection.quit()
+
+    def fail_used(self) -> None:
+        """End those in use, at the end of the sink."""
+        for connection in [*self._used]:
+            connection.fail(CLOSING)
+
+    def close(self) -> None:
+        """Close the idle ones, and give no more away."""
+        self._is_closed = True
+        if self._timer is not None:
+            self._timer.cancel()
+            self._timer = None
+        self.drop_idle()
+        waiting, self._waiting = self._waiting, deque()
+        for _, waiter in waiting:
+            if not waiter.done():
+                waiter.set_exception(Unavailable(CLOSING))
+
+    def _idle_for(self, origin: Origin | None) -> HopConnection | None:
+        for place in range(len(self._idle) - 1, -1, -1):
+            if self._idle[place].origin == origin:
+                connection = self._idle.pop(place)
+                connection.on_lost = _nothing
+                return connection
+        return None
+
+    async def _waited(self, origin: Origin | None, patience: float) -> HopConnection | None:
+        loop = asyncio.get_running_loop()
+        waiter: _Waiter = loop.create_future()
+        self._waiting.append((origin, waiter))
+        timer = loop.call_later(patience, self._give_up, waiter, patience)
+        self.on_wait()
+        try:
+            return await waiter
+        except asyncio.CancelledError:
+            if waiter.done() and not waiter.cancelled() and waiter.exception() is None:
+                self._return(waiter.result())
+            raise
+        finally:
+            timer.cancel()
+
+    def _give_up(self, waiter: _Waiter, patience: float) -> None:
+        if not waiter.done():
+            waiter.set_exception(
+                Full(f"all {self._max} connections to the next hop are in use for {patience:g} s")
+            )
+
+    def _return(self, connection: HopConnection | None) -> None:
+        """Take back what a waiter got that was cancelled at the same time."""
+        if connection is not None:
+            self.release(connection)
+        else:
+            self._opening -= 1
+            self._offer_place()
+
+    async def _opened(self, origin: Origin | None) -> HopConnection:
+        try:
+            connection = await self._open(origin)
+        except BaseException:
+            self._opening -= 1
+            self._offer_place()
+            raise
+        self._opening -= 1
+        if self._is_closed:
+            connection.quit()
+            raise Unavailable(CLOSING)
+        return connection
+
+    def _offer_place(self) -> None:
+        """A connection has ended: the next that waits may open one."""
+        while self._waiting:
+            _, waiter = self._waiting.popleft()
+            if not waiter.done():
+                self._opening += 1
+                waiter.set_result(None)
+                return
+
+    def _lost_while_idle(self, connection: HopConnection) -> None:
+        if connection in self._idle:
+            self._idle.remove(connection)
+            self._offer_place()
+
+    def _watch(self) -> None:
+        if self._timer is None and self._idle:
+            loop = asyncio.get_running_loop()
+            oldest = self._idle[0].idle_since + self._idle_timeout
+            self._timer = loop.call_later(max(0.0, oldest - loop.time()), self._close_old)
+
+    def _close_old(self) -> None:
+        self._timer = None
+        limit = asyncio.get_running_loop().time() - self._idle_timeout
+        while self._idle and self._idle[0].idle_since <= limit:
+            self._idle.pop(0).quit()
+        self._watch()
+
+
+def _ignore() -> None:
+    pass
+
+
+def _nothing(connection: HopConnection) -> None:
+    pass
