@@ -7,6 +7,8 @@ and `ask` is a client for what a test has to set up or to look at, with the libr
 from __future__ import annotations
 
 import asyncio
+import base64
+import itertools
 import json
 import os
 import random
@@ -25,7 +27,9 @@ from urllib.request import urlopen
 
 from serving import PATIENCE, environment_of_others
 
-__all__ = ["NATS_SERVER", "REASON", "STREAM", "SUBJECT", "Node", "ask", "nodes", "stored"]
+from fastsmtp.delivery import Recipient, Record
+
+__all__ = ["NATS_SERVER", "REASON", "STREAM", "SUBJECT", "Asking", "Node", "ask", "nodes", "record"]
 
 _BESIDE = Path(sys.executable).with_name("nats-server")
 NATS_SERVER: Final = str(_BESIDE) if _BESIDE.exists() else shutil.which("nats-server")
@@ -43,6 +47,7 @@ USUAL: Final[dict[str, Any]] = {
 }
 # Below the ports that the system gives to clients, so that a node that is down keeps its own.
 _PORTS: Final = range(12_000, 32_000)
+_numbers = itertools.count(1)
 
 
 class Node:
@@ -200,8 +205,6 @@ class Asking:
 
     async def messages(self, name: str = STREAM) -> list[tuple[str, bytes]]:
         """Id and octets of every message of the stream, in its order."""
-        import base64
-
         state = (await self.info(name))["state"]
         found = []
         for seq in range(state["first_seq"], state["last_seq"] + 1):
@@ -228,7 +231,12 @@ async def ask(*where: Node, **settings: Any) -> AsyncIterator[Asking]:
         await client.close()
 
 
-async def stored(*where: Node, stream: str = STREAM) -> list[tuple[str, bytes]]:
-    """Every message of the stream, as `Asking.messages`."""
-    async with ask(*where) as asking:
-        return await asking.messages(stream)
+def record(size: int = 100, *, id: str = "", recipients: int = 1) -> Record:
+    """A message of its own id, unless one is given."""
+    return Record(
+        id or f"id-{next(_numbers)}",
+        "anne@x.example",
+        tuple(Recipient(f"b{number}@y.example") for number in range(recipients)),
+        b"Subject: x\r\n\r\n" + b"x" * size,
+        headers=b"Received: by mx\r\n",
+    )

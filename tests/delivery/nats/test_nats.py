@@ -10,11 +10,11 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from nats_kit import NATS_SERVER, REASON, SUBJECT, Asking, Node, ask, nodes
+from nats_kit import NATS_SERVER, REASON, SUBJECT, Asking, Node, ask, nodes, record
 from on_loops import on_loops
 from tls_kit import ca_pem, pair
 
-from fastsmtp.delivery import Full, Promise, Recipient, Record, TooLarge, Unavailable, parse_record
+from fastsmtp.delivery import Full, Promise, Record, TooLarge, Unavailable, parse_record
 from fastsmtp.delivery.bodies import FileBodies
 from fastsmtp.delivery.nats import NATS
 from fastsmtp.delivery.nats import sink as sink_module
@@ -40,16 +40,6 @@ _numbers = itertools.count(1)
 def node(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Node]:
     with nodes(tmp_path_factory.mktemp("nats"), sync="always", more=LOGINS) as found:
         yield found[0]
-
-
-def record(size: int = 100, *, id: str = "", recipients: int = 1) -> Record:
-    return Record(
-        id or f"id-{next(_numbers)}",
-        "anne@x.example",
-        tuple(Recipient(f"b{number}@y.example") for number in range(recipients)),
-        b"Subject: x\r\n\r\n" + b"x" * size,
-        headers=b"Received: by mx\r\n",
-    )
 
 
 @asynccontextmanager

@@ -12,10 +12,10 @@ from contextlib import asynccontextmanager
 
 import pytest
 from faulty_network import Between, between
-from nats_kit import NATS_SERVER, REASON, STREAM, SUBJECT, Asking, Node, ask, nodes
+from nats_kit import NATS_SERVER, REASON, STREAM, SUBJECT, Asking, Node, ask, nodes, record
 from on_loops import on_loops
 
-from fastsmtp.delivery import DeliveryError, Promise, Recipient, Record
+from fastsmtp.delivery import DeliveryError, Promise
 from fastsmtp.delivery.nats import NATS
 from fastsmtp.delivery.nats import link as link_module
 from fastsmtp.delivery.nats import publisher as publisher_module
@@ -24,11 +24,6 @@ from fastsmtp.delivery.sink import Receipt
 pytestmark = [pytest.mark.interop, pytest.mark.skipif(not NATS_SERVER, reason=REASON)]
 
 _numbers = itertools.count(1)
-
-
-def record() -> Record:
-    body = b"Subject: x\r\n\r\n" + b"x" * 1000
-    return Record(f"f-{next(_numbers)}", "a@x.example", (Recipient("b@y.example"),), body)
 
 
 class Flow:
@@ -44,7 +39,7 @@ class Flow:
 
     async def _lane(self) -> None:
         while not self._ends:
-            sent = record()
+            sent = record(1000)
             try:
                 self.receipts[sent.id] = await self._sink.put(sent)
             except DeliveryError as error:
