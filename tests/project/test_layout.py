@@ -163,6 +163,7 @@ LATE = {
     ("_options.names", "difflib"),  # for the text of an error at start
     ("_tls.lenient_verify", "ctypes"),  # for one rare pair of options, at start
     ("_tls.pem", "tempfile"),  # where a context cannot be made from memory
+    ("delivery.nats.syncing", "urllib"),  # at start, where monitoring is asked
     # Once a token was refused; without it nothing is said of the reason.
     ("_sasl.mechanisms", "json"),
     # The plugin of pytest is imported by every session of pytest.

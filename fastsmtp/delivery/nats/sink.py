@@ -33,7 +33,6 @@ PARALLEL: Final = 2
 ASKING: Final = 5.0  # seconds for an answer about the stream
 PROBING: Final = 1.0  # seconds: without a leader there is no answer, and soon there is one
 CHECKING: Final = 60.0  # seconds from one look at the stream to the next
-LEAVING: Final = 1.0  # seconds for the marks of bodies, even if `patience` is over
 _NO_STREAM: Final = 404
 
 
@@ -94,6 +93,14 @@ class NATS(RemoteSink):
 
     # The interface of a remote sink.
 
+    async def start(self) -> Promise:
+        """Connect, and start the store of bodies; see `RemoteSink.start`."""
+        promise = await super().start()
+        assert self._facts is not None
+        if promise is not self._facts.promise:
+            self.remarks += (f"250 means {promise.value} only: large bodies are kept like that",)
+        return promise
+
     async def connect(self) -> Promise:
         """Connect, and check the stream; see `RemoteSink.connect`."""
         _check_library()
@@ -107,7 +114,7 @@ class NATS(RemoteSink):
         await publisher.try_out()
         self._publisher, self._facts, self._fault = publisher, facts, ""
         self.max_record = facts.max_body
-        self.remarks = self._remarks(facts)
+        self.remarks = _remarks(facts)
         self._watcher = asyncio.get_running_loop().create_task(self._watch())
         return facts.promise
 
@@ -174,18 +181,6 @@ class NATS(RemoteSink):
             synced=self._synced,
         )
 
-    def _remarks(self, facts: Facts) -> tuple[str, ...]:
-        remarks = []
-        if facts.remark:
-            remarks.append(f"250 means {facts.promise.value} only, for {facts.remark}")
-        kept = None if self.bodies is None else self.bodies.promise
-        if kept is not None and not kept.covers(facts.promise):
-            promise = kept.weaker(facts.promise)
-            remarks.append(f"250 means {promise.value} only, for so are large bodies kept")
-        if not facts.is_atomic:
-            remarks.append(f"stream {self._stream} lacks allow_atomic, which makes it faster")
-        return tuple(remarks)
-
     async def _watch(self) -> None:
         """Look at the stream after each new connection, and from time to time."""
         while True:
@@ -211,7 +206,7 @@ class NATS(RemoteSink):
                 facts = self._facts_of(info)
             fault = ""
             if not facts.promise.covers(self._facts.promise):
-                fault = f"250 would mean {facts.promise.value} only, for {facts.remark}"
+                fault = f"250 would mean {facts.promise.value} only: {facts.remark}"
         except ValueError as error:
             fault = str(error)
         if fault and fault != self._fault:
@@ -230,6 +225,15 @@ def _check(stream: str, subject: str, domain: str, sync: str) -> None:
 
 def _copies(info: dict[str, Any]) -> int:
     return int(info["config"].get("num_replicas", 1))
+
+
+def _remarks(facts: Facts) -> tuple[str, ...]:
+    remarks = []
+    if facts.remark:
+        remarks.append(f"250 means {facts.promise.value} only: {facts.remark}")
+    if not facts.is_atomic:
+        remarks.append("the stream lacks allow_atomic, which makes it faster")
+    return tuple(remarks)
 
 
 def _check_library() -> None:

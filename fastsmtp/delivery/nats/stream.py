@@ -185,11 +185,12 @@ def _promise(info: Mapping[str, Any], synced: Collection[str] | None) -> tuple[P
     remarks = []
     if not is_synced:
         remarks.append(
-            f"sync_interval of {', '.join(unsynced) or 'the server'} is not always, or not known"
+            f"sync_interval of {', '.join(unsynced) or 'the server'} is not always, or not known: "
+            "set it there, and sync or monitor here"
         )
     if copies < QUORUM:
         remarks.append(f"num_replicas of stream {name} is {copies}")
-    return _PROMISES[copies >= QUORUM, is_synced], " and ".join(remarks)
+    return _PROMISES[copies >= QUORUM, is_synced], "; ".join(remarks)
 
 
 _PROMISES: Final = {

@@ -11,7 +11,6 @@ import asyncio
 import json
 from collections.abc import Sequence
 from typing import Any, Final
-from urllib.request import urlopen
 
 from fastsmtp.blocking import call_in_thread
 from fastsmtp.delivery.log import logger
@@ -54,6 +53,8 @@ async def _of_monitor(url: str) -> dict[str, Any]:
 
 
 def _varz(url: str) -> dict[str, Any]:
+    from urllib.request import urlopen  # not at the top: it brings a client of HTTP
+
     with urlopen(f"{url.rstrip('/')}/varz", timeout=PATIENCE) as answer:
         found = json.loads(answer.read(MOST))
     if not isinstance(found, dict):

@@ -13,13 +13,14 @@ from dataclasses import dataclass, field
 from typing import Final
 
 from fastsmtp.delivery import Promise
+from fastsmtp.gateway.config import values
 from fastsmtp.gateway.config.names import nearest
 from fastsmtp.gateway.config.values import MASK, ValueKind, WrongValue
 
 __all__ = ["DELIVER", "ON_UNAVAILABLE", "REQUIRE", "SCHEMES", "TABLES", "Table", "Target"]
 
 # Scheme of a URL -> the sink.
-SCHEMES: Final[dict[str, str]] = {"maildir": "maildir"}
+SCHEMES: Final[dict[str, str]] = {"maildir": "maildir", "nats": "nats", "tls": "nats"}
 
 
 @dataclass(frozen=True, slots=True)
@@ -33,7 +34,26 @@ class Table:
     example: str
 
 
-TABLES: Final[dict[str, Table]] = {}
+_NATS: Final = Table(
+    "What deliver with nats:// or tls:// needs besides: a stream of JetStream.",
+    {
+        **dict.fromkeys(("stream", "subject", "user", "sync", "domain"), values.TEXT),
+        **dict.fromkeys(("password", "token"), values.SECRET),
+        **dict.fromkeys(("credentials", "nkey", "ca", "cert", "key"), values.FILE),
+        "monitor": values.TEXTS,
+    },
+    """\
+# deliver = "tls://n1.example.org,n2.example.org,n3.example.org"
+
+# [nats]
+# stream = "MAIL"
+# subject = "mail.in"
+# credentials = "/etc/fastsmtp/gateway.creds"
+# ca = "/etc/fastsmtp/nats-ca.pem"
+# monitor = ["http://n1.example.org:8222"]
+""",
+)
+TABLES: Final[dict[str, Table]] = {"nats": _NATS}
 
 _SCHEME: Final = re.compile(r"([A-Za-z][A-Za-z0-9+.-]*):(.+)", re.DOTALL)
 _PASSWORD: Final = re.compile(r"(?<=://)([^:/?#]*):.*@", re.DOTALL)
@@ -93,7 +113,7 @@ def _on_unavailable(value: str) -> str:
 
 
 DELIVER: Final = ValueKind(
-    "a URL such as maildir:/var/mail, or empty",
+    "a URL such as maildir:/var/mail or nats://n1,n2,n3, or empty",
     str,
     _target,
     mask=lambda value: masked(value) if isinstance(value, str) else value,

@@ -47,7 +47,7 @@ __all__ = [
         "kind_of",
         "listed",
     ),
-    *("MASK", "SECONDS", "octets_of"),
+    *("MASK", "SECONDS", "TEXTS", "octets_of"),
 ]
 
 MAX_SIZE: Final = 2**62 - 1  # octets; the maximum of the engine's option `size`
@@ -290,6 +290,7 @@ FILE: Final = ValueKind("the path of a file, or empty", str, _path)
 FOLDER: Final = ValueKind("the path of a directory, or empty", str, _path)
 DIRECTORY: Final = ValueKind("the path of a directory", str, _directory)
 TEXT: Final = ValueKind("text", str)
+TEXTS: Final = ValueKind("a list of texts", list[str], tuple, is_list=True)
 SECRET: Final = ValueKind("text", str, mask=lambda value: MASK if value else value)
 SECONDS: Final = ValueKind("seconds above 0", float, _seconds, from_msgspec(float))
 DOMAINS: Final = ValueKind("a list of domains", list[str], _domains, is_list=True)

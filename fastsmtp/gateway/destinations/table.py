@@ -11,6 +11,7 @@ from typing import Final
 from fastsmtp.delivery import Sink
 from fastsmtp.delivery.errors import reason_of
 from fastsmtp.delivery.maildir import Maildir
+from fastsmtp.delivery.nats import NATS
 from fastsmtp.gateway.config import Config
 from fastsmtp.gateway.destinations.errors import DestinationError
 
@@ -21,8 +22,18 @@ def _maildir(config: Config) -> Sink:
     return Maildir(config.maildir)
 
 
+def _nats(config: Config) -> Sink:
+    keys = config.tables["nats"]
+    if not keys.get("stream"):
+        raise ValueError("nats: stream is missing: the name of a stream of JetStream")
+    return NATS(config.deliver.url, deadline=config.handoff_deadline, **keys)
+
+
 # Sink, as in `config.sinks.SCHEMES` -> what makes it.
-MAKERS: Final[dict[str, Callable[[Config], Sink]]] = {"maildir": _maildir}
+MAKERS: Final[dict[str, Callable[[Config], Sink]]] = {
+    "maildir": _maildir,
+    "nats": _nats,
+}
 
 
 def sink_of(config: Config) -> Sink:
