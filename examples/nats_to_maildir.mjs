@@ -9,7 +9,7 @@ import { closeSync, fsyncSync, mkdirSync, openSync, renameSync, writeFileSync } 
 import { crc32 } from "node:zlib";
 import { connect } from "nats";
 
-const [server, stream, directory] = process.argv.slice(2);
+const [servers, stream, directory] = process.argv.slice(2);
 
 function read(octets) {
   const record = Buffer.from(octets);
@@ -43,7 +43,7 @@ function fileInto(envelope, message) {
   }
 }
 
-const client = await connect({ servers: server, maxReconnectAttempts: -1 });
+const client = await connect({ servers: servers.split(","), maxReconnectAttempts: -1 });
 const consumer = await client.jetstream().consumers.get(stream, "maildir");
 console.log("ready");
 for await (const message of await consumer.consume()) {

@@ -55,8 +55,8 @@ def file_into(directory, envelope, message):
         sync(os.path.join(box, "new"))
 
 
-async def consume(server, stream, directory):
-    client = await nats.connect(server, max_reconnect_attempts=-1)
+async def consume(servers, stream, directory):
+    client = await nats.connect(servers.split(","), max_reconnect_attempts=-1)
     mail = await client.jetstream().pull_subscribe("", durable="maildir", stream=stream)
     print("ready", flush=True)
     while True:

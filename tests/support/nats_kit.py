@@ -19,7 +19,7 @@ import subprocess
 import sys
 import time
 from collections.abc import AsyncIterator, Iterator, Sequence
-from contextlib import asynccontextmanager, contextmanager
+from contextlib import ExitStack, asynccontextmanager, contextmanager
 from pathlib import Path
 from typing import Any, Final
 from urllib.error import URLError
@@ -29,7 +29,19 @@ from serving import PATIENCE, environment_of_others
 
 from fastsmtp.delivery import Recipient, Record
 
-__all__ = ["NATS_SERVER", "REASON", "STREAM", "SUBJECT", "Asking", "Node", "ask", "nodes", "record"]
+__all__ = [
+    "NATS_SERVER",
+    "REASON",
+    "STREAM",
+    "SUBJECT",
+    "USUAL",
+    "Asking",
+    "Node",
+    "ask",
+    "free_ports",
+    "nodes",
+    "record",
+]
 
 _BESIDE = Path(sys.executable).with_name("nats-server")
 NATS_SERVER: Final = str(_BESIDE) if _BESIDE.exists() else shutil.which("nats-server")
@@ -57,7 +69,8 @@ class Node:
         self.name = name
         self.path = path
         self.store = path / "store"
-        self.port, self.route, self.monitor = _free_port(), _free_port(), _free_port()
+        self.port = free_ports(3)
+        self.route, self.monitor = self.port + 1, self.port + 2
         self.process: subprocess.Popen[bytes] | None = None
 
     @property
@@ -121,16 +134,18 @@ class Node:
             self.process = None
 
 
-def _free_port() -> int:
+def free_ports(count: int) -> int:
+    """Return the first of so many ports in a row that nobody listens on."""
     chance = random.Random(os.urandom(8))
     while True:
-        port = chance.choice(_PORTS)
-        with socket.socket() as probe:
+        first = chance.choice(_PORTS)
+        with ExitStack() as stack:
             try:
-                probe.bind(("127.0.0.1", port))
+                for port in range(first, first + count):
+                    stack.enter_context(socket.socket()).bind(("127.0.0.1", port))
             except OSError:
                 continue
-        return port
+        return first
 
 
 @contextmanager
