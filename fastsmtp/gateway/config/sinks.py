@@ -35,7 +35,7 @@ class Table:
 
 
 _NATS: Final = Table(
-    "What deliver with nats:// or tls:// needs besides: a stream of JetStream.",
+    "The stream of JetStream for deliver with nats:// or tls://: stream, subject, credentials …",
     {
         **dict.fromkeys(("stream", "subject", "user", "sync", "domain"), values.TEXT),
         **dict.fromkeys(("password", "token"), values.SECRET),
@@ -43,8 +43,6 @@ _NATS: Final = Table(
         "monitor": values.TEXTS,
     },
     """\
-# deliver = "tls://n1.example.org,n2.example.org,n3.example.org"
-
 # [nats]
 # stream = "MAIL"
 # subject = "mail.in"
