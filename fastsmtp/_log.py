@@ -6,7 +6,7 @@ import logging
 from contextlib import suppress
 from typing import Any, Final
 
-__all__ = ["logger", "rcpt_logger"]
+__all__ = ["logger", "rcpt_logger", "trace_logger"]
 
 
 class GuardedLogger:
@@ -45,3 +45,4 @@ class GuardedLogger:
 logger: Final = GuardedLogger("fastsmtp")
 # Refused recipients: their lines can be enabled without all other DEBUG lines.
 rcpt_logger: Final = GuardedLogger("fastsmtp.rcpt")
+trace_logger: Final = GuardedLogger("fastsmtp.trace")

@@ -33,6 +33,7 @@ from fastsmtp.running import begin_unless_stopped, check_can_run, handling, loop
 if TYPE_CHECKING:
     from typing import Unpack
 
+    from fastsmtp._options.given import NetworkList
     from fastsmtp.hook_types import LifespanFactory
     from fastsmtp.server_options import HookAttributes, ServerOptions, TLSOptions
 else:  # an import would take longer than the rest of this module
@@ -41,7 +42,7 @@ else:  # an import would take longer than the rest of this module
 __all__ = ["SMTPServer"]
 
 type_address = tuple[str, int] | str
-Event: TypeAlias = Literal["listening", "connect", "transaction", "error", "close"]
+Event: TypeAlias = Literal["listening", "connect", "transaction", "trace", "error", "close"]
 
 
 class SMTPServer(HookAttributes):
@@ -245,9 +246,7 @@ class SMTPServer(HookAttributes):
     # Events.
 
     def on(self, event: Event, listener: Callable[..., object]) -> Self:
-        """Have `listener` called at each `event`: "listening", "connect", "transaction", "error" or
-        "close".
-        """
+        """Have `listener` called at each `event`. Raises ValueError for an unknown one."""
         self._server_state.events.add(event, listener, once=False)
         return self
 
@@ -260,6 +259,12 @@ class SMTPServer(HookAttributes):
         """Remove `listener` from `event`."""
         self._server_state.events.remove(event, listener)
         return self
+
+    def trace(self, networks: NetworkList) -> None:
+        """Trace clients of `networks` that connect from now on, no others: event `trace`. Raises
+        TypeError and ValueError for what is not a network or "unix".
+        """
+        self._server_state.trace(networks)
 
     # Closing.
 
@@ -334,9 +339,8 @@ class SMTPServer(HookAttributes):
     # Running.
 
     async def serve_forever(self) -> None:
-        """Wait until the server is closed. A call that is cancelled closes it first.
-
-        Raises RuntimeError if the server does not listen.
+        """Wait until the server is closed; a call that is cancelled closes it first. Raises
+        RuntimeError if the server does not listen.
         """
         if self._ending is None and not self._listeners.addresses:
             raise RuntimeError("the server does not listen: await listen() first")
@@ -441,9 +445,7 @@ class SMTPServer(HookAttributes):
             raise RuntimeError("the server listens already: threaded() needs one that does not")
 
     def hurry(self) -> None:
-        """Have a `close` that is under way cut the connections now, or the clean-up once that is at
-        work, as a second signal does.
-        """
+        """Have a running `close` cut the connections, or later the clean-up: a second signal."""
         self._closing.hurry()
         if self._lifespan is not None:
             self._lifespan.hurry()

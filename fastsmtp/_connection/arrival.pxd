@@ -14,7 +14,7 @@ cpdef arrive(connection)
 cpdef let_in(connection, address)
 
 
-@cython.locals(output=Output)
+@cython.locals(output=Output, protocol=SMTPProtocol)
 cdef _refuse(connection, refusal)
 
 

@@ -14,13 +14,12 @@ from fastsmtp._connection.greeting_stage import GreetingWait, is_known
 from fastsmtp._connection.names import take_names
 from fastsmtp._connection.output import Output
 from fastsmtp._connection.proxy_stage import ProxyHeaderWait
-from fastsmtp._connection.registry import Registered
+from fastsmtp._connection.registry import Refusal, Registered
 from fastsmtp._connection.server_state import ServerState
 from fastsmtp._connection.stages import LINGERING, Stage, Talking
 from fastsmtp._connection.tls_stage import Handshake, SecureClient
 from fastsmtp._smtp.protocol import SMTPProtocol
 from fastsmtp._tls.contexts import ListenerTLS
-from fastsmtp.replies import Reply
 
 __all__ = ["arrive", "let_in", "prepare", "shake_hands"]
 
@@ -75,12 +74,15 @@ def let_in(connection: Arriving, address: str | None) -> None:
         prepare(connection)
 
 
-def _refuse(connection: Arriving, refusal: Reply) -> None:
+def _refuse(connection: Arriving, refusal: Refusal) -> None:
     connection.enter(LINGERING)
-    output = connection.output
+    output, protocol = connection.output, connection.protocol
+    connection.server.refused(connection, *refusal)
     # Under implicit TLS no reply is possible before the handshake, so there is no wait.
     if not connection.tls.implicit:
-        output.write(refusal.wire, connection.timer.now())
+        output.write(refusal.reply.wire, connection.timer.now())
+        if protocol.trace is not None:
+            protocol.trace.output(protocol, refusal.reply.wire)
         if connection.server.registry.may_linger():
             connection.close()
             return

@@ -23,7 +23,8 @@ from fastsmtp._counts.families import cell
 from fastsmtp._failures import Place
 from fastsmtp._hooks.callback import Answer
 from fastsmtp._hooks.coroutine_driver import drive
-from fastsmtp._hooks.tasks import STALL, HookTasks, warn_of_stall
+from fastsmtp._hooks.stalls import STALL
+from fastsmtp._hooks.tasks import HookTasks
 from fastsmtp._interpreter import IS_KNOWN
 from fastsmtp._log import logger
 from fastsmtp._native import forks
@@ -407,7 +408,7 @@ class Connection(Receiver):
         protocol = self.protocol
         now = self.timer.now()
         if now - began > _STALL:
-            warn_of_stall(now - began, self._tally, self)
+            self.server.tables.stalls.tell(began, now, protocol.holder(began), self)
         octets = protocol.take_output(now)
         if self._lost:
             self._end_if_done()
@@ -446,7 +447,7 @@ class Connection(Receiver):
         hook = self.server.tables.hooks.on_close if self.protocol.started else None
         try:
             if hook is not None:
-                self.server.registry.call_on_close(self.loop, hook, self)
+                self.server.registry.call_on_close(self.loop, hook, self, self.timer.clock)
         finally:
             # Break reference cycles: the connection is freed without the garbage collector.
             self._tasks = self.output.pump = None

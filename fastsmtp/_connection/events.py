@@ -5,25 +5,33 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any, Final
 
+from fastsmtp._failures import describe
 from fastsmtp._hooks.callback import ends_process
+from fastsmtp._hooks.failure_log import FailureLog
 from fastsmtp._log import logger
+from fastsmtp._smtp.tracing import Tracing
 
 __all__ = ["Events"]
 
-EVENTS: Final = ("listening", "connect", "transaction", "error", "close")
+EVENTS: Final = ("listening", "connect", "transaction", "trace", "error", "close")
 
 type_listener = Callable[..., Any]
 
 
 class Events:
-    """Calls the listeners of each event, in the order in which they were added. is_observed:
-    whether `transaction` has one.
+    """Calls the listeners of each event, in the order in which they were added. failures: tells
+    theirs.
+
+    is_observed: whether `transaction` has one. tracing: whose wire the event `trace` tells, None:
+    nobody's.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, failures: FailureLog) -> None:
+        self._failures = failures
         # (listener, whether it is called only once)
         self._listeners: dict[str, list[tuple[type_listener, bool]]] = {e: [] for e in EVENTS}
         self.is_observed = False
+        self.tracing: Tracing | None = None
 
     def add(self, event: str, listener: type_listener, *, once: bool) -> None:
         """Have `listener` called at each `event`, or at the next one only. Raises ValueError."""
@@ -52,8 +60,11 @@ class Events:
             except BaseException as error:  # foreign code
                 if ends_process(error):
                     raise
-                start, who = ("", ()) if connection is None else ("%s: ", (connection,))
-                logger.error(f"{start}a listener of %r failed", *who, event, exc_info=True)
+                what = f"a listener of {event!r}"
+                if not self._failures.repeats(what, error):
+                    start, who = ("", ()) if connection is None else ("%s: ", (connection,))
+                    text = f"{start}%s failed: %s"
+                    logger.error(text, *who, what, describe(error), exc_info=error)
 
     def _of(self, event: str) -> list[tuple[type_listener, bool]]:
         if event not in self._listeners:

@@ -14,7 +14,7 @@ from typing import Any, Final
 from fastsmtp._connection.registry import ConnectionRegistry
 from fastsmtp._counts.families import cell
 from fastsmtp._counts.tally import Tally
-from fastsmtp._hooks.tasks import warn_of_stall
+from fastsmtp._hooks.stalls import Stalls
 from fastsmtp._log import logger
 from fastsmtp._net.epoll_transport import Sockets
 from fastsmtp._net.listener import Listener
@@ -39,7 +39,8 @@ class Listeners:
         self._loop: asyncio.AbstractEventLoop | None = None
         self._check: asyncio.TimerHandle | None = None
         self._check_due = 0.0
-        self._stalls = 0  # how many were counted at the last check
+        self._stalls = Stalls(tally)  # that nobody else has noticed
+        self._stalls_before = 0  # how many were counted at the last check
         self._reviving: asyncio.Task[None] | None = None
 
     @property
@@ -72,10 +73,10 @@ class Listeners:
         now = self._loop.time()
         if self._check is not None:
             late = now - self._check_due
-            if self._count_stalls() == self._stalls:  # no connection has noticed this one
-                warn_of_stall(late, self._tally)
+            if self._count_stalls() == self._stalls_before:  # nobody has noticed this one
+                self._stalls.tell(now - late, now, "")
             self._tally.observe(_LAG, late)
-        self._stalls = self._count_stalls()
+        self._stalls_before = self._count_stalls()
         self._check_due = now + CHECK
         self._check = self._loop.call_later(CHECK, self._look)
         dead = [listener for listener in self._open if not listener.is_alive]

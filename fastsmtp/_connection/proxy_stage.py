@@ -12,6 +12,7 @@ from typing import Any, Final
 from fastsmtp._connection.stages import Client, Stage
 from fastsmtp._log import logger
 from fastsmtp._smtp.protocol import SMTPProtocol
+from fastsmtp._smtp.warnings import warn
 from fastsmtp._wire.proxy_header import ProxyFault, ProxyHeader, ProxyReader
 from fastsmtp.log_text import clean, escaped
 from fastsmtp.session import Session
@@ -70,7 +71,8 @@ class ProxyHeaderWait(Stage):
 
     def _log_fault(self, why: str, shown: str) -> None:
         peer = self._protocol.peer
-        logger.warning("%s: no PROXY header from %s: %s %s", self._session.id, peer, why, shown)
+        text = "no PROXY header from the balancer: %s %s"
+        warn(self._protocol, ("PROXY", peer, why), text, why, shown)
 
     def _learn(self, header: ProxyHeader) -> str | None:
         """Apply the header; returns the address to count."""

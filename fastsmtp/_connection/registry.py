@@ -10,9 +10,10 @@ import asyncio
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from contextvars import ContextVar
-from typing import Any, Final, Protocol
+from typing import Any, Final, NamedTuple, Protocol
 
 from fastsmtp._counts.families import cell
+from fastsmtp._hooks.failure_log import FailureLog
 from fastsmtp._hooks.tasks import CloseHooks
 from fastsmtp._smtp.server_tables import ServerTables
 from fastsmtp.descriptors import max_lingering
@@ -21,7 +22,7 @@ from fastsmtp.options import Options
 from fastsmtp.replies import Reply
 from fastsmtp.session import Session
 
-__all__ = ["ConnectionRegistry", "Registered"]
+__all__ = ["ConnectionRegistry", "Refusal", "Registered"]
 
 LINGER_CHECK: Final = 0.05  # seconds between two checks whether all remaining connections linger
 
@@ -66,6 +67,13 @@ class Registered(Protocol):
         """Cancel the hooks that are still at work."""
 
 
+class Refusal(NamedTuple):
+    """Why a client gets no place, as in the metrics, and the reply."""
+
+    limit: str
+    reply: Reply
+
+
 class ConnectionRegistry:
     """The connections of one server.
 
@@ -79,7 +87,7 @@ class ConnectionRegistry:
     and for that of a host.
     """
 
-    def __init__(self, options: Options, tables: ServerTables) -> None:
+    def __init__(self, options: Options, tables: ServerTables, failures: FailureLog) -> None:
         self._tables = tables
         self._tally = tables.tally
         self._max_clients = options.max_clients
@@ -89,8 +97,9 @@ class ConnectionRegistry:
         self._all_gone = asyncio.Event()
         self.connections: set[Registered] = set()
         self.refused: set[Registered] = set()
-        timeout = options.hook_timeout
-        self.close_hooks = CloseHooks(timeout, self._look_for_the_last, self._tally)
+        self.close_hooks = CloseHooks(
+            options.hook_timeout, self._look_for_the_last, self._tally, tables.stalls, failures
+        )
         self.closing = False
         self.callers: set[object] = set()
         self._rest_is_gone = asyncio.Event()
@@ -104,23 +113,23 @@ class ConnectionRegistry:
         """Return the admitted and the refused connections."""
         return [*self.connections, *self.refused]
 
-    def admit(self, connection: Registered) -> Reply | None:
-        """Give a connection a place, or return the reply that refuses it."""
+    def admit(self, connection: Registered) -> Refusal | None:
+        """Give a connection a place, or return what refuses it."""
         limit = self._max_clients
         refusal = None
         self._tally.add(_TOTAL)
         self._tally.add(_NOW)
         if limit and len(self.connections) + max(0, len(self.close_hooks) - limit) >= limit:
-            refusal = self._tables.too_many_clients
+            refusal = Refusal("max_clients", self._tables.too_many_clients)
             self._tally.add(_LIMIT_ALL)
         if self.closing:
-            refusal = self._tables.closing_at_greeting
+            refusal = Refusal("closing", self._tables.closing_at_greeting)
             self._tally.add(_CLOSING)
         (self.connections if refusal is None else self.refused).add(connection)
         return refusal
 
-    def admit_host(self, connection: Registered, address: str) -> Reply | None:
-        """Count a client of this address, or return the reply that refuses it."""
+    def admit_host(self, connection: Registered, address: str) -> Refusal | None:
+        """Count a client of this address, or return what refuses it."""
         limit = self._max_per_host
         if limit:
             key = host_key(address)
@@ -129,7 +138,7 @@ class ConnectionRegistry:
                 self.connections.discard(connection)
                 self.refused.add(connection)
                 self._tally.add(_LIMIT_HOST)
-                return self._tables.too_many_from_host
+                return Refusal("max_clients_per_host", self._tables.too_many_from_host)
             self._hosts[key] = count + 1
             connection.counted_host = key
         return None
@@ -139,11 +148,17 @@ class ConnectionRegistry:
         return len(self.refused) <= self._max_lingering
 
     def call_on_close(
-        self, loop: asyncio.AbstractEventLoop, hook: Callable[[Session], Any], client: Registered
+        self,
+        loop: asyncio.AbstractEventLoop,
+        hook: Callable[[Session], Any],
+        client: Registered,
+        now: Callable[[], float],
     ) -> None:
-        """Call the hook for a client that is gone; a coroutine continues without its connection."""
+        """Call the hook for a client that is gone; a coroutine continues without its connection.
+        now: a clock in seconds.
+        """
         host = client.counted_host
-        self.close_hooks.call(loop, hook, client.session, host, client.client_name)
+        self.close_hooks.call(loop, hook, client.session, host, client.client_name, now)
 
     def finished(self, connection: Registered) -> None:
         """A connection has ended with all its hooks."""

@@ -8,6 +8,7 @@ cdef class ServerState:
     cdef readonly object options, hooks, tls
     cdef public object turns
     cdef readonly Events events
+    cdef readonly object failures, refusals
     cdef readonly Tally tally
     cdef readonly ServerTables tables
     cdef readonly ConnectionRegistry registry

@@ -9,22 +9,35 @@ from __future__ import annotations
 import asyncio
 import os
 import time
-from typing import Final
+from functools import partial
+from typing import TYPE_CHECKING, Final, Protocol
 
 from fastsmtp._connection.events import Events
 from fastsmtp._connection.registry import ConnectionRegistry, Registered
 from fastsmtp._counts.tally import Tally
 from fastsmtp._failures import Place, log_failure, mark
 from fastsmtp._hooks.binding import Hooks
+from fastsmtp._hooks.failure_log import FailureLog
 from fastsmtp._net.epoll_transport import Sockets
 from fastsmtp._net.listener import own_sockets
 from fastsmtp._net.reverse_dns import reverse_lookup
 from fastsmtp._net.timer_wheel import Timers
 from fastsmtp._net.turns import Turns
+from fastsmtp._smtp.outcomes import outcome_of
+from fastsmtp._smtp.protocol import SMTPProtocol
+from fastsmtp._smtp.server_tables import ServerTables
 from fastsmtp._smtp.start import make_tables
+from fastsmtp._smtp.tracing import Tracing
 from fastsmtp._tls.contexts import ListenerTLS, ServerTLS
 from fastsmtp._tls.handshake_queue import Handshakes
-from fastsmtp.options import Options
+from fastsmtp.networks import Networks, host_key
+from fastsmtp.options import HOOKS, Options
+from fastsmtp.repeats import Repeats
+from fastsmtp.replies import Reply
+from fastsmtp.transactions import Outcome
+
+if TYPE_CHECKING:
+    from fastsmtp._options.given import NetworkList
 
 __all__ = ["ServerState"]
 
@@ -37,6 +50,12 @@ _FACTS_OF_CONNECT: Final = (
     "host_name_appears_as",
     "client_hostname",
 )
+
+
+class Refused(Registered, Protocol):
+    """A connection without a dialogue."""
+
+    protocol: SMTPProtocol
 
 
 class ServerState:
@@ -55,12 +74,13 @@ class ServerState:
         self.options = options
         self.hooks = hooks
         self.tally = tally
-        self.events: Events = Events() if earlier is None else earlier.events
+        self.failures: FailureLog = FailureLog() if earlier is None else earlier.failures
+        self.events: Events = Events(self.failures) if earlier is None else earlier.events
+        self.refusals = Repeats()
         self.tls: ServerTLS = ServerTLS(options) if earlier is None else earlier.tls
         self.handshakes = Handshakes(tally)
-        self.tables = make_tables(options, hooks, tls=self.tls.is_configured, tally=tally)
-        self.tables.observer = self.events
-        self.registry = ConnectionRegistry(options, self.tables)
+        self.tables = self._make_tables(tls=self.tls.is_configured)
+        self.registry = ConnectionRegistry(options, self.tables, self.failures)
         self.lookup = reverse_lookup(options, time.monotonic)
         self.sockets: Sockets | None = None
         self.timers: Timers | None = None
@@ -88,9 +108,19 @@ class ServerState:
         """
         if secure and not self.options.secured and not self.tls.is_configured:
             self.tls.make_certificate()
-            self.tables = make_tables(self.options, self.hooks, tls=True, tally=self.tally)
-            self.tables.observer = self.events
+            self.tables = self._make_tables(tls=True)
         return self.tls.listener(secure)
+
+    def _make_tables(self, *, tls: bool) -> ServerTables:
+        tables = make_tables(self.options, self.hooks, tls=tls, tally=self.tally)
+        tables.observer = self.events
+        tables.tracing = self.events.tracing
+        return tables
+
+    def trace(self, networks: NetworkList) -> None:
+        """Trace clients of `networks` that connect from now on, and no others."""
+        found = Networks(networks)
+        self.events.tracing = self.tables.tracing = Tracing(found) if found else None
 
     def connected(self, connection: Registered) -> None:
         """The client is about to be greeted: event `connect`."""
@@ -108,11 +138,33 @@ class ServerState:
             self.handshakes.failed(error, place)
         if self.events.has_listener("error"):
             self.events.emit("error", error, connection=f"{place.session_id}: {place.client}")
-        else:
+        elif place.stage not in HOOKS or not self.failures.repeats(place.stage, error):
             log_failure(error, place)
+
+    def refused(self, connection: Refused, limit: str, reply: Reply) -> None:
+        """A client was refused before its dialogue: event `transaction`, once for each host in an
+        interval, and then the number of the others. limit: why.
+        """
+        if not self.events.is_observed:
+            return
+        session, protocol = connection.session, connection.protocol
+        cause = (limit, host_key(session.remote_address))
+        if self.refusals.is_told(cause):
+            return
+        session.notes["reason"] = limit
+        outcome = outcome_of(protocol, "refused", reply.wire.decode().rstrip())
+        self.events.emit("transaction", outcome, connection=protocol)
+        self.refusals.add(cause, partial(self._tell_more, outcome))
+
+    def _tell_more(self, outcome: Outcome, count: int) -> None:
+        notes = {**outcome.notes, "more": str(count)}
+        self.events.emit("transaction", outcome._replace(notes=notes))
 
     async def end(self) -> None:
         """All connections have ended or are abandoned: end what ran for them."""
+        self.failures.end()
+        self.refusals.end()
+        self.tables.warnings.end()
         if self.lookup is not None:
             await self.lookup.close()
         if self.timers is not None and self.registry.is_empty:

@@ -1,9 +1,13 @@
 import asyncio
 from collections.abc import Coroutine
-from typing import Any, final
+from typing import Any, Protocol, final
 
 from fastsmtp._hooks.callback import Answer
 from fastsmtp.stream import DataStream
+
+class Timed(Protocol):
+    def time(self) -> float: ...
+    def tell_stall(self, began: float, hook: str) -> None: ...
 
 @final
 class Begun:
@@ -22,6 +26,7 @@ class Driver:
     def resume(self) -> None: ...
     def begin(self) -> None: ...
 
+def timed(coroutine: Coroutine[Any, Any, Any], owner: Timed, hook: str) -> Begun: ...
 def current_hook_task(loop: asyncio.AbstractEventLoop) -> asyncio.Task[Any] | None: ...
 def drive(
     coroutine: Coroutine[Any, Any, Any],

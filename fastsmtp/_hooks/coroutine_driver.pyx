@@ -33,6 +33,7 @@ from fastsmtp.stream cimport DataStream, resume_with_stream
 from asyncio import CancelledError, Task, current_task, tasks
 
 from fastsmtp import _interpreter
+from fastsmtp._hooks.stalls import STALL
 
 
 # asyncio's current task of each loop.
@@ -76,7 +77,7 @@ if _interpreter.IS_KNOWN:
 cdef class Begun:
     """Begun()\n--\n\nA coroutine that was driven by hand, for the Task that continues it."""
 
-    cdef object _coroutine, _yielded, _result, _error
+    cdef object _coroutine, _yielded, _result, _error, _owner, _hook
     cdef bint _is_due  # the yielded object has not been passed to the Task yet
     cdef bint _has_ended
     cdef bint _was_cancelled  # before it ended, without getting CancelledError
@@ -101,7 +102,15 @@ cdef class Begun:
             raise StopIteration(self._result)
         if self._is_due:
             return self._handed_over()
-        return self._coroutine.send(value)
+        return self._timed(self._coroutine.send, (value,))
+
+    cdef object _timed(self, object step, tuple arguments):
+        began = self._owner.time()
+        try:
+            return step(*arguments)
+        finally:
+            if self._owner.time() - began > STALL:
+                self._owner.tell_stall(began, self._hook)
 
     cdef int wait(self, object yielded) except -1:
         """The coroutine has yielded this."""
@@ -136,7 +145,7 @@ cdef class Begun:
         kind = error[0] if isinstance(error[0], type) else type(error[0])
         if yielded is not None and issubclass(kind, CancelledError) and yielded.cancel():
             return yielded  # and is woken by it
-        return self._coroutine.throw(*error)
+        return self._timed(self._coroutine.throw, error)
 
     def close(self):
         """Close the coroutine."""
@@ -254,6 +263,8 @@ cdef class Driver:
     cdef int _live(self) except -1:
         self._begun = Begun.__new__(Begun)
         self._begun._coroutine = self._coroutine
+        self._begun._owner = self._answer.owner
+        self._begun._hook = self._answer.hook
         self._task.driver = None
         Task.__init__(self._task, self._begun, loop=self._loop, context=self._context)
         return 0
@@ -276,6 +287,18 @@ cpdef object drive(object coroutine, object loop, Answer answer, object host, Da
     driver._task = _HookTask.__new__(_HookTask)
     driver._task.driver = driver
     driver._step()
+
+
+def timed(coroutine, owner, hook):
+    """timed(coroutine, owner, hook)\n--\n
+    Return `coroutine` for a Task. A step that holds the loop calls `owner.tell_stall(began, hook)`;
+    `owner.time()` is the clock.
+    """
+    cdef Begun begun = Begun.__new__(Begun)
+    begun._coroutine = coroutine
+    begun._owner = owner
+    begun._hook = hook
+    return begun
 
 
 def current_hook_task(loop):

@@ -13,33 +13,20 @@ from typing import Any, Final
 
 from fastsmtp._counts.families import cell
 from fastsmtp._counts.tally import Tally
+from fastsmtp._failures import describe
 from fastsmtp._hooks.callback import Answer, ends_process
+from fastsmtp._hooks.coroutine_driver import timed
+from fastsmtp._hooks.failure_log import FailureLog
+from fastsmtp._hooks.stalls import STALL, Stalls
 from fastsmtp._log import logger
 from fastsmtp.session import Session
 
-__all__ = ["CloseHooks", "HookTasks", "warn_of_stall"]
+__all__ = ["CloseHooks", "HookTasks"]
 
 _CLOSE_FAILURES: Final = cell("hook_failures_total", "on_close")
-_STALLS: Final = cell("loop_stalls_total")
 
-STALL: Final = 1.0  # seconds of one call after which it is logged that a hook blocks the loop
 ABANDON: Final = 5.0  # seconds that a cancelled hook has to end
 HAS_EAGER_TASKS: Final = sys.version_info >= (3, 12)
-
-
-def warn_of_stall(
-    seconds: float, tally: Tally, connection: object = None, hook: str = "a hook"
-) -> None:
-    """Count and log it if a call has blocked the event loop for too long. connection: its str names
-    session and client; None if unknown. hook: its name, if known.
-    """
-    if seconds > STALL:
-        tally.add(_STALLS)
-        text = "%s held the event loop for %.1f s"
-        if connection is None:
-            logger.warning(text, hook, seconds)
-        else:
-            logger.warning(f"%s: {text}", connection, hook, seconds)
 
 
 def _settle(task: asyncio.Task[Any], answer: Answer) -> None:
@@ -113,12 +100,11 @@ class HookTasks:
         the next turn if the loop has a task factory, and before Python 3.12, which introduced eager
         Tasks. Raises exceptions that end the process.
         """
+        coroutine = timed(coroutine, answer.owner, answer.hook)
         if HAS_EAGER_TASKS and self._loop.get_task_factory() is None:
             self._start_now(coroutine, answer)
             return True
         self.keep(self._loop.create_task(coroutine), answer)
-        # Called after the first step; the server notices later steps when it checks its loop.
-        self._loop.call_soon(self._look_for_stall, self._now(), answer)
         return False
 
     def keep(self, task: asyncio.Task[Any], answer: Answer) -> None:
@@ -179,10 +165,6 @@ class HookTasks:
             self._is_starting = outer
             del task  # as above
 
-    def _look_for_stall(self, began: float, answer: Answer) -> None:
-        dialogue = answer.owner
-        warn_of_stall(self._now() - began, dialogue.tally, dialogue, answer.hook)
-
     def _done(self, task: asyncio.Task[Any]) -> None:
         self._cancelled.discard(task)
         if not self._cancelled:
@@ -201,13 +183,20 @@ class _CloseCall:
     cancelled, then abandoned.
     """
 
-    __slots__ = ("clock", "host", "is_cancelled", "who")
+    __slots__ = ("_stalls", "clock", "host", "is_cancelled", "time", "who")
 
-    def __init__(self, who: str, host: str, clock: asyncio.TimerHandle) -> None:
+    clock: asyncio.TimerHandle
+
+    def __init__(self, who: str, host: str, stalls: Stalls, now: Callable[[], float]) -> None:
         self.who = who
         self.host = host
-        self.clock = clock
+        self._stalls = stalls
+        self.time = now  # for `timed`
         self.is_cancelled = False  # by us, which is not a failure
+
+    def tell_stall(self, began: float, hook: str) -> None:
+        """A step of the call has perhaps held the loop since `began`."""
+        self._stalls.tell(began, self.time(), hook, self.who)
 
 
 class CloseHooks:
@@ -215,13 +204,22 @@ class CloseHooks:
     them.
 
     timeout: seconds after which each is cancelled; ABANDON seconds later it is abandoned. on_done:
-    called after the end of each. tally: where failures are counted.
+    called after the end of each. tally, failures: where failures are counted, and told.
     """
 
-    __slots__ = ("_calls", "_hosts", "_on_done", "_tally", "_timeout")
+    __slots__ = ("_calls", "_failures", "_hosts", "_on_done", "_stalls", "_tally", "_timeout")
 
-    def __init__(self, timeout: float, on_done: Callable[[], None], tally: Tally) -> None:
+    def __init__(
+        self,
+        timeout: float,
+        on_done: Callable[[], None],
+        tally: Tally,
+        stalls: Stalls,
+        failures: FailureLog,
+    ) -> None:
         self._timeout = timeout
+        self._stalls = stalls
+        self._failures = failures
         self._on_done = on_done
         self._tally = tally
         self._calls: dict[asyncio.Task[Any], _CloseCall] = {}
@@ -244,22 +242,27 @@ class CloseHooks:
         session: Session,
         host: str,
         client: Callable[[], str],
+        now: Callable[[], float],
     ) -> None:
         """Call `on_close`; its exceptions are logged. host: "" if hosts are not counted. client:
-        returns the client's name for the log.
+        returns the client's name for the log. now: a clock in seconds.
         """
+        began = now()
         try:
             result = hook(session)
         except BaseException as error:  # foreign code
             if ends_process(error):
                 raise
-            self._tally.add(_CLOSE_FAILURES)
-            logger.error("%s: %s: on_close failed", session.id, client(), exc_info=True)
+            self._failed(f"{session.id}: {client()}", error)
             return
+        finally:
+            if now() - began > STALL:
+                self._stalls.tell(began, now(), "on_close", f"{session.id}: {client()}")
         if asyncio.iscoroutine(result):
-            task = loop.create_task(result)
-            clock = loop.call_later(self._timeout, self._expire, task)
-            self._calls[task] = _CloseCall(f"{session.id}: {client()}", host, clock)
+            call = _CloseCall(f"{session.id}: {client()}", host, self._stalls, now)
+            task: asyncio.Task[Any] = loop.create_task(timed(result, call, "on_close"))
+            call.clock = loop.call_later(self._timeout, self._expire, task)
+            self._calls[task] = call
             if host:
                 self._hosts[host] += 1
             task.add_done_callback(self._done)
@@ -292,9 +295,13 @@ class CloseHooks:
             return
         call.clock.cancel()
         if error is not None and not (call.is_cancelled and task.cancelled()):
-            self._tally.add(_CLOSE_FAILURES)
-            logger.error("%s: on_close failed", call.who, exc_info=error)
+            self._failed(call.who, error)
         self._forget(task)
+
+    def _failed(self, who: str, error: BaseException) -> None:
+        self._tally.add(_CLOSE_FAILURES)
+        if not self._failures.repeats("on_close", error):
+            logger.error("%s: on_close failed: %s", who, describe(error), exc_info=error)
 
     def _forget(self, task: asyncio.Task[Any]) -> None:
         host = self._calls.pop(task).host

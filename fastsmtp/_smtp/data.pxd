@@ -4,6 +4,7 @@ from fastsmtp._wire.grammar cimport parse_bdat_argument
 from fastsmtp._hooks.callback cimport Answer
 from fastsmtp._smtp.final_reply cimport Message
 from fastsmtp._parser cimport Parser
+from fastsmtp._smtp.outcomes cimport tell_accepted
 from fastsmtp._smtp.policy cimport Policy
 from fastsmtp._smtp.states cimport Transaction
 from fastsmtp.replies cimport Reply

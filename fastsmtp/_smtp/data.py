@@ -15,6 +15,7 @@ from fastsmtp._counts.families import cell, stage_number
 from fastsmtp._hooks.callback import NO_ANSWER, WAITING, Answer, ends_process
 from fastsmtp._smtp.dialogue import Dialogue, Intake
 from fastsmtp._smtp.final_reply import Message, final_replies
+from fastsmtp._smtp.outcomes import tell_aborted, tell_accepted
 from fastsmtp._smtp.states import State
 from fastsmtp._wire.grammar import parse_bdat_argument
 from fastsmtp.replies import Reply
@@ -198,6 +199,7 @@ class MailData(Intake):
         if message is None:
             return
         message.at_end = True
+        self._dialogue.content_at = self._dialogue.clock.now
         message.answer.began = self._dialogue.time()
         self._dialogue.stage = _MESSAGE
         self._end_stream(message)
@@ -336,7 +338,7 @@ class MailData(Intake):
                 message.is_aborted = True
                 self._dialogue.stage = _MESSAGE
                 self._dialogue.tally.add(_ABORTED)
-                self._dialogue.tell_aborted(reason)
+                tell_aborted(self._dialogue, reason)
             self._abort_stream(message, reason)
             if message.answer.state == _WAITING:
                 self._dialogue.host.orphan_task(message.answer)
@@ -391,7 +393,7 @@ class MailData(Intake):
                 accepted = accepted or reply.code < 400
             dialogue.reply_group(replies_due)
             if accepted:
-                dialogue.tell_accepted(replies_due)
+                tell_accepted(dialogue, replies_due)
             octets = dialogue.parser.payload_octets - message.began_at
             dialogue.message_done(accepted, octets < _LEAST_MESSAGE)
         message.answer.forget()

@@ -6,15 +6,17 @@ from fastsmtp._hooks.callback cimport Answer, new_answer
 from fastsmtp._native cimport thread_ident
 from fastsmtp._pace cimport Pace
 from fastsmtp._parser cimport Parser
+from fastsmtp._smtp.outcomes cimport is_observed
 from fastsmtp._smtp.reply_queue cimport ReplyQueue
 from fastsmtp._smtp.server_tables cimport ServerTables
 from fastsmtp._smtp.states cimport Transaction
 from fastsmtp.replies cimport Reply
 from fastsmtp.session cimport set_envelope
 
+cdef double _STALL
 cdef int _CONNECTED, _GREETED, _OPENING, _CLOSING, _WAITING
 cdef Reply _SHUTTING_DOWN
-cdef Py_ssize_t _IDLE, _MESSAGE, _ACCEPTED, _REFUSED
+cdef Py_ssize_t _IDLE, _ACCEPTED, _REFUSED
 cdef dict _ASKED, _FAILURES
 
 
@@ -27,7 +29,7 @@ cdef class Intake:
 
 cdef class Dialogue(ReplyQueue):
     # connection
-    cdef public object options, host, tls
+    cdef public object options, host, tls, trace
     cdef public Hooks hooks
     cdef Pace _pace
     cdef public str client_hostname, remote_address, via, peer
@@ -39,7 +41,7 @@ cdef class Dialogue(ReplyQueue):
     cdef public int watch
     cdef public Answer waiting, late
     cdef public unsigned long _thread
-    cdef public double began
+    cdef public double began, content_at
     cdef public Py_ssize_t told
     cdef public Py_ssize_t _transactions
     cdef public bint announced
@@ -57,7 +59,7 @@ cdef class Dialogue(ReplyQueue):
     cpdef bint is_closing(self)
     cpdef close(self)
     cpdef double time(self)
-    cpdef measure(self, Answer answer)
+    cpdef double measure(self, Answer answer) except? -1
     cpdef Answer make_answer(self, str name, then)
     cpdef ask(self, str name, hook, subject, then)
     cpdef Answer asked(self, str name, hook, subject, then)
@@ -66,6 +68,7 @@ cdef class Dialogue(ReplyQueue):
     cpdef wait(self, Answer answer, double timeout)
     cpdef stop_if_asked(self)
     cpdef watch_lines(self)
+    cpdef find_trace(self)
     cpdef begin_receiving(self)
     cpdef end_receiving(self)
     cpdef end_lag(self)

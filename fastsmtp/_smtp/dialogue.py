@@ -13,20 +13,20 @@ from fastsmtp import replies
 from fastsmtp._counts.families import ASKED, cell, stage_number
 from fastsmtp._failures import Place
 from fastsmtp._hooks.callback import WAITING, Answer, Host, ends_process, new_answer
+from fastsmtp._hooks.stalls import STALL
 from fastsmtp._native import thread_ident
 from fastsmtp._pace import Pace
 from fastsmtp._parser import Parser
 from fastsmtp._smtp.deadline import Clock
-from fastsmtp._smtp.outcomes import outcome_of
+from fastsmtp._smtp.outcomes import is_observed, tell_refused
 from fastsmtp._smtp.reply_queue import ReplyQueue
 from fastsmtp._smtp.server_tables import ServerTables
 from fastsmtp._smtp.states import DEMANDED, WATCHED, Flag, State, Transaction
-from fastsmtp._smtp.strikes import REFUSAL_LINES
+from fastsmtp._smtp.tracing import Trace
 from fastsmtp.errors import MessageAborted
 from fastsmtp.networks import Networks
 from fastsmtp.replies import Reply
 from fastsmtp.session import Session, set_envelope
-from fastsmtp.transactions import Outcome
 
 __all__ = ["Dialogue", "Intake"]
 
@@ -38,10 +38,10 @@ _GREETED: int = int(State.GREETED)
 _OPENING: int = int(State.OPENING)
 _CLOSING: int = int(State.CLOSING)
 _WAITING: int = WAITING
+_STALL: float = STALL
 _SHUTTING_DOWN: Reply = replies.SHUTTING_DOWN
 _ACCEPTED: int = cell("messages_total", "accepted")
 _REFUSED: int = cell("messages_total", "refused")
-_MESSAGE: int = stage_number("message")
 _IDLE: int = stage_number("idle")
 _ASKED: Final = {name: cell("hook_seconds", name) for name in ASKED}
 _FAILURES: Final = {name: cell("hook_failures_total", name) for name in ASKED}
@@ -91,10 +91,12 @@ class Dialogue(ReplyQueue):
         self.parted = False  # the client has sent QUIT, and waits only for its 221
         self._thread = thread_ident()
         self.began = now
+        self.content_at = -1.0  # when content was processed at last
         self.told = 0  # refused commands, for the event `transaction`
         self._transactions = 1
         self.announced = False  # the event `connect` was emitted
         self.peer = ""  # the peer of the socket, for the log
+        self.trace: Trace | None = None  # of its wire, None for most clients
         self._meet()
 
     def _meet(self) -> None:
@@ -166,7 +168,8 @@ class Dialogue(ReplyQueue):
         answer.began = self._pace.now()
         self.call(hook, subject, answer)
         if answer.state != _WAITING:
-            self.measure(answer)
+            if self.measure(answer) > _STALL:
+                self.tell_stall(answer.began, name)
             return answer
         self.wait(answer, self.policy.hook_timeout)
         return None
@@ -184,7 +187,8 @@ class Dialogue(ReplyQueue):
         if answer.state == _WAITING:
             self.wait(answer, self.policy.hook_timeout)
         else:
-            self.measure(answer)
+            if self.measure(answer) > _STALL:
+                self.tell_stall(answer.began, name)
             then(self, answer)
             answer.forget()
 
@@ -192,13 +196,29 @@ class Dialogue(ReplyQueue):
         """Return the time of the clock that measures hooks."""
         return self._pace.now()
 
-    def measure(self, answer: Answer) -> None:
-        """A hook has answered, or its time is over: count how long the client has waited for it."""
-        self.tally.observe(_ASKED[answer.hook], self._pace.now() - answer.began)
-        if answer.error is None and not answer.failed:
-            return
-        if not isinstance(answer.error, MessageAborted):  # that is the engine's
-            self.refused_by = answer.hook
+    def measure(self, answer: Answer) -> float:
+        """A hook has answered, or its time is over: count how long the client has waited for it,
+        and return that.
+        """
+        seconds = self._pace.now() - answer.began
+        self.tally.observe(_ASKED[answer.hook], seconds)
+        if answer.error is not None or answer.failed:
+            if not isinstance(answer.error, MessageAborted):  # that is the engine's
+                self.refused_by = answer.hook
+        return seconds
+
+    def tell_stall(self, began: float, who: str) -> None:
+        """A call of foreign code has perhaps held the loop since `began`."""
+        self.tables.stalls.tell(began, self._pace.now(), who, self)
+
+    def holder(self, began: float) -> str:
+        """Return the name of the hook that has held the loop since `began` without an answer, or
+        while it took its message; "" if it was none.
+        """
+        waiting = self.waiting
+        if waiting is not None and waiting.began >= began:
+            return waiting.hook
+        return "on_data" if self.mail_data.message or self.content_at >= began else ""
 
     def call(self, hook: Any, subject: object, answer: Answer) -> None:
         """Call a hook of one argument; an exception becomes its answer."""
@@ -228,47 +248,9 @@ class Dialogue(ReplyQueue):
         self.host.wake()
 
     def tell_refused(self, recipient: int | None) -> None:
-        """Emit the event `transaction` for a refusal, if one listens. Of refused commands of one
-        connection only the first ones are told.
-        """
-        if not self._is_observed():
-            return
-        if self.stage != _MESSAGE:
-            self.told += 1
-            if self.told > REFUSAL_LINES:
-                return
-        self._emit(outcome_of(self, "refused", self.session.error or "", recipient))
-
-    def tell_untold(self) -> None:
-        """The connection has ended: tell how many refused commands had no outcome of their own."""
-        more = self.told - REFUSAL_LINES
-        if more > 0 and self._is_observed():
-            self.stage = _IDLE
-            self._emit(outcome_of(self, "refused", f"{more} more refusals, without a line each"))
-
-    def _is_observed(self) -> bool:
-        return self.tables.observer is not None and self.tables.observer.is_observed
-
-    def _emit(self, outcome: Outcome) -> None:
-        self.tables.observer.emit("transaction", outcome, connection=self)
-
-    def tell_accepted(self, group: list[Reply]) -> None:
-        """Emit the event `transaction` for a message that was accepted, for some or for all."""
-        if self._is_observed():
-            wire = [(reply.wire if self._enhanced else reply.plain) for reply in group]
-            kept = [number for number, reply in enumerate(group) if reply.code < 400]
-            reply = wire[kept[0]].decode()[:-2].replace("\r\n", " ")
-            outcome = outcome_of(self, "accepted", reply)
-            if len(kept) < len(group):
-                names = outcome.recipients
-                outcome = outcome._replace(recipients=tuple([names[number] for number in kept]))
-            self._emit(outcome)
-
-    def tell_aborted(self, reason: str) -> None:
-        """Emit the event `transaction` for a message that will never be complete."""
-        if self._is_observed():
-            self.session.notes.setdefault("reason", reason)
-            self._emit(outcome_of(self, "aborted", ""))
+        """Emit the event `transaction` for a refusal, if one listens."""
+        if is_observed(self):
+            tell_refused(self, recipient)
 
     def report(self, error: BaseException, stage: str) -> None:
         """Report to the log or the event `error`, never to the client."""
@@ -307,6 +289,8 @@ class Dialogue(ReplyQueue):
     def end_receiving(self) -> None:
         """The body or chunk is complete."""
         self.clock.end_receiving(self.parser.payload_octets)
+        if self.trace is not None:
+            self.trace.content(self, self.parser.payload_octets)
 
     def end_lag(self) -> None:
         """The consumer has caught up: reading continues."""
@@ -355,13 +339,24 @@ class Dialogue(ReplyQueue):
     def watch_lines(self) -> None:
         """Recompute which flags force the slow path: the first line, required TLS and AUTH."""
         watch = WATCHED
-        if self.first_line:
+        if self.first_line or self.trace is not None:
             watch |= Flag.LINE
         if self.policy.auth_required and not self.authenticated:
             watch |= DEMANDED
         if self.policy.needs_upgrade and not self.secure:
             watch |= Flag.NEEDS_TLS
         self.watch = watch
+
+    def find_trace(self) -> None:
+        """The client is known, or another one than before: trace it if the server traces it."""
+        tracing, before = self.tables.tracing, self.trace
+        if tracing is not None and self.trusts(tracing.networks):
+            self.trace = before or Trace(tracing)
+            self.trace.note(self, "the client is another one" if before else "connected")
+        elif before is not None:
+            before.note(self, "the client is another one, which is not traced")
+            self.trace = None
+        self.watch_lines()
 
     def authenticate(self, user: object) -> None:
         """The client is `user` from now on, and has met the demand for authentication."""

@@ -13,7 +13,7 @@ from typing import Any, Final
 from fastsmtp import replies
 from fastsmtp._failures import shown, text_of
 from fastsmtp._hooks.callback import Answer
-from fastsmtp._log import logger
+from fastsmtp._smtp.warnings import warn
 from fastsmtp.errors import REFUSAL_CODES, is_refusal_code
 from fastsmtp.replies import Reply
 
@@ -183,4 +183,4 @@ def _cut(answer: Answer, text: str) -> str:
 
 
 def _warn(answer: Answer, message: str, *values: object) -> None:
-    logger.warning(f"%s: %s: {message}", answer.owner, answer.hook, *values)
+    warn(answer.owner, (answer.hook, message), f"%s: {message}", answer.hook, *values)

@@ -1,20 +1,86 @@
-"""Makes the outcome of a message or of a refused command, for the event `transaction`."""
+"""The outcome of a message or of a refused command, and the event `transaction` that tells it."""
 
 from __future__ import annotations
 
 from typing import Any, Final
 
 from fastsmtp._counts.families import STAGES, stage_number
+from fastsmtp._hooks.stalls import STALL
+from fastsmtp._smtp.strikes import REFUSAL_LINES
+from fastsmtp.replies import Reply
 from fastsmtp.transactions import Outcome
 
-__all__ = ["outcome_of"]
+__all__ = [
+    "is_observed",
+    "outcome_of",
+    "tell_aborted",
+    "tell_accepted",
+    "tell_refused",
+    "tell_untold",
+]
 
 MAX_SHOWN: Final = 512  # octets of an argument that is not an address
 
 _MAIL: int = stage_number("mail")
 _RCPT: int = stage_number("rcpt")
 _MESSAGE: Final = stage_number("message")
+_IDLE: Final = stage_number("idle")
 _HAS_MESSAGE: Final = (_MESSAGE, stage_number("data"), stage_number("bdat"))
+
+
+def is_observed(dialogue: Any) -> bool:
+    """Whether the event has a listener."""
+    observer = dialogue.tables.observer
+    return observer is not None and observer.is_observed
+
+
+def tell_refused(dialogue: Any, recipient: int | None) -> None:
+    """Tell a refusal, of many refused commands of one connection only the first ones. recipient:
+    the position of the only one that it is about, None: all.
+    """
+    if dialogue.stage != _MESSAGE:
+        dialogue.told += 1
+        if dialogue.told > REFUSAL_LINES:
+            return
+    _emit(dialogue, outcome_of(dialogue, "refused", dialogue.session.error or "", recipient))
+
+
+def tell_untold(dialogue: Any) -> None:
+    """The connection has ended: tell how many refused commands had no outcome of their own."""
+    more = dialogue.told - REFUSAL_LINES
+    if more > 0 and is_observed(dialogue):
+        dialogue.stage = _IDLE
+        text = f"{more} more refusals, without a line each"
+        _emit(dialogue, outcome_of(dialogue, "refused", text))
+
+
+def tell_accepted(dialogue: Any, group: list[Reply]) -> None:
+    """Tell a message that was accepted, for some or for all of its recipients."""
+    if not is_observed(dialogue):
+        return
+    enhanced = dialogue.policy.enhanced
+    kept = [number for number, reply in enumerate(group) if reply.code < 400]
+    first = group[kept[0]]
+    octets = first.wire if enhanced else first.plain
+    outcome = outcome_of(dialogue, "accepted", octets.decode()[:-2].replace("\r\n", " "))
+    if len(kept) < len(group):
+        names = outcome.recipients
+        outcome = outcome._replace(recipients=tuple([names[number] for number in kept]))
+    _emit(dialogue, outcome)
+
+
+def tell_aborted(dialogue: Any, reason: str) -> None:
+    """Tell a message that will never be complete."""
+    if is_observed(dialogue):
+        dialogue.session.notes.setdefault("reason", reason)
+        _emit(dialogue, outcome_of(dialogue, "aborted", ""))
+
+
+def _emit(dialogue: Any, outcome: Outcome) -> None:
+    began = dialogue.time()
+    dialogue.tables.observer.emit("transaction", outcome, connection=dialogue)
+    if dialogue.time() - began > STALL:
+        dialogue.tell_stall(began, "a listener of 'transaction'")
 
 
 def outcome_of(dialogue: Any, result: str, reply: str, recipient: int | None = None) -> Outcome:

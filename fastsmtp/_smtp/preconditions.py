@@ -10,12 +10,12 @@ from __future__ import annotations
 from typing import Final
 
 from fastsmtp import replies
-from fastsmtp._log import logger
 from fastsmtp._parser import Command, Fault, FaultKind
 from fastsmtp._smtp.auth import fail_auth, forget_auth
 from fastsmtp._smtp.data import MailData
 from fastsmtp._smtp.dialogue import Dialogue
 from fastsmtp._smtp.states import Flag, State
+from fastsmtp._smtp.warnings import warn
 from fastsmtp.replies import Reply
 
 # As C has them.
@@ -29,6 +29,8 @@ _NEEDS_TLS: int = Flag.NEEDS_TLS
 _STARTS_TLS: int = Flag.STARTS_TLS
 _CONNECTED: int = int(State.CONNECTED)
 _NOT_IMPLEMENTED: Reply = replies.NOT_IMPLEMENTED
+
+_INJECTED: Final = "octets after STARTTLS, which would have been treated as encrypted"
 
 __all__ = ["answer_fault", "check_preconditions"]
 
@@ -47,6 +49,8 @@ def check_preconditions(
     dialogue: Dialogue, command: Command, refusals: tuple[Reply | None, ...], flags: int
 ) -> bool:
     """Make the checks of the slow path; True: the command was answered and is not executed."""
+    if dialogue.trace is not None:
+        dialogue.trace.command(dialogue, command)
     first_line, dialogue.first_line = dialogue.first_line, False
     if first_line:
         dialogue.watch_lines()
@@ -63,11 +67,7 @@ def check_preconditions(
         and (flags & _STARTS_TLS or dialogue.policy.strict_pipelining)
     ):
         if flags & _STARTS_TLS:
-            logger.warning(
-                "%s: octets after STARTTLS from %s, which would have been treated as encrypted",
-                dialogue.session.id,
-                dialogue.client(),
-            )
+            warn(dialogue, ("STARTTLS", dialogue.client()), _INJECTED)
         dialogue.reply_and_close(replies.SYNCHRONIZATION)
         return True
     if flags & _COUNTS_UNAUTHENTICATED and _strike_unauthenticated(dialogue):
@@ -136,6 +136,8 @@ def _strike_unauthenticated(dialogue: Dialogue) -> bool:
 def answer_fault(dialogue: Dialogue, fault: Fault) -> None:
     """Answer a malformed line or body."""
     dialogue.first_line = False
+    if dialogue.trace is not None:
+        dialogue.trace.fault(dialogue, fault.kind)
     reply, closes = _FAULTS[fault.kind]
     if fault.kind == FaultKind.TOO_MUCH_DATA:
         dialogue.mail_data.abort("too_much_data")

@@ -66,12 +66,12 @@ RFC 5321, RFC 2033. The drawings in docs/internals.md show the same.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Coroutine
+from collections.abc import Callable
 from typing import Any, Final
 
 from fastsmtp import replies
 from fastsmtp._counts.families import stage_number
-from fastsmtp._failures import Place, log_failure, mark
+from fastsmtp._failures import describe
 from fastsmtp._hooks.callback import NO_ANSWER, WAITING, Answer, Host
 from fastsmtp._log import logger
 from fastsmtp._pace import UNHURRIED, Pace
@@ -79,6 +79,8 @@ from fastsmtp._parser import END_OF_DATA, Command, Fault
 from fastsmtp._smtp.data import MailData
 from fastsmtp._smtp.dialogue import Dialogue
 from fastsmtp._smtp.mail_rcpt import log_unlogged
+from fastsmtp._smtp.nobody import NOBODY
+from fastsmtp._smtp.outcomes import tell_untold
 from fastsmtp._smtp.preconditions import answer_fault, check_preconditions
 from fastsmtp._smtp.server_tables import ServerTables
 from fastsmtp._smtp.simple_verbs import connect
@@ -104,39 +106,6 @@ _OUT_HIGH_WATER: int = OUT_HIGH_WATER
 _END_OF_DATA = END_OF_DATA
 
 
-class Nobody:
-    """The host of a dialogue that is over, for late calls: it does nothing but log."""
-
-    def start_task(self, coroutine: Coroutine[Any, Any, Any], answer: Answer, stream: Any) -> bool:
-        """Close the coroutine: nothing runs any more."""
-        coroutine.close()
-        return True
-
-    def orphan_task(self, answer: Answer) -> None:
-        """No-op: there are no Tasks."""
-
-    def cancel_task(self, answer: Answer) -> None:
-        """No-op: there are no Tasks."""
-
-    def wake(self) -> None:
-        """No-op: there is no connection."""
-
-    def connected(self) -> None:
-        """No-op: there is no connection."""
-
-    def report(self, error: BaseException, place: Place) -> None:
-        """Log the error: the server no longer has listeners for it."""
-        mark(error, place)
-        log_failure(error, place)
-
-    def wall_time(self) -> float:
-        """Not used: there are no more replies."""
-        return 0.0
-
-
-NOBODY: Final = Nobody()
-
-
 class SMTPProtocol(Dialogue):
     """The dialogue of one connection, from the hook `on_connect` to the last reply."""
 
@@ -158,6 +127,8 @@ class SMTPProtocol(Dialogue):
         self.is_unix = is_unix
         self.remote_address = address
         self.peer = "unix" if is_unix else address or "unknown"
+        if self.tables.tracing is not None:
+            self.find_trace()
 
     def client_comes_through(self, address: str, *, is_balancer: bool) -> None:
         """Set the client that the peer, a balancer, has named. address: "" if it named none; then
@@ -167,6 +138,7 @@ class SMTPProtocol(Dialogue):
         self.is_unix = False
         self.remote_address = address
         self.via = "" if is_balancer else f" via {self.peer}"
+        self.find_trace()
         self.clock.stop()
 
     def await_balancer(self, now: float) -> None:
@@ -239,6 +211,8 @@ class SMTPProtocol(Dialogue):
     def tls_failed(self, error: BaseException) -> None:
         """TLS has failed: close without a reply."""
         self.securing = False
+        if self.trace is not None:
+            self.trace.note(self, f"TLS has failed: {describe(error)}")
         self.report(error, "tls")
         self.close()
 
@@ -253,7 +227,9 @@ class SMTPProtocol(Dialogue):
         session = self.session
         session.secure = True
         session.servername = tls.servername
-        session.tls_options = tls.options()
+        session.tls_options = facts = tls.options()
+        if self.trace is not None:
+            self.trace.note(self, f"{facts['version']} {facts['standard_name']}")
         if self.state != _OPENING:
             self._run(lambda: go_on_inside(self))
 
@@ -265,6 +241,8 @@ class SMTPProtocol(Dialogue):
         self.unsent = unsent
         self.parser.feed(octets)
         if self.state == _OPENING and self.options.greet_delay and octets:
+            if self.trace is not None:
+                self.trace.note(self, f"{len(octets)} octets before the greeting")
             self.reply(self.tables.early_talker)
             return
         self._run(None)
@@ -281,6 +259,8 @@ class SMTPProtocol(Dialogue):
     def receive_eof(self, now: float) -> None:
         """The client has sent FIN; complete commands are still answered (RFC 5321 §3.8)."""
         self._eof = True
+        if self.trace is not None:
+            self.trace.note(self, "the client has sent its last octet")
         self.advance(now)
 
     def advance(self, now: float, unsent: int = 0) -> None:
@@ -340,7 +320,9 @@ class SMTPProtocol(Dialogue):
             self.close()
             if self.counters.unlogged > 0:
                 log_unlogged(self)
-            self.tell_untold()
+            tell_untold(self)
+            if self.trace is not None:
+                self.trace.end(self)
             message = self._mail_data.message
             if message is None or self.waiting is not message.answer:
                 self._give_up_waiting()
@@ -353,6 +335,8 @@ class SMTPProtocol(Dialogue):
         """A reset inside a transaction is an event `error`. After our last reply it is
         ignored, since many clients leave after QUIT without reading the 221.
         """
+        if self.trace is not None:
+            self.trace.note(self, f"the socket has failed: {describe(error)}")
         if self.is_closing():
             return
         if self.transaction.envelope is not None:
@@ -390,6 +374,8 @@ class SMTPProtocol(Dialogue):
         octets = out[0] if len(out) == 1 else b"".join(out)
         out.clear()
         self.out_octets = 0
+        if self.trace is not None:
+            self.trace.output(self, octets)
         if not self.halted:
             self.clock.await_command()
         return octets

@@ -15,7 +15,7 @@ cdef class ServerTables:
     cdef readonly tuple handlers, refusals, flags, stages
     cdef readonly Tally tally
     cdef readonly dict limits
-    cdef public object observer
+    cdef public object observer, tracing, stalls, warnings
     cdef public ServerTables base
     cdef readonly object mail_parameters, rcpt_parameters
     cdef readonly Reply too_large, greeting, early_talker, connection_refused, not_available

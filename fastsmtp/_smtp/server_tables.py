@@ -12,9 +12,11 @@ from fastsmtp import replies
 from fastsmtp._counts.families import cell, stage_number
 from fastsmtp._counts.tally import Tally
 from fastsmtp._hooks.binding import Hooks
+from fastsmtp._hooks.stalls import Stalls
 from fastsmtp._smtp.parameters import mail_parameters, rcpt_parameters
 from fastsmtp._smtp.policy import Policy
 from fastsmtp.options import Options, check_together
+from fastsmtp.repeats import Repeats
 from fastsmtp.replies import Reply
 
 __all__ = ["EhloLine", "Row", "ServerTables"]
@@ -68,7 +70,8 @@ class ServerTables:
     rows: the command table, indexed by verb. ehlo_lines: of the answer to EHLO. tls: there is a
     certificate. tally: where the service counts. remake: makes the tables for other options.
     observer: the events of the server, None without one; `is_observed` tells whether `transaction`
-    has a listener. base: None, or for the tables of a session those of the server.
+    has a listener. base: None, or for the tables of a session those of the server. tracing: a
+    `Tracing`, None: no client is traced.
     """
 
     def __init__(
@@ -84,8 +87,11 @@ class ServerTables:
         self.options = options
         self.hooks = hooks
         self.tally = tally
+        self.stalls = Stalls(tally)
+        self.warnings = Repeats()
         self.observer: Any = None
         self.base: ServerTables | None = None
+        self.tracing: Any = None
         self.policy = Policy(options)
         self.starttls_available = tls and "STARTTLS" not in options.disabled_commands
         # As columns, each indexed by verb.
@@ -111,6 +117,7 @@ class ServerTables:
             check_together(options)
             tables = self._remake(options)
             tables.observer, tables.base = self.observer, self
+            tables.stalls, tables.warnings = self.stalls, self.warnings
             if len(self._of_sessions) >= MAX_CHOICES:
                 self._of_sessions.clear()
             self._of_sessions[key] = tables

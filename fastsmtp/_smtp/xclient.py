@@ -247,6 +247,8 @@ def _move(dialogue: Dialogue, found: type_attributes, known: type_attributes) ->
             address = dialogue.remote_address
             name = f"[{address}]" if address else NOT_AVAILABLE[0]
         session.client_hostname = dialogue.client_hostname = name
+    if "ADDR" in found:
+        dialogue.find_trace()
 
 
 # --- XFORWARD ---

@@ -13,6 +13,7 @@ cdef class Traffic:
     cdef public object tally
     cdef public Py_ssize_t in_flight, open, max_in_flight
     cdef public Py_ssize_t delivered, refused, aborted, late
+    cdef object _failures
 
 
 cpdef announced_size(Session session)

@@ -10,6 +10,7 @@ from __future__ import annotations
 import asyncio
 import time
 from collections.abc import Callable
+from functools import partial
 from typing import TYPE_CHECKING, Any, Final
 
 from fastsmtp.delivery.errors import (
@@ -26,6 +27,7 @@ from fastsmtp.delivery.sink import BodyWriter, Fate, Receipt, Sink
 from fastsmtp.delivery.trace import trace_headers
 from fastsmtp.errors import MessageAborted
 from fastsmtp.metrics import Tally, cell
+from fastsmtp.repeats import INTERVAL, Repeats, cause_of
 from fastsmtp.session import Session
 from fastsmtp.stream import DataStream
 
@@ -77,6 +79,16 @@ class Traffic:
         self.max_in_flight = max_in_flight
         self.in_flight = self.open = 0
         self.delivered = self.refused = self.aborted = self.late = 0
+        self._failures = Repeats()
+
+    def tell_failure(self, message: str, what: str, error: BaseException) -> None:
+        """Log a failure of foreign code, of many with one cause only the first and their number.
+        message: the id.
+        """
+        cause = cause_of(what, error)
+        if not self._failures.is_told(cause):
+            logger.error("id=%s: %s", message, what, exc_info=error)
+            self._failures.add(cause, partial(_tell_more, what))
 
 
 def announced_size(session: Session) -> int:
@@ -174,7 +186,7 @@ class Arrival:
     def fail(self, error: BaseException) -> None:
         """Refuse the message; nothing of it remains."""
         if not isinstance(error, (DeliveryError, OSError)):
-            logger.error("id=%s: the sink has failed", self._record.id, exc_info=error)
+            self._traffic.tell_failure(self._record.id, "the sink has failed", error)
         reason = delivery_error(error)
         self._end()
         self._traffic.refused += 1
@@ -376,7 +388,7 @@ class Arrival:
             try:
                 writer.discard()
             except Exception as error:  # foreign code; the client still gets its answer
-                logger.error("id=%s: a body stays behind", self._record.id, exc_info=error)
+                self._traffic.tell_failure(self._record.id, "a body stays behind", error)
 
     def _log(self, what: str, key: str, value: str) -> None:
         entry = entry_of(what, self._record, self._stream.byte_length, key, value)
@@ -384,6 +396,10 @@ class Arrival:
             self._traffic.log(entry)
         except Exception as error:  # as above
             logger.error("the log has failed: %s", entry, exc_info=error)
+
+
+def _tell_more(what: str, count: int) -> None:
+    logger.error("%s: %d more times in %d seconds", what, count, INTERVAL)
 
 
 def _outcome(error: DeliveryError) -> int:

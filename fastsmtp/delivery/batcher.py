@@ -29,6 +29,7 @@ from typing import Final, Generic, TypeVar
 from fastsmtp.delivery.errors import DeliveryError, Unavailable, Unclear, delivery_error
 from fastsmtp.delivery.gathering import MAX_ITEMS, MAX_OCTETS, Gathering
 from fastsmtp.delivery.log import logger
+from fastsmtp.repeats import INTERVAL, Repeats, cause_of
 
 __all__ = ["Batcher"]
 
@@ -76,6 +77,7 @@ class Batcher(Generic[T, R]):
         self._on_batch = on_batch
         self._commit = commit
         self._name = name
+        self._failures = Repeats()
         self._max_items = max_items
         self._max_octets = max_octets
         self._gathering = Gathering(coming, max_items, max_octets)
@@ -160,6 +162,7 @@ class Batcher(Generic[T, R]):
         for entries, error in ((left, Unavailable), (begun, Unclear)):
             for entry in entries:
                 _fail(entry.future, error(CLOSING))
+        self._failures.end()
 
     # On the loop.
 
@@ -189,6 +192,17 @@ class Batcher(Generic[T, R]):
             self._on_batch(len(batch))
         with self._condition:
             self._begun.difference_update(batch)
+
+    def _tell_failure(self, error: BaseException) -> None:
+        cause = cause_of(self._name, error)
+        if not self._failures.is_told(cause):
+            logger.error("%s: a commit has failed", self._name, exc_info=error)
+            self._failures.add(cause, self._tell_more)
+
+    def _tell_more(self, count: int) -> None:
+        logger.error(
+            "%s: a commit has failed: %d more times in %d seconds", self._name, count, INTERVAL
+        )
 
     def _thread_has_ended(self) -> None:
         self._alive -= 1
@@ -280,7 +294,8 @@ class Batcher(Generic[T, R]):
             raise RuntimeError(f"commit of {len(items)} items returned {len(results)} results")
         except BaseException as error:  # a thread must not end without an answer
             if not isinstance(error, (OSError, DeliveryError)):
-                logger.error("%s: a commit has failed", self._name, exc_info=error)
+                assert self._loop is not None
+                self._loop.call_soon_threadsafe(self._tell_failure, error)
             if len(items) == 1:
                 return [error]
         return [result for item in items for result in self._committed([item])]

@@ -166,6 +166,8 @@ def serve(config: Config, worker: Worker | None = None) -> int:
         writer.tally = metrics.page.tally
         server.count_in(metrics.page.tally)
         server.on("transaction", metrics.tell_to(writer.tell))
+        if config.trace:  # otherwise the program may have its own
+            server.trace(config.trace)
         application = _Application(server, sockets)
         if worker is None:
             serving = application.run(manager, writer, bound)

@@ -18,6 +18,7 @@ from fastsmtp.gateway.log import logger
 from fastsmtp.gateway.logins import Logins
 from fastsmtp.gateway.servers import Servers
 from fastsmtp.gateway.users import Users, UsersError, read_users
+from fastsmtp.networks import Networks
 
 __all__ = ["Refresher", "users_of"]
 
@@ -51,6 +52,7 @@ class Refresher:
         self._servers = servers
         self._certificate = certificate
         self._logins = logins
+        self._traced = loaded.config.trace
 
     async def refresh(self) -> None:
         """Read everything again that can be replaced while the server runs."""
@@ -66,12 +68,20 @@ class Refresher:
             logger.warning(
                 "SIGHUP: changed values need a restart, or --workers: %s", ", ".join(waiting)
             )
-        elif not has_files and self._logins is None:
+        elif not has_files and self._logins is None and config.trace == self._traced:
             logger.info("SIGHUP: there is nothing to reload")
+        self._refresh_trace(config.trace)
         if has_files:
             await self._refresh_certificate(config)
         if self._logins is not None:
             await self._refresh_users(self._logins, config)
+
+    def _refresh_trace(self, networks: Networks) -> None:
+        if networks != self._traced:
+            self._servers.trace(networks)
+            self._traced = networks
+            shown = ", ".join(networks) or "nobody"
+            logger.info("SIGHUP: clients that are traced from now on: %s", shown)
 
     async def _refresh_certificate(self, config: Config) -> None:
         try:

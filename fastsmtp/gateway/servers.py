@@ -20,6 +20,7 @@ from fastsmtp.gateway.logins import Logins
 from fastsmtp.gateway.receiver import Discarding, Receiver, Rules
 from fastsmtp.gateway.start import StartError
 from fastsmtp.log_text import client_word
+from fastsmtp.networks import Networks
 from fastsmtp.server import SMTPServer
 
 __all__ = ["FOR_USERS", "Servers"]
@@ -80,6 +81,11 @@ class Servers:
             # All servers get the same octets: if one context fails, the first one does.
             own = {name: value for name, value in options if name in TLS_OPTIONS}
             server.update_secure_context(**{**certificate.options, **own})
+
+    def trace(self, networks: Networks) -> None:
+        """Trace clients in `networks` that connect from now on, and no others."""
+        for server in self:
+            server.trace(networks)
 
     async def close(self) -> None:
         """Close all servers, as their options say."""

@@ -133,6 +133,7 @@ class _Service:
         for server in self._servers:
             server.count_in(tally)
             server.on("transaction", self._metrics.tell_to(writer.tell))
+        self._servers.trace(config.trace)
 
     async def run(self) -> int:
         """Serve until a signal, then finish messages in flight."""

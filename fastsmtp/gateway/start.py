@@ -47,6 +47,7 @@ def logging_to(writer: LogWriter, *, verbose: bool) -> Iterator[LogWriter]:
     package.setLevel(logging.DEBUG if verbose else logging.WARNING)
     for ours in (logger, logging.getLogger("fastsmtp.delivery")):
         ours.setLevel(logging.DEBUG if verbose else logging.INFO)
+    logging.getLogger("fastsmtp.trace").setLevel(logging.INFO)
     # What it logs is in the outcomes of transactions.
     logging.getLogger("fastsmtp.rcpt").setLevel(logging.WARNING)
     try:

@@ -521,4 +521,4 @@ def test_an_on_close_that_raises_is_logged_and_harms_no_connection(
 
     with caplog.at_level(logging.ERROR, logger="fastsmtp"):
         run(scenario())
-    assert caplog.text.count("LookupError: in on_close") == 1
+    assert caplog.text.count("on_close failed: LookupError: in on_close") == 1

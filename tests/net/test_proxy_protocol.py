@@ -540,4 +540,6 @@ def test_the_log_names_the_balancer_of_octets_after_starttls() -> None:
     with log() as lines, behind(**certified()) as session:
         session.do(LINE + EH)
         assert session.do(b"STARTTLS\r\nNOOP\r\n") == ["554 5.5.0"]
-    assert [line for line in lines if "STARTTLS from 192.0.2.1 via 10.0.0.7, which" in line]
+    assert [
+        line for line in lines if ": 192.0.2.1 via 10.0.0.7: octets after STARTTLS, which" in line
+    ]

@@ -19,7 +19,7 @@ SERVER = {
     *("options", "connections", "address", "addresses", "listen", "close", "run"),
     *("on", "once", "off", "update_secure_context"),
     *("close_listener", "serve_forever", "serve_until_stopped", "hurry", "stats", "count_in"),
-    "threaded",
+    *("threaded", "trace"),
 }
 
 
@@ -30,7 +30,7 @@ STREAM = {
 
 MODULES = (
     *("log_text", "blocking", "running", "descriptors", "networks", "certificates"),
-    *("hook_types", "server_options", "sockets", "unix_sockets", "reply_reader"),
+    *("hook_types", "server_options", "sockets", "unix_sockets", "reply_reader", "repeats"),
 )
 
 

@@ -23,7 +23,7 @@ KEPT = {
     },
     "Envelope": {"dsn"},  # made of another field
     "SMTPProtocol": {
-        *{"counters", "_transactions", "stage", "began", "told"},
+        *{"counters", "_transactions", "stage", "began", "told", "content_at"},
         *{"argument", "refused_by"},  # of the last command, set anew by the next one
         *{"first_line", "watch"},  # no greeting is needed to be the first line
         *{"tables", "options", "policy", "hooks", "host"},  # not of one connection, or not changed

@@ -10,6 +10,7 @@ from fastsmtp.delivery import Promise
 from fastsmtp.gateway.admin.address import AdminAddress
 from fastsmtp.gateway.config.listeners import Listener
 from fastsmtp.gateway.config.sinks import Target
+from fastsmtp.networks import Networks
 
 __all__ = ["Config"]
 
@@ -37,7 +38,7 @@ class Config:
     worker. user, group: names or numbers. umask: None to leave it as it is. stay_root: serving as
     root is allowed. reload: restart an application when a file has changed. admin: where metrics
     and state are shown, None: nowhere. log_format: one of `FORMS`. log_file: "" for stdout and
-    stderr. admin_public: other machines may reach that.
+    stderr. trace: whose wire is logged. admin_public: other machines may reach that.
     """
 
     application: str
@@ -75,6 +76,7 @@ class Config:
     verbose: bool
     log_format: str
     log_file: str
+    trace: Networks
     admin: AdminAddress | None
     admin_public: bool
 

@@ -20,6 +20,7 @@ from fastsmtp.gateway.admin.address import AdminAddress, parse_address
 from fastsmtp.gateway.config.domains import parse_domain
 from fastsmtp.gateway.config.recipients import MAX_PATTERNS, is_pattern, parse_rule
 from fastsmtp.gateway.log_lines import FORMS
+from fastsmtp.networks import Networks
 from fastsmtp.options import Option
 
 __all__ = [
@@ -30,6 +31,7 @@ __all__ = [
         "FLAG",
         "MECHANISMS",
         "NAME",
+        "NETWORKS",
         "NUMBER",
         "QUOTA",
         "RULES",
@@ -217,6 +219,11 @@ def _domains(value: list[str]) -> frozenset[str]:
     return frozenset(each_of(value, parse_domain))
 
 
+def _networks(value: list[str]) -> Networks:
+    each_of(value, lambda entry: Networks([entry]))  # an error names the item
+    return Networks(value)
+
+
 def _rules(value: list[str]) -> frozenset[str]:
     rules = frozenset(each_of(value, parse_rule))
     if sum(map(is_pattern, rules)) > MAX_PATTERNS:
@@ -294,6 +301,9 @@ TEXTS: Final = ValueKind("a list of texts", list[str], tuple, is_list=True)
 SECRET: Final = ValueKind("text", str, mask=lambda value: MASK if value else value)
 SECONDS: Final = ValueKind("seconds above 0", float, _seconds, from_msgspec(float))
 DOMAINS: Final = ValueKind("a list of domains", list[str], _domains, is_list=True)
+NETWORKS: Final = ValueKind(
+    "a list of networks such as '192.0.2.0/24', or 'unix'", list[str], _networks, is_list=True
+)
 RULES: Final = ValueKind("a list of recipients", list[str], _rules, is_list=True)
 MECHANISMS: Final = ValueKind("a list of PLAIN and LOGIN", list[str], _mechanisms, is_list=True)
 
