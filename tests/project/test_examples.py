@@ -4,56 +4,13 @@ client, and ended by SIGTERM.
 
 from __future__ import annotations
 
-import signal
 import smtplib
-import subprocess
-import sys
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
-from clients import PATIENCE
+from example_kit import BODY, EXAMPLES, IS_POSSIBLE, example, smtp
 
-EXAMPLES = Path(__file__).parents[2] / "examples"
-
-pytestmark = [
-    pytest.mark.usefixtures("no_leaks"),
-    pytest.mark.skipif(not EXAMPLES.is_dir(), reason="examples/ is not in this package"),
-    pytest.mark.skipif(sys.platform == "win32", reason="ended by a signal of POSIX"),
-]
-
-BODY = b"Subject: Hi there\r\n\r\n.text\r\n"
-
-
-class Example:
-    """One program at work. `said`: what it has printed, complete once it has ended."""
-
-    def __init__(self, name: str, *arguments: str) -> None:
-        command = [sys.executable, "-W", "error", str(EXAMPLES / name), *arguments]
-        pipe = subprocess.PIPE
-        self.process = subprocess.Popen(command, stdout=pipe, stderr=pipe, text=True)
-        assert self.process.stdout is not None
-        self.place = self.process.stdout.readline().removeprefix("listening on ").rstrip()
-        self.said: list[str] = []
-
-
-@contextmanager
-def example(name: str, *arguments: str) -> Iterator[Example]:
-    running = Example(name, *arguments)
-    try:
-        yield running
-        running.process.send_signal(signal.SIGTERM)
-        out, err = running.process.communicate(timeout=PATIENCE)
-        assert (running.process.returncode, err) == (0, "")
-        running.said += out.splitlines()
-    finally:
-        running.process.kill()
-        running.process.communicate()
-
-
-def smtp(running: Example) -> smtplib.SMTP:
-    return smtplib.SMTP("127.0.0.1", int(running.place), timeout=PATIENCE)
+pytestmark = [pytest.mark.usefixtures("no_leaks"), *IS_POSSIBLE]
 
 
 def test_accept_all_takes_everything() -> None:
@@ -129,3 +86,15 @@ def test_delivery_keeps_what_it_has_acknowledged(tmp_path: Path) -> None:
     assert sorted(len(each) > 3_000_000 for each in kept) == [False, True]
     assert min(kept, key=len).endswith(b"\nSubject: Hi there\n\n.text\n")
     assert running.said == ["2 messages delivered"]
+
+
+def test_each_program_fits_on_a_page_has_its_test_and_is_in_the_list() -> None:
+    root = EXAMPLES.parent
+    listed = (root / "docs" / "examples.md").read_text(encoding="utf-8")
+    tests = "".join(
+        path.read_text(encoding="utf-8") for path in (root / "tests").rglob("test_*.py")
+    )
+    for program in EXAMPLES.glob("*.py"):
+        assert len(program.read_text(encoding="utf-8").splitlines()) <= 80
+        assert f"/examples/{program.name})" in listed
+        assert f'"{program.name}"' in tests or f"{program.stem}:app" in tests

@@ -12,6 +12,7 @@ from typing import Any
 
 import obstore
 import pytest
+from example_kit import BODY, IS_POSSIBLE, example, smtp
 from on_loops import on_loops
 from s3_kit import NO_S3, S3Server, s3_server
 
@@ -293,3 +294,33 @@ def test_arguments_that_cannot_be_right_are_refused(
     with pytest.raises(ValueError, match=text) as error:
         S3Bodies(url, **options)  # type: ignore[arg-type]
     assert "secret@" not in str(error.value)
+
+
+@pytest.mark.skipif(IS_POSSIBLE[0].args[0] or IS_POSSIBLE[1].args[0], reason="no examples here")
+def test_the_example_of_object_storage_keeps_whole_messages_only(server: S3Server) -> None:
+    large = BODY + (b"x" * 998 + b"\r\n") * 7000
+    variables = {
+        "AWS_ENDPOINT": server.endpoint,
+        "AWS_ALLOW_HTTP": "true",
+        "AWS_REGION": "us-east-1",
+        "AWS_ACCESS_KEY_ID": server.key,
+        "AWS_SECRET_ACCESS_KEY": server.secret,
+    }
+    with example("object_storage.py", "s3://mail/example", "0", **variables) as running:
+        with smtp(running) as client:
+            client.ehlo()
+            client.mail("a@x.example")
+            client.rcpt("b@y.example")
+            _, reply = client.data(large)
+            client.mail("a@x.example")
+            client.rcpt("b@y.example")
+            assert client.docmd("DATA")[0] == 354
+            client.send(large)
+            client.close()
+        with smtp(running) as client:
+            client.sendmail("a@x.example", ["b@y.example"], BODY)
+    store = server.bodies("example").store
+    names = [each["path"] for page in store.list() for each in page]
+    assert sorted(len(store.get(name).bytes()) for name in names) == [len(BODY), len(large)]
+    assert reply.decode().removeprefix("2.6.0 OK: stored as ") in names
+    assert server.uploads() == []
