@@ -31,11 +31,11 @@ define compile
 	done
 endef
 
-.PHONY: help build debug sanitize test cov fuzz lint format types stubs check bench bench-check bench-record bench-peers bench-durable bench-workers bench-ladders bench-publish docs site dist clean
+.PHONY: help build debug sanitize test cov fuzz lint format types stubs check bench bench-check bench-record bench-peers bench-durable bench-handoff bench-workers bench-ladders bench-publish docs site dist clean
 
 help:
 	@echo "build debug sanitize - test cov fuzz - lint types stubs - check - docs site dist clean"
-	@echo "bench bench-check bench-record - bench-peers bench-durable bench-workers bench-ladders bench-publish"
+	@echo "bench bench-check bench-record - bench-peers bench-durable bench-handoff bench-workers bench-ladders bench-publish"
 
 build:
 	$(call compile,release)
@@ -141,6 +141,10 @@ bench-peers: build
 bench-durable: build
 	$(PYTHON) bench durable $(BENCH_ARGS)
 	$(PYTHON) bench durable-chart
+
+# CPU time of a gateway that hands mail over to another machine before its 250, beside the engine alone.
+bench-handoff: build
+	$(PYTHON) bench handoff $(BENCH_ARGS)
 
 # Several processes against one: messages per second, CPU time, memory, the gap of a reload.
 bench-workers: build

@@ -4,6 +4,7 @@ peers: CPU time per message beside other servers. chart: the picture of it, and 
 check: is the working tree slower than another revision? record: its instructions, kept.
 durable: messages per second and CPU time of servers that sync. durable-chart: the picture of it.
 durable-sustained: minutes of mail through a spool into a Maildir.
+handoff: CPU time of a gateway that hands mail over, beside the engine alone.
 workers: several processes against one, and the gap of a reload.
 ladders: memory, cost and latency beside many connections, hostile input, the time of an import.
 `python bench COMMAND --help` has the options; bench/README.md says what is measured, and how.
@@ -20,6 +21,7 @@ COMMANDS = {
     "durable": "durable.compare",
     "durable-chart": "durable.chart",
     "durable-sustained": "durable.sustained",
+    "handoff": "handoff.compare",
     "workers": "workers.compare",
     "ladders": "ladders.climb",
     "watched": "ladders.watched",  # a server of the ladders

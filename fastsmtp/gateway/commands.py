@@ -20,6 +20,7 @@ from fastsmtp.gateway.config import DEFAULT_LISTEN, Config, Loaded, parse_listen
 from fastsmtp.gateway.config_command import config
 from fastsmtp.gateway.log import complain
 from fastsmtp.gateway.logins import MissingPackage, hasher
+from fastsmtp.gateway.postgres_command import postgres
 from fastsmtp.gateway.reloading import serve_and_reload
 from fastsmtp.gateway.service import run_service
 from fastsmtp.gateway.settings_command import SettingsCommand, arguments_of, loaded_of
@@ -156,6 +157,7 @@ def completion(context: click.Context, shell: str) -> None:
 
 
 fastsmtp.add_command(spool)
+fastsmtp.add_command(postgres)
 
 
 def _password_of_stdin() -> str:

@@ -113,6 +113,7 @@ def test_the_tables_of_the_example_are_taken_as_they_stand(tmp_path: Path) -> No
     tables = re.sub(r"^# (?=[\[a-z])", "", "# [[listen]]" + text, flags=re.MULTILINE)
     file = tmp_path / "fastsmtp.toml"
     file.write_text('cert = "/etc/fastsmtp/mx.pem"\n' + tables.replace("# ---", "#"))
+    file.chmod(0o600)  # there are secrets in it
     config = load({}, {}, str(file)).config
     (listener,) = config.listeners
     assert listener.options == {"use_proxy": ("10.0.0.0/8",)}

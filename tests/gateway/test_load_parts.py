@@ -14,9 +14,9 @@ from load_kit import plan_of
 from fastsmtp.gateway.bench import schedule as schedules
 from fastsmtp.gateway.bench.figures import MAX_KINDS, Figures, Histogram
 from fastsmtp.gateway.bench.plan import MAX_CONNECTIONS, MAX_RECIPIENTS
-from fastsmtp.reply_reader import MAX_LINE, MAX_LINES, BadReply, ReplyReader
 from fastsmtp.gateway.bench.schedule import Schedule
 from fastsmtp.gateway.bench.script import Script
+from fastsmtp.reply_reader import MAX_LINE, MAX_LINES, BadReply, ReplyReader
 from fastsmtp.testing import VirtualLoop
 
 SERVER = "127.0.0.1:2525"

@@ -21,7 +21,15 @@ import pytest
 from clients import PATIENCE, program
 from serving import Lines, environment_of_others
 
-__all__ = ["Postgres", "bouncer", "cluster", "free_port", "owned_directory", "why_no_postgres"]
+__all__ = [
+    "Postgres",
+    "bouncer",
+    "cluster",
+    "free_port",
+    "give_away",
+    "owned_directory",
+    "why_no_postgres",
+]
 
 USER: Final = "postgres"
 # The newest that is installed; of Debian's, none lies on the path.
@@ -73,11 +81,12 @@ def free_port() -> int:
 def owned_directory() -> Iterator[Path]:
     """A directory of the user that runs the server."""
     with tempfile.TemporaryDirectory(prefix="fastsmtp-pg-", ignore_cleanup_errors=True) as name:
-        _give_away(name)
+        give_away(name)
         yield Path(name)
 
 
-def _give_away(path: str | Path) -> None:
+def give_away(path: str | Path) -> None:
+    """Make a directory that of the user that runs the server."""
     if os.geteuid() == 0:
         entry = pwd.getpwnam(USER)
         os.chown(path, entry.pw_uid, entry.pw_gid)

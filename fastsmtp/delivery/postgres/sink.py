@@ -29,7 +29,7 @@ from fastsmtp.delivery.postgres.storing import store
 from fastsmtp.delivery.postgres.table import DEFAULT_TABLE, Table
 from fastsmtp.delivery.promise import Promise
 from fastsmtp.delivery.record import Record
-from fastsmtp.delivery.sink import BodyWriter, Receipt
+from fastsmtp.delivery.sink import Receipt
 
 __all__ = ["Postgres"]
 
@@ -78,10 +78,14 @@ class Postgres(RemoteSink):
         self.max_record = max_record
         self._server = Server(url, password)
         self._table = Table(table)
-        self._bodies = bodies
         self._promised: Promise | None = None  # by the server
         self._idle: list[Connection] = []
-        super().__init__(f"{self._server.name} table {table}", deadline=deadline, parallel=parallel)
+        super().__init__(
+            f"{self._server.name} table {table}",
+            deadline=deadline,
+            parallel=parallel,
+            bodies=bodies,
+        )
 
     def __repr__(self) -> str:
         return f"<Postgres {self.where}>"
@@ -97,8 +101,8 @@ class Postgres(RemoteSink):
         promise = promise_of(facts)
         self._promised = promise
         weak = shortfall(facts, Promise.DISK)
-        self.remarks = (weak,) if weak else ()
-        return promise if self._bodies is None else promise.weaker(await self._bodies.start())
+        self.remarks = (f"250 means {promise.value} only, for {weak}",) if weak else ()
+        return promise
 
     async def send(self, records: list[Record]) -> Sequence[Receipt | BaseException]:
         """Store records by one transaction."""
@@ -121,22 +125,9 @@ class Postgres(RemoteSink):
             self._give_back(connection)
 
     async def disconnect(self) -> None:
-        """Close all connections, and the body store."""
+        """Close all connections."""
         idle, self._idle = self._idle, []
         await asyncio.gather(*(_close(connection) for connection in idle))
-        if self._bodies is not None:
-            await self._bodies.close(CLOSING)
-
-    def begin(self, record: Record) -> BodyWriter:
-        """Begin a body of more than `max_record` octets in the body store."""
-        if self._bodies is None:
-            return super().begin(record)
-        return self._bodies.begin(record)
-
-    def put(self, record: Record) -> asyncio.Future[Receipt]:
-        """Take one message."""
-        future = super().put(record)
-        return future if self._bodies is None else self._bodies.follow(record, future)
 
     # Connections: as many as there are batches at a time, each made when it is needed.
 

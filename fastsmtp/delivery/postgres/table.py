@@ -24,8 +24,8 @@ COLUMNS: Final = {
 
 _NAME: Final = re.compile(r"[a-z_][a-z0-9_]{0,62}")
 _SCHEMA: Final = """\
--- The table into which fastsmtp stores mail. The user of the gateway needs no more than:
--- GRANT INSERT, SELECT (id, fingerprint) ON {table} TO …;
+-- The table into which fastsmtp stores mail. Its user needs no more than this, whatever its name:
+-- GRANT INSERT, SELECT (id, fingerprint) ON {table} TO gateway;
 CREATE TABLE {table} (
     number      bigint GENERATED ALWAYS AS IDENTITY PRIMARY KEY,
     id          text NOT NULL UNIQUE,

@@ -20,7 +20,13 @@ from fastsmtp.gateway.config.values import MASK, ValueKind, WrongValue
 __all__ = ["DELIVER", "ON_UNAVAILABLE", "REQUIRE", "SCHEMES", "TABLES", "Table", "Target"]
 
 # Scheme of a URL -> the sink.
-SCHEMES: Final[dict[str, str]] = {"maildir": "maildir", "nats": "nats", "tls": "nats"}
+SCHEMES: Final[dict[str, str]] = {
+    "maildir": "maildir",
+    "nats": "nats",
+    "tls": "nats",
+    "postgres": "postgres",
+    "postgresql": "postgres",
+}
 
 
 @dataclass(frozen=True, slots=True)
@@ -51,7 +57,23 @@ _NATS: Final = Table(
 # monitor = ["http://n1.example.org:8222"]
 """,
 )
-TABLES: Final[dict[str, Table]] = {"nats": _NATS}
+_POSTGRES: Final = Table(
+    "The table for deliver with postgres:// or postgresql://, and how to get there.",
+    {
+        "table": values.TEXT,
+        "password": values.SECRET,
+        "max_record": values.SIZE,
+        "parallel": values.NUMBER,
+    },
+    """\
+# [postgres]
+# table = "mail"
+# password = "secret"
+# max_record = "32M"
+# parallel = 2
+""",
+)
+TABLES: Final[dict[str, Table]] = {"nats": _NATS, "postgres": _POSTGRES}
 
 _SCHEME: Final = re.compile(r"([A-Za-z][A-Za-z0-9+.-]*):(.+)", re.DOTALL)
 _PASSWORD: Final = re.compile(r"(?<=://)([^:/?#]*):.*@", re.DOTALL)

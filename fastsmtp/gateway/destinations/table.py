@@ -12,6 +12,7 @@ from fastsmtp.delivery import Sink
 from fastsmtp.delivery.errors import reason_of
 from fastsmtp.delivery.maildir import Maildir
 from fastsmtp.delivery.nats import NATS
+from fastsmtp.delivery.postgres import Postgres
 from fastsmtp.gateway.config import Config
 from fastsmtp.gateway.destinations.errors import DestinationError
 
@@ -29,10 +30,16 @@ def _nats(config: Config) -> Sink:
     return NATS(config.deliver.url, deadline=config.handoff_deadline, **keys)
 
 
+def _postgres(config: Config) -> Sink:
+    keys = config.tables["postgres"]
+    return Postgres(config.deliver.url, deadline=config.handoff_deadline, **keys)
+
+
 # Sink, as in `config.sinks.SCHEMES` -> what makes it.
 MAKERS: Final[dict[str, Callable[[Config], Sink]]] = {
     "maildir": _maildir,
     "nats": _nats,
+    "postgres": _postgres,
 }
 
 
