@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, Final
 
 from fastsmtp.delivery.bodies.store import BodyStore
 from fastsmtp.delivery.body_writer import file_threads
-from fastsmtp.delivery.errors import DeliveryError, Refused, Unavailable, Unclear
+from fastsmtp.delivery.errors import DeliveryError, Refused, Unavailable, Unclear, reason_of
 from fastsmtp.delivery.handoff import RemoteSink
 from fastsmtp.delivery.promise import Promise
 from fastsmtp.delivery.record import Record
@@ -124,9 +124,11 @@ class Webhook(RemoteSink):
             await self._look()
         except aiohttp.ClientConnectorCertificateError as error:
             reason = error.certificate_error
-            raise ValueError(f"the certificate of {self.where} is not trusted: {reason}") from error
+            raise ValueError(
+                f"ca: the certificate of the endpoint is not trusted: {reason}"
+            ) from error
         except aiohttp.ClientHttpProxyError as error:
-            raise ValueError(f"proxy answers {error.status} {error.message}") from error
+            raise ValueError(f"proxy: it answers {error.status} {error.message}") from error
         if self.url.startswith("http://"):
             self.remarks = ("mail goes to the webhook unencrypted: its url begins with http://",)
         return Promise.REMOTE
@@ -241,13 +243,13 @@ class Webhook(RemoteSink):
         except (aiohttp.ClientConnectorCertificateError, aiohttp.ClientHttpProxyError):
             raise
         except (aiohttp.ClientError, TimeoutError) as error:
-            raise Unavailable(f"{self.where} does not answer: {_reason(error)}") from error
+            raise Unavailable(f"no answer: {_reason(error)}") from error
         if status in (301, 308):
             raise ValueError(
-                f"url is moved to {location!r:.200}: set that; redirects are not followed"
+                f"url: the endpoint is moved to {location!r:.200}, and redirects are not followed"
             )
         if status >= 500:
-            raise Unavailable(f"{self.where} answers HTTP {status}")
+            raise Unavailable(f"it answers HTTP {status}")
 
 
 async def _beginning_of(answer: aiohttp.ClientResponse) -> bytes:
@@ -265,6 +267,9 @@ async def _beginning_of(answer: aiohttp.ClientResponse) -> bytes:
 
 
 def _reason(error: BaseException) -> str:
+    refused: OSError | None = getattr(error, "os_error", None)  # of one that could not connect
+    if refused is not None:
+        return reason_of(refused)
     return f"{type(error).__name__}: {error}" if str(error) else type(error).__name__
 
 

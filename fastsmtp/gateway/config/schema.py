@@ -111,7 +111,7 @@ _OWN_ROWS: Final = (
     _row(_DELIVERY, "maildir", values.DIRECTORY, "./mail",
         "The Maildir for the mail, as deliver with maildir:DIRECTORY; created if it does not"
         " exist.", word="DIRECTORY"),
-    _row(_DELIVERY, "require", sinks.REQUIRE, "disk",
+    _row(_DELIVERY, "require", values.PROMISE, "disk",
         "Refuses to start if a 250 would mean less.", word="PROMISE"),
     _row(_DELIVERY, "on_unavailable", sinks.ON_UNAVAILABLE, "refuse",
         "What becomes of mail while another machine does not take it. With spool, mail goes into"

@@ -12,12 +12,12 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Final
 
-from fastsmtp.delivery import Promise
 from fastsmtp.gateway.config import values
 from fastsmtp.gateway.config.names import nearest
 from fastsmtp.gateway.config.values import MASK, ValueKind, WrongValue
+from fastsmtp.gateway.config.webhook import BODIES, BODIES_EXAMPLE, WEBHOOK, WEBHOOK_EXAMPLE
 
-__all__ = ["DELIVER", "ON_UNAVAILABLE", "REQUIRE", "SCHEMES", "TABLES", "Table", "Target"]
+__all__ = ["DELIVER", "ON_UNAVAILABLE", "SCHEMES", "TABLES", "Table", "Target"]
 
 # Scheme of a URL -> the sink.
 SCHEMES: Final[dict[str, str]] = {
@@ -26,6 +26,8 @@ SCHEMES: Final[dict[str, str]] = {
     "tls": "nats",
     "postgres": "postgres",
     "postgresql": "postgres",
+    "https": "webhook",
+    "http": "webhook",
 }
 
 
@@ -73,7 +75,12 @@ _POSTGRES: Final = Table(
 # parallel = 2
 """,
 )
-TABLES: Final[dict[str, Table]] = {"nats": _NATS, "postgres": _POSTGRES}
+TABLES: Final[dict[str, Table]] = {
+    "nats": _NATS,
+    "postgres": _POSTGRES,
+    "webhook": Table("How an HTTP endpoint gets mail.", WEBHOOK, WEBHOOK_EXAMPLE),
+    "bodies": Table("Where bodies are that are too large for a record.", BODIES, BODIES_EXAMPLE),
+}
 
 _SCHEME: Final = re.compile(r"([A-Za-z][A-Za-z0-9+.-]*):(.+)", re.DOTALL)
 _PASSWORD: Final = re.compile(r"(?<=://)([^:/?#]*):.*@", re.DOTALL)
@@ -119,13 +126,6 @@ def _target(value: str) -> Target | None:
     return Target(sink, f"{scheme}:{parts[2]}")
 
 
-def _promise(value: str) -> Promise:
-    try:
-        return Promise(value)
-    except ValueError:
-        raise REQUIRE.refused(value) from None
-
-
 def _on_unavailable(value: str) -> str:
     if value not in ("refuse", "spool"):
         raise ON_UNAVAILABLE.refused(value)
@@ -138,5 +138,4 @@ DELIVER: Final = ValueKind(
     _target,
     mask=lambda value: masked(value) if isinstance(value, str) else value,
 )
-REQUIRE: Final = ValueKind(", ".join(each.value for each in Promise), str, _promise)
 ON_UNAVAILABLE: Final = ValueKind("refuse or spool", str, _on_unavailable)

@@ -16,6 +16,7 @@ from typing import Any, Final
 
 import msgspec
 
+from fastsmtp.delivery import Promise
 from fastsmtp.gateway.admin.address import AdminAddress, parse_address
 from fastsmtp.gateway.config.domains import parse_domain
 from fastsmtp.gateway.config.recipients import MAX_PATTERNS, is_pattern, parse_rule
@@ -49,7 +50,7 @@ __all__ = [
         "kind_of",
         "listed",
     ),
-    *("MASK", "SECONDS", "TEXTS", "octets_of"),
+    *("MASK", "PROMISE", "SECONDS", "TEXTS", "octets_of"),
 ]
 
 MAX_SIZE: Final = 2**62 - 1  # octets; the maximum of the engine's option `size`
@@ -180,6 +181,13 @@ def _seconds(value: float) -> float:
     return value
 
 
+def _promise(value: str) -> Promise:
+    try:
+        return Promise(value)
+    except ValueError:
+        raise PROMISE.refused(value) from None
+
+
 def _workers(value: int | str) -> int:
     if value == "auto":
         return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else 1
@@ -300,6 +308,7 @@ TEXT: Final = ValueKind("text", str)
 TEXTS: Final = ValueKind("a list of texts", list[str], tuple, is_list=True)
 SECRET: Final = ValueKind("text", str, mask=lambda value: MASK if value else value)
 SECONDS: Final = ValueKind("seconds above 0", float, _seconds, from_msgspec(float))
+PROMISE: Final = ValueKind(", ".join(each.value for each in Promise), str, _promise)
 DOMAINS: Final = ValueKind("a list of domains", list[str], _domains, is_list=True)
 NETWORKS: Final = ValueKind(
     "a list of networks such as '192.0.2.0/24', or 'unix'", list[str], _networks, is_list=True

@@ -14,6 +14,7 @@ from fastsmtp.delivery.maildir import Maildir
 from fastsmtp.delivery.nats import NATS
 from fastsmtp.delivery.postgres import Postgres
 from fastsmtp.gateway.config import Config
+from fastsmtp.gateway.destinations.bodies import bodies_of
 from fastsmtp.gateway.destinations.errors import DestinationError
 
 __all__ = ["MAKERS", "sink_of"]
@@ -27,12 +28,20 @@ def _nats(config: Config) -> Sink:
     keys = config.tables["nats"]
     if not keys.get("stream"):
         raise ValueError("nats: stream is missing: the name of a stream of JetStream")
-    return NATS(config.deliver.url, deadline=config.handoff_deadline, **keys)
+    bodies = bodies_of(config)
+    return NATS(config.deliver.url, deadline=config.handoff_deadline, bodies=bodies, **keys)
+
+
+def _webhook(config: Config) -> Sink:
+    from fastsmtp.gateway.destinations.webhook import webhook_of
+
+    return webhook_of(config)
 
 
 def _postgres(config: Config) -> Sink:
     keys = config.tables["postgres"]
-    return Postgres(config.deliver.url, deadline=config.handoff_deadline, **keys)
+    bodies = bodies_of(config)
+    return Postgres(config.deliver.url, deadline=config.handoff_deadline, bodies=bodies, **keys)
 
 
 # Sink, as in `config.sinks.SCHEMES` -> what makes it.
@@ -40,6 +49,7 @@ MAKERS: Final[dict[str, Callable[[Config], Sink]]] = {
     "maildir": _maildir,
     "nats": _nats,
     "postgres": _postgres,
+    "webhook": _webhook,
 }
 
 

@@ -372,7 +372,7 @@ async def test_a_certificate_is_verified_with_the_authorities_of_ca() -> None:
             assert sink.remarks == ()
             assert await sink.put(record()) == "202"
         sink = Webhook(endpoint.url)
-        with pytest.raises(ValueError, match=r"certificate of https://localhost.* is not trusted"):
+        with pytest.raises(ValueError, match="ca: the certificate of the endpoint is not trusted"):
             await sink.start()
         wrong_name = endpoint.url.replace("localhost", "127.0.0.2")
         with pytest.raises((ValueError, Unavailable)):
@@ -384,7 +384,7 @@ async def test_a_certificate_is_verified_with_the_authorities_of_ca() -> None:
 async def test_a_moved_endpoint_is_an_error_at_start_that_tells_where_it_is() -> None:
     async with Endpoint() as endpoint:
         endpoint.answer_to_head = lambda: web.Response(status=308, headers={"Location": "/new"})
-        with pytest.raises(ValueError, match="url is moved to '/new'"):
+        with pytest.raises(ValueError, match="the endpoint is moved to '/new'"):
             await Webhook(endpoint.url).start()
 
 
@@ -406,7 +406,7 @@ async def test_an_endpoint_that_does_not_answer_or_fails_is_unavailable_at_start
         with pytest.raises(Unavailable, match="HTTP 503"):
             await Webhook(endpoint.url).start()
         url = endpoint.url
-    with pytest.raises(Unavailable, match="does not answer"):
+    with pytest.raises(Unavailable, match="no answer: Connection refused"):
         await Webhook(url).start()
 
 
