@@ -281,6 +281,11 @@ class Options:
     strict_pipelining: bool = row(Group.PIPELINING, FLAG, True, "RFC 2920 §3.1",
         does="Answers 554 and closes if input follows EHLO, AUTH or DATA before our reply.",
         reason="Spamware does that, mail servers do not; Postfix 3.9 refuses it too.")
+    pipelining_exclusions: Networks = row(Group.PIPELINING,
+        networks("it would exclude every client, which is what strict_pipelining=False is for"), (),
+        "RFC 2920 §3.1",
+        does="Networks whose clients need not wait there, whatever `strict_pipelining` says.",
+        reason="For old devices that cannot be fixed, and only for these.")
 
     # --- proxying ---
     use_proxy: Networks = row(Group.PROXYING,

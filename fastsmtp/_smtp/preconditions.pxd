@@ -16,6 +16,7 @@ cpdef answer_fault(Dialogue dialogue, Fault fault)
 
 @cython.locals(refusal=Reply)
 cdef Reply _bdat_refusal(Dialogue dialogue, tuple refusals)
+cdef bint _has_to_wait(Dialogue dialogue)
 cdef bint _must_upgrade(Dialogue dialogue)
 cdef bint _must_authenticate(Dialogue dialogue)
 cdef bint _strike_unauthenticated(Dialogue dialogue)

@@ -64,7 +64,7 @@ def check_preconditions(
     if (
         flags & _ENDS_GROUP
         and dialogue.parser.buffered
-        and (flags & _STARTS_TLS or dialogue.policy.strict_pipelining)
+        and (flags & _STARTS_TLS or _has_to_wait(dialogue))
     ):
         if flags & _STARTS_TLS:
             warn(dialogue, ("STARTTLS", dialogue.client()), _INJECTED)
@@ -83,6 +83,13 @@ def check_preconditions(
         dialogue.reply(dialogue.tables.auth_required_reply)
         return True
     return False
+
+
+def _has_to_wait(dialogue: Dialogue) -> bool:
+    """Whether input between such a command and its reply ends the connection."""
+    return dialogue.policy.strict_pipelining and not dialogue.trusts(
+        dialogue.options.pipelining_exclusions
+    )
 
 
 def _answer_unknown(dialogue: Dialogue, command: Command, flags: int, first_line: bool) -> None:

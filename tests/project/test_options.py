@@ -79,6 +79,7 @@ DEFAULTS: dict[str, object] = {
     "allow_bare_lf_commands": Networks(),
     "reject_nul": False,
     "strict_pipelining": True,
+    "pipelining_exclusions": Networks(),
     "use_proxy": Networks(),
     "use_xclient": Networks(),
     "use_xforward": Networks(),
@@ -111,6 +112,7 @@ TEXTS = ("banner", "auth_required_message")
 NETWORKS = (
     "bare_newline_exclusions",
     "allow_bare_lf_commands",
+    "pipelining_exclusions",
     "use_proxy",
     "use_xclient",
     "use_xforward",
@@ -472,7 +474,7 @@ def test_true_is_not_taken_for_a_list_of_networks(name: str) -> None:
     message = refusal(name, True)
     assert message.startswith(f"ValueError: option {name!r} takes a list of networks")
     assert "True is not allowed: " in message
-    why = "exclude every client" if name == "bare_newline_exclusions" else "any client could then"
+    why = "exclude every client" if name.endswith("_exclusions") else "any client could then"
     assert why in message
 
 

@@ -29,6 +29,7 @@ from scenario import (
     parse_replies,
     pause,
 )
+from tls_kit import certified
 
 from fastsmtp import SMTPError
 from fastsmtp.testing import Wire
@@ -98,6 +99,24 @@ def test_a_message_may_be_followed_by_the_next_transaction() -> None:
     message = [*MAILED, "354", "250 2.6.0"]
     assert run.codes == [*GREETED, *message * 3, "221 2.0.0"]
     assert [message.body for message in run.messages] == [BODY] * 3
+
+
+@row("PIPE-02", "PIPE-04")
+@pytest.mark.parametrize(
+    "networks, has_to_wait", [(["127.0.0.0/8"], False), (["198.51.100.0/24", "unix"], True)]
+)
+def test_only_clients_of_the_excluded_networks_need_not_wait(
+    networks: list[str], has_to_wait: bool
+) -> None:
+    run = one_way([EH + TX + DATA + TEXT + b"QUIT\r\n"], pipelining_exclusions=networks)
+    accepted = [*PREPARED, "250 2.6.0", "221 2.0.0"]
+    assert run.codes == (["220", BROKEN] if has_to_wait else accepted)
+
+
+@row("TLS-01")
+def test_an_excluded_client_has_to_wait_for_the_reply_to_starttls() -> None:
+    run = one_way([EH, b"STARTTLS\r\nNOOP\r\n"], **certified(pipelining_exclusions=["127.0.0.1"]))
+    assert run.codes == [*GREETED, BROKEN]
 
 
 @row("PIPE-04", "TLS-05")
