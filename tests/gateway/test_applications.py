@@ -4,17 +4,13 @@ from __future__ import annotations
 
 import os
 import re
-import signal
 import smtplib
 import socket
-import subprocess
 import sys
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
-from serving import PATIENCE, Lines, command, environment, run_to_end
+from serving import PATIENCE, Program, command, run_to_end
 
 HOOKS = """
 async def on_rcpt_to(address, session):
@@ -74,49 +70,15 @@ def write(directory: Path, name: str, text: str) -> None:
     path.write_text(text)
 
 
-class Application:
+class Application(Program):
     """A running `fastsmtp serve` of an application in `directory`, on a free port."""
 
     def __init__(self, directory: Path, *arguments: str, program: list[str] | None = None) -> None:
-        self.process = subprocess.Popen(
-            program or command(*arguments),
-            stdin=subprocess.DEVNULL,
-            stdout=subprocess.PIPE,
-            stderr=subprocess.PIPE,
-            text=True,
-            env=environment(),
-            cwd=directory,
-        )
-        assert self.process.stdout is not None
-        assert self.process.stderr is not None
-        self.out = Lines(self.process.stdout)
-        self.err = Lines(self.process.stderr)
+        super().__init__(program or command(*arguments), cwd=directory)
 
     def port(self) -> int:
         """Wait until it listens, and return the port."""
         return int(self.out.wait(r"listening on \S*:(\d+)$")[1])
-
-    def stop(self, number: signal.Signals = signal.SIGTERM) -> int:
-        """Send a signal and return the exit status."""
-        self.process.send_signal(number)
-        return self.wait()
-
-    def wait(self) -> int:
-        """Wait for the end, and return the exit status."""
-        status = self.process.wait(PATIENCE)
-        self.out.finish()
-        self.err.finish()
-        return status
-
-
-@contextmanager
-def serving(directory: Path, *arguments: str, **more: list[str]) -> Iterator[Application]:
-    application = Application(directory, *arguments, **more)
-    try:
-        yield application
-    finally:
-        application.process.kill()
-        application.wait()
 
 
 def taken_by(port: int) -> str:
@@ -136,7 +98,7 @@ def taken_by(port: int) -> str:
 @pytest.mark.parametrize("name", FORMS)
 def test_an_application_is_served_in_each_form(tmp_path: Path, name: str) -> None:
     write(tmp_path, name, FORMS[name])
-    with serving(tmp_path, name, "--listen=127.0.0.1:0") as application:
+    with Application(tmp_path, name, "--listen=127.0.0.1:0") as application:
         assert taken_by(application.port()) == name.partition(":")[0]
         assert application.stop() == 0
         assert application.out.all[-1] == "fastsmtp: ended"
@@ -148,7 +110,7 @@ def test_an_application_is_served_in_each_form(tmp_path: Path, name: str) -> Non
 
 def test_the_options_of_a_module_are_those_of_its_server(tmp_path: Path) -> None:
     write(tmp_path, "app", HEAD + "options = {'lmtp': True, 'name': 'mx.test'}\n")
-    with serving(tmp_path, "app", f"--listen=lmtp:{tmp_path}/s") as application:
+    with Application(tmp_path, "app", f"--listen=lmtp:{tmp_path}/s") as application:
         application.out.wait("listening on lmtp:")
         with smtplib.LMTP(f"{tmp_path}/s") as client:
             assert b"mx.test" in client.docmd("LHLO c.example")[1]
@@ -158,7 +120,7 @@ def test_the_options_of_a_module_are_those_of_its_server(tmp_path: Path) -> None
 def test_several_addresses_are_listened_on(tmp_path: Path) -> None:
     write(tmp_path, "app", SERVER)
     where = ("--listen=127.0.0.1:0", "--listen=smtps://127.0.0.1:0")
-    with serving(tmp_path, "app:server", *where) as application:
+    with Application(tmp_path, "app:server", *where) as application:
         assert taken_by(application.port()) == "app"
         application.out.wait(r"listening on smtps://127\.0\.0\.1:\d+$")
         assert application.stop() == 0
@@ -168,7 +130,7 @@ def test_the_installed_command_finds_modules_of_the_working_directory(tmp_path: 
     write(tmp_path, "app", SERVER)
     text = "import sys; sys.path.pop(0); from fastsmtp.gateway.cli import main; sys.exit(main())"
     program = [sys.executable, "-c", text, "serve", "app:server", "--listen=127.0.0.1:0"]
-    with serving(tmp_path, program=program) as application:
+    with Application(tmp_path, program=program) as application:
         assert taken_by(application.port()) == "app"
         assert application.stop() == 0
 
@@ -324,7 +286,7 @@ def test_a_start_that_raises_is_one_line(tmp_path: Path, more: tuple[str, ...]) 
 
 def test_a_signal_ends_a_start_that_hangs(tmp_path: Path) -> None:
     write(tmp_path, "app", FAULTY_LIFESPAN.replace("START", "await asyncio.Event().wait()"))
-    with serving(tmp_path, "app:server", "--listen=127.0.0.1:0") as application:
+    with Application(tmp_path, "app:server", "--listen=127.0.0.1:0") as application:
         application.out.wait("start")
         assert application.stop() == 0
         assert application.out.all == ["start", "fastsmtp: ended"]
@@ -332,7 +294,7 @@ def test_a_signal_ends_a_start_that_hangs(tmp_path: Path) -> None:
 
 def test_a_clean_up_that_raises_is_logged_and_the_status_is_1(tmp_path: Path) -> None:
     write(tmp_path, "app", FAULTY_LIFESPAN.replace("START", "pass"))
-    with serving(tmp_path, "app:server", "--listen=127.0.0.1:0") as application:
+    with Application(tmp_path, "app:server", "--listen=127.0.0.1:0") as application:
         application.port()
         assert application.stop() == 1
         assert "a clean-up at the end of the server has failed" in application.err.all[0]
@@ -359,7 +321,7 @@ def test_without_uvloop_it_serves_on_asyncio_and_says_so(tmp_path: Path, name: s
     write(tmp_path, "app", SERVER)
     where = [name] if name else [f"--maildir={tmp_path}/mail"]
     program = without("uvloop", *where, "--listen=127.0.0.1:0")
-    with serving(tmp_path, program=program) as application:
+    with Application(tmp_path, program=program) as application:
         port = application.port()
         if name:
             assert taken_by(port) == "app"
@@ -371,7 +333,7 @@ def test_without_uvloop_it_serves_on_asyncio_and_says_so(tmp_path: Path, name: s
 
 def test_reload_without_watchfiles_names_the_extra(tmp_path: Path) -> None:
     program = without("watchfiles", "app:server", "--reload")
-    with serving(tmp_path, program=program) as application:
+    with Application(tmp_path, program=program) as application:
         assert application.wait() == 1
         assert application.err.all == [
             "fastsmtp: error: --reload needs the package watchfiles:"
@@ -382,7 +344,7 @@ def test_reload_without_watchfiles_names_the_extra(tmp_path: Path) -> None:
 def test_reload_starts_a_changed_application_anew_also_after_a_broken_one(tmp_path: Path) -> None:
     pytest.importorskip("watchfiles")
     write(tmp_path, "app", SERVER)
-    with serving(tmp_path, "app:server", "--listen=127.0.0.1:0", "--reload") as application:
+    with Application(tmp_path, "app:server", "--listen=127.0.0.1:0", "--reload") as application:
         assert taken_by(application.port()) == "app"
         write(tmp_path, "app", "1 / 0")
         application.out.wait(r"app\.py: changed, starting again")

@@ -8,7 +8,6 @@ import shutil
 import signal
 import smtplib
 import stat
-import subprocess
 import sys
 import tempfile
 from collections.abc import Iterator
@@ -19,7 +18,7 @@ from typing import Any
 import pytest
 from clients import until
 from rights_kit import NOBODY, children, facts, low_port, readable, why_no_root
-from serving import PATIENCE, Lines, command, environment, messages, run_to_end
+from serving import PATIENCE, Program, command, messages, run_to_end
 from tls_kit import pair
 
 pytestmark = [
@@ -42,28 +41,11 @@ def folder() -> Iterator[Path]:
 
 
 @contextmanager
-def started(line: list[str], **options: Any) -> Iterator[tuple[Any, Lines, Lines]]:
-    """A process, readable by all users, that is killed at the end."""
-    with readable(line) as whole:
-        process = subprocess.Popen(
-            whole,
-            env=environment(),
-            stdin=subprocess.DEVNULL,
-            stdout=subprocess.PIPE,
-            stderr=subprocess.PIPE,
-            text=True,
-            **options,
-        )
-        assert process.stdout is not None
-        assert process.stderr is not None
-        out, err = Lines(process.stdout), Lines(process.stderr)
-        try:
-            yield process, out, err
-        finally:
-            process.terminate()
-            process.wait(PATIENCE)
-            out.finish()
-            err.finish()
+def started(line: list[str], **options: Any) -> Iterator[Program]:
+    """A program, readable by all users, that is ended at the end."""
+    with readable(line) as whole, Program(whole, **options) as program:
+        yield program
+        program.stop()
 
 
 def serve(folder: Path, *arguments: str) -> list[str]:
@@ -101,9 +83,9 @@ def test_a_gateway_on_a_port_of_root_serves_as_the_user(folder: Path, spool: boo
     port, path = low_port(), folder / "lmtp.sock"
     more = [f"--spool={folder / 'spool'}"] if spool else []
     listen = (f"--listen=127.0.0.1:{port}", f"--listen=lmtp:{path}")
-    with started(serve(folder, *listen, "--umask=007", *more)) as (process, out, err):
-        out.wait("delivering")
-        check_rights(process.pid)
+    with started(serve(folder, *listen, "--umask=007", *more)) as program:
+        program.out.wait("delivering")
+        check_rights(program.process.pid)
         assert stat.S_IMODE(path.stat().st_mode) == 0o770
         assert (path.stat().st_uid, path.stat().st_gid) == (NOBODY, NOBODY)
         for message in (MESSAGE, LARGE):
@@ -111,9 +93,8 @@ def test_a_gateway_on_a_port_of_root_serves_as_the_user(folder: Path, spool: boo
         mail = folder / "mail"
         wait_for(mail, 2)
         assert (mail.stat().st_uid, stat.S_IMODE(mail.stat().st_mode)) == (NOBODY, 0o700)
-        process.terminate()
-        assert process.wait(PATIENCE) == 0
-        assert err.finish() == []
+        assert program.stop() == 0
+        assert program.err.finish() == []
     assert not path.exists()
     assert {file.stat().st_uid for file in folder.rglob("*")} == {NOBODY}
 
@@ -121,15 +102,15 @@ def test_a_gateway_on_a_port_of_root_serves_as_the_user(folder: Path, spool: boo
 def test_workers_and_their_parent_are_the_user(folder: Path) -> None:
     port = low_port()
     line = serve(folder, f"--listen=127.0.0.1:{port}", "--workers=2")
-    with started(line) as (process, out, _):
-        out.wait("2 workers are ready")
-        workers = children(process.pid)
+    with started(line) as program:
+        program.out.wait("2 workers are ready")
+        workers = children(program.process.pid)
         assert len(workers) == 2
-        for pid in [process.pid, *workers]:
+        for pid in [program.process.pid, *workers]:
             check_rights(pid)
         send(port)
-        os.kill(process.pid, signal.SIGHUP)
-        out.wait("2 new workers are ready")
+        os.kill(program.process.pid, signal.SIGHUP)
+        program.out.wait("2 new workers are ready")
         send(port)
     assert len(messages(folder / "mail")) == 2
 
@@ -141,34 +122,34 @@ def test_an_application_is_imported_as_the_user(folder: Path) -> None:
         "async def on_data(stream, session):\n    await stream.read()\n"
     )
     line = command("app", f"--listen=127.0.0.1:{port}", f"--user={NOBODY}")
-    with started(line, cwd=folder) as (process, out, _):
-        out.wait(f"imported by {NOBODY}")
-        out.wait("listening on")
-        check_rights(process.pid)
+    with started(line, cwd=folder) as program:
+        program.out.wait(f"imported by {NOBODY}")
+        program.out.wait("listening on")
+        check_rights(program.process.pid)
         send(port)
 
 
 def test_a_group_is_the_one_that_is_given(folder: Path) -> None:
     line = serve(folder, "--listen=127.0.0.1:0", "--group=12345")
-    with started(line) as (process, out, _):
-        out.wait("delivering")
-        assert facts(process.pid)[0]["Gid"].split() == ["12345"] * 4
+    with started(line) as program:
+        program.out.wait("delivering")
+        assert facts(program.process.pid)[0]["Gid"].split() == ["12345"] * 4
 
 
 def test_what_a_hook_starts_gains_nothing_from_a_set_user_id_program(folder: Path) -> None:
-    program = folder / "id"
-    shutil.copy("/usr/bin/id", program)
-    program.chmod(0o4755)
+    tool = folder / "id"
+    shutil.copy("/usr/bin/id", tool)
+    tool.chmod(0o4755)
     (folder / "app.py").write_text(
         "import subprocess\n"
         "async def on_data(stream, session):\n"
         "    await stream.read()\n"
-        f"    print('started as', subprocess.getoutput('{program} -u'), flush=True)\n"
+        f"    print('started as', subprocess.getoutput('{tool} -u'), flush=True)\n"
     )
     line = command("app", "--listen=127.0.0.1:0", "--user=nobody")
-    with started(line, cwd=folder) as (_, out, _err):
-        send(int(out.wait(r"listening on \S*:(\d+)$")[1]))
-        assert out.wait(r"started as (\d+)")[1] == str(NOBODY)
+    with started(line, cwd=folder) as program:
+        send(int(program.out.wait(r"listening on \S*:(\d+)$")[1]))
+        assert program.out.wait(r"started as (\d+)")[1] == str(NOBODY)
 
 
 # --- certificates ---
@@ -182,16 +163,16 @@ def test_a_key_that_only_root_can_read_serves_until_the_next_start(folder: Path)
     os.chown(key, 0, NOBODY)
     key.chmod(0o600)
     line = serve(folder, "--listen=127.0.0.1:0", f"--cert={cert}", f"--key={key}")
-    with started(line) as (process, out, err):
-        port = int(out.wait(r"listening on \S*:(\d+)$")[1])
-        out.wait("delivering")
-        process.send_signal(signal.SIGHUP)
-        err.wait(f"SIGHUP: the certificate stays as it was: .*{key}.*Permission denied")
+    with started(line) as program:
+        port = int(program.out.wait(r"listening on \S*:(\d+)$")[1])
+        program.out.wait("delivering")
+        program.process.send_signal(signal.SIGHUP)
+        program.err.wait(f"SIGHUP: the certificate stays as it was: .*{key}.*Permission denied")
         with smtplib.SMTP("127.0.0.1", port, "c.example", timeout=PATIENCE) as client:
             assert client.starttls()[0] == 220
         key.chmod(0o640)
-        process.send_signal(signal.SIGHUP)
-        out.wait("SIGHUP: certificate from ")
+        program.process.send_signal(signal.SIGHUP)
+        program.out.wait("SIGHUP: certificate from ")
 
 
 # --- root that stays root ---
@@ -211,17 +192,17 @@ def test_root_for_all_to_reach_is_refused(tmp_path: Path) -> None:
 @pytest.mark.parametrize("more", [(), ("--workers=1",)])
 def test_root_stays_root_when_that_is_said(tmp_path: Path, more: tuple[str, ...]) -> None:
     line = command("--listen=0.0.0.0:0", f"--maildir={tmp_path / 'mail'}", "--stay-root", *more)
-    with started(line) as (_, out, _err):
-        out.wait("delivering")
-        assert not [text for text in out.all if "as root" in text]
+    with started(line) as program:
+        program.out.wait("delivering")
+        assert not [text for text in program.out.all if "as root" in text]
 
 
 @pytest.mark.parametrize("more", [(), ("--workers=1",)])
 def test_root_may_serve_this_host_alone_and_says_so(tmp_path: Path, more: tuple[str, ...]) -> None:
     places = ("--listen=127.0.0.1:0", "--listen=[::1]:0", f"--listen=lmtp:{tmp_path / 's'}")
-    with started(command(*places, f"--maildir={tmp_path / 'mail'}", *more)) as (_, out, _err):
-        out.wait("fastsmtp: running as root: give --user NAME for anything but development")
-        out.wait("delivering")
+    with started(command(*places, f"--maildir={tmp_path / 'mail'}", *more)) as program:
+        program.out.wait("fastsmtp: running as root: give --user NAME for anything but development")
+        program.out.wait("delivering")
 
 
 # --- mistakes ---
@@ -255,13 +236,13 @@ def test_a_wrong_user_is_an_error_of_one_line(
 def test_who_is_not_root_can_become_nobody_else(folder: Path, user: str, starts: bool) -> None:
     as_nobody = ["setpriv", f"--reuid={NOBODY}", f"--regid={NOBODY}", "--clear-groups"]
     line = command("--listen=127.0.0.1:0", f"--maildir={folder / 'mail'}", f"--user={user}")
-    with started([*as_nobody, *line]) as (process, out, err):
+    with started([*as_nobody, *line]) as program:
         if starts:
-            out.wait("delivering")
-            assert not [text for text in out.all if "as root" in text]
+            program.out.wait("delivering")
+            assert not [text for text in program.out.all if "as root" in text]
         else:
-            assert process.wait(PATIENCE) == 1
-            (line_of_error,) = err.finish()
+            assert program.process.wait(PATIENCE) == 1
+            (line_of_error,) = program.err.finish()
             assert line_of_error.startswith("fastsmtp: error: --user: ")
 
 

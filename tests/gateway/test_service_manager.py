@@ -11,13 +11,14 @@ import socket
 import subprocess
 import time
 from collections.abc import Callable, Coroutine, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 import pytest
 from service_manager_kit import VARIABLES, Hearer
-from serving import PATIENCE, Gateway, Lines, command, environment, messages
+from serving import PATIENCE, Gateway, Program, command, environment, messages
 from worker_kit import Parent
 
 from fastsmtp.gateway.service_manager import MAX_UNSENT, ServiceManager
@@ -179,7 +180,10 @@ def full_queue(address: Path) -> Iterator[None]:
 
 def test_a_parent_reports_its_start_a_reload_and_its_end(maildir: Path, hearer: Hearer) -> None:
     with Parent(maildir, workers=2, env={"NOTIFY_SOCKET": hearer.address}) as parent:
-        assert hearer.wait("READY")["STATUS"] == f"127.0.0.1:{parent.ports[0]}; workers: 2"
+        assert hearer.wait("READY")["STATUS"] == (
+            f"127.0.0.1:{parent.ports[0]}; delivering to {maildir};"
+            " 250 means: on this disk (disk); workers: 2; clients: 0"
+        )
         parent.process.send_signal(signal.SIGHUP)
         assert hearer.wait("RELOADING")["MONOTONIC_USEC"].isdigit()
         parent.out.wait("2 new workers are ready")
@@ -187,6 +191,18 @@ def test_a_parent_reports_its_start_a_reload_and_its_end(maildir: Path, hearer: 
         parent.process.send_signal(signal.SIGTERM)
         assert hearer.wait("STOPPING")["STATUS"].startswith("ending")
         assert parent.wait() == 0
+
+
+def test_the_status_of_a_parent_has_the_clients_of_all_workers(
+    maildir: Path, hearer: Hearer
+) -> None:
+    variables = {"NOTIFY_SOCKET": hearer.address, "WATCHDOG_USEC": OFTEN}
+    with Parent(maildir, workers=2, env=variables) as parent:
+        clients = [parent.client_from(f"127.0.0.{host}") for host in range(1, 9)]
+        hearer.wait("STATUS", "; workers: 2; clients: 8")
+        for client in clients:
+            client.close()
+        hearer.wait("STATUS", "; clients: 0")
 
 
 def test_a_reload_that_fails_ends_for_the_service_manager_too(
@@ -236,38 +252,24 @@ def test_a_hand_over_names_the_new_process_which_goes_on(maildir: Path, hearer: 
 # --- an application ---
 
 
-@contextmanager
-def serving(directory: Path, *arguments: str, **variables: str) -> Iterator[tuple[Any, Lines]]:
-    process = subprocess.Popen(
-        command("app", "--listen=127.0.0.1:0", *arguments),
-        cwd=directory,
-        env=environment(**variables),
-        stdout=subprocess.PIPE,
-        text=True,
-    )
-    assert process.stdout is not None
-    out = Lines(process.stdout)
-    try:
-        yield process, out
-    finally:
-        process.kill()
-        process.wait()
-        out.finish()
+def serving(directory: Path, **variables: str) -> Program:
+    line = command("app", "--listen=127.0.0.1:0")
+    return Program(line, cwd=directory, env=environment(**variables))
 
 
 def test_an_application_reports_its_start_a_reload_and_its_end(
     tmp_path: Path, hearer: Hearer
 ) -> None:
     (tmp_path / "app.py").write_text(APPLICATION)
-    with serving(tmp_path, NOTIFY_SOCKET=hearer.address) as (process, out):
-        port = out.wait(r"listening on \S*:(\d+)$")[1]
+    with serving(tmp_path, NOTIFY_SOCKET=hearer.address) as program:
+        port = program.out.wait(r"listening on \S*:(\d+)$")[1]
         assert hearer.wait("READY")["STATUS"] == f"127.0.0.1:{port}; clients: 0"
-        process.send_signal(signal.SIGHUP)
+        program.process.send_signal(signal.SIGHUP)
         assert hearer.next()["RELOADING"] == "1"
         assert hearer.next()["READY"] == "1"
-        process.send_signal(signal.SIGTERM)
+        program.process.send_signal(signal.SIGTERM)
         assert hearer.wait("STOPPING")["STOPPING"] == "1"
-        assert process.wait(PATIENCE) == 0
+        assert program.process.wait(PATIENCE) == 0
 
 
 def test_a_program_that_a_hook_starts_cannot_speak_for_the_service(
@@ -275,13 +277,13 @@ def test_a_program_that_a_hook_starts_cannot_speak_for_the_service(
 ) -> None:
     (tmp_path / "app.py").write_text(APPLICATION)
     variables = dict.fromkeys(VARIABLES, "7") | {"NOTIFY_SOCKET": hearer.address}
-    with serving(tmp_path, **variables) as (_, out):
-        port = int(out.wait(r"listening on \S*:(\d+)$")[1])
+    with serving(tmp_path, **variables) as program:
+        port = int(program.out.wait(r"listening on \S*:(\d+)$")[1])
         hearer.wait("READY")
         with smtplib.SMTP("127.0.0.1", port, "c.example", timeout=PATIENCE) as client:
             client.sendmail("a@x.example", ["b@y.example"], MESSAGE)
-        out.wait("^PATH=")
-    assert [line for line in out.all if line.startswith(VARIABLES)] == []
+        program.out.wait("^PATH=")
+    assert [line for line in program.out.all if line.startswith(VARIABLES)] == []
 
 
 # --- the protocol, in this process ---
@@ -353,6 +355,32 @@ def test_what_does_not_fit_into_the_queue_is_sent_later_in_order(
         {"MAINPID": "7", "STATUS": "two lines"},
         {"STATUS": "room"},
     ]
+
+
+def test_the_last_words_follow_when_there_is_room_and_nothing_follows_them(
+    make: type_make, hearer: Hearer, tmp_path: Path
+) -> None:
+    manager = make()
+    with full_queue(tmp_path / "notify"):
+        manager.notify(STATUS="waits")
+        manager.say_last(MAINPID=7)
+        manager.stopping("ending")
+        assert manager.is_there
+    hearer.waiting()
+    manager.tick(lambda: pytest.fail("nobody asks for it"))
+    assert hearer.waiting() == [{"MAINPID": "7"}]
+    assert not manager.is_there
+
+
+def test_the_end_waits_for_room_for_the_last_words(
+    make: type_make, hearer: Hearer, tmp_path: Path
+) -> None:
+    manager = make()
+    with full_queue(tmp_path / "notify"), ThreadPoolExecutor() as threads:
+        manager.say_last(MAINPID=7)
+        closing = threads.submit(manager.close)
+        assert hearer.wait("MAINPID") == {"MAINPID": "7"}
+        closing.result(PATIENCE)
 
 
 def test_a_process_without_a_service_manager_sends_nothing(run: type_run) -> None:

@@ -8,14 +8,13 @@ import smtplib
 import socket
 import ssl
 import subprocess
-from collections.abc import Iterator
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
 import pytest
 from service_manager_kit import activated
-from serving import PATIENCE, Lines, bodies, command, environment, environment_of_others
+from serving import PATIENCE, Program, bodies, command, environment, environment_of_others
 
 from fastsmtp.gateway.activation import Activation
 from fastsmtp.gateway.config import Kind, Listener, parse_listener
@@ -43,31 +42,13 @@ def port_of(sock: socket.socket) -> int:
     return port
 
 
-@contextmanager
-def started(line: list[str], **options: Any) -> Iterator[tuple[Any, Lines]]:
-    """A process that is killed at the end, and its output."""
-    process = subprocess.Popen(
-        line, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, text=True, **options
-    )
-    assert process.stdout is not None
-    out = Lines(process.stdout)
-    try:
-        yield process, out
-    finally:
-        process.kill()
-        process.wait()
-        out.finish()
-
-
-@contextmanager
 def serving(
     arguments: list[str], sockets: list[socket.socket], names: str = "-", **options: Any
-) -> Iterator[tuple[Any, Lines]]:
+) -> Program:
     """`fastsmtp serve`, started with these sockets."""
     descriptors = [sock.fileno() for sock in sockets]
-    options = {"env": environment(), "pass_fds": descriptors} | options
-    with started(activated(command(*arguments), descriptors, names), **options) as run:
-        yield run
+    line = activated(command(*arguments), descriptors, names)
+    return Program(line, pass_fds=descriptors, **options)
 
 
 def refusal(arguments: list[str], descriptors: list[int], names: str = "-") -> str:
@@ -106,12 +87,11 @@ def test_systemd_starts_a_gateway_for_the_first_client(maildir: Path, by_name: b
     variables = [f"--setenv={name}={value}" for name, value in environment().items()]
     line = [ACTIVATE, f"--listen={place}", *given, *variables]
     line += command(*arguments, f"--maildir={maildir}")
-    with started(line, env=environment_of_others(), stderr=subprocess.PIPE) as (process, out):
-        assert Lines(process.stderr).wait("Listening on")
+    with Program(line, env=environment_of_others()) as program:
+        program.err.wait("Listening on")
         send(port_of_place(place))
-        assert out.wait("listening on (.*)$")[1] == place
-        process.terminate()
-        assert process.wait(PATIENCE) == 0
+        assert program.out.wait("listening on (.*)$")[1] == place
+        assert program.stop() == 0
     assert bodies(maildir) == [MESSAGE]
 
 
@@ -125,11 +105,10 @@ def port_of_place(place: str) -> int:
 def test_a_client_of_before_the_start_is_served(maildir: Path) -> None:
     with listening() as sock:
         early = socket.create_connection(sock.getsockname(), PATIENCE)
-        with serving([f"--maildir={maildir}"], [sock], "smtp") as (process, _):
+        with serving([f"--maildir={maildir}"], [sock], "smtp") as program:
             assert early.recv(4) == b"220 "
             early.close()
-            process.terminate()
-            assert process.wait(PATIENCE) == 0
+            assert program.stop() == 0
 
 
 def test_the_name_of_a_socket_is_its_protocol(maildir: Path, tmp_path: Path) -> None:
@@ -141,8 +120,8 @@ def test_the_name_of_a_socket_is_its_protocol(maildir: Path, tmp_path: Path) -> 
         unix.listen()
         sockets = [smtp, smtps, lmtp, unix]
         arguments = [f"--maildir={maildir}"]
-        process, out = stack.enter_context(serving(arguments, sockets, "smtp:smtps:lmtp:lmtp"))
-        out.wait("delivering")
+        program = stack.enter_context(serving(arguments, sockets, "smtp:smtps:lmtp:lmtp"))
+        program.out.wait("delivering")
         send(port_of(smtp))
         context = ssl._create_unverified_context()
         with smtplib.SMTP_SSL("127.0.0.1", port_of(smtps), context=context) as client:
@@ -150,8 +129,7 @@ def test_the_name_of_a_socket_is_its_protocol(maildir: Path, tmp_path: Path) -> 
         send(port_of(lmtp), smtplib.LMTP)
         with smtplib.LMTP(str(path), local_hostname="c.example") as client:
             assert client.ehlo()[0] == 250
-        process.terminate()
-        assert process.wait(PATIENCE) == 0
+        assert program.stop() == 0
         # It is the service manager's: the next start needs it.
         assert path.exists()
     assert len(bodies(maildir)) == 2
@@ -163,8 +141,8 @@ def test_an_address_is_enough_where_there_is_a_listener_for_it(maildir: Path) ->
             *(f"--maildir={maildir}", f"--listen=127.0.0.1:{port_of(smtp)}"),
             f"--listen=lmtp:127.0.0.1:{port_of(lmtp)}",
         ]
-        with serving(arguments, [lmtp, smtp], "web.socket:web.socket") as (_, out):
-            out.wait("delivering")
+        with serving(arguments, [lmtp, smtp], "web.socket:web.socket") as program:
+            program.out.wait("delivering")
             send(port_of(smtp))
             send(port_of(lmtp), smtplib.LMTP)
 
@@ -172,8 +150,8 @@ def test_an_address_is_enough_where_there_is_a_listener_for_it(maildir: Path) ->
 def test_sockets_for_another_process_are_none_of_ours(maildir: Path) -> None:
     variables = {"LISTEN_PID": str(os.getpid()), "LISTEN_FDS": "1"}
     line = command("--listen=127.0.0.1:0", f"--maildir={maildir}")
-    with started(line, env=environment(**variables)) as (_, out):
-        send(int(out.wait(r"listening on 127\.0\.0\.1:(\d+)$")[1]))
+    with Program(line, env=environment(**variables)) as program:
+        send(int(program.out.wait(r"listening on 127\.0\.0\.1:(\d+)$")[1]))
 
 
 @pytest.mark.parametrize("options, name", [("", "smtp"), ("options = {'lmtp': True}", "lmtp")])
@@ -182,9 +160,9 @@ def test_an_application_serves_a_socket_by_its_name(
 ) -> None:
     (tmp_path / "app.py").write_text(APPLICATION + options)
     client = smtplib.LMTP if name == "lmtp" else smtplib.SMTP
-    with listening() as sock, serving(["app"], [sock], name, cwd=tmp_path) as (_, out):
+    with listening() as sock, serving(["app"], [sock], name, cwd=tmp_path) as program:
         prefix = "lmtp:" if name == "lmtp" else ""
-        assert out.wait("listening on (.*)$")[1] == f"{prefix}127.0.0.1:{port_of(sock)}"
+        assert program.out.wait("listening on (.*)$")[1] == f"{prefix}127.0.0.1:{port_of(sock)}"
         send(port_of(sock), client)
 
 
@@ -192,8 +170,8 @@ def test_an_application_serves_a_socket_by_its_name(
 def test_workers_serve_a_socket_by_its_name(maildir: Path, workers: int) -> None:
     with listening() as sock:
         arguments = [f"--maildir={maildir}", f"--workers={workers}"]
-        with serving(arguments, [sock], "smtp") as (_, out):
-            out.wait("ready")
+        with serving(arguments, [sock], "smtp") as program:
+            program.out.wait("ready")
             send(port_of(sock))
 
 

@@ -12,8 +12,9 @@ from collections import Counter
 from pathlib import Path
 
 import pytest
-from serving import PATIENCE, Gateway, bodies, command, messages
-from worker_kit import Parent, Steady, ids_in, run_with_sockets
+from service_manager_kit import activated
+from serving import PATIENCE, Gateway, Program, bodies, command, messages
+from worker_kit import Parent, Steady, ids_in
 
 pytest_plugins = ["gateway_fixtures"]
 pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="LISTEN_FDS")
@@ -120,6 +121,12 @@ def listening(*options: int) -> socket.socket:
     return sock
 
 
+def given(sock: socket.socket, *arguments: str) -> Program:
+    """`fastsmtp serve`, started with this socket."""
+    line = activated(command(*arguments), [sock.fileno()])
+    return Program(line, pass_fds=[sock.fileno()])
+
+
 @pytest.mark.parametrize("workers", [0, 2])
 @pytest.mark.parametrize("options", [(), (socket.SO_REUSEPORT,)], ids=["plain", "reuseport"])
 def test_a_socket_of_systemd_is_served(
@@ -128,21 +135,22 @@ def test_a_socket_of_systemd_is_served(
     with listening(*options) as sock:
         port = sock.getsockname()[1]
         arguments = [f"--listen=127.0.0.1:{port}", f"--maildir={maildir}", f"--workers={workers}"]
-        with run_with_sockets(sock, command=command(*arguments)) as process:
+        with given(sock, *arguments) as program:
             for host in range(1, 21):
                 with smtplib.SMTP(
                     "127.0.0.1", port, "c.example", PATIENCE, (f"127.0.0.{host}", 0)
                 ) as client:
                     client.sendmail("a@x.example", ["b@y.example"], MESSAGE)
-            process.send_signal(signal.SIGTERM)
-            out, err = process.communicate(timeout=PATIENCE)
-            assert process.returncode == 0
-    assert err == ""
-    assert f"fastsmtp: listening on 127.0.0.1:{port}\n" in out
+            assert program.stop() == 0
+    out = program.out.all
+    assert program.err.all == []
+    assert f"fastsmtp: listening on 127.0.0.1:{port}" in out
     assert bodies(maildir) == [MESSAGE] * 20
-    served = {line.split()[2] for line in out.splitlines() if " delivered " in line}
+    served = {line.split()[2] for line in out if " delivered " in line}
     if workers and options:
         assert len(served) == 2
+    is_shared = "has one socket for all workers: limits per client hold for each worker alone"
+    assert any(is_shared in line for line in out) == bool(workers and not options)
 
 
 @pytest.mark.parametrize("workers", [0, 2])
@@ -152,12 +160,11 @@ def test_a_socket_of_systemd_that_no_listener_names_is_an_error(
     with listening() as sock:
         port = sock.getsockname()[1]
         arguments = ["--listen=127.0.0.2:0", f"--maildir={maildir}", f"--workers={workers}"]
-        with run_with_sockets(sock, command=command(*arguments)) as process:
-            _, err = process.communicate(timeout=PATIENCE)
-            assert process.returncode == 1
+        with given(sock, *arguments) as program:
+            assert program.wait() == 1
     place = f"127.0.0.1:{port}"
-    assert f"there is an open socket for {place} (LISTEN_FDS), which no --listen names" in err
-    assert err.count("\n") == 1
+    (line,) = program.err.all
+    assert f"there is an open socket for {place} (LISTEN_FDS), which no --listen names" in line
 
 
 @pytest.mark.parametrize("workers", [0, 2])
@@ -165,11 +172,10 @@ def test_a_datagram_socket_is_not_listened_on(maildir: Path, workers: int) -> No
     with socket.socket(type=socket.SOCK_DGRAM) as sock:
         sock.bind(("127.0.0.1", 0))
         arguments = [f"--maildir={maildir}", f"--workers={workers}"]
-        with run_with_sockets(sock, command=command(*arguments)) as process:
-            _, err = process.communicate(timeout=PATIENCE)
-            assert process.returncode == 1
-    assert "LISTEN_FDS: descriptor 3 is not a listening stream socket" in err
-    assert err.count("\n") == 1
+        with given(sock, *arguments) as program:
+            assert program.wait() == 1
+    (line,) = program.err.all
+    assert "LISTEN_FDS: descriptor 3 is not a listening stream socket" in line
 
 
 def test_variables_for_another_process_are_ignored(maildir: Path) -> None:

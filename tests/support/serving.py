@@ -1,7 +1,7 @@
 """A real `fastsmtp serve`: started, spoken to, stopped. For tests; nothing here sleeps.
 
-`Gateway` starts the process and returns when it listens. Its output is read by threads, so that no
-pipe is ever full, and a test can wait for a line.
+`Gateway` starts the process and returns when it listens. The output of a `Program` is read by
+threads, so that no pipe is ever full, and a test can wait for a line.
 """
 
 from __future__ import annotations
@@ -15,11 +15,11 @@ import smtplib
 import subprocess
 import sys
 import threading
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from types import TracebackType
-from typing import IO, Any
+from typing import IO, Any, Self
 
 import fastsmtp
 
@@ -79,45 +79,22 @@ class Lines:
         return self.all
 
 
-class Gateway:
-    """One run of `fastsmtp serve` on a free port of 127.0.0.1, unless `listen` says otherwise.
-
-    maildir: where it delivers to; None: `arguments` say it. program: what runs it, in Python.
+class Program:
+    """A process of the environment for tests whose output is read; it is killed at the end of the
+    block.
     """
 
-    def __init__(
-        self,
-        maildir: Path | None,
-        *arguments: str,
-        listen: tuple[str, ...] = ("127.0.0.1:0",),
-        program: tuple[str, ...] = ("-m", "fastsmtp"),
-        env: Mapping[str, str] | None = None,
-        preexec: Callable[[], None] | None = None,
-    ) -> None:
-        into = [] if maildir is None else [f"--maildir={maildir}"]
-        options = [*(f"--listen={each}" for each in listen), *into, *arguments]
-        self.process = subprocess.Popen(
-            [sys.executable, *program, "serve", *options],
-            stdin=subprocess.DEVNULL,
-            stdout=subprocess.PIPE,
-            stderr=subprocess.PIPE,
-            text=True,
-            env=environment(**(env or {})),
-            preexec_fn=preexec,
+    def __init__(self, line: Sequence[str], **options: Any) -> None:
+        options = {"env": environment(), "stdin": subprocess.DEVNULL} | options
+        self.process: subprocess.Popen[str] = subprocess.Popen(
+            line, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, **options
         )
         assert self.process.stdout is not None
         assert self.process.stderr is not None
         self.out = Lines(self.process.stdout)
         self.err = Lines(self.process.stderr)
-        try:
-            self.out.wait("delivering to ")
-        except AssertionError:
-            self.kill()
-            raise AssertionError(f"it did not start: {self.err.finish()}") from None
-        found = [re.search(r"listening on [^ ]*:(\d+)$", line) for line in self.out.all]
-        self.ports = [int(match[1]) for match in found if match is not None]
 
-    def __enter__(self) -> Gateway:
+    def __enter__(self) -> Self:
         return self
 
     def __exit__(
@@ -128,21 +105,6 @@ class Gateway:
     ) -> None:
         if self.process.poll() is None:
             self.kill()
-
-    def said_at_start(self) -> list[str]:
-        """Return the lines of the start, without the one that only root gets."""
-        return [line for line in self.out.all if not line.startswith(AS_ROOT)]
-
-    def client(self, *, at: int = 0) -> smtplib.SMTP:
-        """Return a connection that has greeted, to the listener with number `at`."""
-        client = smtplib.SMTP("127.0.0.1", self.ports[at], "c.example", timeout=PATIENCE)
-        client.ehlo()
-        return client
-
-    def send(self, message: bytes, *recipients: str, sender: str = "a@x.example") -> None:
-        """Send one message; raises what smtplib raises."""
-        with self.client() as client:
-            client.sendmail(sender, recipients or ("b@y.example",), message)
 
     def stop(self, *signals: signal.Signals) -> int:
         """Send the signals (default: SIGTERM), wait, and return the exit status."""
@@ -161,6 +123,53 @@ class Gateway:
         """kill -9."""
         self.process.kill()
         self.wait()
+
+
+class Gateway(Program):
+    """One run of `fastsmtp serve` on a free port of 127.0.0.1, unless `listen` says otherwise.
+
+    maildir: where it delivers to; None: `arguments` say it, or name an application. program: what
+    runs it, in Python. is_up: the line by which it serves.
+    """
+
+    def __init__(
+        self,
+        maildir: Path | None,
+        *arguments: str,
+        listen: Sequence[str] = ("127.0.0.1:0",),
+        program: Sequence[str] = ("-m", "fastsmtp"),
+        env: Mapping[str, str] | None = None,
+        is_up: str = "delivering to ",
+        **options: Any,
+    ) -> None:
+        where = [f"--listen={each}" for each in listen]
+        if maildir is not None:
+            self.maildir = maildir
+            where.append(f"--maildir={maildir}")
+        line = [sys.executable, *program, "serve", *where, *arguments]
+        super().__init__(line, env=environment(**(env or {})), **options)
+        try:
+            self.out.wait(is_up)
+        except AssertionError:
+            self.kill()
+            raise AssertionError(f"it did not start: {self.err.finish()}") from None
+        found = [re.search(r"listening on [^ ]*:(\d+)$", line) for line in self.out.all]
+        self.ports = [int(match[1]) for match in found if match is not None]
+
+    def said_at_start(self) -> list[str]:
+        """Return the lines of the start, without the one that only root gets."""
+        return [line for line in self.out.all if not line.startswith(AS_ROOT)]
+
+    def client(self, *, at: int = 0) -> smtplib.SMTP:
+        """Return a connection that has greeted, to the listener with number `at`."""
+        client = smtplib.SMTP("127.0.0.1", self.ports[at], "c.example", timeout=PATIENCE)
+        client.ehlo()
+        return client
+
+    def send(self, message: bytes, *recipients: str, sender: str = "a@x.example") -> None:
+        """Send one message; raises what smtplib raises."""
+        with self.client() as client:
+            client.sendmail(sender, recipients or ("b@y.example",), message)
 
 
 @contextmanager

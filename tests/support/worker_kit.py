@@ -9,17 +9,14 @@ import re
 import signal
 import smtplib
 import socket
-import subprocess
-import sys
 import time
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable
 from pathlib import Path
-from types import TracebackType
-from typing import Self
+from typing import Any
 
-from serving import PATIENCE, Gateway, Lines, command, environment
+from serving import PATIENCE, Gateway
 
-__all__ = ["Parent", "Steady", "greeting", "ids_in", "run_with_sockets", "workers_of"]
+__all__ = ["Parent", "Settings", "Steady", "greeting", "ids_in", "load", "workers_of"]
 
 
 class Parent(Gateway):
@@ -30,48 +27,11 @@ class Parent(Gateway):
         maildir: Path | None,
         *arguments: str,
         workers: int | str | None = 2,
-        listen: tuple[str, ...] = ("127.0.0.1:0",),
-        cwd: Path | None = None,
-        env: Mapping[str, str] | None = None,
+        **options: Any,
     ) -> None:
-        where = [f"--listen={each}" for each in listen]
-        if workers is not None:
-            where.append(f"--workers={workers}")
-        if maildir is not None:
-            self.maildir = maildir
-            where.append(f"--maildir={maildir}")
-        self.process = subprocess.Popen(
-            command(*where, *arguments),
-            stdin=subprocess.DEVNULL,
-            stdout=subprocess.PIPE,
-            stderr=subprocess.PIPE,
-            text=True,
-            env=environment(**(env or {})),
-            cwd=cwd,
-        )
-        assert self.process.stdout is not None
-        assert self.process.stderr is not None
-        self.out = Lines(self.process.stdout)
-        self.err = Lines(self.process.stderr)
-        try:
-            self.out.wait(r"workers? (is|are) ready$")
-        except AssertionError:
-            self.kill()
-            raise AssertionError(f"it did not start: {self.err.finish()}") from None
-        found = [re.search(r"listening on [^ ]*:(\d+)$", line) for line in self.out.all]
-        self.ports = [int(match[1]) for match in found if match is not None]
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        traceback: TracebackType | None,
-    ) -> None:
-        if self.process.poll() is None:
-            self.kill()
+        number = [] if workers is None else [f"--workers={workers}"]
+        ready = r"workers? (is|are) ready"
+        super().__init__(maildir, *number, *arguments, is_up=ready, **options)
 
     def workers(self) -> list[int]:
         """The numbers of the processes that the parent has started and that have not ended."""
@@ -111,6 +71,23 @@ class Parent(Gateway):
         with contextlib.closing(self.client_from(address)) as client:
             client.sendmail("a@x.example", ["b@y.example"], message)
             client.quit()
+
+
+class Settings:
+    """A configuration file, and a parent that was started with it."""
+
+    def __init__(self, directory: Path) -> None:
+        self.path = directory / "fastsmtp.toml"
+        self.maildir = directory / "mail"
+
+    def write(self, listen: tuple[str, ...] = ("127.0.0.1:0",), **more: object) -> None:
+        values = {"listen": list(listen), "maildir": str(self.maildir), "workers": 2, **more}
+        lines = [f"{key} = {value!r}\n" for key, value in values.items()]
+        self.path.write_text("".join(lines))
+
+    def start(self, *arguments: str, **options: Any) -> Parent:
+        given = f"--config={self.path}", *arguments
+        return Parent(None, *given, workers=None, listen=(), **options)
 
 
 class Steady:
@@ -187,6 +164,21 @@ class Steady:
         return True
 
 
+def load(parent: Parent, disturb: Callable[[], object], times: int) -> Steady:
+    """Disturb the parent under load so many times; between two of them mail goes on."""
+
+    async def run() -> Steady:
+        steady = Steady(parent.ports[0], clients=12)
+        for _ in range(times):
+            await steady.wait_for(30)
+            await asyncio.to_thread(disturb)
+        await steady.wait_for(30)
+        await steady.stop()
+        return steady
+
+    return asyncio.run(run())
+
+
 def greeting(address: tuple[str, int], source: str) -> str:
     """Return who greets a client from `source`."""
     host, port = address
@@ -208,35 +200,3 @@ def workers_of(address: tuple[str, int], sources: list[str]) -> dict[str, str]:
 def ids_in(texts: Iterable[bytes]) -> list[str]:
     """Return the X-Id of each message."""
     return [found[1].decode() for text in texts if (found := re.search(rb"X-Id: (\w+)", text))]
-
-
-# As systemd starts a service: descriptors from 3 on, and its own number in LISTEN_PID.
-_AS_SYSTEMD = """
-import os, sys
-count = int(sys.argv[1])
-numbers = [int(text) for text in sys.argv[2 : 2 + count]]
-copies = [os.dup(number) for number in numbers]
-copies = [os.dup2(copy, 100 + at) for at, copy in enumerate(copies)]
-for at, copy in enumerate(copies):
-    os.dup2(copy, 3 + at)
-    os.close(copy)
-os.environ.update(LISTEN_PID=str(os.getpid()), LISTEN_FDS=str(count))
-os.closerange(3 + count, 100)
-os.execv(sys.argv[2 + count], sys.argv[2 + count :])
-"""
-
-
-def run_with_sockets(
-    *sockets: socket.socket, command: list[str], cwd: Path | None = None
-) -> subprocess.Popen[str]:
-    """Start a command that gets `sockets` by LISTEN_FDS."""
-    numbers = [sock.fileno() for sock in sockets]
-    return subprocess.Popen(
-        [sys.executable, "-c", _AS_SYSTEMD, str(len(numbers)), *map(str, numbers), *command],
-        pass_fds=numbers,
-        stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
-        text=True,
-        env=environment(),
-        cwd=cwd,
-    )
