@@ -23,6 +23,7 @@ from fastsmtp.delivery.spool.control import ControlServer
 from fastsmtp.delivery.spool.directory import SpoolDirectory, SpoolInUse
 from fastsmtp.delivery.spool.salvage import salvage
 from fastsmtp.delivery.spool.store import FORMAT, PAGE, Store
+from fastsmtp.delivery.spool.strays import Strays
 
 DATA = Path(__file__).parent / "data"
 is_root = os.geteuid() == 0
@@ -386,3 +387,29 @@ async def test_a_start_that_fails_late_closes_the_sink_that_it_has_started(
     await spool.start()
     await spool.close(5.0)
     assert box.promise is None
+
+
+@on_loops
+async def test_a_stray_spool_that_cannot_be_drained_is_reported_and_the_others_are_drained(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    for number in (2, 3):
+        await filled(tmp_path / "workers" / str(number), count=1)
+    sink = Collector()
+    sinks = [RuntimeError("no sink today"), sink]
+
+    def make_sink() -> Collector:
+        made = sinks.pop(0)
+        if isinstance(made, Exception):
+            raise made
+        return made
+
+    strays = Strays(str(tmp_path), str(tmp_path), make_sink)
+    strays.start()
+    await sink.until(lambda: sink.ids == ["s-0"])
+    await strays.close(5.0)
+    lines = [record.getMessage() for record in caplog.records]
+    assert [line for line in lines if line.endswith("workers/2: no sink today")] != []
+    directory = SpoolDirectory(str(tmp_path / "workers" / "2"))
+    directory.acquire(create=False)  # it is not locked
+    directory.release()

@@ -115,7 +115,7 @@ def limit_files() -> None:
 
 def test_ops_07_a_limit_on_the_size_of_files_is_no_end_of_the_process(tmp_path: Path) -> None:
     maildir = tmp_path / "mail"
-    with Gateway(maildir, preexec=limit_files) as gateway:
+    with Gateway(maildir, preexec_fn=limit_files) as gateway:
         assert code_of(gateway, LARGE) == (452, "4.3.1")
         assert leftovers(maildir) == []
         assert code_of(gateway, MESSAGE)[0] == 250

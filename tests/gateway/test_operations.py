@@ -175,7 +175,7 @@ def as_many_as_are_let_in(gateway: Gateway) -> list[smtplib.SMTP]:
 
 def test_every_client_that_is_let_in_has_room_for_its_message(tmp_path: Path) -> None:
     maildir = tmp_path / "mail"
-    with Gateway(maildir, preexec=allow_few_files) as gateway:
+    with Gateway(maildir, preexec_fn=allow_few_files) as gateway:
         clients = as_many_as_are_let_in(gateway)
         assert 20 < len(clients) < 50
         for client in clients:
@@ -227,7 +227,7 @@ def crowd(port: int) -> Iterator[None]:
 @pytest.mark.row("FLOOD-11", "MEM-04")
 def test_refused_clients_take_no_descriptor_that_a_message_needs(tmp_path: Path) -> None:
     maildir = tmp_path / "mail"
-    with Gateway(maildir, preexec=allow_few_files) as gateway:
+    with Gateway(maildir, preexec_fn=allow_few_files) as gateway:
         clients = as_many_as_are_let_in(gateway)
         with crowd(gateway.ports[0]):
             for lines in (30_000, 1, 30_000):  # many: the file is begun before the end

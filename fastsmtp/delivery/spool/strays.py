@@ -13,7 +13,6 @@ from collections.abc import Callable
 from typing import Final
 
 from fastsmtp.blocking import call_in_thread
-from fastsmtp.delivery.errors import DeliveryError
 from fastsmtp.delivery.log import logger
 from fastsmtp.delivery.sink import Sink
 from fastsmtp.delivery.spool.directory import SpoolDirectory, SpoolError, SpoolInUse
@@ -94,10 +93,10 @@ class Strays:
         logger.error("messages may be waiting in %s: %s", path, error)
 
     async def _drain(self, directory: SpoolDirectory) -> None:
-        spool = Spool(directory, drain_into=self._make_sink())
         try:
+            spool = Spool(directory, drain_into=self._make_sink())
             await spool.start()
-        except (SpoolError, DeliveryError, OSError, ValueError) as error:
+        except Exception as error:  # of a sink of any program: the others are looked for further
             directory.release()
             self._report(directory.path, error)
             return
