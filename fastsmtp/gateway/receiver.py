@@ -154,7 +154,7 @@ class Discarding:
         dropped = self._record(
             session, [each for each, keep in _pairs(recipients, keeps) if not keep]
         )
-        message = _Message(stream, dropped, keeps, callback, self._log)
+        message = _Message(stream, dropped, keeps, callback, self._log, session.notes)
         if not any(keeps):
             stream.consume(_drop, message.on_end)
             return
@@ -182,7 +182,7 @@ def _recipients(session: Session, recipients: list[Address]) -> Iterator[None]:
 
 class _Message:
     """One message that some recipients do not get. dropped: its record for these. keeps: for each
-    recipient whether it gets it.
+    recipient whether it gets it. notes: for the line about the whole message.
     """
 
     def __init__(
@@ -192,20 +192,25 @@ class _Message:
         keeps: list[bool],
         callback: DataCallback,
         log: Callable[[Entry], object],
+        notes: dict[str, str],
     ) -> None:
         self._stream = stream
         self._dropped = dropped
         self._keeps = keeps
         self._callback = callback
         self._log = log
+        self._notes = notes
 
     def answer(self, error: Exception | None = None, result: Any = None, /) -> bool:
         """Answer for the delivery, and in LMTP for the other recipients too (RFC 2033 §4.2)."""
         if isinstance(result, list):
             kept = iter(result)
             result = [next(kept) if keep else self._text for keep in self._keeps]
+        is_fine = error is None and not self._stream.size_exceeded
+        if is_fine:
+            self._notes["discarded"] = ",".join([each.address for each in self._dropped.rcpt_to])
         counts = self._callback(error, result)
-        if counts and error is None and not self._stream.size_exceeded:
+        if counts and is_fine:
             self._say("discarded", "a rule")
         return counts
 

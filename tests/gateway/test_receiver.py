@@ -217,7 +217,7 @@ def test_a_message_for_discarded_recipients_alone_is_accepted_logged_and_not_sto
 def test_a_discarded_recipient_is_not_named_in_the_message_of_the_others(maildir: Path) -> None:
     with Gateway(maildir, *DISCARDING) as gateway:
         gateway.send(MESSAGE, "noreply@y.example", "anne@y.example")
-        gateway.out.wait("delivered .*<anne@y.example>")
+        gateway.out.wait("delivered .*<anne@y.example>.* discarded=noreply@y.example ")
         assert gateway.stop() == 0
     assert any("discarded " in line and "recipients=1" in line for line in gateway.out.all)
     (message,) = messages(maildir)
