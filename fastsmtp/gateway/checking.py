@@ -19,6 +19,7 @@ from fastsmtp.delivery import deliver
 from fastsmtp.delivery.errors import reason_of
 from fastsmtp.delivery.maildir import Maildir
 from fastsmtp.delivery.spool.directory import SpoolDirectory, SpoolError
+from fastsmtp.delivery.spool.family import directories
 from fastsmtp.gateway import application
 from fastsmtp.gateway.certificates import NO_LIBRARY, CertificateError, read_certificate
 from fastsmtp.gateway.config import Config, Listener
@@ -235,11 +236,19 @@ def _spool(config: Config) -> Iterator[Finding]:
         )
         return
     try:
-        SpoolDirectory(config.spool).check_existing()
-    except SpoolError as error:
-        yield Finding(False, str(error))
-    else:
-        yield Finding(True, f"spool {config.spool}")
+        parts = directories(config.spool)
+    except OSError as error:
+        yield Finding(False, f"spool {config.spool}: {reason_of(error)}")
+        return
+    for _, path in parts:  # one for each process that has ever used it
+        try:
+            SpoolDirectory(path).check(create=True)  # it exists
+        except SpoolError as error:
+            yield Finding(False, str(error))
+        except OSError as error:
+            yield Finding(False, f"spool {path}: {reason_of(error)}")
+        else:
+            yield Finding(True, f"spool {path}")
 
 
 def _fault_of_directory(path: str) -> str | None:

@@ -92,13 +92,6 @@ class SpoolDirectory:
         """Whether there is certainly no record in it."""
         return os.path.exists(self._empty)
 
-    def check_existing(self) -> None:
-        """Raise SpoolError if there is no spool that this user may use."""
-        try:
-            self.check(create=False)
-        except OSError as error:
-            raise SpoolError(f"cannot use the spool {self.path}: {error.strerror}") from error
-
     def check(self, *, create: bool) -> None:
         """Raise SpoolError for a directory that cannot be a spool of ours, and OSError."""
         if not os.path.lexists(self.path):
