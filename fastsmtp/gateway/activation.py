@@ -17,6 +17,7 @@ from typing import Final
 from fastsmtp.gateway.config import DEFAULT_LISTEN, Kind, Listener, parse_listener
 from fastsmtp.gateway.start import StartError
 from fastsmtp.gateway.workers.inherited import Address, Inherited, name_of
+from fastsmtp.gateway.workers.names import Names, infos_of
 from fastsmtp.log_text import clean
 
 __all__ = ["Activation"]
@@ -38,6 +39,7 @@ class Activation:
         return bool(self._names)
 
     def __init__(self, found: Inherited) -> None:
+        self.names: Names = {}  # hosts that were looked up before
         self._names = dict(found.names)
         self._for_both = {
             address for address, (sock, *_) in found.sockets.items() if _takes_both(sock)
@@ -78,7 +80,7 @@ class Activation:
         host, port = address
         if port != listener.port:
             return False
-        hosts = _addresses(listener.host)
+        hosts = _addresses(listener.host, self.names)
         return host in hosts or (address in self._for_both and "0.0.0.0" in hosts)
 
 
@@ -132,11 +134,13 @@ def _named(address: Address, name: str) -> Listener:
     return listener
 
 
-def _addresses(host: str) -> set[str]:
-    """Return the addresses of a host in their usual form. Waits for the resolver."""
+def _addresses(host: str, names: Names) -> set[str]:
+    """Return the addresses of a host in their usual form. Waits for the resolver if it is not in
+    `names`.
+    """
     with suppress(ValueError):
         return {str(ipaddress.ip_address(host))}
     try:
-        return {str(found[4][0]) for found in socket.getaddrinfo(host, None)}
-    except (OSError, UnicodeError):
+        return {str(address[0]) for _, address in infos_of(host, names)}
+    except OSError:
         return set()

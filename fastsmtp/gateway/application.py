@@ -17,6 +17,7 @@ from collections.abc import Coroutine, Iterable, Mapping
 from types import ModuleType
 from typing import Any, Final, TypeVar
 
+from fastsmtp.gateway import held_signals
 from fastsmtp.gateway.admin.start import Metrics
 from fastsmtp.gateway.binding import Places, take_places
 from fastsmtp.gateway.config import DEFAULT_LISTEN, Config, Kind, Listener, parse_listener
@@ -231,6 +232,7 @@ class _Application:
         loop = asyncio.get_running_loop()
 
         async def begin() -> None:
+            held_signals.release()
             addresses = await self._listen()
             for address in addresses:
                 writer.say(f"listening on {address}")
@@ -241,13 +243,13 @@ class _Application:
             bound.tell_ready()
 
         def on_signal(name: str) -> None:
-            if name == "SIGHUP":
+            if name != "SIGHUP":
+                self._phase = "ending"
+                manager.stopping(self._status())
+            elif self._phase != "starting":
                 manager.reloading()
                 # The server has read its certificates before the next turn of the loop.
                 loop.call_soon(lambda: manager.ready(self._status()))
-            else:
-                self._phase = "ending"
-                manager.stopping(self._status())
 
         async with manager.watched(self._status):
             return await self._server.serve_until_stopped(begin(), on_signal=on_signal)
@@ -259,7 +261,7 @@ class _Application:
 
         async def begin() -> None:
             await self._listen()
-            worker.ready()
+            worker.ready(delivering="")
 
         return await self._server.serve_until_stopped(begin(), handle_signals=False, stop=stop)
 

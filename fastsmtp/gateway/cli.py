@@ -7,8 +7,10 @@ traceback.
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Sequence
 
+from fastsmtp.gateway import held_signals
 from fastsmtp.gateway.log import complain, open_standard_files
 
 __all__ = ["main"]
@@ -16,6 +18,8 @@ __all__ = ["main"]
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run the command line (default: that of this process) and return the exit status."""
+    if (sys.argv[1:] if arguments is None else arguments)[:1] == ["serve"]:
+        held_signals.hold()  # first of all: what follows takes half a second
     open_standard_files()
     try:
         # Not at the top: click and msgspec come with the extra "server", and their absence is

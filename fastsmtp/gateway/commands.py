@@ -86,6 +86,8 @@ def _plan(loaded: Loaded) -> Plan:
         is_steered=config.steer_clients,
         serve=partial(_serve, config) if config.application else partial(run_service, loaded),
         admin=config.admin,
+        log_format=config.log_format,
+        log_file=config.log_file,
     )
 
 

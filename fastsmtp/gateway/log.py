@@ -26,7 +26,7 @@ from fastsmtp.log_text import escaped
 from fastsmtp.metrics import Tally, cell
 from fastsmtp.transactions import Outcome
 
-__all__ = ["LogWriter", "complain", "line_of", "logger", "open_standard_files"]
+__all__ = ["LogWriter", "complain", "logger", "open_log", "open_standard_files"]
 
 logger = logging.getLogger("fastsmtp.gateway")
 
@@ -63,7 +63,7 @@ class LogWriter(logging.Handler):
         self.tally = Tally()
         self._form = form
         self._path = path
-        self._file = _open(path) if path else None
+        self._file = open_log(path) if path else None
         self.dropped = 0
         self._untold = {_STDOUT: 0, _STDERR: 0}  # lost, and not yet in a line
         self._counting = threading.Lock()
@@ -113,7 +113,7 @@ class LogWriter(logging.Handler):
         was.
         """
         if self._file is not None:
-            fresh = _open(self._path)
+            fresh = open_log(self._path)
             os.dup2(fresh, self._file, inheritable=False)
             os.close(fresh)
 
@@ -180,13 +180,9 @@ class LogWriter(logging.Handler):
         return of_text(moment, str(found), self._name, self._form)
 
 
-def _open(path: str) -> int:
+def open_log(path: str) -> int:
+    """Open a file for lines at its end, and return its descriptor. Raises OSError."""
     return os.open(path, os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC, 0o640)
-
-
-def line_of(moment: float, text: str, name: str = "fastsmtp") -> str:
-    """Return a line of text, with its end. moment: Unix time. name: of the process."""
-    return of_text(moment, text, name, "text")
 
 
 def _pieces(octets: bytes, longest: int) -> Iterator[bytes]:

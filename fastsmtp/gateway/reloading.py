@@ -12,6 +12,7 @@ from collections.abc import Iterable, Sequence
 
 import click
 
+from fastsmtp.gateway import held_signals
 from fastsmtp.gateway.start import StartError
 from fastsmtp.log_text import clean
 
@@ -30,6 +31,7 @@ def serve_and_reload(arguments: Sequence[str]) -> int:
         raise StartError(
             "--reload needs the package watchfiles: pip install 'fastsmtp-engine[reload]'"
         ) from error
+    held_signals.release()  # the end of the terminal is the end of this process
     command = [sys.executable, "-m", "fastsmtp", "serve", *arguments]
     run_process(
         ".",

@@ -15,6 +15,7 @@ from dataclasses import replace
 from functools import partial
 from typing import Final
 
+from fastsmtp.gateway import held_signals
 from fastsmtp.gateway.admin.start import Metrics
 from fastsmtp.gateway.binding import Places, take_places
 from fastsmtp.gateway.certificates import (
@@ -178,7 +179,7 @@ class _Service:
         if self._worker is None:
             self._places.tell_ready()
         else:
-            self._worker.ready()
+            self._worker.ready(delivering=delivering)
 
     def _status(self) -> str:
         """Return what the service manager shows."""
@@ -225,6 +226,7 @@ class _Service:
         for number in (signal.SIGTERM, signal.SIGINT):
             loop.add_signal_handler(number, self._on_signal, number)
         loop.add_signal_handler(signal.SIGHUP, self._hangup.set)
+        held_signals.release()
 
     def _on_signal(self, number: int) -> None:
         name = signal.Signals(number).name

@@ -9,10 +9,11 @@ from __future__ import annotations
 import asyncio
 import os
 import socket
+import struct
 import time
 from collections import deque
 from collections.abc import AsyncIterator, Callable, Mapping, MutableMapping
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, suppress
 from typing import Final
 
 from fastsmtp.gateway.log import logger
@@ -24,6 +25,9 @@ VARIABLES: Final = ("NOTIFY_SOCKET", "WATCHDOG_USEC", "WATCHDOG_PID")
 STATUS_SECONDS: Final = 5.0  # between two looks at the status text, which is sent when it differs
 MAX_STATUS: Final = 1024  # characters
 MAX_UNSENT: Final = 16  # datagrams that wait for a slow service manager; older ones are dropped
+# The last datagram is tried so often, and at the end of the process for so long.
+LAST_AGAIN: Final = 0.05  # seconds
+LAST_SECONDS: Final = 5
 
 
 class ServiceManager:
@@ -54,6 +58,7 @@ class ServiceManager:
             self._socket.setblocking(False)
         self._unsent: deque[bytes] = deque(maxlen=MAX_UNSENT)
         self._status = ""
+        self._is_last = False  # nothing follows what is unsent
 
     @property
     def is_there(self) -> bool:
@@ -61,21 +66,37 @@ class ServiceManager:
         return self._socket is not None
 
     def close(self) -> None:
-        """Send nothing more."""
-        if self._socket is not None:
-            self._socket.close()
-            self._socket = None
+        """Send nothing more; wait for a slow service manager only if `say_last` was called."""
+        sock, self._socket = self._socket, None
+        if sock is None:
+            return
+        if self._is_last and self._unsent:
+            sock.setblocking(True)
+            limit = struct.pack("ll", LAST_SECONDS, 0)
+            sock.setsockopt(socket.SOL_SOCKET, socket.SO_SNDTIMEO, limit)
+            with suppress(OSError):
+                sock.sendto(self._unsent[0], _address_of(self._address))
+        sock.close()
 
     def notify(self, **fields: str | int) -> None:
         """Send fields such as READY=1 as one datagram; never raises, never waits. What finds the
         queue of the service manager full is sent before the next one.
         """
-        if self._socket is None:
+        if self._socket is None or self._is_last:
             return
         lines = [f"{name}={_line(str(value))}" for name, value in fields.items()]
         self._status = str(fields.get("STATUS", self._status))
         self._unsent.append("\n".join(lines).encode("utf-8", "backslashreplace"))
         self._flush(self._socket)
+
+    def say_last(self, **fields: str | int) -> None:
+        """Send fields as `notify` does, and nothing after them: another process speaks from now on.
+        They are not lost if the service manager is slow.
+        """
+        self._unsent.clear()
+        self.notify(**fields)
+        self._is_last = True
+        self._send_last()
 
     def _flush(self, sock: socket.socket) -> None:
         try:
@@ -122,6 +143,9 @@ class ServiceManager:
 
     def tick(self, status: Callable[[], str]) -> float:
         """Send what is due, and return the seconds until the next call."""
+        if self._is_last:
+            self._send_last()
+            return LAST_AGAIN
         if self._socket is not None:
             fields = {"WATCHDOG": "1"} if self.watchdog_seconds else {}
             text = status()
@@ -132,6 +156,12 @@ class ServiceManager:
             else:
                 self._flush(self._socket)
         return min(STATUS_SECONDS, self.watchdog_seconds / 2 or STATUS_SECONDS)
+
+    def _send_last(self) -> None:
+        if self._socket is not None:
+            self._flush(self._socket)
+        if not self._unsent:
+            self.close()
 
 
 def _address_of(text: str) -> str:

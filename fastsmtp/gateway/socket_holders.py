@@ -1,6 +1,7 @@
 """Which process has a listening socket: from /proc, as far as this user may look.
 
 In: an address or a path. Out: words for a message, and whether the process is a server of ours.
+For ports: how many clients are about to be connected.
 """
 
 from __future__ import annotations
@@ -9,12 +10,13 @@ import contextlib
 import os
 import socket
 import sys
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from typing import Final, NamedTuple
 
-__all__ = ["Holder", "holder_of_path", "holder_of_port"]
+__all__ = ["Holder", "handshakes", "holder_of_path", "holder_of_port"]
 
 _LISTENS: Final = "0A"  # the state TCP_LISTEN in /proc/net/tcp
+_BEGINS: Final = "03"  # TCP_SYN_RECV
 _ACCEPTS: Final = 0x10000  # the flag SO_ACCEPTCON in /proc/net/unix
 
 
@@ -44,6 +46,17 @@ def holder_of_port(family: socket.AddressFamily, address: str, port: int) -> Hol
         if overlaps and int(number, 16) == port and fields[3] == _LISTENS:
             inodes.add(fields[9])
     return _holder(inodes)
+
+
+def handshakes(ports: Collection[int]) -> int:
+    """Return how many clients have sent the first packet of a connection to these ports, and not
+    yet the last one of its handshake. Raises OSError where that cannot be read.
+    """
+    os.stat("/proc/net/tcp")
+    return sum(
+        fields[3] == _BEGINS and int(fields[1].partition(":")[2], 16) in ports
+        for fields in (*_rows("/proc/net/tcp"), *_rows("/proc/net/tcp6"))
+    )
 
 
 def holder_of_path(path: str) -> Holder | None:

@@ -2,15 +2,27 @@
 
 from __future__ import annotations
 
+import json
 import os
+import re
 import signal
 import socket
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import pytest
-from serving import Gateway, bodies, command, environment, leftovers, run_to_end
+from serving import (
+    PATIENCE,
+    Gateway,
+    Program,
+    bodies,
+    command,
+    environment,
+    leftovers,
+    run_to_end,
+)
 from worker_kit import Parent
 
 pytest_plugins = ["gateway_fixtures"]
@@ -209,3 +221,44 @@ def test_reload_of_files_and_workers_together_are_refused(tmp_path: Path) -> Non
     done = run_to_end("app", "--reload", "--workers=2", cwd=tmp_path)
     assert done.returncode == 2
     assert "--reload: it is for development, with one process: no --workers" in done.stderr
+
+
+# The log.
+
+
+@pytest.mark.parametrize("form", ["json", "logfmt"])
+def test_the_lines_of_a_parent_have_the_form_of_those_of_its_workers(
+    maildir: Path, form: str
+) -> None:
+    with Parent(maildir, f"--log-format={form}", "--stay-root", workers=1) as parent:
+        os.kill(parent.workers()[0], signal.SIGKILL)
+        parent.out.wait("worker 1 is process")
+        assert parent.stop() == 0
+    lines = [*parent.out.all, *parent.err.all]
+    if form == "json":
+        found = [json.loads(line) for line in lines]
+        assert {each["process"] for each in found} == {"fastsmtp", "fastsmtp[1]"}
+        assert [each["level"] for each in found].count("error") == 1
+    else:
+        start = re.compile(r"time=[\d.]+ process=fastsmtp(\[1\])? level=\w+ message=")
+        assert [line for line in lines if not start.match(line)] == []
+
+
+def test_a_log_file_has_the_lines_of_the_parent_and_of_a_reload(tmp_path: Path) -> None:
+    path = tmp_path / "log"
+    arguments = [f"--maildir={tmp_path / 'mail'}", "--workers=1", f"--log-file={path}"]
+    with Program(command("--listen=127.0.0.1:0", *arguments)) as program:
+        wait_for_text(path, "1 worker is ready")
+        path.rename(tmp_path / "log.1")
+        program.process.send_signal(signal.SIGHUP)
+        wait_for_text(path, "SIGHUP: 1 new worker is ready")
+        assert program.stop() == 0
+        assert (program.out.all, program.err.all) == ([], [])
+    assert path.read_text().endswith("fastsmtp: ended\n")
+
+
+def wait_for_text(path: Path, text: str) -> None:
+    end = time.monotonic() + PATIENCE
+    while not path.exists() or text not in path.read_text():
+        assert time.monotonic() < end
+        time.sleep(0.01)

@@ -2,14 +2,11 @@
 
 from __future__ import annotations
 
-import asyncio
-import contextlib
 import os
 import re
 import shutil
 import signal
 import smtplib
-import socket
 import subprocess
 import sys
 from collections import Counter
@@ -18,7 +15,7 @@ from pathlib import Path
 
 import pytest
 from serving import PATIENCE, bodies, messages
-from worker_kit import Parent, Steady, ids_in
+from worker_kit import Parent, Settings, ids_in, load
 
 pytest_plugins = ["gateway_fixtures"]
 pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="SO_REUSEPORT with BPF, /proc")
@@ -26,22 +23,6 @@ pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="SO_REUSEPORT wi
 MESSAGE = b"Subject: x\r\n\r\nhello\r\n"
 LINE = re.compile(r"(\d{4}-\d\d-\d\d [\d:]{8},\d{3} )?fastsmtp(\[\d\])?: [a-zA-Z0-9]")
 IS_READY = r"SIGHUP: \d+ new workers? (is|are) ready$"
-
-
-class Settings:
-    """A configuration file, and a parent that was started with it."""
-
-    def __init__(self, directory: Path) -> None:
-        self.path = directory / "fastsmtp.toml"
-        self.maildir = directory / "mail"
-
-    def write(self, listen: tuple[str, ...] = ("127.0.0.1:0",), **more: object) -> None:
-        values = {"listen": list(listen), "maildir": str(self.maildir), "workers": 2, **more}
-        lines = [f"{key} = {value!r}\n" for key, value in values.items()]
-        self.path.write_text("".join(lines))
-
-    def start(self) -> Parent:
-        return Parent(None, f"--config={self.path}", workers=None, listen=())
 
 
 @pytest.fixture
@@ -117,55 +98,6 @@ def test_a_reload_whose_workers_cannot_start_keeps_the_old_ones(settings: Settin
     assert bodies(settings.maildir) == [MESSAGE] * 2
 
 
-def free_port() -> int:
-    with socket.create_server(("127.0.0.1", 0)) as server:
-        return int(server.getsockname()[1])
-
-
-def wait_for_refusal(port: int) -> None:
-    """Return when nobody listens there any more; no connection is reset until then."""
-    with contextlib.suppress(ConnectionRefusedError):
-        while True:
-            with smtplib.SMTP("127.0.0.1", port, "c.example", 60) as client:
-                client.noop()
-
-
-def test_a_reload_opens_and_closes_addresses(settings: Settings, tmp_path: Path) -> None:
-    path, port = tmp_path / "s.sock", free_port()
-    settings.write(listen=("127.0.0.1:0", f"smtp:{path}"))
-    with settings.start() as parent:
-        assert f"fastsmtp: listening on smtp:{path}" in parent.out.all
-        settings.write(listen=("127.0.0.1:0", f"127.0.0.1:{port}"))
-        parent.process.send_signal(signal.SIGHUP)
-        parent.out.wait(IS_READY)
-        assert not path.exists()
-        with smtplib.SMTP("127.0.0.1", port) as client:
-            client.noop()
-        settings.write()
-        parent.process.send_signal(signal.SIGHUP)
-        parent.out.wait(IS_READY)
-        parent.wait_for_workers(2)
-        wait_for_refusal(port)
-        parent.send(MESSAGE)
-        assert parent.stop() == 0
-        assert parent.errors() == []
-
-
-def test_a_reload_with_a_port_in_use_changes_nothing(settings: Settings) -> None:
-    settings.write()
-    with settings.start() as parent, socket.create_server(("127.0.0.1", 0)) as taken:
-        before = parent.workers()
-        other = free_port()
-        taken_port = taken.getsockname()[1]
-        settings.write(listen=("127.0.0.1:0", f"127.0.0.1:{other}", f"127.0.0.1:{taken_port}"))
-        parent.process.send_signal(signal.SIGHUP)
-        parent.err.wait(f"cannot listen on 127.0.0.1:{taken_port}: Address already in use")
-        assert parent.workers() == before
-        with pytest.raises(ConnectionRefusedError):
-            socket.create_connection(("127.0.0.1", other))
-        assert parent.stop() == 0
-
-
 def test_a_reload_changes_the_number_of_workers(settings: Settings) -> None:
     settings.write(workers=1)
     with settings.start() as parent:
@@ -226,22 +158,6 @@ def test_signals_that_come_during_a_reload_take_effect_after_it(parent: Parent) 
 
 
 # Load.
-
-
-def load(parent: Parent, disturb: object, times: int) -> Steady:
-    """Disturb the parent under load so many times; between two of them mail goes on."""
-
-    async def run() -> Steady:
-        steady = Steady(parent.ports[0], clients=12)
-        for _ in range(times):
-            await steady.wait_for(30)
-            assert callable(disturb)
-            await asyncio.to_thread(disturb)
-        await steady.wait_for(30)
-        await steady.stop()
-        return steady
-
-    return asyncio.run(run())
 
 
 def reload(parent: Parent) -> None:

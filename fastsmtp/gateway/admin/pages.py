@@ -65,5 +65,9 @@ class Pages:
             self._known.append(page)
         return list(self._known)
 
+    def total(self, number: int) -> int:
+        """Return the sum of one cell over all processes."""
+        return sum(page.tally.values(number + 1)[number] for page in self.used())
+
     def _page(self, number: int) -> Page:
         return Page(number, self._memory[number * _SIZE : (number + 1) * _SIZE])

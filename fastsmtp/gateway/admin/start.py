@@ -59,7 +59,7 @@ def serve_admin(address: AdminAddress, pages: Pages, worker: Worker) -> int:
         loop, stop = asyncio.get_running_loop(), asyncio.Event()
         worker.obey(loop, [], stop, stop.set)
         admin = await start_admin(address, pages, takes_over=True)
-        worker.ready(str(admin.address))
+        worker.ready(where=str(admin.address))
         await stop.wait()
         await admin.close()
 

@@ -31,7 +31,7 @@ class AdminKeeper:
             return
 
         def ready(child: Child) -> None:
-            self._parent.notes.say(f"metrics and state on {child.where}")
+            self._parent.notes.say(f"metrics and state on {child.facts['where']}")
             self._keep(child)
             then()
 
@@ -43,7 +43,7 @@ class AdminKeeper:
 
     def _fork(self) -> Child:
         assert self._address is not None
-        return self._parent.fork_admin(partial(serve_admin, self._address, self._parent.pages))
+        return self._parent.fork_helper(partial(serve_admin, self._address, self._parent.pages))
 
     def _keep(self, child: Child) -> None:
         child.forget()

@@ -8,33 +8,46 @@ from __future__ import annotations
 
 import signal
 from collections.abc import Callable, Mapping, Sequence
-from typing import Final
+from functools import partial
+from typing import Final, Protocol
 
 from fastsmtp.delivery.spool.family import ServerLock
+from fastsmtp.gateway.config import Loaded
 from fastsmtp.gateway.start import StartError
 from fastsmtp.gateway.workers.child import Child
 from fastsmtp.gateway.workers.inherited import Address
+from fastsmtp.gateway.workers.lookup import look_up
+from fastsmtp.gateway.workers.names import Names
 from fastsmtp.gateway.workers.parent import Failure, Parent, Plan, Slot
 from fastsmtp.gateway.workers.rollout import Rollout
 from fastsmtp.gateway.workers.sockets import places_of
 
-__all__ = ["Changes"]
+__all__ = ["Changes", "Plans"]
 
 # A reload waits while more old workers than so many for each slot still have clients.
 MAX_LEAVING: Final = 8
 LOOK_AGAIN: Final = 0.5  # seconds
 
 
-class Changes:
-    """again: reads the configuration anew; it raises ValueError, whose text is one line. on_ready:
-    called when the first workers are ready.
-    """
+class Plans(Protocol):
+    """The configuration, as a reload needs it. Texts of errors are one line."""
 
-    def __init__(
-        self, parent: Parent, again: Callable[[], Plan], on_ready: Callable[[], object]
-    ) -> None:
+    def again(self) -> Loaded:
+        """Read it. Raises ValueError."""
+
+    def names(self, loaded: Loaded) -> set[str]:
+        """Return the names of hosts that must be looked up."""
+
+    def make(self, loaded: Loaded, names: Names) -> Plan:
+        """Return the plan. Raises ValueError and StartError."""
+
+
+class Changes:
+    """plans: reads the configuration. on_ready: called when the first workers are ready."""
+
+    def __init__(self, parent: Parent, plans: Plans, on_ready: Callable[[], object]) -> None:
         self._parent = parent
-        self._again = again
+        self._plans = plans
         self._on_ready = on_ready
         self._wanted = 0  # workers, as SIGTTIN and SIGTTOU have asked for
         self._leaving: set[Child] = set()  # workers that were told to end
@@ -52,7 +65,8 @@ class Changes:
                 parent.fail(failure)
                 return
             self._take(rollout)
-            self._wanted = parent.plan.workers  # fewer than the sockets that were inherited
+            # Fewer than the sockets that were inherited; signals may have come meanwhile.
+            self._wanted = max(1, self._wanted + parent.plan.workers - count)
             parent.steer(count)  # of a parent that took over, only now
             parent.notes.say(_ready(count))
             parent.manager.ready(parent.status())
@@ -89,18 +103,37 @@ class Changes:
         self._parent.change(self._reload)
 
     def _reload(self) -> None:
-        parent, sockets = self._parent, self._parent.sockets
+        parent = self._parent
         if len(self._leaving) > MAX_LEAVING * len(parent.slots):  # each takes its memory
             parent.reactor.call_later(LOOK_AGAIN, self._reload)
             return
-        places, slots = set(sockets.groups), sockets.slots
         parent.is_reloading = True
+        parent.notes.reopen()
+        try:
+            loaded = self._plans.again()
+            if names := self._plans.names(loaded):
+                look_up(parent, names, partial(self._apply, loaded))
+                return
+        except ValueError as error:
+            self._give_up(str(error))
+        except OSError as error:
+            self._give_up(f"cannot start a process: {error.strerror}")
+        else:
+            self._apply(loaded, {})
+
+    def _give_up(self, reason: str) -> None:
+        self._parent.notes.complain(f"SIGHUP: everything stays as it was: {reason}")
+        self._parent.is_changed()
+
+    def _apply(self, loaded: Loaded, names: Names) -> None:
+        """Start new workers for a configuration. names: the addresses that its hosts have."""
+        parent, sockets = self._parent, self._parent.sockets
+        places, slots = set(sockets.groups), sockets.slots
 
         def give_up(reason: str) -> None:
-            parent.notes.complain(f"SIGHUP: everything stays as it was: {reason}")
             sockets.close(set(sockets.groups) - places)
             sockets.narrow_to(slots)
-            parent.is_changed()
+            self._give_up(reason)
 
         def done(failure: Failure | None) -> None:
             if failure is None:
@@ -111,7 +144,7 @@ class Changes:
             give_up(failure[0])
 
         try:
-            plan = self._again()
+            plan = self._plans.make(loaded, names)
             count = len(parent.slots) if plan.workers == parent.plan.workers else plan.workers
             lock = self._open(plan, count)
         except (ValueError, StartError) as error:
@@ -152,6 +185,7 @@ class Changes:
         if plan.workers != parent.plan.workers:
             self._wanted = count
         parent.plan = plan
+        self._log_as(plan)
         old = self._take(rollout)
         surplus = [slot.child for slot in parent.slots[count:] if slot.child is not None]
         del parent.slots[count:]
@@ -168,6 +202,14 @@ class Changes:
             parent.is_changed()
 
         self._retire(dict.fromkeys(old, gone) | dict.fromkeys(surplus, own), close)
+
+    def _log_as(self, plan: Plan) -> None:
+        notes = self._parent.notes
+        notes.form = plan.log_format
+        try:
+            notes.write_to(plan.log_file)
+        except OSError as error:
+            notes.complain(f"SIGHUP: cannot open {plan.log_file}: {error.strerror}")
 
     def _retire(
         self, children: Mapping[Child, Sequence[Address]], then: Callable[[], object]

@@ -13,7 +13,7 @@ import sys
 import time
 import traceback
 from collections.abc import Callable, Sequence
-from typing import Final, NoReturn
+from typing import Any, Final, NoReturn
 
 from fastsmtp.gateway.admin.pages import Page
 from fastsmtp.gateway.start import StartError
@@ -40,7 +40,7 @@ class Child:
     """One worker process. on_ready, on_emptied, on_end: called with it, once each at most.
 
     failure: why it could not start, with its status. ready_at: time.monotonic(), None before.
-    where: the address of its own that it has reported.
+    facts: what it has reported when it was ready.
     """
 
     def __init__(self, number: int, pid: int, end: Channel, reactor: Reactor, page: Page) -> None:
@@ -49,7 +49,7 @@ class Child:
         self.pid = pid
         self.failure: tuple[str, int] | None = None
         self.ready_at: float | None = None
-        self.where = ""
+        self.facts: dict[str, Any] = {}
         self.status = 0  # as of os.waitstatus_to_exitcode
         self.on_ready: Callable[[Child], object] = _nothing
         self.on_emptied: Callable[[Child], object] = _nothing
@@ -64,7 +64,7 @@ class Child:
             if word == "ready" and self.ready_at is None:
                 self._deadline.cancel()
                 self.ready_at = time.monotonic()
-                self.where = str(facts["where"])
+                self.facts = facts
                 self.on_ready(self)
             elif word == "emptied":
                 self.on_emptied(self)

@@ -92,7 +92,7 @@ class Successor:
         if said == IS_READY:
             self._deadline.cancel()
             del self._parent.children[self.pid]
-            self._parent.manager.notify(MAINPID=self.pid)
+            self._parent.manager.say_last(MAINPID=self.pid)
             self._parent.notes.tell(f"SIGUSR2: process {self.pid} has taken over")
             self._parent.leave()
         elif not self._is_over:  # without a word: it is about to end

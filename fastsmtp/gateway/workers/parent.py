@@ -12,12 +12,13 @@ import os
 import signal
 import time
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from functools import partial
 from typing import Final, Protocol
 
 from fastsmtp.delivery.spool.family import ServerLock
+from fastsmtp.gateway import held_signals
 from fastsmtp.gateway.admin.address import AdminAddress
 from fastsmtp.gateway.admin.pages import Pages
 from fastsmtp.gateway.config import Listener
@@ -26,7 +27,7 @@ from fastsmtp.gateway.start import StartError
 from fastsmtp.gateway.workers.child import Child, Serve, start
 from fastsmtp.gateway.workers.notes import Notes
 from fastsmtp.gateway.workers.reactor import Reactor, Timer
-from fastsmtp.gateway.workers.sockets import Sockets, SocketsOfSlot, places_of
+from fastsmtp.gateway.workers.sockets import Place, Sockets, SocketsOfSlot, places_of
 from fastsmtp.gateway.workers.steering import new_salt
 from fastsmtp.metrics import cell
 
@@ -36,6 +37,7 @@ Failure = tuple[str, int]  # one line, and the exit status
 
 _WORKERS: Final = cell("workers")
 _RESTARTS: Final = cell("worker_restarts_total")
+_CLIENTS: Final = cell("open_connections")
 
 # A worker that has ended is replaced at once; one that ends again within QUIET seconds of being
 # ready waits before that: FIRST_PAUSE, then twice as long each time, up to LONGEST_PAUSE.
@@ -54,7 +56,7 @@ class Plan:
     workers: how many. spool: the directory of the spool that they share, "" if there is none.
     is_steered: whether connections of one address go to one worker. serve: what a worker runs; it
     raises StartError, or ValueError for wrong usage. admin: where metrics are shown, by a process
-    of its own.
+    of its own. log_format, log_file: of the parent's own lines, too.
     """
 
     listeners: tuple[Listener, ...]
@@ -63,6 +65,8 @@ class Plan:
     is_steered: bool
     serve: Serve
     admin: AdminAddress | None = None
+    log_format: str = "text"
+    log_file: str = ""
 
 
 @dataclass
@@ -136,6 +140,7 @@ class Parent:
         for number in (signal.SIGTERM, signal.SIGINT):
             handlers[number] = partial(self._on_stop, number)
         self.reactor.on_signals(handlers)
+        held_signals.release()
         gc.collect()
         gc.freeze()  # objects of the parent stay where all workers share them
         try:
@@ -158,9 +163,12 @@ class Parent:
     def status(self) -> str:
         """Return what the service manager shows."""
         children = [slot.child for slot in self.slots if slot.child is not None]
-        serving = sum(child.ready_at is not None for child in children)
-        phase = "ending" if self.is_stopping else self._places
-        return f"{phase}; workers: {serving}"
+        serving = [child for child in children if child.ready_at is not None]
+        words = [self._places, *(str(child.facts["delivering"]) for child in serving[:1])]
+        if self.is_stopping:
+            words = ["ending"]
+        words += [f"workers: {len(serving)}", f"clients: {self.pages.total(_CLIENTS)}"]
+        return "; ".join(filter(None, words))
 
     def _tick(self) -> None:
         if self.manager.is_there:
@@ -170,27 +178,21 @@ class Parent:
 
     def fork(self, number: int, plan: Plan, count: int) -> Child:
         """Start a worker for slot `number` of `count`, which serves `plan`. Raises OSError."""
-
-        def abandon() -> None:
-            self.manager.close()  # a worker does not speak for the service
-            for other in self.children.values():
-                other.abandon()
-            self.sockets.abandon_all_but(number - 1, places_of(plan.listeners))
-            self.lock.release()
-
+        abandon = partial(self._abandon, number - 1, places_of(plan.listeners))
         return self._start(number, count, self.sockets.of(number - 1), plan.serve, abandon)
 
-    def fork_admin(self, serve: Serve) -> Child:
+    def fork_helper(self, serve: Serve) -> Child:
         """Start a process that is no worker and has none of the sockets. Raises OSError."""
+        return self._start(0, 0, {}, serve, partial(self._abandon, 0, ()))
 
-        def abandon() -> None:
-            self.manager.close()
-            for other in self.children.values():
-                other.abandon()
-            self.sockets.abandon_all_but(0, ())  # the files of UNIX sockets stay
-            self.lock.release()
-
-        return self._start(0, 0, {}, serve, abandon)
+    def _abandon(self, slot: int, places: Iterable[Place]) -> None:
+        """Close, in a process that was forked, what only the parent needs."""
+        self.manager.close()  # it does not speak for the service
+        self.notes.close()
+        for other in self.children.values():
+            other.abandon()
+        self.sockets.abandon_all_but(slot, places)  # the files of UNIX sockets stay
+        self.lock.release()
 
     def _start(
         self,
@@ -322,7 +324,6 @@ class Parent:
 
     def leave(self) -> None:
         """Another process serves all new clients: end when those that are here do."""
-        self.manager.close()  # that process speaks for the service now
         self.sockets.leave()
         for child in self._ending():
             if isinstance(child, Child):

@@ -5,7 +5,9 @@ sockets. A port has one socket per slot (SO_REUSEPORT); a UNIX socket, and one t
 without SO_REUSEPORT, is shared by all.
 
 The first socket of a port listens before it gets SO_REUSEPORT, so that the system refuses a port
-that any other process listens on, even one of the same user with the same option.
+that any other process listens on, even one of the same user with the same option. An address that
+overlaps one of ours, such as 127.0.0.1 and 0.0.0.0, takes clients from it: its sockets are only
+bound here, and new workers listen on them, in their order, when they can serve.
 """
 
 from __future__ import annotations
@@ -23,6 +25,7 @@ from fastsmtp.gateway.config import Listener
 from fastsmtp.gateway.privileges import Account
 from fastsmtp.gateway.start import StartError
 from fastsmtp.gateway.workers.inherited import Address, Inherited, address_of
+from fastsmtp.gateway.workers.names import Infos, Names, infos_of
 from fastsmtp.gateway.workers.steering import refuse_new, steer
 from fastsmtp.unix_sockets import bind_unix
 
@@ -74,11 +77,10 @@ class _Group:
     def widen(self) -> None:
         """Open the socket of one more slot. Raises OSError."""
         first = self.sockets[0]
-        self.sockets.append(
-            _listening(
-                first.family, first.getsockname(), v6_only=_is_v6_only(first), is_first=False
-            )
-        )
+        sock = _joining(first.family, first.getsockname(), v6_only=_is_v6_only(first))
+        self.sockets.append(sock)
+        if first.getsockopt(socket.SOL_SOCKET, socket.SO_ACCEPTCONN):
+            sock.listen(BACKLOG)
 
     def close(self) -> None:
         for sock in self.sockets:
@@ -88,13 +90,15 @@ class _Group:
 @dataclass
 class Sockets:
     """All listening sockets of a parent. inherited: those that were open before it began. owner:
-    whom the parent becomes after the first `open`, None if it stays as it is.
+    whom the parent becomes after the first `open`, None if it stays as it is. names: hosts that
+    were looked up before; `open` waits for the resolver where others are needed.
     """
 
     slots: int = 0
     groups: dict[Place, list[_Group]] = field(default_factory=dict)
     inherited: Inherited = field(default_factory=Inherited)
     owner: Account | None = None
+    names: Names = field(default_factory=dict)
 
     def open(self, listeners: Iterable[Listener], slots: int = 1) -> None:
         """Open what is not open yet, all of it or nothing. Raises StartError.
@@ -131,7 +135,7 @@ class Sockets:
         try:
             if listener.path:
                 return [self._unix_group(listener.path)]
-            infos = _looked_up(listener.host, listener.port)
+            infos = infos_of(listener.host, self.names)
             for attempt in range(PORT_ATTEMPTS):
                 try:
                     return self._tcp_groups(infos, listener.port)
@@ -139,8 +143,6 @@ class Sockets:
                     is_last = attempt == PORT_ATTEMPTS - 1
                     if listener.port or error.errno != errno.EADDRINUSE or is_last:
                         raise
-        except UnicodeError as error:  # a host name that cannot be looked up
-            raise StartError(f"cannot listen on {listener}: no such host") from error
         except OSError as error:
             reason = reason_of(error)
             if error.errno == errno.EACCES and self.owner is not None:
@@ -158,16 +160,16 @@ class Sockets:
         sock.listen(BACKLOG)
         return _Group([sock], is_shared=True, path=path)
 
-    def _tcp_groups(self, infos: list[Any], port: int) -> list[_Group]:
+    def _tcp_groups(self, infos: Infos, port: int) -> list[_Group]:
         groups: list[_Group] = []
         missing: OSError | None = None
         try:
-            for family, _, _, _, (host, _, *more) in infos:
+            for family, (host, _, *more) in infos:
                 if found := self.inherited.take(host, port):
                     groups.append(_Group(found, is_shared=not _is_reusable(found[0])))
                     continue
                 try:
-                    sock = _listening(family, (host, port, *more), is_first=True)
+                    sock = self._first(family, (host, port, *more))
                 except OSError as error:
                     if error.errno not in _NOT_HERE:
                         raise
@@ -181,6 +183,22 @@ class Sockets:
             _close(groups)
             raise
         return groups
+
+    def _first(self, family: int, address: tuple[Any, ...]) -> socket.socket:
+        """Return the first socket of an address. Raises OSError."""
+        try:
+            return _listening(family, address)
+        except OSError as error:
+            if error.errno != errno.EADDRINUSE or not self._has_port(family, address[1]):
+                raise
+        return _joining(family, address)
+
+    def _has_port(self, family: int, port: int) -> bool:
+        return any(
+            first.family == family and first.getsockname()[1] == port
+            for group in self._of_slots()
+            for first in group.sockets[:1]
+        )
 
     def of(self, slot: int) -> SocketsOfSlot:
         """Return the sockets of one slot."""
@@ -200,6 +218,15 @@ class Sockets:
             for place in places
             for group in self.groups[place]
             if are_shared or not group.is_shared
+        ]
+
+    def shared_ports(self) -> list[Address]:
+        """Return the addresses of TCP whose one socket all slots share."""
+        return [
+            address_of(group.sockets[0])
+            for groups in self.groups.values()
+            for group in groups
+            if group.is_shared and group.sockets[0].family != socket.AF_UNIX
         ]
 
     # Slots.
@@ -312,11 +339,6 @@ def _is_reusable(sock: socket.socket) -> bool:
     return bool(sock.getsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT))
 
 
-def _looked_up(host: str, port: int) -> list[Any]:
-    infos = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE)
-    return list(dict.fromkeys(infos))
-
-
 def _is_v6_only(sock: socket.socket) -> bool:
     """Return whether a socket of IPv6 has only that; one of systemd may have IPv4 too."""
     if sock.family != socket.AF_INET6:
@@ -324,23 +346,38 @@ def _is_v6_only(sock: socket.socket) -> bool:
     return bool(sock.getsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY))
 
 
-def _listening(
-    family: int, address: tuple[Any, ...], *, v6_only: bool = True, is_first: bool
+def _listening(family: int, address: tuple[Any, ...]) -> socket.socket:
+    """Return the first socket of an address, which listens. Raises OSError."""
+    sock = _bound(family, address)
+    try:
+        # The system takes a program only with this option.
+        sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT, 1)
+        _keep_alone(sock)
+        sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT, 0)
+        sock.listen(BACKLOG)
+        sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT, 1)
+    except BaseException:
+        sock.close()
+        raise
+    return sock
+
+
+def _joining(family: int, address: tuple[Any, ...], *, v6_only: bool = True) -> socket.socket:
+    """Return a socket that is bound beside others of the same port. Raises OSError."""
+    return _bound(family, address, v6_only=v6_only, reuse_port=True)
+
+
+def _bound(
+    family: int, address: tuple[Any, ...], *, v6_only: bool = True, reuse_port: bool = False
 ) -> socket.socket:
-    """Return a listening socket. is_first: of this address; others join it. Raises OSError."""
     sock = socket.socket(family, socket.SOCK_STREAM)
     try:
         sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         if family == socket.AF_INET6:
             sock.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, v6_only)
-        if not is_first:
+        if reuse_port:
             sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT, 1)
         sock.bind(address)
-        if is_first:
-            _keep_alone(sock)
-        sock.listen(BACKLOG)
-        if is_first:
-            sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT, 1)
     except BaseException:
         sock.close()
         raise
@@ -351,8 +388,5 @@ def _keep_alone(sock: socket.socket) -> None:
     """Have `sock` get all clients until `steer` says otherwise: those that join it have no worker
     at first, and perhaps never.
     """
-    # The system takes a program only with this option.
-    sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT, 1)
     with contextlib.suppress(OSError):  # an older kernel
         steer(sock, 1, salt=None)
-    sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT, 0)

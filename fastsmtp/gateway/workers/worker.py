@@ -69,9 +69,9 @@ class Worker:
         loop.add_signal_handler(signal.SIGTERM, stop.set)
         loop.add_reader(self._channel.fileno(), on_message)
 
-    def ready(self, where: str = "") -> None:
-        """Tell the parent that this worker accepts clients. where: an address of its own."""
-        self._channel.send("ready", where=where)
+    def ready(self, **facts: object) -> None:
+        """Tell the parent that this worker accepts clients, and what it should know of it."""
+        self._channel.send("ready", **facts)
 
     def _tell_emptied(self) -> None:
         self._channel.send("emptied")
