@@ -48,26 +48,18 @@ from fastsmtp._options.kinds import (
     optional,
     row,
 )
-from fastsmtp._options.names import ELSEWHERE, PER_SESSION, looks_like_hook, nearest_option
+from fastsmtp._options.names import (
+    ELSEWHERE,
+    HOOKS,
+    PER_SESSION,
+    looks_like_hook,
+    nearest_option,
+)
 from fastsmtp.descriptors import default_max_clients
 from fastsmtp.networks import Networks
 
 __all__ = ["HOOKS", "OPTIONS", "Networks", "Option", "Options", "parse_options"]
 __all__ += ["check_together", "session_options", "tls_options"]
-
-# Hook -> names of its arguments; all except on_close end in the callback.
-HOOKS: Final[dict[str, tuple[str, ...]]] = {
-    "on_connect": ("session", "callback"),
-    "on_secure": ("socket", "session", "callback"),
-    "on_helo": ("greeting", "session", "callback"),
-    "on_auth": ("auth", "session", "callback"),
-    "on_scram": ("username", "session", "callback"),
-    "on_mail_from": ("address", "session", "callback"),
-    "on_rcpt_to": ("address", "session", "callback"),
-    "on_vrfy": ("query", "session", "callback"),
-    "on_data": ("stream", "session", "callback"),
-    "on_close": ("session",),
-}
 
 
 # A table: one row per option, in the order of the docs.

@@ -184,6 +184,12 @@ class ServerOptions(TLSOptions, SessionOptions, total=False):
     §2.3.8.
     """
 
+    pipelining_exclusions: NetworkList | Literal[False] | None
+    """Networks whose clients need not wait there, whatever `strict_pipelining` says. Takes a list
+    of networks (CIDR or address as str, 'unix' for UNIX sockets), None or False; default: []. RFC
+    2920 §3.1.
+    """
+
     use_proxy: NetworkList | Literal[False] | None
     """Networks of load balancers, which begin each connection with a PROXY header. Takes a list of
     networks (CIDR or address as str, 'unix' for UNIX sockets), None or False; default: False.

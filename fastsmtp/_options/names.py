@@ -1,4 +1,4 @@
-"""Suggestions for names that do not exist.
+"""The names of hooks, and suggestions for names that do not exist.
 
 A suggestion is made only where it is likely to be right: a wrong one costs more time than none.
 Hooks are compared only with hooks, without their common `on_`, and the names that other servers use
@@ -11,13 +11,27 @@ import re
 from collections.abc import Iterable
 from typing import Final
 
-__all__ = ["ELSEWHERE", "PER_SESSION", "looks_like_hook", "nearest", "nearest_hook"]
+__all__ = ["ELSEWHERE", "HOOKS", "PER_SESSION", "looks_like_hook", "nearest", "nearest_hook"]
 __all__ += ["nearest_option"]
 
 # The share of common letters that makes two names alike: one wrong letter in four, and a
 # transposition in a name of four letters, are still found. Hooks have shorter names.
 ALIKE: Final = 0.75
 ALIKE_HOOKS: Final = 0.7
+
+# Hook -> names of its arguments; all except on_close end in the callback.
+HOOKS: Final[dict[str, tuple[str, ...]]] = {
+    "on_connect": ("session", "callback"),
+    "on_secure": ("socket", "session", "callback"),
+    "on_helo": ("greeting", "session", "callback"),
+    "on_auth": ("auth", "session", "callback"),
+    "on_scram": ("username", "session", "callback"),
+    "on_mail_from": ("address", "session", "callback"),
+    "on_rcpt_to": ("address", "session", "callback"),
+    "on_vrfy": ("query", "session", "callback"),
+    "on_data": ("stream", "session", "callback"),
+    "on_close": ("session",),
+}
 
 # The options that `on_connect` can set for one session: nothing has been decided by them before.
 PER_SESSION: Final = frozenset(

@@ -9,11 +9,11 @@ from dataclasses import replace
 from functools import partial
 from typing import Final
 
+from fastsmtp.delivery.errors import reason_of
 from fastsmtp.delivery.spool import SpoolError
 from fastsmtp.delivery.spool.family import ServerLock
 from fastsmtp.gateway.activation import Activation
 from fastsmtp.gateway.config import Loaded
-from fastsmtp.gateway.destination import reason_of
 from fastsmtp.gateway.privileges import Account, account_of, drop, warning_of_root
 from fastsmtp.gateway.service_manager import ServiceManager
 from fastsmtp.gateway.start import StartError
