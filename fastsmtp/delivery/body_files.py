@@ -82,6 +82,10 @@ class BodyFiles:
         name = f"{time.time_ns()}-{secrets.token_hex(8)}"
         return BodyFileWriter(self, name, self._threads)
 
+    def open_directory(self) -> int:
+        """Return a descriptor of the directory, for a new file in it. Blocks; raises OSError."""
+        return os.open(self.directory, os.O_RDONLY | os.O_DIRECTORY)
+
     def is_name(self, name: str) -> bool:
         """Whether a file of this name is a body."""
         return _NAME.fullmatch(name) is not None
@@ -152,7 +156,7 @@ class BodyFileWriter(FileBodyWriter):
         if not self._is_made:
             # Before the first write, and for this body alone: the kernel reports a write-back error
             # once for each open descriptor, and never to a descriptor opened later.
-            self._directory = os.open(self._files.directory, os.O_RDONLY | os.O_DIRECTORY)
+            self._directory = self._files.open_directory()
             self._descriptor = os.open(self._path, _FLAGS, 0o600)
             self._is_made = True
         view = memoryview(octets)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import errno
 import os
 
 from fastsmtp.delivery.bodies.store import KEPT, ORPHAN_AGE, BodyStore, unpaired
@@ -16,8 +17,14 @@ from fastsmtp.delivery.sink import BodyWriter
 __all__ = ["FileBodies"]
 
 
+class _MadeWhenNeeded(BodyFiles):
+    def open_directory(self) -> int:
+        make_directory(self.directory)
+        return super().open_directory()
+
+
 class FileBodies(BodyStore):
-    """Bodies as synced files in `directory`, which is made if it does not exist.
+    """Bodies as synced files in `directory`, which is made for the first one.
 
     Several processes, and consumers, may share it. On a network file system it must survive what
     the promise of the sink survives.
@@ -29,7 +36,7 @@ class FileBodies(BodyStore):
         threads = file_threads("fastsmtp-bodies")
         super().__init__(threads, orphan_age=orphan_age)
         self.directory = os.path.abspath(directory)
-        self._files = BodyFiles(self.directory, threads=threads)
+        self._files = _MadeWhenNeeded(self.directory, threads=threads)
 
     def __repr__(self) -> str:
         return f"FileBodies({self.directory!r})"
@@ -43,15 +50,16 @@ class FileBodies(BodyStore):
         return self._files.stored(name, size, sha256)
 
     def check(self) -> Promise:
-        """Make the directory; see the base. A full disk is not an error."""
-        try:
-            make_directory(self.directory)
-            if not os.access(self.directory, os.R_OK | os.W_OK | os.X_OK):
-                raise PermissionError(0, "this user may not write there")
-        except OSError as error:
-            raise ValueError(
-                f"bodies cannot be stored in {self.directory}: {error.strerror}"
-            ) from error
+        """Look whether files can be written; see the base. A full disk is not an error."""
+        # Nothing is made here: `fastsmtp check` may be called by another user than the service.
+        place = self.directory
+        while not os.path.lexists(place):
+            place = os.path.dirname(place)
+        number = 0 if os.path.isdir(place) else errno.ENOTDIR
+        if not number and not os.access(place, os.R_OK | os.W_OK | os.X_OK):
+            number = errno.EACCES
+        if number:
+            raise ValueError(f"bodies cannot be stored in {self.directory}: {os.strerror(number)}")
         return Promise.DISK
 
     def keep(self, name: str) -> None:
@@ -73,8 +81,11 @@ class FileBodies(BodyStore):
 
     def remove_orphans(self, before: float) -> int:
         """Remove what was last written before a Unix time and has no record; see the base."""
-        with os.scandir(self.directory) as entries:
-            found = {entry.name: entry for entry in entries if self._is_ours(entry.name)}
+        try:
+            with os.scandir(self.directory) as entries:
+                found = {entry.name: entry for entry in entries if self._is_ours(entry.name)}
+        except FileNotFoundError:
+            return 0
         removed = 0
         for name in unpaired(found):
             entry = found[name]

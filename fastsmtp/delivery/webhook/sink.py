@@ -36,6 +36,7 @@ __all__ = ["Webhook"]
 PARALLEL: Final = 16
 DEADLINE: Final = 30.0  # seconds
 TIMEOUT: Final = 10.0  # seconds for one request
+CLOSING: Final = 1.0  # seconds for bodies that are not needed any more to be removed
 ANSWER: Final = 16 * 1024  # octets of an answer that are read
 MAX_RECORD: Final = 32 * 1024 * 1024  # octets of a body without a body store
 LONG_ENVELOPE: Final = 4096  # octets; many servers take no header of more than 8 KiB
@@ -145,7 +146,7 @@ class Webhook(RemoteSink):
         session, self._session = self._session, None
         await self._threads.close(0)
         if self._bodies is not None:
-            await self._bodies.close(0)
+            await self._bodies.close(CLOSING)
         if session is not None:
             await session.close()
 

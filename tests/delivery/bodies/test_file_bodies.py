@@ -206,6 +206,16 @@ def test_a_name_that_is_not_ours_is_neither_opened_nor_removed(tmp_path: Path, n
 
 
 @on_loops
+async def test_a_start_makes_nothing_and_the_first_body_makes_the_directory(tmp_path: Path) -> None:
+    store = FileBodies(tmp_path / "a" / "b")
+    await store.start()
+    assert list(tmp_path.iterdir()) == []
+    await stored(store)
+    assert (tmp_path / "a" / "b").stat().st_mode & 0o777 == 0o700
+    await store.close(PATIENCE)
+
+
+@on_loops
 async def test_a_directory_that_cannot_be_made_is_an_error_at_start(tmp_path: Path) -> None:
     (tmp_path / "file").write_text("")
     store = FileBodies(tmp_path / "file" / "bodies")
