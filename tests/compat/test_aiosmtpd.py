@@ -13,6 +13,7 @@ import mailbox
 import smtplib
 import socket
 import ssl
+import warnings
 from argparse import ArgumentParser
 from base64 import b64encode
 from collections.abc import Callable, Iterator
@@ -180,6 +181,97 @@ def test_a_client_of_helo_is_not_extended(package: Any) -> None:
         client.sendmail("anne@x.example", "bob@example.org", MESSAGE)
     assert handler.sessions[0]["host_name"] == "old.example"
     assert handler.sessions[0]["extended_smtp"] is False
+
+
+class Greeter(Keeper):
+    """Refuses one name, and changes the list of extensions."""
+
+    async def handle_HELO(self, server, session, envelope, hostname):  # noqa: N802
+        if hostname == "bad.example":
+            return "550 not you"
+        session.host_name = hostname
+        return "250 hello"
+
+    async def handle_EHLO(self, server, session, envelope, hostname, responses):  # noqa: N802
+        if hostname == "bad.example":
+            return ["550 not you"]
+        session.host_name = hostname
+        assert responses[-1] == "250 HELP"
+        assert all(line.startswith("250-") for line in responses[:-1])
+        kept = [line for line in responses[:-1] if "8BITMIME" not in line]
+        return [*kept, "250-XBATCH 7", "250 HELP"]
+
+
+def test_a_handler_may_refuse_a_greeting_and_change_the_extensions(package: Any) -> None:
+    handler = Greeter()
+    with served(package, handler) as client:
+        assert client.ehlo("bad.example") == (550, b"not you")
+        assert client.helo("bad.example") == (550, b"not you")
+        assert client.mail("anne@x.example")[0] == 503
+        assert client.ehlo("good.example")[0] == 250
+        assert client.esmtp_features["xbatch"] == "7"
+        assert not client.has_extn("8bitmime")
+        assert client.has_extn("smtputf8")
+        assert client.mail("anne@x.example")[0] == 250
+        assert client.helo("other.example")[0] == 250
+        assert client.rcpt("bob@example.org")[0] == 503  # the greeting has ended the transaction
+        client.ehlo("good.example")
+        client.sendmail("anne@x.example", ["bob@example.org"], MESSAGE)
+
+
+def test_a_greeting_of_the_old_form_gives_the_last_line(package: Any) -> None:
+    class Old(Keeper):
+        async def handle_EHLO(self, server, session, envelope, hostname):  # noqa: N802
+            session.host_name = hostname
+            return "250 XLAST"
+
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # theirs deprecates it
+        with served(package, Old()) as client:
+            client.ehlo("good.example")
+            assert client.has_extn("xlast")
+            assert client.has_extn("smtputf8")
+            assert client.mail("anne@x.example")[0] == 250
+
+
+def test_a_greeting_whose_name_is_not_kept_is_none(package: Any) -> None:
+    class Forgetful(Keeper):
+        async def handle_HELO(self, server, session, envelope, hostname):  # noqa: N802
+            return "250 hello"
+
+    with served(package, Forgetful()) as client:
+        assert client.helo("good.example")[0] == 250
+        assert client.mail("anne@x.example")[0] == 503
+
+
+@pytest.mark.parametrize("status", ["252 Cannot VRFY", "250 Bob <bob@example.org>", "550 nobody"])
+def test_a_handler_answers_vrfy(package: Any, status: str) -> None:
+    asked: list[str] = []
+
+    class Verifier(Keeper):
+        async def handle_VRFY(self, server, session, envelope, address):  # noqa: N802
+            asked.append(address)
+            return status
+
+    with served(package, Verifier()) as client:
+        client.ehlo("good.example")
+        code, text = client.verify("<bob@example.org>")
+        assert code == int(status[:3])
+        assert code == 252 or text == status[4:].encode()
+    assert asked == ["bob@example.org"]
+
+
+def test_the_last_smtp_of_a_controller_is_its_attribute(package: Any) -> None:
+    controller = package.controller.Controller(Keeper(), HERE, free_port())
+    controller.start()
+    try:
+        with smtplib.SMTP(controller.hostname, controller.port, timeout=20) as client:
+            client.ehlo("good.example")
+            client.mail("anne@x.example")
+            assert controller.smtpd.envelope.mail_from == "anne@x.example"
+            assert controller.smtpd.session.host_name == "good.example"
+    finally:
+        controller.stop()
 
 
 def test_an_envelope_is_filled_without_hooks_and_new_for_each_message(package: Any) -> None:
@@ -686,7 +778,8 @@ def test_a_port_in_use_is_an_error_of_the_start(package: Any) -> None:
     with socket.socket() as taken:
         taken.bind((HERE, 0))
         taken.listen()
-        controller = package.controller.Controller(Keeper(), HERE, taken.getsockname()[1])
+        port = taken.getsockname()[1]
+        controller = package.controller.Controller(Keeper(), HERE, port, ready_timeout=0.3)
         with pytest.raises(OSError):
             controller.start()
         with contextlib.suppress(Exception):
@@ -864,7 +957,7 @@ async def taking_what_it_likes(*arguments: object) -> str:
     return "250 OK"
 
 
-@pytest.mark.parametrize("command", ["HELO", "EHLO", "RSET", "NOOP", "VRFY", "QUIT"])
+@pytest.mark.parametrize("command", ["RSET", "NOOP", "QUIT"])
 def test_a_hook_that_the_engine_never_calls_is_an_error_at_construction(command: str) -> None:
     handler = with_method(f"handle_{command}", taking_what_it_likes)
     for make in (ours.Controller, ours.SMTP, ours.UnthreadedController):

@@ -17,6 +17,9 @@ Hook = Callable[..., Any]
 
 # The hooks that run here, and the arguments that they are called with.
 ARGUMENTS: Final[Mapping[str, tuple[str, ...]]] = {
+    "HELO": ("server", "session", "envelope", "hostname"),
+    "EHLO": ("server", "session", "envelope", "hostname", "responses"),
+    "VRFY": ("server", "session", "envelope", "address"),
     "MAIL": ("server", "session", "envelope", "address", "mail_options"),
     "RCPT": ("server", "session", "envelope", "address", "rcpt_options"),
     "DATA": ("server", "session", "envelope"),
@@ -28,11 +31,8 @@ ARGUMENTS: Final[Mapping[str, tuple[str, ...]]] = {
 ANSWERED: Final = "the engine answers this command itself"
 # Those that do not, and what to do without them.
 IMPOSSIBLE: Final[Mapping[str, str]] = {
-    "HELO": f"{ANSWERED}; session.host_name is known in handle_MAIL, which may refuse",
-    "EHLO": f"{ANSWERED}; session.host_name is known in handle_MAIL, which may refuse",
     "RSET": f"{ANSWERED}; each MAIL begins with a new envelope",
     "NOOP": ANSWERED,
-    "VRFY": f"{ANSWERED}, with 252",
     "QUIT": ANSWERED,
 }
 # The mechanisms whose exchange the engine can collect and play to a method.
@@ -64,7 +64,10 @@ def hooks_of(handler: object) -> dict[str, Hook]:
             raise TypeError(f"{name}.{attribute} would never be called: it is handle_{known}")
         if command in IMPOSSIBLE:
             raise TypeError(f"{name}.{attribute} cannot run: {IMPOSSIBLE[command]}")
-        hooks[command] = _callable(name, attribute, getattr(handler, attribute), ARGUMENTS[command])
+        hook = getattr(handler, attribute)
+        if command == "EHLO" and _takes(hook, ARGUMENTS["HELO"]):
+            hook = with_one_line(hook)
+        hooks[command] = _callable(name, attribute, hook, ARGUMENTS[command])
     if "DATA" not in hooks:
         _check_keeps_mail(handler, name)
     return hooks
@@ -73,15 +76,30 @@ def hooks_of(handler: object) -> dict[str, Hook]:
 def _callable(owner: str, attribute: str, hook: Any, names: tuple[str, ...]) -> Hook:
     if not callable(hook):
         raise TypeError(f"{owner}.{attribute} cannot run: it is not a method")
+    if not _takes(hook, names):
+        raise TypeError(f"{owner}.{attribute} cannot run: it is called with ({', '.join(names)})")
+    return hook  # type: ignore[no-any-return]
+
+
+def _takes(hook: Any, names: tuple[str, ...]) -> bool:
     try:
         inspect.signature(hook).bind(*names)
     except TypeError:
-        raise TypeError(
-            f"{owner}.{attribute} cannot run: it is called with ({', '.join(names)})"
-        ) from None
+        return False
     except ValueError:  # a builtin does not tell its parameters
         pass
-    return hook  # type: ignore[no-any-return]
+    return True
+
+
+def with_one_line(hook: Hook) -> Hook:
+    """Return a `handle_EHLO` of the old form, which only gives the last line, in the new one."""
+
+    async def handle_ehlo(*arguments: Any) -> list[Any]:
+        status = hook(*arguments[:-1])
+        responses: list[Any] = arguments[-1]
+        return [*responses[:-1], await status if inspect.isawaitable(status) else status]
+
+    return handle_ehlo
 
 
 def _check_keeps_mail(handler: object, name: str) -> None:

@@ -43,6 +43,7 @@ class BaseController:
     """
 
     server: SMTPServer | None = None
+    smtpd: SMTP | None = None  # that of the last connection
 
     def __init__(
         self,
@@ -69,13 +70,17 @@ class BaseController:
         """Return the `SMTP` of a connection; called once at the start too, for its options."""
         return SMTP(self.handler, **self.SMTP_kwargs)
 
+    def _make_smtpd(self) -> SMTP:
+        self.smtpd = self.factory()
+        return self.smtpd
+
     @contextlib.asynccontextmanager
     async def _lifespan(self, server: SMTPServer) -> AsyncIterator[None]:
         self.loop = asyncio.get_running_loop()
         yield
 
     def _made(self) -> SMTPServer:
-        return server_of(self.factory, ssl_context=self.ssl_context, lifespan=self._lifespan)
+        return server_of(self._make_smtpd, ssl_context=self.ssl_context, lifespan=self._lifespan)
 
     def _place(self) -> dict[str, Any]:
         """Where it listens, as arguments of `SMTPServer.listen`."""

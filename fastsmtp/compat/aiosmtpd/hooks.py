@@ -16,6 +16,7 @@ from fastsmtp import (
     Address,
     Auth,
     AuthResponse,
+    ClientGreeting,
     DataStream,
     SMTPError,
     SMTPServer,
@@ -59,6 +60,10 @@ def server_of(
         options[name] = getattr(hooks, name)
     if first.offered:
         options["on_auth"] = hooks.on_auth
+    if first.hooks.keys() & {"HELO", "EHLO"}:
+        options["on_helo"] = hooks.on_helo
+    if "VRFY" in first.hooks:
+        options["on_vrfy"] = hooks.on_vrfy
     made = SMTPServer(lifespan=lifespan, **options)
     hooks.name = made.options.name
     return made
@@ -105,6 +110,30 @@ class Hooks:
             if not await awaited(hook(server, server.session, server.envelope)):
                 raise SMTPError("handle_STARTTLS has refused the connection")
 
+    async def on_helo(self, greeting: ClientGreeting, session: EngineSession) -> list[str] | None:
+        """Ask `handle_HELO` or `handle_EHLO`, which keeps the name in the session."""
+        server: SMTP = session.data[KEY]
+        server.begin_transaction()
+        server.session.extended_smtp = greeting.command != "HELO"
+        if greeting.command == "HELO":
+            status = await called(server, "HELO", greeting.name)
+            if status is not MISSING:
+                accepted("handle_HELO", status)
+                return None
+        elif "EHLO" in server.hooks:
+            words = [server.hostname, *greeting.keywords]
+            responses = [*(f"250-{word}" for word in words), "250 HELP"]
+            return keywords_of(await called(server, "EHLO", greeting.name, responses))
+        server.session.host_name = greeting.name
+        return None
+
+    async def on_vrfy(self, query: str, session: EngineSession) -> str | None:
+        """Ask `handle_VRFY`. A reply without a mailbox tells nothing, as 252 does."""
+        server = up_to_date(session)
+        status = await called(server, "VRFY", query.strip("<>"))
+        text = "" if status is MISSING else accepted("handle_VRFY", status)
+        return text if "<" in text else None
+
     async def on_auth(self, auth: Auth, session: EngineSession) -> AuthResponse:
         """Ask `handle_AUTH`, the method of the mechanism, or the authenticator."""
         server = up_to_date(session)
@@ -115,6 +144,8 @@ class Hooks:
     async def on_mail_from(self, address: Address, session: EngineSession) -> None:
         """Begin an envelope, and ask `handle_MAIL`."""
         server = up_to_date(session)
+        if not server.session.host_name:  # a hook has accepted the greeting, and not kept the name
+            raise SMTPError("Error: send HELO first", 503)
         server.begin_transaction()
         envelope = server.envelope
         envelope.smtp_utf8 = session.envelope.smtp_utf8
@@ -173,9 +204,20 @@ def peer_of(session: EngineSession) -> tuple[str, int] | str:
 def up_to_date(session: EngineSession) -> SMTP:
     """Return the `SMTP` of a connection, with the facts of the last greeting."""
     server: SMTP = session.data[KEY]
-    server.session.host_name = session.host_name_appears_as or None
-    server.session.extended_smtp = session.opening_command in ("EHLO", "LHLO")
+    if not server.keeps_name:
+        server.session.host_name = session.host_name_appears_as or None
+        server.session.extended_smtp = session.opening_command in ("EHLO", "LHLO")
     return server
+
+
+def keywords_of(responses: Any) -> list[str]:
+    """Return the extensions in the answer of `handle_EHLO`, a list of lines of which the first one
+    names the server. Raises SMTPError for a refusal, TypeError and ValueError for anything else.
+    """
+    if not isinstance(responses, list | tuple) or not responses:
+        raise TypeError(f"handle_EHLO returned {type(responses)}, not a list of lines")
+    texts = [accepted("handle_EHLO", line) for line in responses]
+    return [text for text in texts[1:] if text]
 
 
 async def awaited(answer: Any) -> Any:

@@ -54,8 +54,8 @@ class SMTP:
         loop: asyncio.AbstractEventLoop | None = None,
     ) -> None:
         refuse_methods(self, SMTP)
-        self.event_handler = handler
-        self.hooks = hooks_of(handler)
+        self.event_handler, self.hooks = handler, hooks_of(handler)
+        self.keeps_name = bool(self.hooks.keys() & {"HELO", "EHLO"})  # of the client, in its hooks
         self.data_size_limit = data_size_limit
         self.enable_SMTPUTF8 = enable_SMTPUTF8
         self.decode_data = decode_data
