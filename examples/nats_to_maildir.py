@@ -11,6 +11,7 @@ import json
 import os
 import sys
 import zlib
+from typing import Any
 from urllib.parse import quote
 
 import nats
@@ -19,25 +20,25 @@ from nats.errors import TimeoutError as NothingNew
 AT_ONCE = 100
 
 
-def read(octets):
+def read(octets: bytes) -> tuple[dict[str, Any], bytes]:
     """Return envelope and message of a record; raises ValueError for one that is damaged."""
     head, _, rest = octets.partition(b"\n")
-    word, version, envelope_size, message_size, check = head.split(b" ")
+    word, version, *sizes, check = head.split(b" ")
     if (word, version) != (b"fastsmtp-record", b"1"):
         raise ValueError("not a record, or one of a newer version")
-    envelope_size, message_size = int(envelope_size), int(message_size)
+    envelope_size, message_size = map(int, sizes)
     if len(rest) != envelope_size + message_size or zlib.crc32(rest) != int(check, 16):
         raise ValueError("a damaged record")
     return json.loads(rest[:envelope_size]), rest[envelope_size:]
 
 
-def sync(path):
+def sync(path: str) -> None:
     descriptor = os.open(path, os.O_RDONLY)
     os.fsync(descriptor)
     os.close(descriptor)
 
 
-def file_into(directory, envelope, message):
+def file_into(directory: str, envelope: dict[str, Any], message: bytes) -> None:
     """Write a message for each recipient. One that comes again has the name that it had before."""
     # An id is unique; the sender has chosen nothing of it.
     name = f"{int(envelope['received'])}.{quote(envelope['id'], safe='')}.fastsmtp"
@@ -55,7 +56,7 @@ def file_into(directory, envelope, message):
         sync(os.path.join(box, "new"))
 
 
-async def consume(servers, stream, directory):
+async def consume(servers: str, stream: str, directory: str) -> None:
     client = await nats.connect(servers.split(","), max_reconnect_attempts=-1)
     mail = await client.jetstream().pull_subscribe("", durable="maildir", stream=stream)
     print("ready", flush=True)
