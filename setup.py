@@ -76,6 +76,7 @@ PYTHON = [
     "_smtp/reply_queue.py",
     "_smtp/outcomes.py",
     "transactions.py",
+    "log_text.py",
     "_smtp/dialogue.py",
     "_hooks/binding.py",
     "_hooks/callback.py",

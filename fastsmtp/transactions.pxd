@@ -1,4 +1,7 @@
 """Its functions are called for every message, so they are called from C."""
 
-cdef str _short(str text, Py_ssize_t limit=*)
+from fastsmtp.log_text cimport clean, client_word, escaped
+
+
+cdef str _short(text, Py_ssize_t limit=*)
 cpdef str quoted(str value)

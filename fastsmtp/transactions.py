@@ -71,6 +71,11 @@ class Outcome(NamedTuple):
     def lines(self, form: str) -> Iterator[str]:
         """Return the lines in one of FORMATS; a message with many recipients has several."""
         write = FORMATS[form]
+        if len(self.recipients) <= 1:
+            return iter([write(self, self.recipients)])
+        return self._lines_of_many(write)
+
+    def _lines_of_many(self, write: Callable[[Outcome, tuple[str, ...]], str]) -> Iterator[str]:
         some: list[str] = []
         for each in [recipient[: MAX_TEXT + 1] for recipient in self.recipients]:
             octets = sum(map(len, some)) + len(each)
@@ -89,60 +94,73 @@ def _short(text: str, limit: int = MAX_TEXT) -> str:
     return escaped(text, limit, plain=_PLAIN)
 
 
-def _pairs(outcome: Outcome, recipients: tuple[str, ...]) -> Iterator[tuple[str, Any]]:
-    """Yield the fields for programs; empty ones are left out."""
-    yield "result", outcome.result
-    yield "id", outcome.id
-    client = client_word(outcome.client, outcome.address)
-    yield "client", f"{client} via {clean(outcome.via)}" if outcome.via else client
-    yield "helo", _short(outcome.helo)
-    yield "with", outcome.protocol
-    yield "tls", outcome.tls
-    yield "user", _short(outcome.user)
-    yield "from", f"<{_short(outcome.sender)}>"
-    yield "to", [f"<{_short(each)}>" for each in recipients]
-    yield "recipients", len(outcome.recipients)
-    yield "stage", outcome.stage
-    yield "hook", outcome.hook
-    yield "size", outcome.size
-    yield "seconds", round(outcome.seconds, 3)
-    for name, value in list(outcome.notes.items())[:MAX_NOTES]:
-        yield f"note_{clean(name, 32)}", _short(str(value))
-    yield "reply", _short(outcome.reply, MAX_REPLY)
+def _pairs(outcome: Outcome, recipients: tuple[str, ...]) -> dict[str, Any]:
+    """Return the fields for programs; empty ones are left out."""
+    found, ident, name, address, via, helo, protocol, tls, user = outcome[:9]
+    sender, everyone, stage, hook, reply, size, seconds, notes = outcome[9:]
+    client = client_word(name, address)
+    pairs: dict[str, Any] = {
+        "result": found,
+        "id": ident,
+        "client": f"{client} via {clean(via)}" if via else client,
+    }
+    if helo:
+        pairs["helo"] = _short(helo)
+    pairs["with"] = protocol
+    if tls:
+        pairs["tls"] = tls
+    if user:
+        pairs["user"] = _short(user)
+    pairs["from"] = f"<{_short(sender)}>"
+    if recipients:
+        pairs["to"] = [f"<{_short(each)}>" for each in recipients]
+    pairs["recipients"] = len(everyone)
+    pairs["stage"] = stage
+    if hook:
+        pairs["hook"] = hook
+    pairs["size"] = size
+    pairs["seconds"] = round(seconds, 3)
+    for key, value in list(notes.items())[:MAX_NOTES] if notes else ():
+        if value != "":
+            pairs[f"note_{clean(key, 32)}"] = _short(str(value))
+    if reply:
+        pairs["reply"] = _short(reply, MAX_REPLY)
+    return pairs
 
 
 def _strings(outcome: Outcome, recipients: tuple[str, ...]) -> dict[str, str]:
     return {
         name: ",".join(value) if isinstance(value, list) else str(value)
-        for name, value in _pairs(outcome, recipients)
-        if value not in ("", [])
+        for name, value in _pairs(outcome, recipients).items()
     }
 
 
 def _as_text(outcome: Outcome, recipients: tuple[str, ...]) -> str:
-    client = client_word(outcome.client, outcome.address)
-    via = f" via {clean(outcome.via)}" if outcome.via else ""
+    # Unpacked at once: to read a field by its name takes longer than to escape its text.
+    found, ident, name, address, via, helo, protocol, tls, user = outcome[:9]
+    sender, everyone, stage, hook, reply, size, seconds, notes = outcome[9:]
     to = ",".join([f"<{clean(each, MAX_TEXT)}>" for each in recipients])
-    found = outcome.result
-    if found == "accepted":  # the notes of a message are those of its refused recipients too
-        found = outcome.notes.get("done") or found
-    pieces = [
-        f"{clean(found)} id={outcome.id} from=<{clean(outcome.sender, MAX_TEXT)}> to={to or '-'}"
-        f" recipients={len(outcome.recipients)} client={client}{via} helo={clean(outcome.helo)}"
-        f" with={outcome.protocol}"
-    ]
-    for name, value in (("tls", outcome.tls), ("user", outcome.user)):
-        if value:
-            pieces.append(f"{name}={clean(value.replace(' ', '/'))}")
-    pieces.append(f"stage={outcome.stage}")
-    if outcome.hook:
-        pieces.append(f"hook={outcome.hook}")
-    pieces.append(f"size={outcome.size} seconds={outcome.seconds:.3f}")
-    for name, value in list(outcome.notes.items())[:MAX_NOTES]:
-        if name != "done":
-            pieces.append(f"{clean(name, 32)}={clean(str(value), MAX_TEXT)}")
-    pieces.append(f"reply={_short(outcome.reply, MAX_REPLY) or '-'}")
-    return " ".join(pieces)
+    if notes and found == "accepted":  # notes of a message are those of its refused recipients too
+        found = notes.get("done") or found
+    client = client_word(name, address)
+    if via:
+        client = f"{client} via {clean(via)}"
+    text = (
+        f"{clean(found)} id={ident} from=<{clean(sender, MAX_TEXT)}> to={to or '-'}"
+        f" recipients={len(everyone)} client={client} helo={clean(helo)} with={protocol}"
+    )
+    if tls:
+        text += f" tls={clean(tls.replace(' ', '/'))}"
+    if user:
+        text += f" user={clean(user.replace(' ', '/'))}"
+    text += f" stage={stage}"
+    if hook:
+        text += f" hook={hook}"
+    text += f" size={size} seconds={seconds:.3f}"
+    for key, value in list(notes.items())[:MAX_NOTES] if notes else ():
+        if key != "done":
+            text += f" {clean(key, 32)}={clean(str(value), MAX_TEXT)}"
+    return f"{text} reply={_short(reply, MAX_REPLY) or '-'}"
 
 
 def _as_logfmt(outcome: Outcome, recipients: tuple[str, ...]) -> str:
@@ -159,8 +177,7 @@ def quoted(value: str) -> str:
 
 
 def _as_json(outcome: Outcome, recipients: tuple[str, ...]) -> str:
-    found = {name: value for name, value in _pairs(outcome, recipients) if value not in ("", [])}
-    return json.dumps(found)
+    return json.dumps(_pairs(outcome, recipients))
 
 
 FORMATS: Final[dict[str, Callable[[Outcome, tuple[str, ...]], str]]] = {

@@ -65,6 +65,8 @@ COMPARED = (
     beside("big", "smtp-sink", 0.08),
     beside("big", "floor", 1.8),
     Goal(("keep", "coroutine"), ("keep", "fastsmtp"), "<=", 1.4),
+    Goal(("keep", "logged"), ("keep", "fastsmtp"), "<=", 1.05),
+    Goal(("conn", "logged"), ("conn", "fastsmtp"), "<=", 1.05),
     ahead("keep", "aiosmtpd", 14),
     ahead("conn", "aiosmtpd", 12),
     ahead("mid", "aiosmtpd", 35),

@@ -57,9 +57,11 @@ class Profile(NamedTuple):
 
 
 PROFILES = {
-    "keep": Profile("1 KiB, 20 kept connections", 20_000, 20, KIB),
+    "keep": Profile("1 KiB, 20 kept connections", 20_000, 20, KIB, servers=(*PLAIN, "logged")),
     "conn": Profile(
-        "1 KiB, a connection for each message, 20 at a time", 6_000, 20, KIB, kept=False
+        *("1 KiB, a connection for each message, 20 at a time", 6_000, 20, KIB),
+        kept=False,
+        servers=(*PLAIN, "logged"),
     ),
     "mid": Profile("50 KiB, 20 kept connections", 6_000, 20, 50 * KIB),
     "big": Profile("1 MiB, 4 kept connections", 400, 4, MIB),

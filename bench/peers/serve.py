@@ -2,6 +2,8 @@
 
 callback and coroutine are fastsmtp with its default options, but for `auth_optional`: every hook is
 there and accepts, the body is taken piece by piece and dropped; NAME=VALUE sets another option.
+logged is callback with what `fastsmtp serve` adds to it: counts in a shared page, and the log of
+all transactions, written to /dev/null.
 compat is fastsmtp with the handler that aiosmtpd_server.py has.
 floor is no server at all: a protocol on the same event loop that answers without looking, so what
 is left for an engine to save. greeter writes the greeting of fastsmtp, and closes. PEM: key and
@@ -13,6 +15,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import os
 import ssl
 import sys
 from typing import Any, cast
@@ -21,6 +24,8 @@ import uvloop
 
 from fastsmtp import DataStream, SMTPServer
 from fastsmtp.compat import aiosmtpd
+from fastsmtp.gateway.admin.start import Metrics
+from fastsmtp.gateway.log import LogWriter
 
 HOST = "127.0.0.1"
 NAME = "bench.example"
@@ -143,8 +148,20 @@ def server_of(kind: str, arguments: list[str]) -> SMTPServer:
     """fastsmtp in one of its styles."""
     pem, options = parsed(arguments)
     tls: dict[str, Any] = {} if pem is None else {"secure": True, "cert": pem}
-    made = {"callback": Callbacks, "coroutine": Coroutines}[kind]
-    return made(auth_optional=True, name=NAME, **tls, **options)
+    made = Coroutines if kind == "coroutine" else Callbacks
+    server = made(auth_optional=True, name=NAME, **tls, **options)
+    if kind == "logged":
+        log_transactions(server)
+    return server
+
+
+def log_transactions(server: SMTPServer) -> None:
+    """Count and log as `fastsmtp serve` does."""
+    writer = LogWriter(path=os.devnull)
+    metrics = Metrics(None, None, writer.say)
+    server.count_in(metrics.page.tally)
+    writer.tally = metrics.page.tally
+    server.on("transaction", metrics.tell_to(writer.tell))
 
 
 def compat_server(pem: str | None = None) -> SMTPServer:

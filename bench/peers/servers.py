@@ -99,6 +99,7 @@ SERVERS = {
     "floor": Server("epoll loop in C, canned replies", floor),
     "fastsmtp": Server("fastsmtp, hooks as callbacks", serve("callback"), True),
     "coroutine": Server("fastsmtp, hooks as coroutines", serve("coroutine"), True),
+    "logged": Server("fastsmtp, callbacks, transactions logged", serve("logged")),
     "compat": Server("fastsmtp, a handler of aiosmtpd", serve("compat"), True, 0.5),
     "smtp-sink": Server("Postfix's smtp-sink", smtp_sink),
     "smtp-server": Server("smtp-server on Node.js", smtp_server, True, 0.5, 1.0),

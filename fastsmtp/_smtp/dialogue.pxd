@@ -6,7 +6,6 @@ from fastsmtp._hooks.callback cimport Answer, new_answer
 from fastsmtp._native cimport thread_ident
 from fastsmtp._pace cimport Pace
 from fastsmtp._parser cimport Parser
-from fastsmtp._smtp.outcomes cimport is_observed
 from fastsmtp._smtp.reply_queue cimport ReplyQueue
 from fastsmtp._smtp.server_tables cimport ServerTables
 from fastsmtp._smtp.states cimport Transaction

@@ -18,7 +18,6 @@ from fastsmtp._native import thread_ident
 from fastsmtp._pace import Pace
 from fastsmtp._parser import Parser
 from fastsmtp._smtp.deadline import Clock
-from fastsmtp._smtp.outcomes import is_observed, tell_refused
 from fastsmtp._smtp.reply_queue import ReplyQueue
 from fastsmtp._smtp.server_tables import ServerTables
 from fastsmtp._smtp.states import DEMANDED, WATCHED, Flag, State, Transaction
@@ -246,11 +245,6 @@ class Dialogue(ReplyQueue):
         """A hook has answered outside of its call."""
         self.late = answer
         self.host.wake()
-
-    def tell_refused(self, recipient: int | None) -> None:
-        """Emit the event `transaction` for a refusal, if one listens."""
-        if is_observed(self):
-            tell_refused(self, recipient)
 
     def report(self, error: BaseException, stage: str) -> None:
         """Report to the log or the event `error`, never to the client."""

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
-from typing import Any, Final
+from typing import Final
 
 from fastsmtp._counts.families import STAGES, stage_number
 from fastsmtp._hooks.stalls import STALL
+from fastsmtp._smtp.dialogue import Dialogue
+from fastsmtp._smtp.final_reply import Message
 from fastsmtp._smtp.strikes import REFUSAL_LINES
 from fastsmtp.replies import Reply
 from fastsmtp.transactions import Outcome
@@ -28,13 +30,13 @@ _IDLE: Final = stage_number("idle")
 _HAS_MESSAGE: Final = (_MESSAGE, stage_number("data"), stage_number("bdat"))
 
 
-def is_observed(dialogue: Any) -> bool:
+def is_observed(dialogue: Dialogue) -> bool:
     """Whether the event has a listener."""
     observer = dialogue.tables.observer
     return observer is not None and observer.is_observed
 
 
-def tell_refused(dialogue: Any, recipient: int | None) -> None:
+def tell_refused(dialogue: Dialogue, recipient: int | None) -> None:
     """Tell a refusal, of many refused commands of one connection only the first ones. recipient:
     the position of the only one that it is about, None: all.
     """
@@ -45,7 +47,7 @@ def tell_refused(dialogue: Any, recipient: int | None) -> None:
     _emit(dialogue, outcome_of(dialogue, "refused", dialogue.session.error or "", recipient))
 
 
-def tell_untold(dialogue: Any) -> None:
+def tell_untold(dialogue: Dialogue) -> None:
     """The connection has ended: tell how many refused commands had no outcome of their own."""
     more = dialogue.told - REFUSAL_LINES
     if more > 0 and is_observed(dialogue):
@@ -54,7 +56,7 @@ def tell_untold(dialogue: Any) -> None:
         _emit(dialogue, outcome_of(dialogue, "refused", text))
 
 
-def tell_accepted(dialogue: Any, group: list[Reply]) -> None:
+def tell_accepted(dialogue: Dialogue, group: list[Reply]) -> None:
     """Tell a message that was accepted, for some or for all of its recipients."""
     if not is_observed(dialogue):
         return
@@ -69,25 +71,27 @@ def tell_accepted(dialogue: Any, group: list[Reply]) -> None:
     _emit(dialogue, outcome)
 
 
-def tell_aborted(dialogue: Any, reason: str) -> None:
+def tell_aborted(dialogue: Dialogue, reason: str) -> None:
     """Tell a message that will never be complete."""
     if is_observed(dialogue):
         dialogue.session.notes.setdefault("reason", reason)
         _emit(dialogue, outcome_of(dialogue, "aborted", ""))
 
 
-def _emit(dialogue: Any, outcome: Outcome) -> None:
+def _emit(dialogue: Dialogue, outcome: Outcome) -> None:
     began = dialogue.time()
     dialogue.tables.observer.emit("transaction", outcome, connection=dialogue)
     if dialogue.time() - began > STALL:
         dialogue.tell_stall(began, "a listener of 'transaction'")
 
 
-def outcome_of(dialogue: Any, result: str, reply: str, recipient: int | None = None) -> Outcome:
+def outcome_of(
+    dialogue: Dialogue, result: str, reply: str, recipient: int | None = None
+) -> Outcome:
     """Return the outcome. recipient: the position of the only one that it is about, None: all."""
     session, transaction, stage = dialogue.session, dialogue.transaction, dialogue.stage
     sender, recipients = _addresses(dialogue)
-    message = dialogue.mail_data.message
+    message: Message | None = dialogue.mail_data.message  # type: ignore[assignment]  # it is one
     size, began = 0, dialogue.began
     if transaction.envelope is not None:
         began = transaction.began
@@ -95,13 +99,15 @@ def outcome_of(dialogue: Any, result: str, reply: str, recipient: int | None = N
         size = message.stream.byte_length
     tls = session.tls_options if session.secure else None
     user = session.user
-    address, via, balancer = dialogue.client().partition(" via ")
-    return Outcome(
+    address, balancer = dialogue.remote_address or dialogue.peer, ""
+    if dialogue.via:
+        address, _, balancer = dialogue.client().partition(" via ")
+    facts = (
         result,
         f"{session.id}-{session.transaction}" if stage in _HAS_MESSAGE else session.id,
         dialogue.client_hostname,
         "" if address == "unix" else address,
-        balancer if via else "",
+        balancer,
         session.host_name_appears_as or "",
         session.transmission_type,
         f"{tls['version']} {tls['standard_name']}" if tls else "",
@@ -115,9 +121,10 @@ def outcome_of(dialogue: Any, result: str, reply: str, recipient: int | None = N
         max(0.0, dialogue.clock.now - began),
         session.notes,
     )
+    return tuple.__new__(Outcome, facts)  # as `Outcome` does, without a call of Python
 
 
-def _addresses(dialogue: Any) -> tuple[str, tuple[str, ...]]:
+def _addresses(dialogue: Dialogue) -> tuple[str, tuple[str, ...]]:
     """Return sender and recipients; those of a command that is refused are in its argument."""
     transaction, stage = dialogue.transaction, dialogue.stage
     known = transaction.sender

@@ -80,7 +80,7 @@ from fastsmtp._smtp.data import MailData
 from fastsmtp._smtp.dialogue import Dialogue
 from fastsmtp._smtp.mail_rcpt import log_unlogged
 from fastsmtp._smtp.nobody import NOBODY
-from fastsmtp._smtp.outcomes import tell_untold
+from fastsmtp._smtp.outcomes import is_observed, tell_refused, tell_untold
 from fastsmtp._smtp.preconditions import answer_fault, check_preconditions
 from fastsmtp._smtp.server_tables import ServerTables
 from fastsmtp._smtp.simple_verbs import connect
@@ -119,6 +119,11 @@ class SMTPProtocol(Dialogue):
         self.started = False  # the hook on_connect was reached, so on_close is due
         self.watch_lines()
         self.mail_data = self._mail_data = MailData(self)
+
+    def tell_refused(self, recipient: int | None) -> None:
+        """Emit the event `transaction` for a refusal, if one listens."""
+        if is_observed(self):
+            tell_refused(self, recipient)
 
     # For the connection, which uses only these methods and writes no field.
 

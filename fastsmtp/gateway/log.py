@@ -12,6 +12,7 @@ from __future__ import annotations
 import contextlib
 import itertools
 import logging
+import operator
 import os
 import queue
 import select
@@ -152,7 +153,7 @@ class LogWriter(logging.Handler):
 
     def _write(self, items: list[_Item]) -> None:
         """Write lines in their order, those that follow each other on one stream together."""
-        for descriptor, group in itertools.groupby(items, lambda item: item[0]):
+        for descriptor, group in itertools.groupby(items, operator.itemgetter(0)):
             self._write_lines(descriptor, [self._line(text) for _, text in group])
 
     def _write_lines(self, descriptor: int, lines: list[str]) -> None:

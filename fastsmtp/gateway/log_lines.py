@@ -57,8 +57,12 @@ def of_outcome(moment: float, outcome: Outcome, name: str, form: str) -> str:
     """Return the lines of an outcome."""
     if form == "text":
         start = f"{_time(moment)} {name}: "
+        # Its texts are escaped: only a line that is too long needs another look.
         return "".join(
-            f"{start}{escaped(line, MAX_LINE, plain=_PLAIN)}\n" for line in outcome.lines(form)
+            [
+                f"{start}{line if len(line) <= MAX_LINE else escaped(line, MAX_LINE, _PLAIN)}\n"
+                for line in outcome.lines(form)
+            ]
         )
     if form == "json":
         start = json.dumps({"time": round(moment, 3), "process": name})[:-1]
@@ -78,7 +82,8 @@ def _of_pairs(moment: float, name: str, form: str, level: str, text: str, trace:
 
 
 def _time(moment: float) -> str:
-    return f"{_second(int(moment))},{int(moment % 1 * 1000):03}"
+    milliseconds = int(moment * 1000)
+    return f"{_second(milliseconds // 1000)},{milliseconds % 1000:03}"
 
 
 @lru_cache(2)

@@ -87,10 +87,10 @@ ORDER = {
         *(
             "server_tables",
             "reply_queue",
-            "outcomes",
             "tracing",
             "dialogue",
             "final_reply",
+            "outcomes",
             "data",
             "mail_rcpt",
             "starttls",
