@@ -5,7 +5,8 @@ check: is the working tree slower than another revision? record: its instruction
 durable: messages per second and CPU time of servers that sync. durable-chart: the picture of it.
 durable-sustained: minutes of mail through a spool into a Maildir.
 handoff: CPU time of a gateway that hands mail over, beside the engine alone.
-workers: several processes against one, and the gap of a reload.
+workers: several processes against one, and the gap of a reload. scrape: what a look at the metrics
+costs.
 ladders: memory, cost and latency beside many connections, hostile input, the time of an import.
 `python bench COMMAND --help` has the options; bench/README.md says what is measured, and how.
 """
@@ -23,6 +24,7 @@ COMMANDS = {
     "durable-sustained": "durable.sustained",
     "handoff": "handoff.compare",
     "workers": "workers.compare",
+    "scrape": "workers.scrape",
     "ladders": "ladders.climb",
     "watched": "ladders.watched",  # a server of the ladders
     "check": "check.main",

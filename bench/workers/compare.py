@@ -62,9 +62,9 @@ class Running(NamedTuple):
 
 @contextmanager
 def serving(
-    *arguments: str, workers: int, on: set[int] | None = None, cwd: Path = HERE
+    *arguments: str, workers: int, on: set[int] | None = None, cwd: Path = HERE, others: int = 0
 ) -> Iterator[Running]:
-    """Run `fastsmtp serve`; on: its cores."""
+    """Run `fastsmtp serve`; on: its cores. others: processes of the parent that are no workers."""
     port = free_port()
     command = [sys.executable, "-m", "fastsmtp", "serve", *arguments]
     command += [f"--listen={HOST}:{port}", f"--workers={workers}", "--no-steer-clients"]
@@ -85,7 +85,7 @@ def serving(
     try:
         if greeted(process, port, None) is None:
             raise CannotRun(f"does not start: {' '.join(command)}")
-        wait_for_workers(process.pid, workers)
+        wait_for_workers(process.pid, workers + others)
         yield Running(process, port)
     finally:
         process.terminate()
@@ -117,7 +117,12 @@ def cpu_of(pid: int) -> float:
 
 
 def send(port: int, count: int, octets: int = 1024) -> float:
-    """Send messages over kept connections; return the seconds that it took. Raises CannotRun.
+    """Send messages over kept connections; return the seconds that it took. Raises CannotRun."""
+    return float(sent(port, count, octets)["seconds"])
+
+
+def sent(port: int, count: int, octets: int = 1024) -> dict[str, float]:
+    """Send messages over kept connections; return what the generator has found.
 
     The connections share the messages, since the kernel does not give each worker as many of them.
     """
@@ -127,7 +132,8 @@ def send(port: int, count: int, octets: int = 1024) -> float:
     done = subprocess.run(command, capture_output=True, text=True, timeout=120)
     if done.returncode != 0:
         raise CannotRun(f"the load has failed: {done.stderr.strip()}")
-    return float(json.loads(done.stdout)["seconds"])
+    found: dict[str, float] = json.loads(done.stdout)
+    return found
 
 
 def rates(servers: list[Running], count: int) -> list[float]:
