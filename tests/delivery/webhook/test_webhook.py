@@ -20,6 +20,7 @@ from webhook_kit import SECRET, Endpoint, Posted, raw_endpoint, verified
 
 from fastsmtp import SMTPServer
 from fastsmtp.delivery import (
+    Client,
     DeliveryError,
     Promise,
     Receipt,
@@ -83,6 +84,22 @@ async def test_a_message_is_posted_as_it_is_with_its_envelope() -> None:
         assert envelope["mail_from"] == "a@example.org"
         assert [each["address"] for each in envelope["rcpt_to"]][1] == "ünï@example.org"
         assert envelope["fingerprint"] == sent.fingerprint
+
+
+@pytest.mark.parametrize("form", ["raw", "multipart"])
+@on_loops
+async def test_whatever_a_client_says_of_itself_makes_a_valid_request(form: str) -> None:
+    said = "".join(map(chr, range(1, 256))) + "\u2028\udcff"
+    client = Client("192.0.2.7", said, said, said, said, said)
+    sent = record(client=client, to=(said,), envid=said)
+    async with Endpoint() as endpoint, Webhook(endpoint.url, secret=SECRET, form=form) as sink:
+        assert await sink.put(sent) == "202"
+        (posted,) = endpoint.posts
+        assert verified(posted.headers, posted.body, SECRET)
+        if form == "raw":
+            assert posted.envelope["client"]["helo"] == said
+            envelope = posted.headers["Fastsmtp-Envelope"].encode()
+            assert verified(posted.headers, envelope, SECRET, "Fastsmtp-Envelope")
 
 
 @pytest.mark.parametrize("form", ["raw", "multipart"])

@@ -20,7 +20,10 @@ PAGE = Path(__file__).parents[3] / "docs/webhook.md"
 NODE = shutil.which("node") or ""
 RECORD = Record("s-1", "a@x.example", (Recipient("b@y.example"),), b"Subject: hello\r\n\r\nx\r\n")
 
-pytestmark = pytest.mark.skipif(not NODE, reason="node is not installed (package nodejs)")
+pytestmark = [
+    pytest.mark.one_python,
+    pytest.mark.skipif(not NODE, reason="node is not installed (package nodejs)"),
+]
 
 
 @pytest.fixture(scope="module")
