@@ -6,6 +6,6 @@ cimport cython
 cpdef bytes encode_record(record, bint hashes=*)
 
 
-cpdef bytes encode_envelope(record, bint hashes=*)
+cpdef bytes encode_envelope(record, bint hashes=*, fingerprint=*)
 cdef str _recipient(recipient)
 cdef str _quote_or_null(text)

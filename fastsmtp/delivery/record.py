@@ -182,14 +182,16 @@ def encode_record(record: Record, *, hashes: bool = True) -> bytes:
     return b"".join((head.encode("ascii"), envelope, message))
 
 
-def encode_envelope(record: Record, hashes: bool = True) -> bytes:
-    """Return the envelope of the encoded form alone: JSON in ASCII, and LF."""
+def encode_envelope(record: Record, hashes: bool = True, fingerprint: str = "") -> bytes:
+    """Return the envelope of the encoded form alone: JSON in ASCII, and LF. fingerprint: that of
+    the record, if it was computed already.
+    """
     # Written out, because an encoder takes three times as long.
     body = record.body
     recipients = ",".join([_recipient(each) for each in record.rcpt_to])
     more = ""
     if hashes:
-        more = f',"fingerprint":"{record.fingerprint}","sha256":"{record.sha256}"'
+        more = f',"fingerprint":"{fingerprint or record.fingerprint}","sha256":"{record.sha256}"'
     elif not isinstance(body, bytes):
         more = f',"sha256":{_quote(body.sha256)}'
     if not isinstance(body, bytes):

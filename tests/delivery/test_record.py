@@ -167,5 +167,5 @@ def test_a_new_body_brings_its_own_size_and_hash() -> None:
 @pytest.mark.parametrize("hashes", [True, False])
 def test_the_envelope_alone_is_that_of_the_encoded_form(hashes: bool) -> None:
     octets = encode_record(record(), hashes=hashes)
-    envelope = encode_envelope(record(), hashes=hashes)
+    envelope = encode_envelope(record(), hashes, record().fingerprint)
     assert octets.partition(b"\n")[2] == envelope + HEADERS + BODY

@@ -50,7 +50,7 @@ _START_OF_ROW: Final = struct.Struct("!hi")
 _MIDDLE_OF_ROW: Final = struct.Struct("!i64siqib")
 _LENGTH: Final = struct.Struct("!i")
 _JSONB_VERSION: Final = 1
-_EPOCH: Final = 946_684_800  # 2000-01-01, from which PostgreSQL counts microseconds
+_EPOCH: Final = 946_684_800_000_000  # 2000-01-01, from which PostgreSQL counts microseconds
 # Letters that JSON can escape and jsonb refuses: NUL, and halves of surrogate pairs.
 _MAYBE_REFUSED: Final = re.compile(rb"\\u(?:0000|d[89a-f])")
 _REFUSED: Final = re.compile("[\0\ud800-\udfff]")
@@ -84,17 +84,16 @@ def copy_parts(records: Sequence[Record]) -> list[bytes]:
     parts = [_HEADER]
     columns = len(COLUMNS)
     for record in records:
-        name = record.id.encode()
-        envelope = _envelope_of(record)
-        headers, body = record.headers, _octets_in_row(record)
+        name, headers, body = record.id.encode(), record.headers, _octets_in_row(record)
+        fingerprint = record.fingerprint
+        envelope = _envelope_of(record, fingerprint)
+        start = _START_OF_ROW.pack(columns, len(name)) + name
+        received = _microseconds(record) - _EPOCH
         middle = _MIDDLE_OF_ROW.pack(
-            *(64, record.fingerprint.encode(), 8, _microseconds(record) - _EPOCH * 1_000_000),
-            *(len(envelope) + 1, _JSONB_VERSION),
+            64, fingerprint.encode(), 8, received, len(envelope) + 1, _JSONB_VERSION
         )
-        parts += (
-            *(_START_OF_ROW.pack(columns, len(name)), name, middle, envelope),
-            *(_LENGTH.pack(len(headers) + len(body)), headers, body),
-        )
+        length = _LENGTH.pack(len(headers) + len(body))
+        parts += [start, middle, envelope, length, headers, body]
     parts.append(_END)
     return parts
 
@@ -105,7 +104,7 @@ def insert_arguments(records: Sequence[Record]) -> tuple[list[Any], ...]:
         [record.id for record in records],
         [record.fingerprint for record in records],
         [_microseconds(record) / 1e6 for record in records],
-        [_envelope_of(record).decode() for record in records],
+        [_envelope_of(record, record.fingerprint).decode() for record in records],
         [record.headers + _octets_in_row(record) for record in records],
     )
 
@@ -119,9 +118,9 @@ def _octets_in_row(record: Record) -> bytes:
     return record.body if isinstance(record.body, bytes) else b""
 
 
-def _envelope_of(record: Record) -> bytes:
+def _envelope_of(record: Record, fingerprint: str) -> bytes:
     """Return the envelope, with U+FFFD for what jsonb would refuse: it can come from a hook."""
-    envelope = encode_envelope(record)
+    envelope = encode_envelope(record, fingerprint=fingerprint)
     if _MAYBE_REFUSED.search(envelope):
         return json.dumps(_storable(json.loads(envelope))).encode("ascii")
     return envelope
