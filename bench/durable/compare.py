@@ -89,6 +89,7 @@ GOALS = {
     ("spool", "20x1KiB+2ms"): (4.0, None),
     ("spool", "200x1KiB+2ms"): (4.0, None),
     ("spool", "20x50KiB+2ms"): (4.0, None),
+    ("nats", "200x1KiB"): (4.0, None),
 }
 
 Cell = tuple[str, str]  # profile, server

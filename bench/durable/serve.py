@@ -1,7 +1,8 @@
-"""A program that delivers: `serve.py PORT SINK DIRECTORY`; SINK is maildir, spool or drained.
+"""A program that delivers: `serve.py PORT SINK DIRECTORY`; SINK: maildir, spool, drained or nats.
 
 The spool drains into a destination that is down, so that what is measured is how it takes mail. The
-one that is drained delivers into a Maildir, and tells once a second how many messages wait.
+one that is drained delivers into a Maildir, and tells once a second how many messages wait. nats
+has three servers as its children, which sync each message.
 """
 
 from __future__ import annotations
@@ -17,8 +18,10 @@ from pathlib import Path
 from fastsmtp import SMTPServer
 from fastsmtp.delivery import Promise, Receipt, Record, Sink, Unavailable, deliver
 from fastsmtp.delivery.maildir import Maildir
+from fastsmtp.delivery.nats import NATS
 from fastsmtp.delivery.spool import Spool
 
+HERE = Path(__file__).parent
 PAGE = os.sysconf("SC_PAGE_SIZE")
 
 
@@ -67,12 +70,30 @@ def serve_drained(port: int, directory: str) -> None:
     server.run(port, "127.0.0.1")
 
 
+def serve_nats(port: int, directory: str) -> None:
+    sys.path += [str(HERE.parents[1] / "tests" / part) for part in ("support", "")]
+    from nats_kit import STREAM, ask, nodes
+
+    async def make_stream() -> None:
+        async with ask(*servers) as asking:
+            await asking.stream(num_replicas=len(servers))
+
+    with nodes(Path(directory), 3, sync="always") as servers:
+        asyncio.run(make_stream())
+        monitor = [each.monitor_url for each in servers]
+        sink = NATS([each.url for each in servers], stream=STREAM, monitor=monitor)
+        hook = deliver(sink, require=Promise.QUORUM_DISK, log=lambda entry: None)
+        SMTPServer(name="bench.example", auth_optional=True, on_data=hook).run(port, "127.0.0.1")
+
+
 SINKS = {"maildir": Maildir, "spool": lambda path: Spool(path, drain_into=Down())}
+
+PROGRAMS = {"drained": serve_drained, "nats": serve_nats}
 
 
 def main(port: int, sink: str, directory: str) -> None:
-    if sink == "drained":
-        serve_drained(port, directory)
+    if sink in PROGRAMS:
+        PROGRAMS[sink](port, directory)
         return
     hook = deliver(SINKS[sink](directory), log=lambda entry: None)
     SMTPServer(name="bench.example", auth_optional=True, on_data=hook).run(port, "127.0.0.1")

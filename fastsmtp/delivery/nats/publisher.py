@@ -104,10 +104,13 @@ class Publisher:
             # The subject of the answer is unique, and so is what follows from it.
             batch = reply.partition(".")[2]
             for number, message in enumerate(messages, 1):
-                headers = self._headers(message)
-                headers["Nats-Batch-Id"] = batch
-                headers["Nats-Batch-Sequence"] = str(number)
+                headers = {
+                    "Nats-Msg-Id": message.id,
+                    "Nats-Batch-Id": batch,
+                    "Nats-Batch-Sequence": str(number),
+                }
                 if number == len(messages):
+                    headers["Nats-Expected-Stream"] = self._stream  # checked for the whole batch
                     headers["Nats-Batch-Commit"] = "1"
                     await link.publish(self._subject, message.octets, headers, reply)
                 else:
@@ -130,7 +133,8 @@ class Publisher:
             for message in messages:
                 reply, answer = link.expect()
                 answers.append(answer)
-                await link.publish(self._subject, message.octets, self._headers(message), reply)
+                headers = {"Nats-Msg-Id": message.id, "Nats-Expected-Stream": self._stream}
+                await link.publish(self._subject, message.octets, headers, reply)
         except Unavailable as error:
             # The connection is lost; those before this one may have been sent.
             if not answers[:-1]:
@@ -142,9 +146,6 @@ class Publisher:
         if all(isinstance(result, Unavailable) for result in found):
             raise Unavailable(str(found[0]))
         return found + [Unavailable(reason)] * (len(messages) - len(found))
-
-    def _headers(self, message: Outgoing) -> dict[str, str]:
-        return {"Nats-Msg-Id": message.id, "Nats-Expected-Stream": self._stream}
 
     def _result(self, answer: asyncio.Future[Answer]) -> str | DeliveryError:
         if not answer.done():

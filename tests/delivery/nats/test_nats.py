@@ -115,6 +115,28 @@ async def test_a_full_stream_is_452_and_takes_what_fits(node: Node, limit: dict[
         assert sink.refusal() is None
 
 
+def test_a_server_without_room_for_more_is_452(tmp_path: Path) -> None:
+    """Its limit is below the disk; a disk that is full makes a server mute."""
+    small = Node("n1", tmp_path / "n1")
+    small.configure([], "always", "", max_file="1M")
+
+    async def fill() -> None:
+        async with ask(small) as asking:
+            await asking.stream("SMALL")
+            async with NATS(small.url, stream="SMALL", sync="always") as sink:
+                results = await put(sink, *(record(100_000) for _ in range(20)))
+                kept = [each for each in results if isinstance(each, str)]
+                assert {type(each) for each in results} == {str, Full}
+                assert len(await asking.messages("SMALL")) == len(kept)
+
+    small.start()
+    try:
+        small.ready()
+        asyncio.run(fill())
+    finally:
+        small.end()
+
+
 @on_loops
 async def test_a_record_above_max_payload_is_552_and_harms_no_other(node: Node) -> None:
     async with stream(node) as (_, name), sink_of(node, name) as sink:

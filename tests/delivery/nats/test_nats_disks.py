@@ -1,5 +1,5 @@
-"""A power cut of all servers at once loses nothing that was acknowledged if they sync each message;
-with the default of JetStream it does, so the test can tell.
+"""Power cuts and full disks of the servers, on loop devices: what was acknowledged is kept if they
+sync each message. With the default of JetStream it is not, so the test can tell.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ import pytest
 from nats_kit import NATS_SERVER, REASON, STREAM, Node, ask, nodes, record
 from power_cut import make_disk, mounted
 
-from fastsmtp.delivery import DeliveryError, Promise
+from fastsmtp.delivery import DeliveryError, Promise, Unclear
 from fastsmtp.delivery.nats import NATS
 
 pytestmark = [
@@ -101,6 +101,30 @@ def test_a_power_cut_of_all_servers_loses_nothing_that_they_have_synced(
     tmp_path: Path, copies: int, promise: Promise, count: int
 ) -> None:
     assert lost_by_a_cut(tmp_path, copies, "always", promise, count) == 0
+
+
+def test_a_full_disk_of_a_server_is_451_and_keeps_what_was_acknowledged(tmp_path: Path) -> None:
+    async def fill(cluster: list[Node]) -> None:
+        async with ask(*cluster) as asking:
+            await asking.stream()
+            sink = NATS(cluster[0].url, stream=STREAM, sync="always", deadline=2.0)
+            async with sink:
+                kept: set[str] = set()
+                refused: list[BaseException] = []
+                while len(refused) < LANES:
+                    sent = [record(100_000) for _ in range(LANES)]
+                    found = await asyncio.gather(*map(sink.put, sent), return_exceptions=True)
+                    kept |= {a.id for a, b in zip(sent, found, strict=True) if isinstance(b, str)}
+                    refused += [each for each in found if isinstance(each, BaseException)]
+            assert kept
+            assert {type(each) for each in refused} == {Unclear}
+            assert kept <= {id for id, _ in await asking.messages()}
+
+    with (
+        mounted(make_disk(tmp_path, "disk", 40)) as disk,
+        nodes(tmp_path, sync="always", stores=[disk.path / "store"]) as cluster,
+    ):
+        asyncio.run(fill(cluster))
 
 
 @pytest.mark.parametrize("copies, promise", [(1, Promise.MEMORY), (3, Promise.QUORUM)])
