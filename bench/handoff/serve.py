@@ -12,10 +12,14 @@ from typing import Any
 
 from fastsmtp import DataStream, SMTPServer
 from fastsmtp.delivery import Sink, deliver
+from fastsmtp.delivery.nats import NATS
 from fastsmtp.delivery.postgres import Postgres
 
 HOST = "127.0.0.1"
-SINKS: dict[str, Callable[[str], Sink]] = {"postgres": Postgres}
+SINKS: dict[str, Callable[[str], Sink]] = {
+    "nats": lambda url: NATS(url, stream="MAIL", sync="always"),
+    "postgres": Postgres,
+}
 
 
 def keep(stream: DataStream, session: Any, callback: Callable[..., object]) -> None:

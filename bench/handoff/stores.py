@@ -5,14 +5,17 @@ A further one is a row of STORES, and a row of SINKS in serve.py.
 
 from __future__ import annotations
 
+import asyncio
 import sys
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import NamedTuple
 
 from load.measuring import CannotRun
 
+BUILD = Path(__file__).parents[2] / "build"  # on a disk, which /tmp need not be
 # The kits of the tests start the same servers.
 sys.path += [str(Path(__file__).parents[2] / "tests" / part) for part in ("support", "")]
 
@@ -41,4 +44,27 @@ def postgres() -> Iterator[str]:
         yield server.dsn
 
 
-STORES = {"postgres": Store("Postgres, fsync and synchronous_commit on", postgres, 1.8)}
+@contextmanager
+def nats() -> Iterator[str]:
+    """Three servers of NATS that sync each message, and the stream on all of them."""
+    from nats_kit import NATS_SERVER, REASON, ask, nodes
+
+    async def make_stream() -> None:
+        async with ask(*servers) as asking:
+            await asking.stream(num_replicas=len(servers))
+            await asking.leader()
+
+    if not NATS_SERVER:
+        raise CannotRun(REASON)
+    with (
+        TemporaryDirectory(prefix="handoff-", dir=BUILD) as directory,
+        nodes(Path(directory), 3, sync="always") as servers,
+    ):
+        asyncio.run(make_stream())
+        yield ",".join(server.url for server in servers)
+
+
+STORES = {
+    "nats": Store("NATS, three servers with sync_interval: always", nats, 2.0),
+    "postgres": Store("Postgres, fsync and synchronous_commit on", postgres, 1.8),
+}

@@ -9,8 +9,8 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-from collections.abc import Sequence
-from typing import Any, Final
+from collections.abc import Awaitable, Callable, Sequence
+from typing import Any, Final, TypeVar
 
 from fastsmtp.delivery.bodies import BodyStore
 from fastsmtp.delivery.errors import TooLarge, Unavailable
@@ -28,8 +28,12 @@ from fastsmtp.delivery.sink import Receipt
 
 __all__ = ["NATS"]
 
-# Batches at a time: one is on its way while the servers sync another.
-PARALLEL: Final = 2
+T = TypeVar("T")
+
+# Batches at a time. Measured with three servers on one disk: two are 0.8 times the mail with 20
+# clients and no more with 200, because each batch is synced on its own.
+PARALLEL: Final = 1
+AGAIN: Final = 0.2  # seconds until the start asks again
 ASKING: Final = 5.0  # seconds for an answer about the stream
 PROBING: Final = 1.0  # seconds: without a leader there is no answer, and soon there is one
 CHECKING: Final = 60.0  # seconds from one look at the stream to the next
@@ -106,12 +110,12 @@ class NATS(RemoteSink):
         _check_library()
         self._link = Link(self._settings, self._look.set)
         await self._link.open()
-        info = await self._info(ASKING)
+        info = await _patiently(lambda: self._info(ASKING))
         if self._synced is not None:
             self._synced = await synced_servers(self._link, _copies(info), self._monitor)
         facts = self._facts_of(info)
         publisher = Publisher(self._link, self._stream, facts.subject, is_atomic=facts.is_atomic)
-        await publisher.try_out()
+        await _patiently(publisher.try_out)
         self._publisher, self._facts, self._fault = publisher, facts, ""
         self.max_record = facts.max_body
         self.remarks = _remarks(facts)
@@ -221,6 +225,19 @@ def _check(stream: str, subject: str, domain: str, sync: str) -> None:
     check_name("domain", domain or "any")
     if sync not in ("", "always"):
         raise ValueError(f"sync takes 'always' or nothing, got {sync!r:.80}")
+
+
+async def _patiently(ask: Callable[[], Awaitable[T]]) -> T:
+    """Ask again while nobody answers: servers that have just started have no leader yet."""
+    loop = asyncio.get_running_loop()
+    until = loop.time() + ASKING
+    while True:
+        try:
+            return await ask()
+        except Unavailable:
+            if loop.time() >= until:
+                raise
+        await asyncio.sleep(AGAIN)
 
 
 def _copies(info: dict[str, Any]) -> int:
