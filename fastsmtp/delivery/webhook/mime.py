@@ -24,11 +24,13 @@ TOP_HEADERS: Final = 256 * 1024  # octets of the headers of the message
 PART_HEADERS: Final = 8 * 1024  # and of those of a part
 LONGEST_VALUE: Final = 8 * 1024  # characters of a value that is decoded
 LONGEST_TYPE: Final = 1024  # characters of Content-Type and the like; `email` is quadratic in it
+LONGEST_PADDING: Final = 256  # octets after a boundary on its line
 MAX_MARKS: Final = 4 * MAX_PARTS  # of what looks like a boundary of one part
 SLICE: Final = 256 * 1024  # octets that are decoded at a time: other threads run in between
 
 _BLANK_LINE: Final = re.compile(rb"\n\r?\n")
 _FOLDED: Final = re.compile(rb"\r?\n(?=[ \t])")
+_EQUALS_SIGN: Final = ord("=")
 _NOT_BASE64: Final = bytes({*range(256)} - {*f"{string.ascii_letters}{string.digits}+/".encode()})
 _CHARSETS: Final = re.compile(
     r"utf-(?:8|16|16-be|16-le|32)|ascii|iso8859-\d+|cp\d+|koi8-[rtu]|gb2312|gbk|gb18030|hz|big5"
@@ -149,23 +151,33 @@ def _split(octets: bytes, start: int, end: int, boundary: str, most: int) -> lis
     began = -1
     after = start
     for _ in range(MAX_MARKS):
-        at = octets.find(mark, after, end)
+        at = _find(octets, mark, after, end)
         if at < 0:
             return [*found, (began, end)] if began >= 0 else found  # cut off
         after = at + len(mark)
         is_last = octets.startswith(b"--", after, end)
-        line_end = octets.find(b"\n", after, end)
-        line_end = end if line_end < 0 else line_end
-        rest = octets[after + 2 * is_last : line_end]
-        if (at != start and octets[at - 1 : at] != b"\n") or rest.strip(b" \t\r"):
+        rest = octets[after + 2 * is_last : min(end, after + LONGEST_PADDING)]
+        padding, newline, _ = rest.partition(b"\n")
+        is_line = bool(newline) or after + LONGEST_PADDING >= end
+        if (at != start and octets[at - 1 : at] != b"\n") or not is_line or padding.strip():
             continue  # it only looks like one
         if began >= 0:
             before = at - 2 if octets[at - 2 : at] == b"\r\n" else at - 1
             found.append((began, max(began, before)))
         if is_last or len(found) > most:
             return found
-        began = after = min(line_end + 1, end)
+        began = after = min(after + len(padding) + 1, end)
     raise TooComplex(f"a part has more than {MAX_MARKS} boundaries")
+
+
+def _find(octets: bytes, mark: bytes, start: int, end: int) -> int:
+    """Return where `mark` is, -1: nowhere. In slices, so that other threads run in between."""
+    while start < end:
+        at = octets.find(mark, start, min(end, start + SLICE + len(mark)))
+        if at >= 0:
+            return at
+        start += SLICE
+    return -1
 
 
 def unencoded(part: Part) -> bytes:
@@ -196,8 +208,10 @@ def _of_quoted_printable(octets: memoryview) -> bytes:
     pieces, start = [], 0
     whole = bytes(octets)
     while start < len(whole):
-        line_end = whole.find(b"\n", start + SLICE)
-        end = line_end + 1 if line_end >= 0 else len(whole)
+        end = start + SLICE
+        if end < len(whole):
+            # Not within "=41", nor between "=" and the end of its line.
+            end -= next((back for back in (1, 2) if whole[end - back] == _EQUALS_SIGN), 0)
         pieces.append(binascii.a2b_qp(whole[start:end]))
         start = end
     return b"".join(pieces)
