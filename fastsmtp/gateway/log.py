@@ -183,7 +183,11 @@ class LogWriter(logging.Handler):
 
 def open_log(path: str) -> int:
     """Open a file for lines at its end, and return its descriptor. Raises OSError."""
-    return os.open(path, os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC, 0o640)
+    flags = os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC
+    # Without O_NONBLOCK, a named pipe that nobody reads would block the start, or the event loop.
+    descriptor = os.open(path, flags | os.O_NONBLOCK, 0o640)
+    os.set_blocking(descriptor, True)
+    return descriptor
 
 
 def _pieces(octets: bytes, longest: int) -> Iterator[bytes]:

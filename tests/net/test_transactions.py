@@ -288,6 +288,22 @@ def test_logfmt_and_json_are_read_back_to_the_same_fields(text: str) -> None:
     assert all(value.isprintable() for value in found.values())
 
 
+@pytest.mark.parametrize(
+    ("name", "address", "word"),
+    [
+        ("[2001:db8::1]", "2001:db8::1", "[2001:db8::1]"),
+        ("mail.x.example", "2001:db8::1", "mail.x.example[2001:db8::1]"),
+        ("localhost", "", "localhost[unix]"),
+        ("", "192.0.2.1", "[192.0.2.1]"),  # refused before its name was looked up
+    ],
+)
+def test_the_client_is_one_word_with_its_address(name: str, address: str, word: str) -> None:
+    found = outcome("x")._replace(client=name, address=address)
+    assert f" client={word} " in str(found)
+    assert json.loads(found.json)["client"] == word
+    assert f" client={word} " in found.logfmt
+
+
 def test_a_message_for_many_has_lines_with_all_of_its_recipients() -> None:
     many = tuple(f"r{number}@y.example" for number in range(3 * MAX_RECIPIENTS))
     lines = list(outcome("x")._replace(recipients=many).lines("text"))
