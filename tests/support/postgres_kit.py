@@ -28,6 +28,7 @@ __all__ = [
     "free_port",
     "give_away",
     "owned_directory",
+    "standby",
     "why_no_postgres",
 ]
 
@@ -244,6 +245,29 @@ def cluster(**settings: str) -> Iterator[Postgres]:
             yield server
         finally:
             server.kill()
+
+
+@contextlib.contextmanager
+def standby(server: Postgres, name: str) -> Iterator[None]:
+    """A standby that syncs all that the server writes, and says so to it."""
+    assert PROGRAMS is not None
+    with owned_directory() as directory:
+        process = subprocess.Popen(
+            [
+                *(str(PROGRAMS / "pg_receivewal"), "--synchronous", "-D", str(directory)),
+                *("-d", f"host=127.0.0.1 port={server.port} user={USER} application_name={name}"),
+            ],
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.DEVNULL,
+            stderr=subprocess.DEVNULL,
+            env=environment_of_others(),
+            **_as_user(),
+        )
+        try:
+            yield
+        finally:
+            process.kill()
+            process.wait(PATIENCE)
 
 
 BOUNCER: Final = """\

@@ -16,7 +16,7 @@ import asyncpg
 import pytest
 from faulty_network import Between, between
 from postgres_kit import Postgres as Server
-from postgres_kit import bouncer, cluster, free_port, why_no_postgres
+from postgres_kit import bouncer, cluster, free_port, standby, why_no_postgres
 from spool_kit import BODY, record
 
 from fastsmtp.delivery import (
@@ -301,6 +301,23 @@ def test_a_setting_that_becomes_weaker_stores_nothing_until_it_is_restored(
     asyncio.run(scenario())
 
 
+def test_a_message_waits_for_a_synchronous_standby(server: Server) -> None:
+    async def scenario() -> None:
+        async with started(server.dsn) as sink:
+            assert sink.promise is Promise.QUORUM_DISK
+            future = sink.put(record("s-1"))
+            while not server.run("SELECT pid FROM pg_stat_activity WHERE wait_event = 'SyncRep'"):
+                await asyncio.sleep(0)
+            assert not future.done()
+            with standby(server, "copy"):
+                assert await future == "mail"
+                assert await sink.put(record("s-2")) == "mail"
+
+    with changed(server, synchronous_standby_names="copy"):
+        asyncio.run(scenario())
+    assert ids(server) == ["s-1", "s-2"]
+
+
 def test_a_commit_that_no_standby_has_confirmed_is_not_acknowledged(server: Server) -> None:
     async def scenario() -> None:
         async with started(server.dsn, deadline=1.0) as sink:
@@ -308,11 +325,11 @@ def test_a_commit_that_no_standby_has_confirmed_is_not_acknowledged(server: Serv
             future = sink.put(record("s-1"))
             # The wait for a standby is cancelled by hand: the row is there, on one disk.
             while not future.done():
-                server.run(
+                await asyncio.to_thread(
+                    server.run,
                     "SELECT pg_cancel_backend(pid) FROM pg_stat_activity"
-                    " WHERE wait_event = 'SyncRep'"
+                    " WHERE wait_event = 'SyncRep'",
                 )
-                await asyncio.sleep(0)
             with pytest.raises(Unclear):
                 await future
 
