@@ -148,7 +148,7 @@ def test_a_promise_that_is_too_weak_and_no_endpoint_are_one_line_each() -> None:
 
 SETTINGS = [
     (("--webhook=timeout=0",), "--webhook: timeout: it takes seconds above 0"),
-    (("--webhook=fomr=raw",), "--webhook: there is no key 'fomr', did you mean form?"),
+    (("--webhook=forms=raw",), "--webhook: there is no key 'forms', did you mean form?"),
     (("--webhook=headers=X",), "--webhook: headers: it takes texts of the form 'Name: value'"),
     (("--webhook=raw",), "--webhook: it takes a table"),
     (("--webhook=secret=hidden",), "--webhook: every user of this machine can read the flags"),
