@@ -75,6 +75,7 @@ VALUES: dict[str, st.SearchStrategy[Any]] = {
     "workers": st.sampled_from([0, 1, 4, "auto"]),
     "log_file": PATHS,
     "log_format": st.sampled_from(["text", "logfmt", "json"]),
+    "trace": st.lists(NETWORKS),
     "user": st.sampled_from(["", "fastsmtp", "1000"]),
     "umask": st.sampled_from(["", "027", "0077", "7"]),
     "bare_newline": st.sampled_from(["reject", "normalize", "accept"]),
