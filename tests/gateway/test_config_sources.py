@@ -76,6 +76,7 @@ VALUES: dict[str, st.SearchStrategy[Any]] = {
     "log_file": PATHS,
     "log_format": st.sampled_from(["text", "logfmt", "json"]),
     "trace": st.lists(NETWORKS),
+    "pipelining_exclusions": st.lists(NETWORKS),
     "user": st.sampled_from(["", "fastsmtp", "1000"]),
     "umask": st.sampled_from(["", "027", "0077", "7"]),
     "bare_newline": st.sampled_from(["reject", "normalize", "accept"]),
