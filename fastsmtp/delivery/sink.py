@@ -8,8 +8,8 @@ from __future__ import annotations
 
 import abc
 import asyncio
-from collections.abc import Sequence
-from typing import Final, Self, TypeAlias
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, Final, Self, TypeAlias
 
 from fastsmtp.delivery.errors import DeliveryError
 from fastsmtp.delivery.promise import Promise
@@ -111,6 +111,12 @@ class Sink(abc.ABC):
         message, so it must not do I/O.
         """
         return None
+
+    def early_hooks(self, refusal: Callable[[], SMTPError | None]) -> Mapping[str, Any]:
+        """Return hooks `on_mail_from`, `on_rcpt_to` and `on_close` of a sink that answers before it
+        has the message. refusal: to be asked first, at MAIL.
+        """
+        return {}
 
     def count_batch(self, messages: int) -> None:
         """Count messages that were stored together."""

@@ -27,7 +27,7 @@ from fastsmtp.session import Session
 from fastsmtp.stream import DataStream
 
 if TYPE_CHECKING:
-    from fastsmtp.hook_types import DataCallback
+    from fastsmtp.hook_types import Callback, DataCallback
 
 __all__ = ["Action", "Discarding", "Receiver", "Rules"]
 
@@ -43,6 +43,7 @@ class Action(Enum):
 # Looked up for each recipient, which an attribute of an Enum would make slower.
 _ACCEPT: Final = Action.ACCEPT
 _REJECT: Final = Action.REJECT
+_DISCARD: Final = Action.DISCARD
 
 
 class _Pattern(NamedTuple):
@@ -113,22 +114,25 @@ def _first(patterns: list[_Pattern], domain: str, local: str = "") -> Action | N
 
 
 class Receiver:
-    """The hook `on_rcpt_to`."""
+    """The hook `on_rcpt_to`. then: asked for recipients that the rules accept; None: nobody."""
 
-    def __init__(self, rules: Rules) -> None:
-        self._rules = rules
-
-    def on_rcpt_to(
-        self, address: Address, session: Session, callback: Callable[[Exception | None], Any]
+    def __init__(
+        self, rules: Rules, then: Callable[[Address, Session, Callback], None] | None = None
     ) -> None:
+        self._rules = rules
+        self._then = then
+
+    def on_rcpt_to(self, address: Address, session: Session, callback: Callback) -> None:
         """Accept recipients as the rules say."""
         action = self._rules.action(address)
         if action is None:
             callback(SMTPError("No such recipient here, relay denied", 550, "5.1.1"))
         elif action is _REJECT:
             callback(SMTPError("Mail for this recipient is not accepted", 550, "5.7.1"))
-        else:
+        elif self._then is None or action is _DISCARD:
             callback(None)
+        else:
+            self._then(address, session, callback)
 
 
 class Discarding:

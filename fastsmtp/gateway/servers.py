@@ -53,7 +53,8 @@ class Servers:
         self._config = config
         self._delivery = delivery
         rules = Rules(config)
-        self._receiver = Receiver(rules)
+        self._early = delivery.sink.early_hooks(delivery.refusal)
+        self._receiver = Receiver(rules, self._early.get("on_rcpt_to"))
         self._on_data: Delivery | Discarding = delivery
         if rules.discards:
             self._on_data = Discarding(rules, delivery, config.name, log)
@@ -114,9 +115,10 @@ class Servers:
             # Without the machine that takes the mail, clients had better try another server.
             options["on_connect"] = self._delivery.on_connect
         server = SMTPServer(
-            on_mail_from=self._delivery.on_mail_from,
+            on_mail_from=self._early.get("on_mail_from", self._delivery.on_mail_from),
             on_rcpt_to=self._receiver.on_rcpt_to,
             on_data=self._on_data,
+            on_close=self._early.get("on_close"),
             **options,
         )
         if config.client_ca:

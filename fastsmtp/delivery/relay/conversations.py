@@ -16,7 +16,7 @@ from fastsmtp.delivery.record import Recipient
 from fastsmtp.delivery.relay.commands import Sender
 from fastsmtp.delivery.relay.connection import Origin
 from fastsmtp.delivery.relay.next_hop import NextHop, Patience
-from fastsmtp.delivery.relay.opening import Opening
+from fastsmtp.delivery.relay.opening import Opening, OpeningFailed
 from fastsmtp.delivery.relay.pool import Pool
 from fastsmtp.delivery.relay.transaction import Transaction
 from fastsmtp.errors import SMTPError
@@ -55,9 +55,16 @@ class Conversations:
         )
 
     async def start(self) -> None:
-        """Make the first connection; raises OpeningFailed."""
+        """Make the first connection; raises OpeningFailed, and ValueError for what an operator has
+        to change.
+        """
         self.pool.start()
-        self.pool.release(await self.pool.acquire(None, self.patience.connect))
+        try:
+            await self._probe()
+        except OpeningFailed as error:
+            if error.setting:
+                raise ValueError(str(error)) from error
+            raise
 
     def refusal(self) -> SMTPError | None:
         """Return the refusal if no transaction can begin now, else None."""

@@ -27,7 +27,13 @@ _LOCAL: Final = _SIGNATURE + b"\x20\x00\x00\x00"  # no client to tell of
 
 
 class OpeningFailed(Unavailable):
-    """There is no connection to the next hop; the text says why."""
+    """There is no connection to the next hop; the text says why. setting: what an operator has to
+    change, "" if that is not it.
+    """
+
+    def __init__(self, reason: str, setting: str = "") -> None:
+        super().__init__(reason)
+        self.setting = setting
 
 
 class Opening:
@@ -52,7 +58,7 @@ class Opening:
             if connection is not None:
                 connection.fail("it could not be made ready")
             if isinstance(error, (OSError, TimeoutError, HopLost, OpeningFailed)):
-                raise OpeningFailed(self._reason(error)) from error
+                raise OpeningFailed(self._reason(error), _setting(error)) from error
             raise
         return connection
 
@@ -95,7 +101,9 @@ class Opening:
         await self._say_hello(connection)
         if hop.tls == "starttls":
             if "STARTTLS" not in connection.offers.keywords:
-                raise OpeningFailed('it does not offer STARTTLS: set tls to "implicit" or "off"')
+                raise OpeningFailed(
+                    'it does not offer STARTTLS: set tls to "implicit" or "off"', "tls"
+                )
             self._demand(await self._ask(connection, "STARTTLS"), 220, "to STARTTLS")
             await self._start_tls(connection)
             await self._say_hello(connection)
@@ -132,15 +140,18 @@ class Opening:
                 self._demand(reply, 334, "to AUTH LOGIN")
                 reply = await self._ask(connection, _base64(secret), "AUTH")
         else:
-            raise OpeningFailed("it offers neither AUTH PLAIN nor AUTH LOGIN: remove user")
-        if reply.code != 235:
-            raise OpeningFailed(f"user and password are refused: {reply}")
+            raise OpeningFailed("it offers neither AUTH PLAIN nor AUTH LOGIN: remove user", "user")
+        if reply.code != 235 and reply.code >= 500:
+            raise OpeningFailed(f"user and password are refused: {reply}", "password")
+        self._demand(reply, 235, "to AUTH")
 
     async def _tell_client(self, connection: HopConnection, origin: Origin | None) -> None:
         """XCLIENT, after which the conversation begins anew with its greeting."""
         known = connection.offers.keywords.get("XCLIENT")
         if known is None:
-            raise OpeningFailed('it does not offer XCLIENT: set forward to "proxy" or remove it')
+            raise OpeningFailed(
+                'it does not offer XCLIENT: set forward to "proxy" or remove it', "forward"
+            )
         if origin is None:
             return
         attributes = " ".join(f"{name}={value}" for name, value in xclient(origin) if name in known)
@@ -158,6 +169,15 @@ class Opening:
     def _demand(self, reply: HopReply, code: int, where: str) -> None:
         if reply.code != code:
             raise OpeningFailed(f"it answered {where}: {reply}")
+
+
+def _setting(error: BaseException) -> str:
+    """Return the setting that is to blame for an error, "" for none."""
+    if isinstance(error, OpeningFailed):
+        return error.setting
+    if isinstance(error, ssl.SSLCertVerificationError):
+        return "ca"
+    return "tls" if isinstance(error, ssl.SSLError) else ""
 
 
 def _base64(text: str) -> str:

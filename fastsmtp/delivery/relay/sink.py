@@ -13,7 +13,7 @@ from collections.abc import Callable, Mapping
 from typing import Any, Final, Unpack
 
 from fastsmtp.delivery.errors import DeliveryError, Unavailable
-from fastsmtp.delivery.hook import MAX_IN_FLIGHT, Delivery, deliver
+from fastsmtp.delivery.hook import MAX_IN_FLIGHT, deliver
 from fastsmtp.delivery.log import Entry, log_entry
 from fastsmtp.delivery.promise import Promise
 from fastsmtp.delivery.record import Record
@@ -58,7 +58,7 @@ class Relay(Sink):
 
     max_record = MAX_RECORD
     done = "relayed"
-    receipt_key = "reply"
+    receipt_key = "next_hop"
     passes_replies = True
 
     def __init__(
@@ -92,7 +92,7 @@ class Relay(Sink):
     async def start(self) -> Promise:
         """Connect, and see that the next hop takes our TLS, login and XCLIENT.
 
-        Raises Unavailable that names what to change.
+        Raises ValueError that names what to change, and Unavailable without an answer.
         """
         if self.promise is not None:
             raise RuntimeError(f"the relay to {self} was started before")
@@ -122,16 +122,15 @@ class Relay(Sink):
         and each RCPT gets its answer. The arguments are those of `deliver`.
         """
         delivery = deliver(self, name=name, headers=headers, max_in_flight=max_in_flight, log=log)
-        return self.hooks_of(delivery)
+        early = self.early_hooks(delivery.refusal)
+        return {"on_connect": delivery.on_connect, "on_data": delivery, **early}
 
-    def hooks_of(self, delivery: Delivery) -> Mapping[str, Any]:
-        """Return the same for a delivery into this relay that exists."""
-        asking = PassageHooks(self._passages, self._conversations, delivery.refusal)
+    def early_hooks(self, refusal: Callable[[], SMTPError | None]) -> Mapping[str, Any]:
+        """Return the hooks that ask the next hop before the message has come."""
+        asking = PassageHooks(self._passages, self._conversations, refusal)
         return {
-            "on_connect": delivery.on_connect,
             "on_mail_from": asking.on_mail_from,
             "on_rcpt_to": asking.on_rcpt_to,
-            "on_data": delivery,
             "on_close": asking.on_close,
         }
 

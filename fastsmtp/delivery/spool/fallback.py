@@ -66,6 +66,7 @@ class Fallback(Sink):
         self._direct: set[_Direct] = set()
         self._is_weaker = False  # the sink promises less, and that was logged
         self.max_record = sink.max_record
+        self.passes_replies = sink.passes_replies
 
     # What both share.
 

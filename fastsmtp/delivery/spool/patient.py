@@ -37,6 +37,15 @@ class Patient(Sink):
         self._starting: asyncio.Task[None] | None = None
 
     @property
+    def gives_fates(self) -> bool:
+        """Whether those who put need the fate of each recipient."""
+        return self.inner.gives_fates
+
+    @gives_fates.setter
+    def gives_fates(self, value: bool) -> None:
+        self.inner.gives_fates = value
+
+    @property
     def max_body(self) -> int | None:
         """Return the limit of `inner`."""
         return self.inner.max_body

@@ -28,6 +28,9 @@ SCHEMES: Final[dict[str, str]] = {
     "postgresql": "postgres",
     "https": "webhook",
     "http": "webhook",
+    "smtp": "relay",
+    "smtps": "relay",
+    "lmtp": "relay",
 }
 
 
@@ -75,9 +78,28 @@ _POSTGRES: Final = Table(
 # parallel = 2
 """,
 )
+_RELAY: Final = Table(
+    "The next mail server, with deliver = smtp://host, smtps://host, lmtp://host or lmtp:/path.",
+    {
+        **dict.fromkeys(("tls", "server_name", "user", "name", "forward"), values.TEXT),
+        **dict.fromkeys(("ca", "cert", "key"), values.FILE),
+        **dict.fromkeys(("max_connections", "max_hops"), values.NUMBER),
+        **dict.fromkeys(("idle_timeout", "connect_timeout", "command_timeout"), values.SECONDS),
+        **dict.fromkeys(("block_timeout", "final_timeout"), values.SECONDS),
+        "password": values.SECRET,
+        "verify": values.FLAG,
+    },
+    """\
+# [relay]
+# tls = "starttls"  # or "implicit", "off"
+# ca = "/etc/fastsmtp/authorities.pem"
+# max_connections = 50
+""",
+)
 TABLES: Final[dict[str, Table]] = {
     "nats": _NATS,
     "postgres": _POSTGRES,
+    "relay": _RELAY,
     "webhook": Table("How an HTTP endpoint gets mail.", WEBHOOK, WEBHOOK_EXAMPLE),
     "bodies": Table("Where bodies are that are too large for a record.", BODIES, BODIES_EXAMPLE),
 }

@@ -16,6 +16,7 @@ from fastsmtp.delivery.postgres import Postgres
 from fastsmtp.gateway.config import Config
 from fastsmtp.gateway.destinations.bodies import bodies_of
 from fastsmtp.gateway.destinations.errors import DestinationError
+from fastsmtp.gateway.destinations.relay import relay_of
 
 __all__ = ["MAKERS", "sink_of"]
 
@@ -50,6 +51,7 @@ MAKERS: Final[dict[str, Callable[[Config], Sink]]] = {
     "nats": _nats,
     "postgres": _postgres,
     "webhook": _webhook,
+    "relay": relay_of,
 }
 
 

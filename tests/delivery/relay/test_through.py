@@ -243,6 +243,9 @@ async def test_the_log_has_the_reply_of_the_next_hop() -> None:
         await client.send(PLAIN)
         hop.answers["."] = b"550 5.7.1 Spam\r\n"
         await client.send(PLAIN)
-    assert [(each.what, each.key) for each in log] == [("relayed", "reply"), ("refused", "reason")]
+    assert [(each.what, each.key) for each in log] == [
+        ("relayed", "next_hop"),
+        ("refused", "reason"),
+    ]
     assert log[0].value == "250 2.0.0 Ok: queued"
     assert log[1].value.endswith(": 550 5.7.1 Spam")

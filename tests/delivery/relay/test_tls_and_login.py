@@ -94,7 +94,7 @@ async def test_a_certificate_that_is_not_trusted_fails_the_start(tls: str, ca: s
             (NextHopOptions(tls=tls, ca=ca, server_name="other.test"), "other.test"),
         ):
             relay = Relay(*address, **options)
-            with pytest.raises(Unavailable, match=reason) as error:
+            with pytest.raises(ValueError, match=reason) as error:
                 await relay.start()
             assert "set ca, server_name or verify" in str(error.value)
             assert "\n" not in str(error.value)
@@ -105,9 +105,9 @@ async def test_a_certificate_that_is_not_trusted_fails_the_start(tls: str, ca: s
 @on_loops
 async def test_tls_that_is_not_offered_fails_the_start(ca: str) -> None:
     async with NextHop() as hop:
-        with pytest.raises(Unavailable, match="does not offer STARTTLS: set tls to"):
+        with pytest.raises(ValueError, match="does not offer STARTTLS: set tls to"):
             await relay_to(hop, tls="starttls", ca=ca).start()
-        with pytest.raises(Unavailable, match="is tls = 'implicit' right"):
+        with pytest.raises(ValueError, match="is tls = 'implicit' right"):
             await relay_to(hop, tls="implicit", ca=ca).start()
         assert not any(line.startswith("MAIL") for line in hop.lines)
 
@@ -130,7 +130,7 @@ async def test_a_login_is_made_with_what_the_next_hop_offers(methods: list[str],
         async with front_of(relay) as front, await Talk.greeted(front) as client:
             assert (await client.send(PLAIN)).startswith("250")
         assert hop.facts[0]["user"] == "relay"
-        with pytest.raises(Unavailable, match="user and password are refused: 535"):
+        with pytest.raises(ValueError, match="user and password are refused: 535"):
             await Relay(*address, user="relay", password="wrong", **own).start()
 
 
@@ -145,7 +145,7 @@ async def test_a_next_hop_that_wants_a_login_later_is_no_fault_of_the_message() 
 @on_loops
 async def test_no_login_method_of_ours_fails_the_start() -> None:
     async with NextHop(keywords=("AUTH GSSAPI",)) as hop:
-        with pytest.raises(Unavailable, match="neither AUTH PLAIN nor AUTH LOGIN: remove user"):
+        with pytest.raises(ValueError, match="neither AUTH PLAIN nor AUTH LOGIN: remove user"):
             await relay_to(hop, user="u", password="p").start()
 
 
@@ -227,7 +227,7 @@ async def test_a_proxy_header_tells_the_client() -> None:
 @on_loops
 async def test_xclient_that_is_not_offered_fails_the_start() -> None:
     async with NextHop() as hop:
-        with pytest.raises(Unavailable, match="does not offer XCLIENT: set forward"):
+        with pytest.raises(ValueError, match="does not offer XCLIENT: set forward"):
             await relay_to(hop, forward="xclient").start()
 
 
