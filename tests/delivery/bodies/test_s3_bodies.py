@@ -215,7 +215,7 @@ async def test_a_body_whose_octets_have_changed_is_not_read_to_its_end(store: S3
 
 @on_loops
 async def test_a_server_that_stops_answering_makes_a_body_unavailable(server: S3Server) -> None:
-    store = server.bodies("paused", timeout=0.5)
+    store = server.bodies("paused", timeout=1.5)
     await store.start()
     writer = store.begin(Record("a-1", "", ()))
     written = writer.write(PIECE)

@@ -169,7 +169,7 @@ async def test_a_message_that_is_too_large_for_the_endpoint_is_552() -> None:
 @on_loops
 async def test_an_envelope_that_is_too_long_for_a_header_is_too_many_recipients() -> None:
     many = [f"recipient-{number}@example.org" for number in range(300)]
-    async with Endpoint() as endpoint, Webhook(endpoint.url, deadline=0.2) as sink:
+    async with Endpoint() as endpoint, Webhook(endpoint.url) as sink:
         # aiohttp takes no header of more than 8,190 octets; others answer 400 instead of 431.
         with pytest.raises(Refused, match="HTTP 4") as error:
             await sink.put(record(to=many))
@@ -179,8 +179,9 @@ async def test_an_envelope_that_is_too_long_for_a_header_is_too_many_recipients(
         with pytest.raises(Refused) as error:
             await sink.put(record(to=many[:90]))
         assert error.value.reply.response_code == 554
-        with pytest.raises(Unclear):
-            await sink.put(record(to=many[:1]))
+        async with Webhook(endpoint.url, deadline=0.2) as other:
+            with pytest.raises(Unclear):
+                await other.put(record(to=many[:1]))
 
 
 @pytest.mark.parametrize("status, kind", [(500, Unclear), (404, Unavailable), (302, Unavailable)])
@@ -188,7 +189,7 @@ async def test_an_envelope_that_is_too_long_for_a_header_is_too_many_recipients(
 async def test_an_answer_that_is_no_refusal_is_tried_again_until_the_deadline(
     status: int, kind: type[DeliveryError]
 ) -> None:
-    async with Endpoint() as endpoint, Webhook(endpoint.url, deadline=0.15) as sink:
+    async with Endpoint() as endpoint, Webhook(endpoint.url, deadline=0.5) as sink:
         endpoint.answer = answering(status, b"", Location="http://127.0.0.1:1/x")
         with pytest.raises(kind) as error:
             await sink.put(record())
@@ -240,7 +241,7 @@ async def test_an_endpoint_that_is_down_refuses_mail_until_a_look_finds_it_up() 
     async with Endpoint() as endpoint, Webhook(endpoint.url, deadline=0.3) as sink:
         await endpoint.stop()
         for number in range(3):
-            with pytest.raises(Unavailable):
+            with pytest.raises((Unavailable, Unclear)):  # a try is under way, or none is
                 await sink.put(record(f"a-{number}"))
             if sink.refusal() is not None:
                 break

@@ -62,6 +62,6 @@ async def test_a_receiver_in_node_refuses_what_another_secret_has_signed(
     receiver: tuple[str, Lines],
 ) -> None:
     other = SECRET.replace("A", "B").replace("Y", "Z")
-    async with Webhook(receiver[0], secret=other, deadline=0.2) as sink:
+    async with Webhook(receiver[0], secret=other, deadline=1.0) as sink:
         with pytest.raises(DeliveryError, match="HTTP 401"):
             await sink.put(RECORD)
