@@ -15,7 +15,8 @@ from typing import Any
 from urllib.parse import quote
 
 import nats
-from nats.errors import TimeoutError as NothingNew
+import nats.errors
+from nats.aio.msg import Msg
 
 AT_ONCE = 100
 
@@ -62,18 +63,26 @@ async def consume(servers: str, stream: str, directory: str) -> None:
     print("ready", flush=True)
     while True:
         try:
-            messages = await mail.fetch(AT_ONCE, timeout=5)
-        except NothingNew:
-            continue
-        for message in messages:
-            try:
-                envelope, content = read(message.data)
-                await asyncio.to_thread(file_into, directory, envelope, content)
-            except (OSError, ValueError) as error:
-                print(f"kept in the stream: {error}", file=sys.stderr, flush=True)
-                await message.nak(delay=60)
-            else:
-                await message.ack()  # after that the stream may drop it
+            for message in await mail.fetch(AT_ONCE, timeout=5):
+                await take(message, directory)
+        except nats.errors.Error as error:
+            # Nothing new, or servers without a leader for some seconds. A message that is not
+            # acknowledged comes again.
+            if not isinstance(error, nats.errors.TimeoutError):
+                print(f"tried again: {error}", file=sys.stderr, flush=True)
+            await asyncio.sleep(0.2)
+
+
+async def take(message: Msg, directory: str) -> None:
+    """File a message, then acknowledge it: after that the stream may drop it."""
+    try:
+        envelope, content = read(message.data)
+        await asyncio.to_thread(file_into, directory, envelope, content)
+    except (OSError, ValueError) as error:
+        print(f"kept in the stream: {error}", file=sys.stderr, flush=True)
+        await message.nak(delay=60)
+    else:
+        await message.ack()
 
 
 if __name__ == "__main__":

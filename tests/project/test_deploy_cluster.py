@@ -97,11 +97,10 @@ def running(path: Path) -> Iterator[Cluster]:
         assert process.stdout is not None
         assert f"send mail to 127.0.0.1:{base + 5}" in process.stdout.readline()
         yield Cluster(path, base)
-        process.send_signal(signal.SIGTERM)
-        assert process.wait(PATIENCE) == 0
     finally:
-        process.kill()
-        process.communicate()
+        process.terminate()  # it ends what it has started
+        process.communicate(timeout=PATIENCE)
+    assert process.returncode == 0
 
 
 @pytest.mark.nightly
