@@ -143,7 +143,10 @@ class Relay(Sink):
     def begin(self, record: Record) -> BodyWriter:
         """Begin a message that is passed on while it arrives."""
         return StreamedBody(
-            *(lambda: self._begun(record), self._conversations.put_back, _trace(record.headers))
+            lambda: self._begun(record),
+            self._conversations.put_back,
+            self._conversations.spawn,
+            _trace(record.headers),
         )
 
     async def _relay(self, record: Record) -> Receipt:

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import io
-from collections.abc import Awaitable, Callable
-from typing import BinaryIO, Final, TypeAlias
+from collections.abc import Awaitable, Callable, Coroutine
+from typing import Any, BinaryIO, Final, TypeAlias
 
 from fastsmtp.delivery.errors import DeliveryError, Unavailable
 from fastsmtp.delivery.record import StoredBody
@@ -36,17 +36,20 @@ class SentBody:
 
 class StreamedBody(BodyWriter):
     """Sends a body on. open: begins the transaction, up to the reply to DATA. drop: takes a
-    transaction that is not completed. headers: ours, before the body.
+    transaction that is not completed. spawn: runs a coroutine that the end of the sink waits for.
+    headers: ours, before the body.
     """
 
     def __init__(
         self,
         open: Callable[[], Awaitable[Opened]],
         drop: Callable[[Transaction], object],
+        spawn: Callable[[Coroutine[Any, Any, None]], asyncio.Task[None]],
         headers: bytes,
     ) -> None:
         self._open = open
         self._drop = drop
+        self._spawn = spawn
         self._headers = headers
         self._opening: asyncio.Task[None] | None = None
         self._size = 0
@@ -57,7 +60,7 @@ class StreamedBody(BodyWriter):
         """Send octets; the first ones wait for the transaction."""
         self._size += len(octets)
         if self._opening is None:
-            self._opening = asyncio.get_running_loop().create_task(self._begin(octets))
+            self._opening = self._spawn(self._begin(octets))
             return self._opening
         if self.opened is None:
             raise Unavailable(DISCARDED)
