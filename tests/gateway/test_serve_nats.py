@@ -21,7 +21,11 @@ from serving import Gateway, environment, run_to_end
 from fastsmtp.delivery import parse_record
 from fastsmtp.gateway.config import load, shown_values
 
-pytestmark = [pytest.mark.interop, pytest.mark.skipif(not NATS_SERVER, reason=REASON)]
+pytestmark = [
+    pytest.mark.interop,
+    pytest.mark.one_python,
+    pytest.mark.skipif(not NATS_SERVER, reason=REASON),
+]
 
 KILLS = int(os.environ.get("FASTSMTP_KILL_CYCLES", "200"))
 MESSAGE = b"Subject: x\r\n\r\nhello\r\n"

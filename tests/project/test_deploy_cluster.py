@@ -29,6 +29,7 @@ PORTS = 20
 
 pytestmark = [
     pytest.mark.interop,
+    pytest.mark.one_python,
     pytest.mark.skipif(not NATS_SERVER, reason=REASON),
     pytest.mark.skipif(not HAPROXY, reason=NO_HAPROXY),
     pytest.mark.skipif(not CLUSTER.is_dir(), reason="deploy/ is not in this package"),

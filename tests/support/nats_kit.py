@@ -182,7 +182,7 @@ class Asking:
         while True:
             try:
                 reply = await self.client.request(
-                    f"$JS.API.{subject}", json.dumps(question).encode(), timeout=5
+                    f"$JS.API.{subject}", json.dumps(question).encode(), timeout=1
                 )
             except Exception:
                 if time.monotonic() > deadline:

@@ -122,7 +122,7 @@ def test_a_server_without_room_for_more_is_452(tmp_path: Path) -> None:
 
     async def fill() -> None:
         async with ask(small) as asking:
-            await asking.stream("SMALL")
+            await asking.stream("SMALL", allow_atomic=False)
             async with NATS(small.url, stream="SMALL", sync="always") as sink:
                 results = await put(sink, *(record(100_000) for _ in range(20)))
                 kept = [each for each in results if isinstance(each, str)]

@@ -23,6 +23,7 @@ JS_CLIENT = "nats@2.29.3"
 
 pytestmark = [
     pytest.mark.interop,
+    pytest.mark.one_python,
     pytest.mark.skipif(not NATS_SERVER, reason=REASON),
     pytest.mark.skipif(not EXAMPLES.is_dir(), reason="examples/ is not in this package"),
 ]

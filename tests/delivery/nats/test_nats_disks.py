@@ -21,6 +21,7 @@ from fastsmtp.delivery.nats import NATS
 
 pytestmark = [
     pytest.mark.interop,
+    pytest.mark.one_python,
     pytest.mark.nightly,
     pytest.mark.skipif(not NATS_SERVER, reason=REASON),
     pytest.mark.skipif(sys.platform != "linux", reason="loop devices"),

@@ -21,7 +21,11 @@ from fastsmtp.delivery.nats import link as link_module
 from fastsmtp.delivery.nats import publisher as publisher_module
 from fastsmtp.delivery.sink import Receipt
 
-pytestmark = [pytest.mark.interop, pytest.mark.skipif(not NATS_SERVER, reason=REASON)]
+pytestmark = [
+    pytest.mark.interop,
+    pytest.mark.one_python,
+    pytest.mark.skipif(not NATS_SERVER, reason=REASON),
+]
 
 _numbers = itertools.count(1)
 
@@ -239,7 +243,7 @@ async def _killed(cluster: list[Node], which: str) -> None:
         await after(cluster, flow)
 
 
-def test_a_killed_leader_costs_no_mail_and_no_error(cluster: list[Node]) -> None:
+def test_a_killed_leader_costs_no_mail_and_no_error(cluster: list[Node], quick: None) -> None:
     asyncio.run(_killed(cluster, "leader"))
 
 

@@ -10,6 +10,8 @@ from fastsmtp.delivery import Promise
 from fastsmtp.delivery.nats.settings import server_urls
 from fastsmtp.delivery.nats.stream import Facts, facts_of, lost_quorum
 
+pytestmark = pytest.mark.one_python
+
 SECOND = 10**9
 CONFIG: dict[str, Any] = {
     "name": "MAIL",
