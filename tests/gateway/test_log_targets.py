@@ -14,9 +14,11 @@ import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
+import pytest
 from serving import PATIENCE, command, environment, messages, run_to_end
 
 pytest_plugins = ["gateway_fixtures"]
+pytestmark = pytest.mark.one_python
 MESSAGE = b"Subject: x\r\n\r\nhello\r\n"
 
 

@@ -10,6 +10,7 @@ from serving import Gateway, run_to_end
 from worker_kit import Parent
 
 pytest_plugins = ["gateway_fixtures"]
+pytestmark = pytest.mark.one_python
 MESSAGE = b"Subject: x\r\n\r\nhello\r\n"
 
 
