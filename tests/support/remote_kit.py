@@ -1,8 +1,9 @@
 """A remote store for tests: a TCP server that a script makes slow, mute, full or dead, and a sink
 that hands messages over to it.
 
-A request is a line of JSON, `{"ids": [...], "octets": N}`, and N octets; the answer is a line with
-a word for each id: "ok", or the name of an error. `{"probe": true}` is answered with "up".
+A request is a line of JSON, `{"ids": [...], "sizes": [...]}`, and the records, of these sizes; the
+answer is a line with a word for each id: "ok", or the name of an error. `{"probe": true}` is
+answered with "up".
 """
 
 from __future__ import annotations
@@ -44,7 +45,7 @@ ERRORS: dict[str, Callable[[], DeliveryError]] = {
 
 class RemoteServer:
     """`async with RemoteServer() as server:` listens on `port`. answer: called with an id, returns
-    the word for it. stored: all octets by id, also those whose ack was dropped. is_silent: reads,
+    the word for it. stored: the records by id, also those whose ack was dropped. is_silent: reads,
     and never answers. drops_acks: stores, then cuts the connection. is_stopped: does not even read.
     """
 
@@ -112,10 +113,10 @@ class RemoteServer:
             words = ["up"]
         else:
             await self.go_on.wait()
-            octets = await reader.readexactly(request["octets"])
+            records = [await reader.readexactly(size) for size in request["sizes"]]
             words = [self.answer(id) for id in request["ids"]]
             self.batches.append(request["ids"])
-            for id, word in zip(request["ids"], words, strict=True):
+            for id, word, octets in zip(request["ids"], words, records, strict=True):
                 if word == "ok":
                     self.stored.setdefault(id, []).append(octets)
             self.received.set()
@@ -144,9 +145,9 @@ class ScriptedSink(RemoteSink):
         assert await self._asked(b'{"probe": true}\n') == ["up"]
 
     async def send(self, records: list[Record]) -> Sequence[Receipt | BaseException]:
-        octets = b"".join(encode_record(record) for record in records)
-        request = {"ids": [record.id for record in records], "octets": len(octets)}
-        words = await self._asked(json.dumps(request).encode() + b"\n" + octets)
+        encoded = [encode_record(record) for record in records]
+        request = {"ids": [record.id for record in records], "sizes": [*map(len, encoded)]}
+        words = await self._asked(json.dumps(request).encode() + b"\n" + b"".join(encoded))
         return [ERRORS[word]() if word in ERRORS else word for word in words]
 
     async def disconnect(self) -> None:
