@@ -135,9 +135,16 @@ class Delivery:
 
     def refusal(self) -> SMTPError | None:
         """Return the refusal if no message can be accepted now, else None. No I/O."""
-        if self.traffic.in_flight > self.traffic.max_in_flight:
+        limit, in_flight = self.traffic.max_in_flight, self.traffic.in_flight
+        if in_flight > limit // 2 and in_flight > limit - self._needed(limit):
             return Full().reply
         return self.sink.refusal()
+
+    def _needed(self, limit: int) -> int:
+        """Return the octets that must be free for one more message."""
+        if self.sink.max_body is None:
+            return 0  # it goes into a file
+        return min(self.sink.max_record, limit // 2)
 
     def on_mail_from(self, address: Address, session: Session, callback: Callback) -> None:
         """Refuse a transaction if its message cannot be delivered now."""

@@ -265,7 +265,7 @@ class Dispatcher:
         again: list[_Entry] = []
         failure: DeliveryError | None = None
         for entry, result in zip(batch, results, strict=True):
-            if not isinstance(result, _TRIED_AGAIN):
+            if entry.future.done() or not isinstance(result, _TRIED_AGAIN):
                 self._answer(entry, result)
                 continue
             failure = _error_of(result)
@@ -274,7 +274,7 @@ class Dispatcher:
             entry.tries += 1
             again.append(entry)
         self._on_batch(len(batch))
-        if len(again) < len(batch):
+        if not all(isinstance(result, _TRIED_AGAIN) for result in results):
             self._availability.answered()
         elif failure is not None:
             self._availability.failed(failure)
@@ -283,7 +283,7 @@ class Dispatcher:
 
     def _answer(self, entry: _Entry, result: Receipt | BaseException) -> None:
         if isinstance(result, BaseException):
-            if not isinstance(result, DeliveryError):
+            if not isinstance(result, (DeliveryError, *_TRIED_AGAIN)):
                 logger.error("%s: id=%s has failed", self._name, entry.record.id, exc_info=result)
             _fail(entry.future, delivery_error(result))
         elif not entry.future.done():

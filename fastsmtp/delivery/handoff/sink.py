@@ -13,7 +13,7 @@ from collections.abc import Sequence
 from typing import Final
 
 from fastsmtp.delivery.bodies.store import BodyStore
-from fastsmtp.delivery.errors import Unavailable, reason_of
+from fastsmtp.delivery.errors import DeliveryError, Unavailable, reason_of
 from fastsmtp.delivery.gathering import MAX_ITEMS, MAX_OCTETS
 from fastsmtp.delivery.handoff.availability import Availability
 from fastsmtp.delivery.handoff.dispatcher import DEADLINE, Dispatcher
@@ -27,6 +27,7 @@ __all__ = ["RemoteSink"]
 
 CONNECTING: Final = 15.0  # seconds for `connect`; a worker has 60 for its whole start
 DISCONNECTING: Final = 2.0
+_OF_A_START: Final = (OSError, ValueError, DeliveryError)  # what a start may raise
 
 
 class RemoteSink(Sink):
@@ -114,6 +115,9 @@ class RemoteSink(Sink):
             await self._disconnect()
             if isinstance(error, TimeoutError):
                 raise Unavailable(f"no answer within {CONNECTING:g} seconds") from error
+            if isinstance(error, Exception) and not isinstance(error, _OF_A_START):
+                logger.debug("%s: the start has failed", self.where, exc_info=error)
+                raise Unavailable(f"{type(error).__name__}: {reason_of(error)}") from error
             raise
         if self.bodies is not None and self.bodies.promise is not None:
             promise = promise.weaker(self.bodies.promise)

@@ -277,6 +277,26 @@ async def test_a_send_that_hangs_is_ended_at_the_deadline_and_its_place_is_free_
 
 
 @on_loops
+async def test_a_failure_that_comes_after_the_deadline_is_not_tried_again() -> None:
+    async def stubborn(records: list[Record]) -> Sequence[Answer]:
+        batches.append([record.id for record in records])
+        try:
+            await asyncio.Event().wait()
+        except asyncio.CancelledError:
+            raise ConnectionResetError("cut") from None
+        return []
+
+    batches: list[list[str]] = []
+    remote = Remote()
+    remote.send = stubborn  # type: ignore[method-assign]
+    async with sending(remote, deadline=0.02) as it:
+        assert kinds(await it.results("a")) == [Unclear]
+        for _ in range(5):
+            await asyncio.sleep(0.002)
+    assert batches == [["a"]]
+
+
+@on_loops
 async def test_a_library_that_cancels_its_own_work_is_tried_again() -> None:
     remote = Remote(Raised(asyncio.CancelledError()))
     async with sending(remote) as it:

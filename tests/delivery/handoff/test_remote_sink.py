@@ -129,6 +129,24 @@ async def test_no_answer_at_the_start_is_unavailable(monkeypatch: pytest.MonkeyP
 
 
 @on_loops
+async def test_an_exception_of_a_library_at_the_start_is_a_line_and_no_traceback(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    class OfALibrary(Exception):
+        pass
+
+    async def failing(made: ScriptedSink) -> Promise:
+        raise OfALibrary("no\nresponders")
+
+    monkeypatch.setattr(ScriptedSink, "connect", failing)
+    made = ScriptedSink(1)
+    with pytest.raises(Unavailable, match=r"OfALibrary: no\\x0aresponders"):
+        await made.start()
+    assert caplog.text == ""
+    assert made.promise is None
+
+
+@on_loops
 async def test_it_is_started_once_and_again_after_closing() -> None:
     async with started() as (_, made):
         with pytest.raises(RuntimeError, match="was started before"):
