@@ -196,7 +196,7 @@ def test_a_spool_in_front_of_it_takes_all_mail_and_drains_when_it_is_up(
 SETTINGS = [
     (
         ("--deliver=nats//host",),
-        "--deliver: it takes a URL such as maildir:/var/mail, or empty, not 'nats//host' (text)",
+        "--deliver: it takes a URL such as maildir:/var/mail",
     ),
     (("--deliver=remoet://x",), "--deliver: there is no scheme remoet: did you mean remote:?"),
     (

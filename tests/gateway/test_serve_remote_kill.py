@@ -7,14 +7,16 @@ from __future__ import annotations
 import asyncio
 import os
 import random
+import smtplib
 import sys
+import threading
 from hashlib import sha256
 from pathlib import Path
 
 import pytest
 import remote_gateway
 from mail_load import Load
-from remote_kit import RemoteServer
+from remote_kit import RemoteServer, in_a_thread
 from serving import PATIENCE, Gateway
 
 from fastsmtp.delivery import parse_record
@@ -25,11 +27,11 @@ NIGHTLY_KILLS = int(os.environ.get("FASTSMTP_KILL_CYCLES", "100"))
 SIZES = (10, 1000, 20_000, 200_000)
 
 
-def gateway(port: int, spool: Path) -> Gateway:
+def gateway(port: int, *arguments: str) -> Gateway:
     return Gateway(
         None,
-        *(f"--deliver=remote://127.0.0.1:{port}", f"--spool={spool}"),
-        *("--on-unavailable=spool", "--handoff-deadline=0.2"),
+        f"--deliver=remote://127.0.0.1:{port}",
+        *arguments,
         program=(remote_gateway.__file__,),
         env={"PYTHONPATH": ":".join(sys.path)},
     )
@@ -37,7 +39,8 @@ def gateway(port: int, spool: Path) -> Gateway:
 
 async def started(port: int, spool: Path) -> Gateway:
     """In a thread: the remote, which it asks, is on this loop."""
-    return await asyncio.to_thread(gateway, port, spool)
+    beside = (f"--spool={spool}", "--on-unavailable=spool", "--handoff-deadline=0.2")
+    return await asyncio.to_thread(gateway, port, *beside)
 
 
 async def flap(remote: RemoteServer, chance: random.Random) -> None:
@@ -98,3 +101,28 @@ def test_a_killed_gateway_beside_a_flapping_machine_loses_nothing_every_night(
     tmp_path: Path, seed: int
 ) -> None:
     assert asyncio.run(killed(tmp_path, seed, KILLS)) > 0
+
+
+def test_a_gateway_killed_before_its_250_leaves_a_copy_with_the_fingerprint_of_the_next() -> None:
+    message = b"Subject: x\r\n\r\nhello\r\n"
+    with in_a_thread() as remote:
+        remote.server.is_silent = True  # to the message: the probe of a start is answered
+        with gateway(remote.port) as running:
+            sending = threading.Thread(target=send_and_lose, args=(running, message))
+            sending.start()
+            remote.wait_until_received()
+            running.kill()
+            sending.join(PATIENCE)
+        remote.server.is_silent = False
+        with gateway(remote.port) as running:
+            running.send(message)
+            assert running.stop() == 0
+    copies = [parse_record(octets) for each in remote.server.stored.values() for octets in each]
+    assert len(copies) == 2
+    assert len({copy.id for copy in copies}) == 2
+    assert len({copy.fingerprint for copy in copies}) == 1
+
+
+def send_and_lose(running: Gateway, message: bytes) -> None:
+    with pytest.raises(smtplib.SMTPServerDisconnected):
+        running.send(message)

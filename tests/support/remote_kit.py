@@ -45,8 +45,9 @@ ERRORS: dict[str, Callable[[], DeliveryError]] = {
 
 class RemoteServer:
     """`async with RemoteServer() as server:` listens on `port`. answer: called with an id, returns
-    the word for it. stored: the records by id, also those whose ack was dropped. is_silent: reads,
-    and never answers. drops_acks: stores, then cuts the connection. is_stopped: does not even read.
+    the word for it. stored: the records by id, also those whose ack was dropped. is_silent: records
+    get no answer; is_mute: nothing does. drops_acks: stores, then cuts the connection. go_on: a
+    request for records waits for it. received: records have come.
     """
 
     def __init__(self) -> None:
@@ -55,7 +56,7 @@ class RemoteServer:
         self.stored: dict[str, list[bytes]] = {}
         self.batches: list[list[str]] = []
         self.connections = 0
-        self.is_silent = False
+        self.is_silent = self.is_mute = False
         self.drops_acks = False
         self.go_on = asyncio.Event()
         self.go_on.set()
@@ -109,7 +110,8 @@ class RemoteServer:
     async def _answer(
         self, request: dict[str, Any], reader: asyncio.StreamReader, writer: asyncio.StreamWriter
     ) -> None:
-        if request.get("probe"):
+        is_probe = bool(request.get("probe"))
+        if is_probe:
             words = ["up"]
         else:
             await self.go_on.wait()
@@ -122,7 +124,7 @@ class RemoteServer:
             self.received.set()
             if self.drops_acks:
                 raise EOFError
-        if not self.is_silent:
+        if not self.is_mute and (is_probe or not self.is_silent):
             writer.write(json.dumps(words).encode() + b"\n")
             await writer.drain()
 
@@ -183,6 +185,13 @@ class Threaded:
 
     def start(self) -> None:
         self._run(self.server.start())
+
+    def wait_until_received(self) -> None:
+        """Wait for records, if there were none yet."""
+        self._run(self._received())
+
+    async def _received(self) -> None:
+        await self.server.received.wait()
 
     def _run(self, work: Coroutine[Any, Any, None]) -> None:
         asyncio.run_coroutine_threadsafe(work, self._loop).result(PATIENCE)

@@ -13,7 +13,7 @@ from clients import until
 from on_loops import on_loops
 from remote_kit import RemoteServer, ScriptedSink
 
-from fastsmtp.delivery import Promise, Record, TooLarge, parse_record
+from fastsmtp.delivery import Promise, Record, TooLarge, Unclear, parse_record
 from fastsmtp.delivery.bodies import FileBodies
 from fastsmtp.delivery.handoff import availability, dispatcher
 
@@ -65,6 +65,17 @@ async def test_a_body_whose_record_is_refused_is_removed(tmp_path: Path) -> None
         with pytest.raises(TooLarge):
             await put(sink)
         await until(lambda: os.listdir(tmp_path) == [])
+
+
+@on_loops
+async def test_a_body_whose_record_may_be_stored_stays_for_its_consumer(tmp_path: Path) -> None:
+    async with started(tmp_path) as (server, sink):
+        server.drops_acks = True
+        with pytest.raises(Unclear):
+            await put(sink)
+    # Without the marker of a record with a 250: it is removed by its age.
+    (name,) = os.listdir(tmp_path)
+    assert not name.endswith(".kept")
 
 
 @on_loops

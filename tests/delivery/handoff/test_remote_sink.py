@@ -122,7 +122,7 @@ async def test_nobody_listens_at_the_start_is_an_error_of_the_system() -> None:
 async def test_no_answer_at_the_start_is_unavailable(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(sink, "CONNECTING", 0.05)
     async with RemoteServer() as server:
-        server.is_silent = True
+        server.is_mute = True
         made = ScriptedSink(server.port)
         with pytest.raises(Unavailable, match=r"no answer within 0\.05 seconds"):
             await made.start()
