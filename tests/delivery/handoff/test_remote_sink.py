@@ -18,6 +18,7 @@ from fastsmtp.delivery import Full, Promise, Record, Unavailable, Unclear
 from fastsmtp.delivery.handoff import availability, dispatcher, sink
 
 PATIENCE = 20.0
+DOWN = 0.3  # seconds of a deadline: long enough for three tries on a busy machine
 
 
 @pytest.fixture(autouse=True)
@@ -66,7 +67,7 @@ async def test_other_side_down_for_a_moment_a_message_waits_and_is_taken() -> No
 
 @on_loops
 async def test_other_side_down_beyond_the_deadline_a_message_is_unavailable() -> None:
-    async with started(deadline=0.05) as (server, made):
+    async with started(deadline=DOWN) as (server, made):
         await server.stop()
         with pytest.raises(Unavailable):
             await made.put(record("a"))
@@ -159,7 +160,7 @@ async def test_it_is_started_once_and_again_after_closing() -> None:
 @on_loops
 async def test_closing_while_it_is_down_leaves_no_probe(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(availability, "FIRST_PAUSE", 60.0)
-    async with started(deadline=0.05) as (server, made):
+    async with started(deadline=DOWN) as (server, made):
         await server.stop()
         with pytest.raises(Unavailable):
             await made.put(record("a"))
