@@ -57,9 +57,11 @@ async def killed(directory: Path, seed: int, kills: int) -> int:
     chance, spool = random.Random(seed), directory / "spool"
     acknowledged: set[str] = set()
     async with RemoteServer() as remote:
-        for _ in range(kills):
+        for number in range(kills):
             running = await started(remote.port, spool)
-            flapping = asyncio.create_task(flap(remote, chance))
+            # Every other time it is killed while all mail goes into the spool.
+            changing = remote.stop() if number % 2 else flap(remote, chance)
+            flapping = asyncio.create_task(changing)
             load = Load(running.ports[0], 8, seed=chance.getrandbits(32), sizes=SIZES)
             last = chance.choice([1, 20, 200, 400])
             load.on_acknowledged = lambda count, last=last, it=running: (
