@@ -619,7 +619,7 @@ def test_a_value_is_cut_where_it_is_too_long_for_a_line() -> None:
     assert len(refused_texts({"reject": ("x" * 100_000,)})) < 500
 
 
-def test_workers_are_by_default_one_for_each_core_this_process_may_use() -> None:
+def test_auto_is_one_worker_for_each_core_that_this_process_may_use() -> None:
     found: Loaded = load({"workers": "auto"}, {}, os.devnull)
     assert found.config.workers == len(os.sched_getaffinity(0))
     assert found.values["workers"] == "auto"

@@ -133,7 +133,11 @@ def kill_once(gateway: Gateway, ledger: Ledger, chance: random.Random, clients: 
         thread.join(PATIENCE)
 
 
-@pytest.mark.parametrize("cycle", range(15))
+# Each is killed at another moment.
+CYCLES = [*range(3), *(pytest.param(each, marks=pytest.mark.nightly) for each in range(3, 15))]
+
+
+@pytest.mark.parametrize("cycle", CYCLES)
 def test_ops_05_a_process_killed_under_load_has_lost_nothing_acknowledged(
     tmp_path: Path, cycle: int
 ) -> None:

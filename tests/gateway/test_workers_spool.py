@@ -95,8 +95,17 @@ def test_a_second_server_on_a_spool_is_refused(
         assert server.stop() == 0
 
 
-@pytest.mark.parametrize("workers", [0, 1, 2])
-@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGKILL])
+@pytest.mark.parametrize(
+    "workers, number",
+    [
+        (0, signal.SIGTERM),
+        (0, signal.SIGKILL),
+        (1, signal.SIGTERM),
+        (2, signal.SIGKILL),
+        pytest.param(1, signal.SIGKILL, marks=pytest.mark.nightly),
+        pytest.param(2, signal.SIGTERM, marks=pytest.mark.nightly),
+    ],
+)
 def test_fewer_workers_than_before_deliver_what_all_have_left(
     maildir: Path, spool: Path, workers: int, number: signal.Signals
 ) -> None:
@@ -204,7 +213,7 @@ def test_reloads_and_kills_under_load_lose_nothing_acknowledged(
 
 def test_no_directory_is_left_unused_by_many_reloads(maildir: Path, spool: Path) -> None:
     with Parent(maildir, f"--spool={spool}", workers=2) as parent:
-        for _ in range(6):
+        for _ in range(4):
             parent.process.send_signal(signal.SIGHUP)
             parent.out.wait("SIGHUP: 2 new workers are ready")
             parent.wait_for_workers(2)
