@@ -14,7 +14,6 @@ import argparse
 import json
 import os
 import shutil
-import signal
 import statistics
 import subprocess
 import tempfile
@@ -26,13 +25,12 @@ from typing import Any, NamedTuple
 
 from durable.servers import PEER, SERVERS
 from durable.tree import settled_cpu
-from load import building
+from load import building, measuring
 from load.measuring import (
     HOST,
     RUN_LIMIT,
     CannotRun,
     free_port,
-    greeted,
     raise_limit_of_files,
     search_where_root_looks,
 )
@@ -116,25 +114,10 @@ def running(name: str, directory: Path, environment: dict[str, str]) -> Iterator
     port = free_port()
     directory.mkdir()
     command = SERVERS[name].command(directory, port, environment)
-    # A session of its own, so that whatever is left of it at the end can be ended.
-    process = subprocess.Popen(
-        command,
-        stdin=subprocess.DEVNULL,
-        stdout=subprocess.DEVNULL,
-        env=os.environ | environment,
-        start_new_session=True,
-    )
-    try:
-        if greeted(process, port, None) is None:
-            raise CannotRun(f"does not start: {' '.join(Path(part).name for part in command)}")
+    with measuring.running(
+        command, port, stop_limit=STOP_LIMIT, env=os.environ | environment
+    ) as process:
         yield Running(process.pid, port)
-    finally:
-        process.terminate()
-        try:
-            process.wait(STOP_LIMIT)
-        except subprocess.TimeoutExpired:
-            os.killpg(process.pid, signal.SIGKILL)
-            process.wait()
 
 
 def slow_disk(directory: Path) -> dict[str, str]:

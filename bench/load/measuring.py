@@ -201,6 +201,30 @@ def keywords_of(client: socket.socket) -> frozenset[str] | None:
     return frozenset()
 
 
+@contextmanager
+def running(
+    command: list[str], port: int, *, stop_limit: float, **options: Any
+) -> Iterator[subprocess.Popen[bytes]]:
+    """Run a server, which greets when the block begins, and end it. Raises CannotRun.
+
+    It has a session of its own, so that whatever is left of it after `stop_limit` seconds can be
+    ended. options: of Popen.
+    """
+    nothing = {"stdin": subprocess.DEVNULL, "stdout": subprocess.DEVNULL}
+    process = subprocess.Popen(command, start_new_session=True, **nothing, **options)
+    try:
+        if greeted(process, port, None) is None:
+            raise CannotRun(f"does not start: {' '.join(Path(part).name for part in command)}")
+        yield process
+    finally:
+        process.terminate()
+        try:
+            process.wait(stop_limit)
+        except subprocess.TimeoutExpired:
+            os.killpg(process.pid, signal.SIGKILL)
+            process.wait()
+
+
 def greeted(
     process: subprocess.Popen[bytes], port: int, tls: ssl.SSLContext | None
 ) -> frozenset[str] | None:

@@ -26,7 +26,7 @@ from typing import Any, NamedTuple
 
 from durable.tree import processes
 from load import building
-from load.measuring import HOST, CannotRun, cores, free_port, greeted, search_where_root_looks
+from load.measuring import HOST, CannotRun, cores, free_port, running, search_where_root_looks
 from load.measuring import settled as settled_reading
 from load.reporting import (
     RESULTS,
@@ -73,27 +73,12 @@ def serving(
         if on is not None:
             os.sched_setaffinity(0, on)
 
-    process = subprocess.Popen(
-        command,
-        cwd=cwd,
-        stdin=subprocess.DEVNULL,
-        stdout=subprocess.DEVNULL,
-        env={**os.environ, "PYTHONPATH": str(HERE.parents[1])},
-        preexec_fn=prepare,
-        start_new_session=True,
-    )
-    try:
-        if greeted(process, port, None) is None:
-            raise CannotRun(f"does not start: {' '.join(command)}")
-        wait_for_workers(process.pid, workers + others)
+    environment = {**os.environ, "PYTHONPATH": str(HERE.parents[1])}
+    with running(
+        command, port, stop_limit=STOP_LIMIT, cwd=cwd, env=environment, preexec_fn=prepare
+    ) as process:
+        wait_for_workers(process.pid, workers)
         yield Running(process, port)
-    finally:
-        process.terminate()
-        try:
-            process.wait(STOP_LIMIT)
-        except subprocess.TimeoutExpired:
-            os.killpg(process.pid, signal.SIGKILL)
-            process.wait()
 
 
 def children_of(pid: int) -> list[int]:
