@@ -33,7 +33,9 @@ from fastsmtp.stream cimport DataStream, resume_with_stream
 from asyncio import CancelledError, Task, current_task, tasks
 
 from fastsmtp import _interpreter
-from fastsmtp._hooks.stalls import STALL
+from fastsmtp._hooks import stalls
+
+cdef double STALL = stalls.STALL
 
 
 # asyncio's current task of each loop.
