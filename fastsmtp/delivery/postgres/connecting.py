@@ -20,6 +20,7 @@ from fastsmtp.delivery.postgres.server import Link
 __all__ = ["Connection", "Server"]
 
 SCHEMES: Final = ("postgresql", "postgres")
+_FILES: Final = ("sslrootcert", "sslcert", "sslkey")  # options that name one
 CONNECT_SECONDS: Final = 5.0
 # Sent by `RAISE WARNING` in a function of the table's owner; all other warnings are the server's.
 _RAISED: Final = "exec_stmt_raise"
@@ -42,7 +43,8 @@ class Server:
     """Where a URL leads: `postgresql://user:password@host:port/database?option=value`, in which a
     list of hosts is possible. What it does not say is taken from PGHOST and so on, and ~/.pgpass.
 
-    password: instead of the URL's. name: for texts, without password. Raises ValueError.
+    password: instead of the URL's. name: for texts, without password. Raises ValueError, and
+    OSError for a file of a certificate or key that cannot be read.
     """
 
     def __init__(self, url: str, password: str | None = None) -> None:
@@ -52,12 +54,17 @@ class Server:
         except ValueError:
             raise ValueError(_NOT_USABLE) from None  # its text may show the password
         if parts.scheme not in SCHEMES:
-            raise ValueError(f"a URL of PostgreSQL begins with {SCHEMES[0]}://, got {url[:12]!r}…")
+            raise ValueError(
+                f"a URL of PostgreSQL begins with {SCHEMES[0]}://, not {parts.scheme:.20}:"
+            )
         hosts = parts.netloc.rpartition("@")[2]
         options = {name: values[-1] for name, values in query.items()}
-        places = [*hosts.split(","), *options.get("host", os.environ.get("PGHOST", "")).split(",")]
-        places = [each for each in places if each]
-        self.name = f"{SCHEMES[0]}://{hosts or ','.join(places)}{parts.path}"
+        given = hosts or options.get("host") or os.environ.get("PGHOST", "")
+        places = [each for each in given.split(",") if each]
+        for path in filter(None, map(options.get, _FILES)):
+            with open(path, "rb"):
+                pass
+        self.name = f"{SCHEMES[0]}://{given}{parts.path}"
         self._url = url
         self._options: dict[str, Any] = {} if password is None else {"password": password}
         is_given = "sslmode" in options or "PGSSLMODE" in os.environ or "service" in options

@@ -46,11 +46,10 @@ def connect_error(error: Exception) -> Exception:
     """
     state = getattr(error, "sqlstate", None)
     text = _text(error)
-    if isinstance(error, (ValueError, DeliveryError)):
+    if isinstance(error, DeliveryError):
         return error
-    if isinstance(state, str):
-        return ValueError(text) if state[:2] in _SETTINGS else Unavailable(text)
-    return Unavailable(text)
+    is_setting = isinstance(state, str) and state[:2] in _SETTINGS
+    return ValueError(text) if is_setting or isinstance(error, ValueError) else Unavailable(text)
 
 
 def _text(error: BaseException) -> str:

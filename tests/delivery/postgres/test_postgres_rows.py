@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import asyncio
+
 import pytest
 from spool_kit import record
 
+from fastsmtp.delivery import Unavailable
 from fastsmtp.delivery.postgres import Postgres, schema
 from fastsmtp.delivery.postgres.table import COLUMNS, copy_parts, insert_arguments
 
@@ -44,6 +47,41 @@ def test_an_argument_that_is_not_usable_is_refused_by_its_name(
     with pytest.raises(ValueError, match=message) as raised:
         Postgres(url, **options)  # type: ignore[arg-type]
     assert "ss@" not in str(raised.value)
+
+
+def test_a_file_of_a_certificate_that_is_not_there_is_named() -> None:
+    with pytest.raises(FileNotFoundError, match=r"/nowhere/ca\.pem"):
+        Postgres(f"{URL}?sslmode=verify-full&sslrootcert=/nowhere/ca.pem")
+
+
+@pytest.mark.parametrize(
+    "url, environment, is_verified",
+    [
+        ("postgresql://db.example/mail", "", True),
+        ("postgresql://10.0.0.1,127.0.0.1/mail", "", True),
+        ("postgresql:///mail", "db.example", True),
+        ("postgresql:///mail?host=db.example", "", True),
+        ("postgresql://db.example/mail?sslmode=disable", "", False),
+        ("postgresql://localhost:1/mail", "db.example", False),
+        ("postgresql://[::1]:5432/mail", "", False),
+        ("postgresql://%2Frun%2Fpostgresql/mail", "", False),
+        ("postgresql:///mail", "", False),
+    ],
+)
+def test_the_certificate_of_a_host_that_is_not_local_is_verified(
+    url: str, environment: str, is_verified: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("PGHOST", environment)
+    given: dict[str, object] = {}
+
+    async def connect(url: str, **options: object) -> None:
+        given.update(options)
+        raise ConnectionRefusedError
+
+    monkeypatch.setattr("asyncpg.connect", connect)
+    with pytest.raises(Unavailable):
+        asyncio.run(Postgres(url).start())
+    assert given.get("ssl", False) is is_verified
 
 
 def test_no_text_shows_the_password() -> None:
