@@ -35,6 +35,12 @@ NIGHTLY_KILLS = int(os.environ.get("FASTSMTP_KILL_CYCLES", "200"))
 MESSAGE = b"Subject: x\r\n\r\nhello\r\n"
 
 
+@pytest.fixture(autouse=True)
+def _plain(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Without TLS unless a URL says so: asyncio ends it only after its loop is closed."""
+    monkeypatch.setenv("PGSSLMODE", "disable")
+
+
 @pytest.fixture(scope="module")
 def running() -> Iterator[Server]:
     """A server with TLS, and a user who needs a password."""
@@ -109,20 +115,15 @@ BAD = [
     ("postgres@127.0.0.1:{free}/postgres", "Connection refused"),
     ("clerk:wrong@127.0.0.1:{port}/postgres", 'password authentication failed for user "clerk"'),
     ("postgres@127.0.0.1:{port}/nowhere", 'database "nowhere" does not exist'),
-    (
-        "postgres@127.0.0.1:{port}/postgres?sslmode=verify-full&sslrootcert={ca}",
-        "the certificate of the server is not trusted",
-    ),
     ("postgres@127.0.0.1:{port}/postgres?sslmode=perhaps", "`sslmode` parameter must be one of"),
 ]
 
 
 @pytest.mark.parametrize("url, reason", BAD)
 def test_a_database_that_cannot_be_used_is_one_line_with_the_reason(
-    server: Server, url: str, reason: str, tmp_path: Path
+    server: Server, url: str, reason: str
 ) -> None:
-    (tmp_path / "ca.pem").write_bytes(ca_pem("another"))
-    url = url.format(port=server.port, free=free_port(), ca=tmp_path / "ca.pem")
+    url = url.format(port=server.port, free=free_port())
     line = why_not(f"postgresql://{url}")
     assert line.startswith("deliver postgresql://")
     assert reason in line
@@ -157,12 +158,16 @@ def test_a_table_and_a_promise_that_do_not_fit_are_one_line_that_names_them(
     assert told().endswith("needs asyncpg: pip install 'fastsmtp-engine[postgres]'")
 
 
-def test_nothing_is_accepted_when_the_database_is_not_there() -> None:
-    url = f"postgresql://u@127.0.0.1:{free_port()}/mail"
+def test_nothing_is_accepted_when_the_database_cannot_be_trusted(
+    server: Server, tmp_path: Path
+) -> None:
+    (tmp_path / "ca.pem").write_bytes(ca_pem("another"))
+    url = f"{server.dsn}?sslmode=verify-full&sslrootcert={tmp_path / 'ca.pem'}"
     done = run_to_end("--listen=127.0.0.1:0", f"--deliver={url}")
     assert done.returncode == 1
     assert "listening on" not in done.stdout
-    assert done.stderr.splitlines()[-1] == (f"fastsmtp: error: deliver {url}: Connection refused")
+    line = done.stderr.splitlines()[-1]
+    assert line.startswith(f"fastsmtp: error: deliver {url}: the certificate of the server is not")
 
 
 def test_the_schema_is_printed_and_makes_the_table(

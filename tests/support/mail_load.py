@@ -45,6 +45,8 @@ class Load:
             try:
                 await self._talk(reader, writer)
             finally:
+                if writer.transport.get_write_buffer_size():
+                    writer.transport.abort()  # nobody reads the rest
                 writer.close()
 
     async def _talk(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
