@@ -1,4 +1,4 @@
-"""Called for every word of a log line, so it is called from C. Texts may be of a subclass of str."""
+"""Called for every word of a log line, from C. Texts may be of a subclass of str."""
 
 cimport cython
 
