@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterator
+from inspect import cleandoc
 from pathlib import Path
 
 import click
@@ -93,10 +94,10 @@ def commands(group: click.Group, name: str) -> Iterator[tuple[str, click.Command
 
 def command_text(name: str, command: click.Command) -> Iterator[str]:
     """Yield the lines about one command."""
-    context = click.Context(command)
+    context = click.Context(command, **fastsmtp.context_settings)
     usage = " ".join(command.collect_usage_pieces(context))
     yield f".SS {escaped(name)} {escaped(usage)}"
-    for paragraph in (command.help or "").split("\n\n"):
+    for paragraph in cleandoc(command.help or "").split("\n\n"):
         if paragraph.startswith("\b"):
             yield from (".nf", escaped(paragraph.removeprefix("\b").strip("\n")), ".fi")
         else:
@@ -107,7 +108,7 @@ def command_text(name: str, command: click.Command) -> Iterator[str]:
 
 def options(command: click.Command) -> Iterator[str]:
     """Yield the lines about the options of one command."""
-    context = click.Context(command)
+    context = click.Context(command, **fastsmtp.context_settings)
     for parameter in command.get_params(context):
         record = parameter.get_help_record(context)
         if isinstance(parameter, click.Option) and record is not None and parameter.name != "help":

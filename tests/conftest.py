@@ -76,7 +76,8 @@ def pytest_cmdline_main(config: pytest.Config) -> None:
     config.option.loadscopereorder = False  # the order is the one below
     is_whole = config.args_source is pytest.Config.ArgsSource.TESTPATHS
     if is_whole and getattr(config.option, "numprocesses", 0) is None:
-        config.option.numprocesses = "auto"
+        # One more than there are cores: many tests wait for processes that they have started.
+        config.option.numprocesses = (os.cpu_count() or 1) + 1
         config.option.dist = "loadfile"
 
 

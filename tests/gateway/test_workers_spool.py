@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import json
 import os
+import re
 import shutil
 import signal
 import subprocess
@@ -71,8 +72,11 @@ def fastsmtp_spool(name: str, spool: Path, *arguments: str) -> subprocess.Comple
 
 def test_each_worker_has_a_directory_of_its_own(maildir: Path, spool: Path) -> None:
     with Parent(maildir, f"--spool={spool}", workers=2) as parent:
-        ways = {line.split(" by way of the spool ")[1] for line in parent.out.all if "250" in line}
-        assert {way.partition(";")[0] for way in ways} == {str(spool), f"{spool}/workers/2"}
+        begin = re.compile(r" by way of the spool (.+?);")
+        ways = {found[1] for line in parent.out.all if (found := begin.search(line))}
+        while len(ways) < 2:  # a worker is ready a little before the line about it
+            ways.add(parent.out.wait(begin.pattern)[1])
+        assert ways == {str(spool), f"{spool}/workers/2"}
         send_all(parent)
         wait_for(maildir)
         assert parent.stop() == 0

@@ -13,8 +13,9 @@ from collections import Counter
 from pathlib import Path
 
 import pytest
-from serving import PATIENCE, Lines, command, environment
-from worker_kit import Parent, greeting, run_with_sockets, workers_of
+from service_manager_kit import activated
+from serving import PATIENCE, Program, command, environment
+from worker_kit import Parent, greeting, workers_of
 
 pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="SO_REUSEPORT with BPF")
 
@@ -108,17 +109,14 @@ def test_ipv4_on_a_socket_of_both_families_is_steered_as_on_one_of_its_own(
         port, plain = both.getsockname()[1], one.getsockname()[1]
         arguments = ["app:make", f"--listen=127.0.0.1:{plain}", f"--listen=[::]:{port}"]
         arguments += ["--workers=3", "--stay-root"]
-        with run_with_sockets(both, one, command=command(*arguments), cwd=directory) as process:
-            try:
-                assert process.stdout is not None
-                lines = Lines(process.stdout)
-                lines.wait("3 workers are ready")
-                served = workers_of(("127.0.0.1", plain), V4[:20])
-                assert served == workers_of(("127.0.0.1", port), V4[:20])
-                assert len(set(served.values())) == 3
-            finally:
-                process.send_signal(signal.SIGTERM)
-                lines.finish()
+        descriptors = [both.fileno(), one.fileno()]
+        line = activated(command(*arguments), descriptors)
+        with Program(line, pass_fds=descriptors, cwd=directory) as program:
+            program.out.wait("3 workers are ready")
+            served = workers_of(("127.0.0.1", plain), V4[:20])
+            assert served == workers_of(("127.0.0.1", port), V4[:20])
+            assert len(set(served.values())) == 3
+            assert program.stop() == 0
 
 
 # IPv6, in a network of its own, whose loopback interface has several addresses.

@@ -42,9 +42,11 @@ class Hook:
     async def __aexit__(self, *exception: object) -> None:
         self.said.append(f"leave {self.name}")
 
-    def __call__(self, subject: Any, session: Any, callback: Any) -> None:
+    def __call__(self, *arguments: Any) -> None:
+        """Any hook: that at the close has no callback."""
         self.said.append(f"call {self.name}")
-        callback()
+        if len(arguments) > 1:
+            arguments[-1]()
 
 
 Factory = Callable[[SMTPServer], AbstractAsyncContextManager[None]]

@@ -14,6 +14,7 @@ import asyncio
 import contextlib
 import importlib
 import importlib.util
+import logging
 import re
 import tomllib
 from collections.abc import Coroutine, Iterator
@@ -64,6 +65,17 @@ def blocks() -> list[Block]:
 # --- programs -------------------------------------------------------------------------------------
 
 
+@contextlib.contextmanager
+def logging_as_before() -> Iterator[None]:
+    """Undo at the end what a program has done with the loggers."""
+    loggers = [logging.getLogger(name) for name in (None, "fastsmtp", "fastsmtp.rcpt")]
+    before = [(each, each.level, [*each.handlers]) for each in loggers]
+    yield
+    for each, level, handlers in before:
+        each.setLevel(level)
+        each.handlers[:] = handlers
+
+
 class ProgramRunner:
     """Executes a block, and keeps the coroutine that it would have run for ever."""
 
@@ -89,7 +101,7 @@ class ProgramRunner:
         def run_server(server: SMTPServer, *args: Any, **where: Any) -> None:
             self.programs.append(serve(server))
 
-        with pytest.MonkeyPatch.context() as patch:
+        with pytest.MonkeyPatch.context() as patch, logging_as_before():
             patch.setattr(SMTPServer, "listen", listen_anywhere)
             patch.setattr(SMTPServer, "run", run_server)
             patch.setattr(asyncio, "run", self.programs.append)

@@ -19,7 +19,7 @@ KEPT = {
     "Session": {
         *{"_id", "id", "transaction", "data", "_data", "error"},
         *{"envelope", "transmission_type"},  # made of other fields
-        *{"_xclient", "_xforward"},  # made when somebody looks at those that are compared
+        *{"_notes", "_xclient", "_xforward"},  # made when somebody looks at those that are compared
     },
     "Envelope": {"dsn"},  # made of another field
     "SMTPProtocol": {

@@ -5,6 +5,7 @@ a 250 is lost on the way from one to the other.
 from __future__ import annotations
 
 import asyncio
+import itertools
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from pathlib import Path
@@ -16,7 +17,6 @@ from on_loops import on_loops
 from remote_kit import RemoteServer, ScriptedSink
 
 from fastsmtp.delivery import (
-    DeliveryError,
     Full,
     Promise,
     Receipt,
@@ -293,14 +293,12 @@ async def test_nothing_is_lost_when_the_sink_goes_down_and_up_under_load(tmp_pat
     ways: set[str] = set()
 
     async def send(pair: Pair, client: int) -> None:
-        for number in range(40):
-            id = f"{client}-{number}"
-            try:
-                (receipt,) = await pair.put(id)
-                ways.add(str(receipt).partition(":")[0])
-                acknowledged.append(id)
-            except DeliveryError:
-                pass
+        for number in itertools.count():
+            if number >= 40 and ways == {"ok", "spool"}:
+                break
+            (receipt,) = await pair.put(f"{client}-{number}")
+            ways.add(str(receipt).partition(":")[0])
+            acknowledged.append(f"{client}-{number}")
             await asyncio.sleep(0)
 
     async with paired(tmp_path, deadline=0.02, parallel=2, max_items=8) as pair:
@@ -312,6 +310,5 @@ async def test_nothing_is_lost_when_the_sink_goes_down_and_up_under_load(tmp_pat
             await pair.server.start()
         await asyncio.gather(*clients)
         await pair.stored(*acknowledged)
-    assert len(acknowledged) == 400
-    assert ways == {"ok", "spool"}
+    assert len(acknowledged) >= 400
     assert await in_spool(tmp_path) == 0
