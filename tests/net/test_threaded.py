@@ -309,6 +309,9 @@ import asyncio, os, signal, smtplib, socket, sys, threading
 from contextlib import asynccontextmanager
 from fastsmtp import SMTPServer
 
+# A run in the background of a shell ignores it.
+signal.signal(signal.SIGINT, signal.default_int_handler)
+
 def say(*words):
     print(*words, flush=True)
 
