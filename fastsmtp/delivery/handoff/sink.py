@@ -37,7 +37,10 @@ class RemoteSink(Sink):
     MAIL". deadline: seconds in which a message is tried again. parallel: batches at a time;
     max_items, max_octets: of each. bodies: keeps what is larger than `max_record`, started and
     closed by the sink; None: that is refused. `connect` may set `remarks` and `max_record`.
+    reads_bodies: `send` takes bodies of any store, and reads them itself.
     """
+
+    reads_bodies = False
 
     def __init__(
         self,
@@ -126,6 +129,11 @@ class RemoteSink(Sink):
 
     def put(self, record: Record) -> asyncio.Future[Receipt]:
         """Take one message; see `Sink.put`."""
+        if self.bodies is None and not self.reads_bodies and not isinstance(record.body, bytes):
+            # Its record would name a body that nobody can find.
+            refused: asyncio.Future[Receipt] = asyncio.get_running_loop().create_future()
+            refused.set_exception(Unavailable("there is no store for bodies beside the record"))
+            return refused
         answer = self._dispatcher.add(record, self.octets_of(record))
         return answer if self.bodies is None else self.bodies.follow(record, answer)
 

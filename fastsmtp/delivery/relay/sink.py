@@ -150,12 +150,16 @@ class Relay(Sink):
         )
 
     async def _relay(self, record: Record) -> Receipt:
-        opened = record.body.writer.take() if isinstance(record.body, SentBody) else None
+        body = record.body
+        opened = body.writer.take() if isinstance(body, SentBody) else None
         try:
             if opened is not None:
                 return await self._ended(record, opened, None)
+            if not isinstance(body, bytes):
+                if not isinstance(body, SentBody) or body.size:
+                    raise Unavailable("a relay takes bodies that it has begun itself")
+                body = b""  # nothing was written
             headers = _trace(record.headers)
-            body = record.body if isinstance(record.body, bytes) else b""
             sender = sender_of(record, len(headers) + len(body))
             return await self._ended(record, await self._opened(record, sender), headers + body)
         except asyncio.CancelledError:  # at the end of the sink, before the message was sent

@@ -62,6 +62,7 @@ class Webhook(RemoteSink):
     """
 
     receipt_key = "status"
+    reads_bodies = True
 
     def __init__(
         self,

@@ -8,6 +8,7 @@ import asyncio
 import errno
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -15,6 +16,7 @@ from on_loops import on_loops
 from remote_kit import RemoteServer, ScriptedSink
 
 from fastsmtp.delivery import Full, Promise, Record, Unavailable, Unclear
+from fastsmtp.delivery.body_files import BodyFile
 from fastsmtp.delivery.handoff import availability, dispatcher, sink
 
 PATIENCE = 20.0
@@ -170,3 +172,16 @@ async def test_closing_while_it_is_down_leaves_no_probe(monkeypatch: pytest.Monk
 def test_a_deadline_is_a_number_above_zero() -> None:
     with pytest.raises(ValueError, match="deadline takes a number of seconds above 0"):
         ScriptedSink(1, deadline=0)
+
+
+@on_loops
+async def test_a_body_that_the_sink_has_no_store_for_is_refused_and_nothing_is_sent(
+    tmp_path: Path,
+) -> None:
+    """The record alone would be a message without its body, and its client would get 250."""
+    async with started() as (server, made):
+        kept = record("a")
+        kept.set_body(BodyFile(str(tmp_path / "body"), 7, "", lambda: None))
+        with pytest.raises(Unavailable, match="no store"):
+            await made.put(kept)
+        assert list(server.stored) == []

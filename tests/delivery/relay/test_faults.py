@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import gc
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -12,6 +13,7 @@ from next_hop_kit import CLOSE, RESET, STALL, NextHop, Talk, gateway, mail, rela
 from on_loops import on_loops
 
 from fastsmtp.delivery import Promise, Recipient, Record, Unavailable, Unclear
+from fastsmtp.delivery.body_files import BodyFile
 from fastsmtp.delivery.handoff import availability
 from fastsmtp.delivery.relay import Patience
 
@@ -250,3 +252,16 @@ async def test_endless_replies_take_bounded_memory() -> None:
         gc.collect()
         held = [each for each in gc.get_objects() if isinstance(each, list) and len(each) > 1000]
         assert not [each for each in held if each[0] == b"250-more"]
+
+
+@on_loops
+async def test_a_body_that_another_sink_has_stored_is_refused_and_nothing_is_sent(
+    tmp_path: Path,
+) -> None:
+    """The next hop would take the headers for the whole message, and its 250 would be passed on."""
+    async with NextHop() as hop, relay_to(hop) as relay:
+        kept = record()
+        kept.set_body(BodyFile(str(tmp_path / "body"), 7, "", lambda: None))
+        with pytest.raises(Unavailable, match="begun itself"):
+            await relay.put(kept)
+        assert hop.mails == []
