@@ -4,7 +4,7 @@ peers: CPU time per message beside other servers. chart: the picture of it, and 
 check: is the working tree slower than another revision? record: its instructions, kept.
 durable: messages per second and CPU time of servers that sync. durable-chart: the picture of it.
 durable-sustained: minutes of mail through a spool into a Maildir.
-handoff: CPU time of a gateway that hands mail over, beside the engine alone.
+handoff: CPU time of a gateway that hands mail over, beside the engine or another gateway.
 workers: several processes against one, and the gap of a reload. scrape: what a look at the metrics
 costs.
 ladders: memory, cost and latency beside many connections, hostile input, the time of an import.

@@ -20,8 +20,7 @@ from load.measuring import HOST, CannotRun
 HERE = Path(__file__).parent
 DAEMONS = Path("/usr/lib/postfix/sbin")
 
-# What Postfix's accept path needs: smtpd takes the message, cleanup writes and syncs it. HOLD keeps
-# it where it is, so that nothing is delivered and nothing removed.
+# What Postfix's accept path needs: smtpd takes the message, cleanup writes and syncs it.
 MAIN_CF = """\
 compatibility_level = 3.6
 queue_directory = {queue}
@@ -41,9 +40,11 @@ default_process_limit = 300
 smtpd_peername_lookup = no
 smtpd_client_connection_count_limit = 0
 smtpd_tls_security_level = none
-smtpd_data_restrictions = check_client_access static:HOLD
 import_environment = MAIL_CONFIG TZ LANG=C{environment}
+{more}
 """
+# A message stays where it is: nothing is delivered, and nothing removed.
+HOLD = "smtpd_data_restrictions = check_client_access static:HOLD"
 MASTER_CF = """\
 {host}:{port} inet n - n - - smtpd
 cleanup unix n - n - 0 cleanup
@@ -74,8 +75,8 @@ class Server(NamedTuple):
     command: Callable[[Path, int, dict[str, str]], list[str]]
 
 
-def postfix(directory: Path, port: int, environment: dict[str, str]) -> list[str]:
-    """Make a Postfix of its own, and return how its master is started."""
+def postfix(directory: Path, port: int, environment: dict[str, str], more: str = HOLD) -> list[str]:
+    """Make a Postfix of its own, and return how its master is started. more: lines of main.cf."""
     if not (DAEMONS / "master").exists():
         raise CannotRun("needs Postfix (Debian: apt install postfix)")
     if os.geteuid() != 0:
@@ -93,8 +94,8 @@ def postfix(directory: Path, port: int, environment: dict[str, str]) -> list[str
         (queue / name).mkdir()
         os.chown(queue / name, owner, group)
         (queue / name).chmod(mode)
-    more = "".join(f" {name}={value}" for name, value in environment.items())
-    facts = {"queue": queue, "data": data, "daemons": DAEMONS, "host": HOST, "environment": more}
+    facts = {"queue": queue, "data": data, "daemons": DAEMONS, "host": HOST, "more": more}
+    facts["environment"] = "".join(f" {name}={value}" for name, value in environment.items())
     (config / "main.cf").write_text(MAIN_CF.format(**facts))
     (config / "master.cf").write_text(MASTER_CF.format(host=HOST, port=port))
     # -d: it stays in the foreground, a child of ours.
