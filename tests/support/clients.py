@@ -17,6 +17,7 @@ from contextlib import asynccontextmanager
 from typing import Any, NamedTuple
 
 import pytest
+from connections import tell
 from scenario import DEFAULTS, codes
 
 from fastsmtp import SMTPServer
@@ -130,7 +131,7 @@ class Client:
 
     def send(self, octets: bytes) -> None:
         """Write, without waiting for anything."""
-        self.writer.write(octets)
+        tell(self.writer, octets)
 
     async def reply(self) -> str:
         """Read one reply; "" at the end of the connection."""
@@ -160,7 +161,8 @@ class Client:
 
     def finish(self) -> None:
         """Send FIN; the client still reads."""
-        self.writer.write_eof()
+        if not self.writer.is_closing():
+            self.writer.write_eof()
 
     def reset(self) -> None:
         """Send RST."""

@@ -13,6 +13,8 @@ import contextlib
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 
+from connections import Connections, closed, tell
+
 __all__ = ["Between", "between"]
 
 PIECE = 65536
@@ -38,7 +40,7 @@ class Between:
         self.lost_octets = 0
         self._server = server
         self._paths: set[_Path] = set()
-        self._tasks: set[asyncio.Task[None]] = set()
+        self.connections = Connections(self._pass)
 
     def swallow(self, *directions: str) -> None:
         """Lose the octets of these directions on all connections that there are."""
@@ -46,12 +48,10 @@ class Between:
             path.lost.update(directions)
 
     def cut(self) -> None:
-        """Reset all connections."""
-        for path in self._paths:
-            for writer in path.writers:
-                writer.transport.abort()
+        """Reset all connections, also those that are only half made."""
+        self.connections.cut()
 
-    async def accept(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+    async def _pass(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         self.accepted += 1
         path = _Path(set(self.all_new))
         try:
@@ -61,13 +61,16 @@ class Between:
             return
         path.writers += [writer, back]
         self._paths.add(path)
-        for direction, source, target in (
-            ("to_server", reader, back),
-            ("to_client", there, writer),
-        ):
-            task = asyncio.ensure_future(self._pump(path, direction, source, target))
-            self._tasks.add(task)
-            task.add_done_callback(self._tasks.discard)
+        try:
+            async with asyncio.TaskGroup() as pumps:
+                pumps.create_task(self._pump(path, "to_server", reader, back))
+                pumps.create_task(self._pump(path, "to_client", there, writer))
+        except asyncio.CancelledError:
+            back.transport.abort()
+            raise
+        finally:
+            self._paths.discard(path)
+            await closed(back)
 
     async def _pump(
         self,
@@ -76,6 +79,7 @@ class Between:
         source: asyncio.StreamReader,
         target: asyncio.StreamWriter,
     ) -> None:
+        """Pass octets until one of the two connections ends, which ends the other."""
         with contextlib.suppress(OSError):
             while octets := await source.read(PIECE):
                 if direction in path.lost:
@@ -87,27 +91,21 @@ class Between:
                     break
                 if self.delay:
                     await asyncio.sleep(self.delay)
-                target.write(octets)
+                tell(target, octets)
                 await target.drain()
-        self._paths.discard(path)
         for writer in path.writers:
             writer.close()
-
-    async def close(self) -> None:
-        self.cut()
-        for task in [*self._tasks]:
-            task.cancel()
-        await asyncio.gather(*self._tasks, return_exceptions=True)
 
 
 @asynccontextmanager
 async def between(server: int) -> AsyncIterator[Between]:
     """Run a network in front of the server on that port."""
     network = Between(server)
-    listener = await asyncio.start_server(network.accept, "127.0.0.1", 0)
+    connections = network.connections
+    listener = await asyncio.start_server(connections.accept, "127.0.0.1", 0)
     network.port = listener.sockets[0].getsockname()[1]
     try:
         yield network
     finally:
         listener.close()
-        await network.close()
+        await connections.end()

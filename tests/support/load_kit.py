@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 from collections.abc import AsyncIterator, Callable, Coroutine
 from contextlib import asynccontextmanager
 from typing import Any
 
 from clients import PATIENCE
+from connections import Connections, tell
 
 from fastsmtp.gateway.bench.plan import Plan, make_plan
 from fastsmtp.gateway.bench.run import Outcome, Run
@@ -45,7 +47,7 @@ class Peer:
 
     def says(self, octets: bytes) -> None:
         """Write, without waiting."""
-        self.writer.write(octets)
+        tell(self.writer, octets)
 
     async def hears(self) -> bytes:
         """One line, b"" at the end."""
@@ -91,30 +93,19 @@ class Peer:
 async def peers(talk: Talk) -> AsyncIterator[tuple[str, int]]:
     """A server whose connections are closed when `talk` returns; yields its address."""
     count = 0
-    tasks: set[asyncio.Task[None]] = set()
 
     async def serve(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         nonlocal count
         peer = Peer(reader, writer, count)
         count += 1
-        try:
+        with contextlib.suppress(ValueError):  # a line is too long
             await talk(peer)
-        except (OSError, asyncio.CancelledError, ValueError):  # ValueError: a line is too long
-            pass
-        finally:
-            writer.transport.abort() if peer.writer.is_closing() else writer.close()
 
-    def accept(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        task = asyncio.ensure_future(serve(reader, writer))
-        tasks.add(task)
-
-    server = await asyncio.start_server(accept, "127.0.0.1", 0)
+    connections = Connections(serve)
+    server = await asyncio.start_server(connections.accept, "127.0.0.1", 0)
     try:
         yield server.sockets[0].getsockname()
     finally:
         server.close()
-        for task in tasks:
-            task.cancel()
-        if tasks:
-            await asyncio.wait(tasks)
+        await connections.end()
         await server.wait_closed()

@@ -17,6 +17,7 @@ from contextlib import asynccontextmanager
 from typing import Any, Final, NamedTuple
 
 from clients import PATIENCE
+from connections import Connections, tell
 from scenario import DEFAULTS
 
 from fastsmtp import SMTPServer
@@ -79,12 +80,11 @@ class NextHop:
         self.in_message = asyncio.Event()
         self.address: Any = path
         self._server: asyncio.Server | None = None
-        self._writers: set[asyncio.StreamWriter] = set()
-        self._tasks: set[asyncio.Task[None]] = set()
+        self._connections = Connections(self._serve)
 
     @property
     def open(self) -> int:
-        return len(self._writers)
+        return len(self._connections)
 
     async def __aenter__(self) -> NextHop:
         await self.listen()
@@ -92,29 +92,26 @@ class NextHop:
 
     async def listen(self) -> None:
         """Listen, again on the same port."""
+        self._connections = Connections(self._serve)
+        accept = self._connections.accept
         if isinstance(self.address, str) and self.address:
-            self._server = await asyncio.start_unix_server(self._serve, self.address)
+            self._server = await asyncio.start_unix_server(accept, self.address)
             return
         port = self.address[1] if self.address else 0
-        self._server = await asyncio.start_server(self._serve, "127.0.0.1", port)
+        self._server = await asyncio.start_server(accept, "127.0.0.1", port)
         self.address = self._server.sockets[0].getsockname()[:2]
 
     async def stop(self) -> None:
         """Stop listening, and cut all connections."""
         assert self._server is not None
         self._server.close()
-        self.cut()
-        for task in [*self._tasks]:
-            task.cancel()
-        if self._tasks:
-            await asyncio.wait([*self._tasks])
+        await self._connections.end()
         with contextlib.suppress(AttributeError):
             await self._server.wait_closed()
 
     def cut(self) -> None:
         """Reset all connections."""
-        for writer in [*self._writers]:
-            writer.transport.abort()
+        self._connections.cut()
 
     async def __aexit__(self, *exception: object) -> None:
         await self.stop()
@@ -123,19 +120,9 @@ class NextHop:
 
     async def _serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         self.starts += 1
-        task = asyncio.current_task()
-        assert task is not None
-        self._tasks.add(task)
-        self._writers.add(writer)
-        try:
+        with contextlib.suppress(_Ended):
             await self._answer(writer, "greeting", "", b"220 hop.example ESMTP\r\n")
             await self._talk(reader, writer)
-        except (OSError, EOFError, _Ended, asyncio.CancelledError):
-            pass
-        finally:
-            self._writers.discard(writer)
-            self._tasks.discard(task)
-            writer.close()
 
     async def _talk(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         sender = ""
@@ -224,7 +211,7 @@ class Talk:
     async def connected(cls, address: Any, header: bytes, verb: str = "EHLO") -> Talk:
         """Connect, send a PROXY header, and greet."""
         client = cls(*await asyncio.open_connection(*address))
-        client.writer.write(header)
+        tell(client.writer, header)
         assert (await client.reply()).startswith("220")
         assert (await client.ask(f"{verb} c.example")).startswith("250")
         return client
@@ -249,7 +236,7 @@ class Talk:
 
     async def ask(self, line: str) -> str:
         """Send a line, and return the reply."""
-        self.writer.write(f"{line}\r\n".encode())
+        tell(self.writer, f"{line}\r\n".encode())
         return await self.reply()
 
     async def begin(self, *recipients: str, mail: str = "MAIL FROM:<a@x.example>") -> None:
@@ -261,7 +248,7 @@ class Talk:
     async def data(self, body: bytes) -> str:
         """DATA and the message; return the reply to it."""
         assert (await self.ask("DATA")).startswith("354")
-        self.writer.write((b"\r\n" + body).replace(b"\r\n.", b"\r\n..")[2:] + b".\r\n")
+        tell(self.writer, (b"\r\n" + body).replace(b"\r\n.", b"\r\n..")[2:] + b".\r\n")
         return await self.reply()
 
     async def send(self, body: bytes, *recipients: str) -> str:

@@ -15,6 +15,8 @@ import threading
 from collections.abc import Callable, Coroutine, Iterator, Sequence
 from typing import Any
 
+from connections import Connections
+
 from fastsmtp.delivery import (
     DeliveryError,
     Full,
@@ -62,7 +64,7 @@ class RemoteServer:
         self.go_on.set()
         self.received = asyncio.Event()
         self._server: asyncio.Server | None = None
-        self._clients: dict[asyncio.Task[None], asyncio.StreamWriter] = {}
+        self._clients = Connections(self._serve)
 
     async def __aenter__(self) -> RemoteServer:
         await self.start()
@@ -73,8 +75,9 @@ class RemoteServer:
 
     async def start(self) -> None:
         """Listen, after `stop` on the same port."""
+        self._clients = Connections(self._serve)
         self._server = await asyncio.start_server(
-            self._serve, "127.0.0.1", self.port, limit=LONGEST_LINE
+            self._clients.accept, "127.0.0.1", self.port, limit=LONGEST_LINE
         )
         self.port = self._server.sockets[0].getsockname()[1]
 
@@ -82,29 +85,20 @@ class RemoteServer:
         """Listen no more, and cut all connections."""
         if self._server is not None:
             self._server.close()
-            self.cut()
+            await self._clients.end()
             await self._server.wait_closed()
             self._server = None
-        if self._clients:
-            await asyncio.wait(self._clients)
 
     def cut(self) -> None:
         """Cut all connections."""
-        for task, writer in self._clients.items():
-            writer.transport.abort()
-            task.cancel()
+        self._clients.cut()
 
     async def _serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        task = asyncio.current_task()
-        assert task is not None
-        self._clients[task] = writer
         self.connections += 1
         try:
-            with contextlib.suppress(OSError, EOFError, asyncio.CancelledError):
-                while line := await reader.readline():
-                    await self._answer(json.loads(line), reader, writer)
+            while line := await reader.readline():
+                await self._answer(json.loads(line), reader, writer)
         finally:
-            del self._clients[task]
             writer.transport.abort()
 
     async def _answer(

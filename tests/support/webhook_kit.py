@@ -13,6 +13,7 @@ from collections.abc import AsyncIterator, Awaitable, Callable
 from typing import Any, NamedTuple
 
 from aiohttp import web
+from connections import Connections
 
 __all__ = ["SECRET", "Endpoint", "Posted", "raw_endpoint", "verified"]
 
@@ -102,32 +103,22 @@ async def raw_endpoint(
     serve: Callable[[asyncio.StreamReader, asyncio.StreamWriter], Awaitable[None]],
 ) -> AsyncIterator[str]:
     """A server of no particular protocol; HEAD is answered with 200. Yields its URL."""
-    tasks: set[asyncio.Task[Any]] = set()
 
     async def begin(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        task = asyncio.current_task()
-        assert task is not None
-        tasks.add(task)
         try:
-            # RuntimeError: uvloop's, for a client that has hung up.
-            with contextlib.suppress(OSError, EOFError, RuntimeError, asyncio.CancelledError):
-                while (head := await reader.readuntil(b"\r\n\r\n")).startswith(b"HEAD"):
-                    writer.write(b"HTTP/1.1 200 OK\r\nContent-Length: 0\r\n\r\n")
-                del head
-                await serve(reader, writer)
+            while (await reader.readuntil(b"\r\n\r\n")).startswith(b"HEAD"):
+                writer.write(b"HTTP/1.1 200 OK\r\nContent-Length: 0\r\n\r\n")
+            await serve(reader, writer)
         finally:
             writer.transport.abort()
-            tasks.discard(task)
 
-    server = await asyncio.start_server(begin, "127.0.0.1", 0)
+    connections = Connections(begin)
+    server = await asyncio.start_server(connections.accept, "127.0.0.1", 0)
     try:
         yield f"http://127.0.0.1:{server.sockets[0].getsockname()[1]}/mail"
     finally:
         server.close()
-        for task in tasks:
-            task.cancel()
-        if tasks:
-            await asyncio.wait(tasks)
+        await connections.end()
 
 
 def verified(headers: dict[str, str], body: bytes, secret: str, name: str = "Webhook") -> bool:

@@ -20,6 +20,7 @@ from typing import Any
 import pytest
 from clients import Client, Sink, digest, stuffed, until
 from conftest import Run
+from connections import Connections, closed, tell
 from memory import needs_own_memory, private_octets
 from scenario import DEFAULTS, EH, TX
 from serving import Lines, environment
@@ -230,25 +231,22 @@ def test_a_session_in_segments_of_one_octet_succeeds(run: Run, kind: str) -> Non
         with contextlib.suppress(OSError):
             while octets := await reader.read(4096):
                 for octet in octets:
-                    writer.write(bytes([octet]))
+                    tell(writer, bytes([octet]))
                     await asyncio.sleep(0)
-            writer.write_eof()
+            if not writer.is_closing():
+                writer.write_eof()
 
     async def main() -> None:
         sink = Sink()
-        tasks: list[Any] = []
         async with running(sink.server(**certified(secure=kind == "implicit"))) as address:
 
             async def slice_up(reader: Any, writer: Any) -> None:
                 inner_reader, inner_writer = await asyncio.open_connection(*address)
-                tasks.append(asyncio.current_task())
                 await asyncio.gather(relay(reader, inner_writer), relay(inner_reader, writer))
-                for one in (inner_writer, writer):
-                    one.close()
-                    with contextlib.suppress(OSError):
-                        await one.wait_closed()
+                await closed(inner_writer)
 
-            proxy = await asyncio.start_server(slice_up, "127.0.0.1", 0)
+            connections = Connections(slice_up)
+            proxy = await asyncio.start_server(connections.accept, "127.0.0.1", 0)
             async with await connected(kind, proxy.sockets[0].getsockname()) as client:
                 client.send(TX + b"DATA\r\n")
                 assert await client.replies(3) == ["250 2.1.0", "250 2.1.5", "354"]
@@ -256,7 +254,7 @@ def test_a_session_in_segments_of_one_octet_succeeds(run: Run, kind: str) -> Non
                 assert await client.reply() == "250 2.6.0"
                 assert await client.ask(b"QUIT\r\n") == "221 2.0.0"
                 await client.rest()
-            await asyncio.gather(*tasks)
+            await until(lambda: not connections)
             proxy.close()
             await proxy.wait_closed()
         assert len(sink.arrived) == 1
