@@ -156,28 +156,29 @@ def serve(config: Config, worker: Worker | None = None) -> int:
     bound = take_places(config) if worker is None else _bound_by(worker, config)
     if bound is None:
         return EXIT_CLEAN
-    bound.give_up_root()
-    server = load(config.application)
-    is_default = not config.listeners and bound.listeners == (parse_listener(DEFAULT_LISTEN),)
-    listeners = places(server, () if is_default else bound.listeners)
-    sockets = list(zip(listeners, (found for _, found in bound.sockets), strict=True))
-    number = 0 if worker is None else worker.number
-    with logging_to(writer_of(config, number), verbose=config.verbose) as writer:
-        metrics = Metrics(config.admin, worker, writer.say)
-        writer.tally = metrics.page.tally
-        server.count_in(metrics.page.tally)
-        server.on("transaction", metrics.tell_to(writer.tell))
-        if config.trace:  # otherwise the program may have its own
-            server.trace(config.trace)
-        application = _Application(server, sockets)
-        if worker is None:
-            serving = application.run(manager, writer, bound)
-        else:
-            serving = application.run_for(worker)
-        is_clean = run_on_loop(_shown(metrics, server, serving), writer)
-        bound.remove_files()
-        if worker is None:
-            writer.say("ended")
+    with bound:
+        bound.give_up_root()
+        server = load(config.application)
+        is_default = not config.listeners and bound.listeners == (parse_listener(DEFAULT_LISTEN),)
+        listeners = places(server, () if is_default else bound.listeners)
+        sockets = list(zip(listeners, (found for _, found in bound.sockets), strict=True))
+        number = 0 if worker is None else worker.number
+        with logging_to(writer_of(config, number), verbose=config.verbose) as writer:
+            metrics = Metrics(config.admin, worker, writer.say)
+            writer.tally = metrics.page.tally
+            server.count_in(metrics.page.tally)
+            server.on("transaction", metrics.tell_to(writer.tell))
+            if config.trace:  # otherwise the program may have its own
+                server.trace(config.trace)
+            application = _Application(server, sockets)
+            if worker is None:
+                serving = application.run(manager, writer, bound)
+            else:
+                serving = application.run_for(worker)
+            is_clean = run_on_loop(_shown(metrics, server, serving), writer)
+            bound.remove_files()  # before the last line, which says that nothing is left
+            if worker is None:
+                writer.say("ended")
     return EXIT_CLEAN if is_clean else EXIT_FAILED
 
 

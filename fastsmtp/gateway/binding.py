@@ -12,6 +12,7 @@ import os
 import socket
 from collections.abc import Callable, Iterable, Sequence
 from contextlib import suppress
+from typing import Self
 
 from fastsmtp.delivery.errors import reason_of
 from fastsmtp.gateway.activation import Activation
@@ -54,6 +55,13 @@ class Places:
     def listeners(self) -> tuple[Listener, ...]:
         """All listeners."""
         return tuple(listener for listener, _ in self.sockets)
+
+    def __enter__(self) -> Self:
+        """Remove the files of UNIX sockets at the end of the block, if they are still there."""
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.remove_files()
 
     async def bind(self) -> None:
         """Bind what has no sockets yet. Raises StartError."""

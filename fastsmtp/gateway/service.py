@@ -61,20 +61,27 @@ def run_service(loaded: Loaded, worker: Worker | None = None) -> int:
         if places is None:
             writer.say("ended")
             return EXIT_CLEAN
-        config = replace(config, listeners=places.listeners)
-        certificate = _certificate_of(config)
-        logins = _logins_of(config)
-        places.give_up_root()
-        loaded = replace(loaded, config=config)
-        workers = 0 if worker is None else worker.count
-        try:
-            destination = Destination(config, writer.add_late, workers=workers, lock=places.lock)
-        except DestinationError as error:
-            raise StartError(str(error)) from error
-        service = _Service(
-            loaded, places, destination, writer, certificate, logins, manager, worker
-        )
-        return run_on_loop(service.run(), writer)
+        with places:
+            config = replace(config, listeners=places.listeners)
+            certificate = _certificate_of(config)
+            logins = _logins_of(config)
+            places.give_up_root()
+            loaded = replace(loaded, config=config)
+            destination = _destination_of(config, writer, worker, places.lock)
+            service = _Service(
+                loaded, places, destination, writer, certificate, logins, manager, worker
+            )
+            return run_on_loop(service.run(), writer)
+
+
+def _destination_of(
+    config: Config, writer: LogWriter, worker: Worker | None, lock: int
+) -> Destination:
+    workers = 0 if worker is None else worker.count
+    try:
+        return Destination(config, writer.add_late, workers=workers, lock=lock)
+    except DestinationError as error:
+        raise StartError(str(error)) from error
 
 
 def _certificate_of(config: Config) -> Certificate | None:

@@ -185,6 +185,30 @@ def test_a_file_in_place_of_a_socket_stays_and_is_an_error_of_one_line(
     assert path.read_text() == "precious"
 
 
+@pytest.mark.parametrize("more", [(), ("--workers=2",)])
+@pytest.mark.parametrize(
+    "wrong",
+    ["--client-ca=/nowhere", "--cert=/nowhere", "--users=/nowhere", "--deliver=nats://[::1]:1"],
+)
+def test_a_start_that_fails_removes_the_sockets_that_it_has_bound(
+    maildir: Path, tmp_path: Path, wrong: str, more: tuple[str, ...]
+) -> None:
+    path = tmp_path / "lmtp.sock"
+    place = () if wrong.startswith("--deliver") else (f"--maildir={maildir}",)
+    done = run_to_end(f"--listen=lmtp:{path}", *place, wrong, *more)
+    assert done.returncode == 1
+    assert "fastsmtp: error: " in done.stderr
+    assert not path.exists()
+
+
+def test_an_application_that_cannot_start_leaves_no_socket(tmp_path: Path) -> None:
+    path = tmp_path / "lmtp.sock"
+    (tmp_path / "broken.py").write_text("raise RuntimeError('broken')\n")
+    done = run_to_end(f"--listen=lmtp:{path}", "broken", cwd=tmp_path)
+    assert "broken" in complaint(done)
+    assert not path.exists()
+
+
 @pytest.mark.parametrize("host", ["no-such-host.invalid", "x" * 100 + ".invalid", "999.1.1.1"])
 def test_a_host_that_does_not_exist_is_an_error_of_one_line(maildir: Path, host: str) -> None:
     done = run_to_end(f"--listen={host}:2525", f"--maildir={maildir}")

@@ -725,14 +725,15 @@ def test_authorities_without_tls_are_an_error_of_one_line(
     maildir: Path, files: Files, tmp_path: Path
 ) -> None:
     options = (f"--maildir={maildir}", f"--client-ca={files.ca}")
-    assert "there is no TLS without --cert" in refused("--listen=lmtp:./lmtp.sock", *options)
+    path = tmp_path / "lmtp.sock"
+    assert "there is no TLS without --cert" in refused(f"--listen=lmtp:{path}", *options)
     line = refused("--listen=0", *options, env=without(tmp_path, "cryptography"))
     assert "--client-ca needs TLS: no --cert is given" in line
 
 
 def test_ciphers_without_tls_are_an_error_of_one_line(maildir: Path, tmp_path: Path) -> None:
     options = (f"--maildir={maildir}", "--ciphers=ECDHE")
-    line = refused("--listen=lmtp:./lmtp.sock", *options)
+    line = refused(f"--listen=lmtp:{tmp_path / 'lmtp.sock'}", *options)
     assert "--ciphers: there is no TLS without --cert" in line
     line = refused("--listen=0", *options, env=without(tmp_path, "cryptography"))
     assert "--ciphers needs TLS: no --cert is given" in line
