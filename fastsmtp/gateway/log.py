@@ -18,7 +18,7 @@ import queue
 import select
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from typing import Final, TypeAlias
 
 from fastsmtp.delivery import TOO_LATE, Entry
@@ -154,7 +154,14 @@ class LogWriter(logging.Handler):
     def _write(self, items: list[_Item]) -> None:
         """Write lines in their order, those that follow each other on one stream together."""
         for descriptor, group in itertools.groupby(items, operator.itemgetter(0)):
-            self._write_lines(descriptor, [self._line(text) for _, text in group])
+            self._write_lines(descriptor, list(self._lines(descriptor, group)))
+
+    def _lines(self, descriptor: int, items: Iterable[_Item]) -> Iterator[str]:
+        for _, text in items:
+            try:
+                yield self._line(text)
+            except Exception:  # foreign code may be in it, and this thread must not end
+                self._count(descriptor, 1)
 
     def _write_lines(self, descriptor: int, lines: list[str]) -> None:
         untold = self._untold[descriptor]

@@ -325,6 +325,16 @@ def test_the_latest_refusals_are_kept_whatever_they_contain() -> None:
     assert all("empty" not in each for each in found)
 
 
+def test_a_refusal_with_more_notes_than_there_is_room_for_loses_notes() -> None:
+    recent = Recent(memoryview(bytearray(Recent.SIZE)))
+    notes = {f"note_{number:02}_" + "\u00fc" * 29: "0.5" for number in range(16)}
+    recent.add({"result": "refused", "from": "<a@x.example>", **notes, "reply": "550 no"})
+    (found,) = recent.read()
+    assert found["from"] == "<a@x.example>"
+    assert found["reply"] == "550 no"
+    assert next(iter(notes)) in found
+
+
 def test_a_refusal_that_is_being_written_is_left_out() -> None:
     memory = bytearray(Recent.SIZE)
     recent = Recent(memoryview(memory))

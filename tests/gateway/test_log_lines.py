@@ -10,6 +10,7 @@ import sys
 import threading
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 from hypothesis import given
@@ -20,6 +21,7 @@ from fastsmtp.gateway import log as module
 from fastsmtp.gateway.log import LogWriter, complain
 from fastsmtp.log_text import MAX_TEXT, clean
 from fastsmtp.metrics import cell
+from fastsmtp.transactions import Outcome
 
 pytest_plugins = ["gateway_fixtures"]
 FORMAT_ATTACKS = ["%n%s", "{0.__class__}", "{{7*7}}"]
@@ -141,6 +143,20 @@ def test_a_traceback_keeps_its_lines_but_no_control_character(streams: tuple[int
 def test_a_record_that_does_not_fit_its_format_is_dropped(streams: tuple[int, int]) -> None:
     writer = LogWriter()
     writer.emit(record("%d %d", "x"))
+    writer.say("next")
+    writer.finish()
+    assert writer.dropped == 1
+    told, text = lines_of(streams[0])
+    assert told.endswith(" fastsmtp: warning: 1 log lines were dropped")
+    assert text == "fastsmtp: next"
+
+
+def test_an_outcome_that_cannot_be_formatted_costs_its_line_only(
+    streams: tuple[int, int],
+) -> None:
+    outcome: Any = Outcome._make([None] * len(Outcome._fields))
+    writer = LogWriter()
+    writer.tell(outcome)
     writer.say("next")
     writer.finish()
     assert writer.dropped == 1

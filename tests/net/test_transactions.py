@@ -309,3 +309,19 @@ def test_a_message_for_many_has_lines_with_all_of_its_recipients() -> None:
     lines = list(outcome("x")._replace(recipients=many).lines("text"))
     assert len(lines) == 3
     assert all(any(f"<{each}>" in line for line in lines) for each in many)
+
+
+class Nameless:
+    """An object of a hook that has no text."""
+
+    def __str__(self) -> str:
+        raise LookupError("ours")
+
+
+@pytest.mark.parametrize("form", FORMATS)
+def test_notes_that_are_not_texts_are_logged_as_their_texts(form: str) -> None:
+    notes: Any = {"done": 7, "score": 7.5, 5: None, "symbols": ["a", "b"], "more": Nameless()}
+    line = "".join(outcome("a")._replace(notes=notes).lines(form))
+    assert "7.5" in line
+    assert "Nameless" in line
+    assert CANARY not in line

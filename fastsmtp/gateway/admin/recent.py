@@ -16,6 +16,8 @@ __all__ = ["Recent"]
 SLOTS: Final = 32
 SLOT: Final = 512  # octets
 MAX_FIELD: Final = 64  # characters of one field
+ENOUGH: Final = 16  # characters of one field, below which notes of hooks are left out instead
+_NOTE: Final = "note_"  # begins their names
 _HEAD: Final = struct.Struct("<dI")
 
 
@@ -33,8 +35,7 @@ class Recent:
         short = {name: value[:MAX_FIELD] for name, value in fields.items() if value}
         octets = json.dumps(short, separators=(",", ":")).encode()
         while len(octets) > SLOT - _HEAD.size:  # non-ASCII characters take six octets each
-            longest = max(short, key=lambda name: len(short[name]))
-            short[longest] = short[longest][: len(short[longest]) // 2]
+            _shorten(short)
             octets = json.dumps(short, separators=(",", ":")).encode()
         start = self._next * SLOT
         self._next = (self._next + 1) % SLOTS
@@ -54,3 +55,13 @@ class Recent:
                 except ValueError:
                     continue
         return sorted(found, key=lambda each: each["time"], reverse=True)
+
+
+def _shorten(fields: dict[str, str]) -> None:
+    """Shorten the longest field, or leave a note out: the names of notes take room, too."""
+    longest = max(fields, key=lambda name: len(fields[name]))
+    notes = [name for name in fields if name.startswith(_NOTE)]
+    if notes and len(fields[longest]) <= ENOUGH:
+        del fields[notes[-1]]
+    else:
+        fields[longest] = fields[longest][: len(fields[longest]) // 2]
