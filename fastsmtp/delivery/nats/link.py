@@ -150,10 +150,11 @@ class Link:
         self._servers.remove(server)
         self._servers.append(server)
         self._error = None
+        options = self._options()
         client = Client()
         try:
             async with asyncio.timeout(CONNECTING):
-                await client.connect([server], **self._options())
+                await client.connect([server], **options)
                 self._check_tls()
                 self._inbox = client.new_inbox()
                 self._number = 0
@@ -161,6 +162,9 @@ class Link:
         except (Error, OSError) as error:  # of which TimeoutError is one
             self._drop(client)
             _raise_of(self._error or error)
+        except Exception as error:  # of the library, about what it cannot read
+            self._drop(client)
+            raise OSError(f"it does not answer as a server of NATS does: {error}") from error
         except BaseException:
             self._drop(client)
             raise
@@ -276,12 +280,14 @@ class Link:
         try:
             inbox = client.new_inbox()
             answers = await client.subscribe(inbox)
-            await client.publish(subject, json.dumps(question).encode(), inbox)
-            async with asyncio.timeout(patience):
-                while len(found) < enough:
-                    message = await answers.next_msg(patience)
-                    found.append(_answer_of(message))
-            await answers.unsubscribe()
+            try:
+                await client.publish(subject, json.dumps(question).encode(), inbox)
+                async with asyncio.timeout(patience):
+                    while len(found) < enough:
+                        message = await answers.next_msg(patience)
+                        found.append(_answer_of(message))
+            finally:
+                await answers.unsubscribe()
         except (Error, TimeoutError, DeliveryError) as error:
             logger.debug("%s: %s", subject, error)
         return found
