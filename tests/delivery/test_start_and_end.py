@@ -144,6 +144,22 @@ async def test_a_start_after_one_that_was_cancelled_waits_for_its_thread(
 
 
 @on_loops
+async def test_a_spool_whose_close_is_cancelled_ends_and_can_be_started_again(
+    tmp_path: Path,
+) -> None:
+    spool = Spool(str(tmp_path / "s"), drain_into=MemorySink())
+    for turns in range(6):
+        await spool.start()
+        await spool.put(Record("s-1", "", (Recipient("a@b.example"),), b"x\r\n"))
+        closing = asyncio.ensure_future(spool.close(PATIENCE))
+        for _ in range(turns):
+            await asyncio.sleep(0)
+        closing.cancel()
+        await asyncio.wait([closing])
+        await spool.close(PATIENCE)  # for a close that had not begun
+
+
+@on_loops
 async def test_a_spool_that_two_tasks_start_is_started_once(tmp_path: Path) -> None:
     spool = Spool(str(tmp_path / "s"))
     results = await asyncio.gather(spool.start(), spool.start(), return_exceptions=True)

@@ -107,6 +107,7 @@ ORDER = {
     "testing": ("authority", "received", "script", "recording", "wire"),
     "delivery": (
         *("promise", "errors", "record", "log", "sink", "gathering", "batcher", "directories"),
+        "ending",
         *("body_writer", "body_files", "bodies.store", "bodies.files", "bodies.s3", "bodies"),
         *("trace", "arrival", "hook", "breaker"),
         *("handoff.availability", "handoff.dispatcher", "handoff.sink", "handoff"),

@@ -13,6 +13,7 @@ from collections.abc import Sequence
 from typing import Final
 
 from fastsmtp.delivery.bodies.store import BodyStore
+from fastsmtp.delivery.ending import to_the_end
 from fastsmtp.delivery.errors import DeliveryError, Unavailable, reason_of
 from fastsmtp.delivery.gathering import MAX_ITEMS, MAX_OCTETS
 from fastsmtp.delivery.handoff.availability import Availability
@@ -150,6 +151,9 @@ class RemoteSink(Sink):
         if self.promise is None:
             return
         self.promise = None
+        await to_the_end(self._end(patience))
+
+    async def _end(self, patience: float) -> None:
         deadline = time.monotonic() + patience
         await self._dispatcher.close(patience)
         await self.availability.close()

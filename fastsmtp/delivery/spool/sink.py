@@ -6,6 +6,7 @@ import asyncio
 import time
 from typing import Final
 
+from fastsmtp.delivery.ending import to_the_end
 from fastsmtp.delivery.log import logger
 from fastsmtp.delivery.promise import Promise
 from fastsmtp.delivery.record import Record
@@ -158,6 +159,9 @@ class Spool(Sink):
         if self.promise is None:
             return
         self.promise = None
+        await to_the_end(self._end(patience))
+
+    async def _end(self, patience: float) -> None:
         deadline = time.monotonic() + patience
         assert self._control is not None
         await self._control.close()

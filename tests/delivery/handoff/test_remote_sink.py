@@ -160,6 +160,24 @@ async def test_it_is_started_once_and_again_after_closing() -> None:
 
 
 @on_loops
+async def test_a_close_that_is_cancelled_closes_the_connection_nevertheless() -> None:
+    async with started() as (server, made):
+        server.is_silent = True
+        waiting = made.put(record("a"))
+        async with asyncio.timeout(PATIENCE):
+            await server.received.wait()
+        closing = asyncio.ensure_future(made.close(0.2))
+        await asyncio.sleep(0)
+        closing.cancel()
+        await asyncio.wait([closing])
+        with pytest.raises(Unclear):
+            await waiting
+        await made.start()  # which a connection that was left would not stop
+        server.is_silent = False
+        assert await made.put(record("b")) == "ok"
+
+
+@on_loops
 async def test_closing_while_it_is_down_leaves_no_probe(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(availability, "FIRST_PAUSE", 60.0)
     async with started(deadline=DOWN) as (server, made):
