@@ -11,10 +11,15 @@ import subprocess
 import sys
 from collections.abc import Callable
 from pathlib import Path
+from types import SimpleNamespace
+from typing import Any, cast
 
 import pytest
 from serving import PATIENCE, Gateway, Lines, command, environment
 from worker_kit import Parent
+
+from fastsmtp.gateway.workers.changes import MAX_LEAVING, Changes
+from fastsmtp.gateway.workers.parent import Slot
 
 pytest_plugins = ["gateway_fixtures"]
 pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="SO_REUSEPORT with BPF, /proc")
@@ -200,3 +205,18 @@ def test_a_worker_that_hangs_is_killed_at_the_end(tmp_path: Path) -> None:
         process.wait()
         out.finish()
         err.finish()
+
+
+def test_a_reload_that_waits_for_old_workers_is_forgotten_when_the_parent_ends() -> None:
+    """Otherwise it would open the sockets again, and start workers that nobody ends."""
+    later: list[Callable[[], object]] = []
+    reactor = SimpleNamespace(call_later=lambda seconds, call: later.append(call))
+    parent: Any = SimpleNamespace(is_stopping=False, slots=[Slot(1)], reactor=reactor)
+    changes = Changes(parent, cast(Any, None), lambda: None)
+    changes._leaving |= {cast(Any, number) for number in range(MAX_LEAVING + 1)}
+    changes._reload()
+    changes._leaving.clear()
+    parent.is_stopping = True
+    (again,) = later
+    again()  # which would need the plans
+    assert len(later) == 1

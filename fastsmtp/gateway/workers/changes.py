@@ -104,6 +104,8 @@ class Changes:
 
     def _reload(self) -> None:
         parent = self._parent
+        if parent.is_stopping:  # since it began to wait
+            return
         if len(self._leaving) > MAX_LEAVING * len(parent.slots):  # each takes its memory
             parent.reactor.call_later(LOOK_AGAIN, self._reload)
             return

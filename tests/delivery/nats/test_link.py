@@ -1,4 +1,4 @@
-"""A connection to what answers as no server of NATS does, and to one that answers less than asked."""
+"""A connection to what is no server of NATS, and to one that answers less than it is asked."""
 
 from __future__ import annotations
 
