@@ -57,7 +57,8 @@ class NextHop:
     """answers: of the steps, octets or a function of the line. fates: of recipients after a
     message in LMTP. mails: what it has accepted or refused after the dot. lines: all commands.
     starts: connections so far. open: those that are open. early: sent as soon as a message begins.
-    reads: clear it to leave a message unread.
+    reads: clear it to leave a message unread. stays: does not close after a 421. in_pieces: sends
+    each octet of an answer by itself.
     """
 
     def __init__(
@@ -75,6 +76,7 @@ class NextHop:
         self.lines: list[str] = []
         self.starts = 0
         self.early = b""
+        self.stays = self.in_pieces = False
         self.reads = asyncio.Event()
         self.reads.set()
         self.in_message = asyncio.Event()
@@ -180,8 +182,13 @@ class NextHop:
             writer.transport.abort()
         if answer in (CLOSE, RESET):
             raise _Ended
-        writer.write(answer)
-        if answer.startswith(b"421"):
+        for piece in [bytes([octet]) for octet in answer] if self.in_pieces else [answer]:
+            if writer.transport.is_closing():
+                raise _Ended  # on uvloop it takes no more octets
+            writer.write(piece)
+            if self.in_pieces:
+                await asyncio.sleep(0)  # a packet of its own: asyncio sets TCP_NODELAY
+        if answer.startswith(b"421") and not self.stays:
             await writer.drain()
             raise _Ended
         return answer

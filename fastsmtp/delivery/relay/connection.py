@@ -139,7 +139,9 @@ class HopConnection(asyncio.Protocol):
         self._take(transport)
 
     def send_raw(self, octets: bytes) -> None:
-        """Send octets before the conversation: a PROXY header."""
+        """Send octets before the conversation: a PROXY header. Raises HopLost."""
+        if self.lost:
+            raise HopLost(self.lost)
         assert self._transport is not None
         self._transport.write(octets)
 

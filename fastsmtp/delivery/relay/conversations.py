@@ -7,6 +7,7 @@ new one. Nothing of a message was sent by then.
 from __future__ import annotations
 
 import asyncio
+import contextlib
 from collections.abc import Coroutine, Sequence
 from typing import Any, Final, TypeVar
 
@@ -119,14 +120,15 @@ class Conversations:
             self.pool.release(transaction.connection)
 
     async def _reset(self, transaction: Transaction) -> None:
+        is_good = False
         try:
-            is_good = await transaction.reset()
-        except Unavailable:
-            is_good = False
-        if is_good:
-            self.pool.release(transaction.connection)
-        else:
-            self.pool.discard(transaction.connection)
+            with contextlib.suppress(Unavailable):
+                is_good = await transaction.reset()
+        finally:
+            if is_good:
+                self.pool.release(transaction.connection)
+            else:
+                self.pool.discard(transaction.connection)
 
     def spawn(self, work: Coroutine[Any, Any, T]) -> asyncio.Task[T]:
         """Run a coroutine that the end of the sink waits for."""
@@ -150,10 +152,12 @@ class Conversations:
 
     async def close(self, patience: float) -> None:
         """End: wait for what is under way for at most `patience` seconds, then cut it."""
-        await self._wait(patience)
-        await self._availability.close()
-        self.pool.fail_used()
-        self.pool.close()
+        try:
+            await self._wait(patience)
+        finally:  # a caller that is cancelled leaves nothing open either
+            self.pool.fail_used()
+            self.pool.close()
+            await self._availability.close()
         await self._wait(CUTTING)
         for task in self._tasks:
             task.cancel()

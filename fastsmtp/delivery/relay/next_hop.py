@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import socket
 import ssl
 from ipaddress import ip_address
@@ -12,6 +13,7 @@ __all__ = ["NextHop", "NextHopOptions", "Patience", "next_hop"]
 FORWARDS: Final = ("", "xclient", "proxy")
 TLS: Final = ("off", "starttls", "implicit")
 SMTP, SMTPS, LMTP = 25, 465, 24
+_BREAKS: Final = re.compile("[\x00-\x20\x7f]")
 
 
 class Patience(NamedTuple):
@@ -87,6 +89,7 @@ def next_hop(
     """Return the next hop, as the arguments of `Relay` name it; raises ValueError."""
     if not host:
         raise ValueError("host: a next hop has a name, an address, or the path of a UNIX socket")
+    _check_host(host)
     path = host if host.startswith("/") else ""
     is_here = bool(path) or _is_here(host)
     tls = tls or ("off" if is_here else "starttls")
@@ -96,10 +99,9 @@ def next_hop(
         raise ValueError("port: a UNIX socket has none")
     if port is not None and not 0 < port < 65536:
         raise ValueError(f"port: takes a number from 1 to 65535, got {port}")
-    if bool(user) != bool(password):
-        raise ValueError("user and password: one is of no use without the other")
-    if user and tls == "off" and not is_here:
-        raise ValueError('password: it would cross the network in plaintext with tls = "off"')
+    if _BREAKS.search(name):
+        raise ValueError(f"name: takes a host name, got {name!r}")
+    _check_login(user, password, is_plaintext=tls == "off" and not is_here)
     if tls == "off" and (ca or cert or key or not verify):
         raise ValueError('tls: it is "off", so certificates and their verification have no use')
     usual = LMTP if lmtp else SMTPS if tls == "implicit" else SMTP
@@ -108,6 +110,33 @@ def next_hop(
         *(host, 0 if path else port or usual, path, lmtp, tls, context, server_name or host),
         *(user, password, name or socket.gethostname() or "localhost", forward),
     )
+
+
+def _check_login(user: str, password: str, *, is_plaintext: bool) -> None:
+    if "\0" in user + password:
+        raise ValueError("user and password: neither can have a NUL")
+    if bool(user) != bool(password):
+        raise ValueError("user and password: one is of no use without the other")
+    if user and is_plaintext:
+        raise ValueError('password: it would cross the network in plaintext with tls = "off"')
+
+
+def _check_host(host: str) -> None:
+    if host.startswith("/"):
+        is_good = "\0" not in host
+    else:
+        is_good = _BREAKS.search(host) is None and _has_idna(host)
+    if not is_good:
+        raise ValueError(f"host: takes a name, an address or a path, got {host!r:.80}")
+
+
+def _has_idna(host: str) -> bool:
+    """Whether a resolver can be asked for it."""
+    try:
+        host.encode("idna")
+    except UnicodeError:
+        return False
+    return True
 
 
 def _one_of(name: str, value: str, known: tuple[str, ...]) -> None:

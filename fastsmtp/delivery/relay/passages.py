@@ -89,7 +89,7 @@ class Passages:
         if passage is None:
             return None, None
         tx = passage.tx
-        if tx is None or (tx.connection.is_settled and tuple(passage.recipients) == record.rcpt_to):
+        if tx is None or (tx.is_usable and tuple(passage.recipients) == record.rcpt_to):
             return tx, passage.sender
         self._conversations.put_back(tx)
         return None, passage.sender
@@ -139,7 +139,7 @@ class Passages:
         passage.tx = tx
 
     async def _name(self, passage: _Passage, recipient: Recipient) -> None:
-        if passage.tx is None or not passage.tx.connection.is_settled:
+        if passage.tx is None or not passage.tx.is_usable:
             self._give_up(passage)
             await self._begin(passage)
         assert passage.tx is not None

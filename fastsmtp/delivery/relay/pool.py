@@ -1,4 +1,4 @@
-"""Connections to one next hop, kept for the next messages: bounded in number and in idle time.
+"""Keeps connections to one next hop open for further messages: bounded in number and idle time.
 
 A connection belongs to one transaction at a time. If all are in use, transactions wait in their
 order, and get `Full` after their patience.
@@ -7,7 +7,6 @@ order, and get `Full` after their patience.
 from __future__ import annotations
 
 import asyncio
-from collections import deque
 from collections.abc import Awaitable, Callable
 from typing import Final
 
@@ -42,7 +41,7 @@ class Pool:
         self._idle: list[HopConnection] = []  # the one used last is the last
         self._used: set[HopConnection] = set()
         self._opening = 0  # connections that are being opened, or may be
-        self._waiting: deque[tuple[Origin | None, _Waiter]] = deque()
+        self._waiting: dict[_Waiter, Origin | None] = {}  # in their order
         self._timer: asyncio.TimerHandle | None = None
         self._is_closed = False
 
@@ -81,17 +80,15 @@ class Pool:
         if not connection.is_settled or self._is_closed:
             self.discard(connection)
             return
+        waiter, origin = self._first_waiting()
+        if waiter is not None and origin == connection.origin:
+            waiter.set_result(connection)  # it stays one of those in use
+            return
         self._used.discard(connection)
-        while self._waiting:
-            origin, waiter = self._waiting.popleft()
-            if waiter.done():
-                continue
-            if origin == connection.origin:
-                waiter.set_result(connection)
-            else:
-                connection.quit()
-                self._opening += 1
-                waiter.set_result(None)
+        if waiter is not None:
+            connection.quit()
+            self._opening += 1
+            waiter.set_result(None)
             return
         connection.idle_since = asyncio.get_running_loop().time()
         connection.on_lost = self._lost_while_idle
@@ -125,8 +122,8 @@ class Pool:
             self._timer.cancel()
             self._timer = None
         self.drop_idle()
-        waiting, self._waiting = self._waiting, deque()
-        for _, waiter in waiting:
+        waiting, self._waiting = self._waiting, {}
+        for waiter in waiting:
             if not waiter.done():
                 waiter.set_exception(Unavailable(CLOSING))
 
@@ -141,7 +138,7 @@ class Pool:
     async def _waited(self, origin: Origin | None, patience: float) -> HopConnection | None:
         loop = asyncio.get_running_loop()
         waiter: _Waiter = loop.create_future()
-        self._waiting.append((origin, waiter))
+        self._waiting[waiter] = origin
         timer = loop.call_later(patience, self._give_up, waiter, patience)
         self.on_wait()
         try:
@@ -152,6 +149,7 @@ class Pool:
             raise
         finally:
             timer.cancel()
+            self._waiting.pop(waiter, None)
 
     def _give_up(self, waiter: _Waiter, patience: float) -> None:
         if not waiter.done():
@@ -182,12 +180,18 @@ class Pool:
 
     def _offer_place(self) -> None:
         """A connection has ended: the next that waits may open one."""
-        while self._waiting:
-            _, waiter = self._waiting.popleft()
+        waiter, _ = self._first_waiting()
+        if waiter is not None:
+            self._opening += 1
+            waiter.set_result(None)
+
+    def _first_waiting(self) -> tuple[_Waiter | None, Origin | None]:
+        """Take the first that still waits out of the queue; return it, and its origin."""
+        for waiter, origin in self._waiting.items():
             if not waiter.done():
-                self._opening += 1
-                waiter.set_result(None)
-                return
+                del self._waiting[waiter]
+                return waiter, origin
+        return None, None
 
     def _lost_while_idle(self, connection: HopConnection) -> None:
         if connection in self._idle:

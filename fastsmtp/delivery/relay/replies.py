@@ -17,7 +17,7 @@ __all__ = ["HopLost", "HopReply", "refusal_of"]
 MAX_LINES: Final = 8  # of a text that is passed on
 MAX_LINE: Final = 480  # characters of each of them
 
-_ENHANCED: Final = re.compile(r"([245]\.\d{1,3}\.\d{1,3})(?: +|$)")
+_ENHANCED: Final = re.compile(r"([245]\.[0-9]{1,3}\.[0-9]{1,3})(?: +|$)")
 _CONTROLS: Final = re.compile("[\x00-\x1f\x7f-\x9f]")
 _CLOSING: Final = 421
 # Replies to us, not to the client whose message it is: the next hop wants TLS or a login.

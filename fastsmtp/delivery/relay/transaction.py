@@ -46,6 +46,11 @@ class Transaction:
         self._smtp_utf8 = False
         self._content = Content(max_hops=max_hops, takes_8bit=connection.offers.has_8bit)
 
+    @property
+    def is_usable(self) -> bool:
+        """Whether another command can be sent."""
+        return self.connection.is_settled and not self.closes
+
     async def begin(
         self, sender: Sender, recipients: Sequence[Recipient]
     ) -> list[DeliveryError | None]:
@@ -167,6 +172,8 @@ class Transaction:
             reply = await self.connection.reply(self._patience.final, "the message")
         except HopLost as error:
             return Unclear(str(error))
+        except asyncio.CancelledError:
+            raise Unclear("it was cancelled before the reply to the message") from None
         if reply.is_positive:
             return str(reply)
         self.closes = self.closes or reply.closes

@@ -206,6 +206,7 @@ HOSTILE = {
     "code below 200": b"150 5.7.1 a\r\n",
     "code above 599": b"999 5.7.1 a\r\n",
     "nothing but a code": b"550\r\n",
+    "digits that are not ASCII": "550 5.\u0663.\u0664 a\r\n".encode(),
 }
 
 
