@@ -118,7 +118,7 @@ ORDER = {
         *("webhook.signing", "webhook.answers", "webhook.mime", "webhook.form", "webhook.request"),
         *("webhook.sink", "webhook"),
         *("relay.next_hop", "relay.replies", "relay.commands", "relay.connection"),
-        *("relay.content", "relay.opening", "relay.pool", "relay.transaction"),
+        *("relay.content", "relay.login", "relay.opening", "relay.pool", "relay.transaction"),
         *("relay.conversations", "relay.passages", "relay.stream", "relay.sink", "relay"),
         *("spool.directory", "spool.store", "spool.salvage", "spool.keeper", "spool.shelf"),
         *("spool.handover", "spool.drainer", "spool.gauges", "spool.operations"),

@@ -54,11 +54,11 @@ class Mail(NamedTuple):
 
 
 class NextHop:
-    """answers: of the steps, octets or a function of the line. fates: of recipients after a
-    message in LMTP. mails: what it has accepted or refused after the dot. lines: all commands.
-    starts: connections so far. open: those that are open. early: sent as soon as a message begins.
-    reads: clear it to leave a message unread. stays: does not close after a 421. in_pieces: sends
-    each octet of an answer by itself.
+    """answers: of the steps, octets or a function of the line. usual: to any other command. fates:
+    of recipients after a message in LMTP. mails: what it has accepted or refused after the dot.
+    lines: all commands. starts: connections so far. open: those that are open. early: sent as soon
+    as a message begins. reads: clear it to leave a message unread. stays: does not close after a
+    421. in_pieces: sends each octet of an answer by itself.
     """
 
     def __init__(
@@ -71,6 +71,7 @@ class NextHop:
         self.lmtp = lmtp
         self.keywords = keywords
         self.answers: dict[str, type_answer] = {}
+        self.usual = b""
         self.fates: dict[str, bytes] = {}
         self.mails: list[Mail] = []
         self.lines: list[str] = []
@@ -169,7 +170,7 @@ class NextHop:
                 b"250 %b\r\n" % words[-1].encode()
             )
         codes = {"DATA": b"354 Go on\r\n", "QUIT": b"221 Bye\r\n", "STARTTLS": b"220 Go on\r\n"}
-        return codes.get(verb, b"250 2.0.0 Ok\r\n")
+        return codes.get(verb, self.usual or b"250 2.0.0 Ok\r\n")
 
     async def _answer(
         self, writer: asyncio.StreamWriter, step: str, line: str, usual: bytes

@@ -31,6 +31,9 @@ __all__ = [
 ]
 
 _UNSAFE: Final = re.compile("[\x00-\x1f\x7f\ud800-\udfff]")
+# The end of a path, except in a quoted string (RFC 5321 §4.1.2).
+_BREAKS: Final = re.compile("[<> ]")
+_QUOTED: Final = re.compile(r'"(?:[^"\\]|\\.)*"')
 _XTEXT: Final = re.compile(r"[^!-*,-<>-~]")
 # Parameters of MAIL beyond those of a `Record`: the keyword of EHLO that each needs.
 _OTHERS: Final = {
@@ -162,7 +165,7 @@ def _offered(offers: Offers, others: Others) -> list[str]:
 
 
 def _path(offers: Offers, address: str, smtp_utf8: bool) -> str:
-    if _UNSAFE.search(address):
+    if _UNSAFE.search(address) or _BREAKS.search(_QUOTED.sub("", address)):
         raise _refused("Bad address syntax", 553, "5.1.3")
     if not address.isascii() and not (smtp_utf8 and offers.has_utf8):
         raise _refused("The next hop does not take this address without SMTPUTF8", 553, "5.6.7")

@@ -17,8 +17,9 @@ from fastsmtp.delivery.record import Recipient
 from fastsmtp.delivery.relay.commands import Sender
 from fastsmtp.delivery.relay.connection import Origin
 from fastsmtp.delivery.relay.next_hop import NextHop, Patience
-from fastsmtp.delivery.relay.opening import Opening, OpeningFailed
+from fastsmtp.delivery.relay.opening import Opening
 from fastsmtp.delivery.relay.pool import Pool
+from fastsmtp.delivery.relay.replies import OpeningFailed
 from fastsmtp.delivery.relay.transaction import Transaction
 from fastsmtp.errors import SMTPError
 

@@ -6,7 +6,6 @@ Raised: `OpeningFailed`, whose text is one line that names what to change where 
 from __future__ import annotations
 
 import asyncio
-import base64
 import os
 import ssl
 import struct
@@ -14,26 +13,16 @@ from collections.abc import Iterator
 from ipaddress import ip_address
 from typing import Final
 
-from fastsmtp.delivery.errors import Unavailable
 from fastsmtp.delivery.relay.commands import Offers
 from fastsmtp.delivery.relay.connection import HopConnection, Origin
+from fastsmtp.delivery.relay.login import Login
 from fastsmtp.delivery.relay.next_hop import NextHop, Patience
-from fastsmtp.delivery.relay.replies import HopLost, HopReply
+from fastsmtp.delivery.relay.replies import HopLost, HopReply, OpeningFailed
 
-__all__ = ["Opening", "OpeningFailed"]
+__all__ = ["Opening"]
 
 _SIGNATURE: Final = b"\r\n\r\n\x00\r\nQUIT\n"
 _LOCAL: Final = _SIGNATURE + b"\x20\x00\x00\x00"  # no client to tell of
-
-
-class OpeningFailed(Unavailable):
-    """There is no connection to the next hop; the text says why. setting: what an operator has to
-    change, "" if that is not it.
-    """
-
-    def __init__(self, reason: str, setting: str = "") -> None:
-        super().__init__(reason)
-        self.setting = setting
 
 
 class Opening:
@@ -43,6 +32,7 @@ class Opening:
         self._hop = hop
         self._place = str(hop)
         self._patience = patience
+        self._login = Login(hop.user, hop.password)
 
     async def open(self, origin: Origin | None = None) -> HopConnection:
         """Return a connection that is ready for MAIL; raises OpeningFailed.
@@ -108,7 +98,8 @@ class Opening:
             await self._start_tls(connection)
             await self._say_hello(connection)
         if hop.user:
-            await self._log_in(connection)
+            offered = connection.offers.keywords.get("AUTH", [])
+            await self._login.run(offered, lambda line: self._ask(connection, line, "AUTH"))
         if hop.forward == "xclient":
             await self._tell_client(connection, origin)
         connection.origin = origin
@@ -126,24 +117,6 @@ class Opening:
             reply = await self._ask(connection, f"{verb} {hop.name}")
         self._demand(reply, 250, f"to {verb}")
         connection.offers = Offers(reply.lines if verb != "HELO" else ())
-
-    async def _log_in(self, connection: HopConnection) -> None:
-        """AUTH PLAIN (RFC 4616) or LOGIN, as the next hop offers."""
-        hop = self._hop
-        methods = connection.offers.keywords.get("AUTH", [])
-        if "PLAIN" in methods:
-            proof = _base64(f"\0{hop.user}\0{hop.password}")
-            reply = await self._ask(connection, f"AUTH PLAIN {proof}", "AUTH")
-        elif "LOGIN" in methods:
-            reply = await self._ask(connection, "AUTH LOGIN", "AUTH")
-            for secret in (hop.user, hop.password):
-                self._demand(reply, 334, "to AUTH LOGIN")
-                reply = await self._ask(connection, _base64(secret), "AUTH")
-        else:
-            raise OpeningFailed("it offers neither AUTH PLAIN nor AUTH LOGIN: remove user", "user")
-        if reply.code != 235 and reply.code >= 500:
-            raise OpeningFailed(f"user and password are refused: {reply}", "password")
-        self._demand(reply, 235, "to AUTH")
 
     async def _tell_client(self, connection: HopConnection, origin: Origin | None) -> None:
         """XCLIENT, after which the conversation begins anew with its greeting."""
@@ -178,10 +151,6 @@ def _setting(error: BaseException) -> str:
     if isinstance(error, ssl.SSLCertVerificationError):
         return "ca"
     return "tls" if isinstance(error, ssl.SSLError) else ""
-
-
-def _base64(text: str) -> str:
-    return base64.b64encode(text.encode("utf-8", "surrogateescape")).decode("ascii")
 
 
 def proxy_header(origin: Origin | None) -> bytes:

@@ -12,7 +12,7 @@ from typing import Final
 from fastsmtp.delivery.errors import DeliveryError, Refused, Unavailable
 from fastsmtp.errors import SMTPError
 
-__all__ = ["HopLost", "HopReply", "refusal_of"]
+__all__ = ["HopLost", "HopReply", "OpeningFailed", "refusal_of"]
 
 MAX_LINES: Final = 8  # of a text that is passed on
 MAX_LINE: Final = 480  # characters of each of them
@@ -28,6 +28,16 @@ class HopLost(Unavailable):
     """The connection to the next hop has ended, or is of no use any more; the text says why. Before
     the end of a message nothing of it is there; after it the error is `Unclear`.
     """
+
+
+class OpeningFailed(Unavailable):
+    """There is no connection to the next hop; the text says why. setting: what an operator has to
+    change, "" if that is not it.
+    """
+
+    def __init__(self, reason: str, setting: str = "") -> None:
+        super().__init__(reason)
+        self.setting = setting
 
 
 class HopReply:

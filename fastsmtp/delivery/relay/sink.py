@@ -47,9 +47,10 @@ class Relay(Sink):
     "implicit" or "off"; None: "off" to this machine, else "starttls". ca: file with the authorities
     to trust, "" for those of the system. verify: False accepts any certificate. server_name: to
     which the certificate must belong, "" for `host`. cert, key: files of our own certificate. user,
-    password: for AUTH PLAIN or LOGIN. name: ours, for EHLO. forward: "xclient" or "proxy" tells the
-    next hop of the client, "" does not. max_connections, idle_timeout (seconds): of the pool.
-    patience: how long to wait. max_hops: fields Received beyond which a message is refused.
+    password: for AUTH, by SCRAM-SHA-256, PLAIN or LOGIN. name: ours, for EHLO. forward: "xclient"
+    or "proxy" tells the next hop of the client, "" does not. max_connections, idle_timeout
+    (seconds): of the pool. patience: how long to wait. max_hops: fields Received beyond which a
+    message is refused.
 
     The attribute next_hop has the place and the ways of talking to it.
 

@@ -173,6 +173,8 @@ async def test_one_reply_for_all_recipients_is_given_for_all_or_none() -> None:
     ("wrong", "code"),
     [
         ({"mail_from": "a@x.example>\r\nRSET"}, 553),
+        ({"mail_from": "a@x.example> SIZE=1"}, 553),
+        ({"mail_from": '"a"b>"@x.example> SIZE=1'}, 553),
         ({"mail_from": "müller@x.example"}, 553),
         ({"mail_from": "\udc80@x.example"}, 553),
         ({"envid": "x\r\nRSET"}, 0),  # xtext carries it
@@ -196,6 +198,15 @@ async def test_a_record_of_another_program_injects_no_command(
             await relay.put(given)
             assert hop.lines[1].endswith(" ENVID=x+0D+0ARSET")
         assert "RSET" not in hop.lines
+
+
+@on_loops
+async def test_a_quoted_local_part_may_have_what_ends_a_path() -> None:
+    async with NextHop() as hop, relay_to(hop) as relay:
+        given = record("b")
+        given.mail_from = r'"a > \" b"@x.example'
+        await relay.put(given)
+        assert hop.lines[1].startswith(r'MAIL FROM:<"a > \" b"@x.example> ')
 
 
 @pytest.mark.parametrize("body", [b"a\nb\r\n", b"a\rb\r\n", b"a\r\n.\nb\r\n", b"a\r", b"a\n"])

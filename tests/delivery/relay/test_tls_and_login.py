@@ -4,6 +4,7 @@ ours, except where it has to misbehave.
 
 from __future__ import annotations
 
+import base64
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from pathlib import Path
@@ -16,13 +17,14 @@ from on_loops import on_loops
 from scenario import DEFAULTS
 from tls_kit import ca_pem, certified
 
-from fastsmtp import Session, SMTPError, SMTPServer
+from fastsmtp import Session, SMTPError, SMTPServer, scram_keys
 from fastsmtp.delivery import Unavailable
 from fastsmtp.delivery.relay import Relay
 from fastsmtp.delivery.relay.next_hop import NextHopOptions
 from fastsmtp.testing import running
 
 PLAIN = mail()
+KEYS = scram_keys("geh\u00ebim")
 
 
 @pytest.fixture(scope="module")
@@ -135,6 +137,78 @@ async def test_a_login_is_made_with_what_the_next_hop_offers(methods: list[str],
 
 
 @on_loops
+async def test_scram_is_preferred_to_a_password_in_plaintext() -> None:
+    logins: list[Any] = []
+
+    async def on_scram(username: str, session: Session) -> Any:
+        return KEYS if username == "re,lay=" else None
+
+    async def on_auth(auth: Any, session: Session) -> dict[str, str]:
+        logins.append((auth.method, auth.username, auth.verified))
+        return {"user": auth.username}
+
+    hooks = {"on_scram": on_scram, "on_auth": on_auth}
+    offered = ["PLAIN", "LOGIN", "SCRAM-SHA-256"]
+    more: dict[str, Any] = {"allow_insecure_auth": True, "auth_methods": offered, **hooks}
+    async with hop_with(auth_optional=False, **more) as (hop, address):
+        # The password is composed before it is used, as the keys were.
+        relay = Relay(*address, tls="off", user="re,lay=", password="gehe\u0308im")
+        async with (
+            front_of(relay) as front,
+            await Talk.greeted(front) as one,
+            await Talk.greeted(front) as other,
+        ):
+            await one.begin()
+            assert (await other.send(PLAIN)).startswith("250")  # on a connection of its own
+            assert (await one.data(PLAIN)).startswith("250")
+        assert logins == [("SCRAM-SHA-256", "re,lay=", True)] * 2
+        assert [each["user"] for each in hop.facts] == ["re,lay="] * 2
+        with pytest.raises(ValueError, match="user and password are refused: 535"):
+            await Relay(*address, tls="off", user="re,lay=", password="wrong").start()
+
+
+def scram_answer(
+    line: str, *, iterations: int = 4096, nonce: str = "more", salt: str = "AAAA"
+) -> str:
+    """What a server says to the first message."""
+    words = base64.b64decode(line.split(" ")[2]).decode().partition("r=")[2]
+    first = f"r={words if nonce else 'x'}{nonce},s={salt},i={iterations}"
+    return base64.b64encode(first.encode()).decode()
+
+
+@pytest.mark.parametrize(
+    ("answers", "reason"),
+    [
+        ({"first": {"nonce": ""}}, "first message of SCRAM"),
+        ({"first": {"salt": "A,m=x"}}, "first message of SCRAM"),
+        ({"first": {"salt": "A"}}, "first message of SCRAM"),
+        ({"first": {"iterations": 1}}, "1 iterations"),
+        ({"first": {"iterations": 9_999_999}}, "9999999 iterations"),
+        ({"first": b"334 \xff\xff\r\n"}, "first message of SCRAM"),
+        ({"first": b"235 2.7.0 Come in\r\n"}, "first message of SCRAM"),
+        ({"final": b"334 dj1BQUFB\r\n"}, "not proven"),
+        ({"final": b"235 2.7.0 Come in\r\n"}, "not proven"),
+    ],
+    ids=str,
+)
+@on_loops
+async def test_a_next_hop_that_cannot_do_its_part_of_scram_is_not_used(
+    answers: dict[str, Any], reason: str
+) -> None:
+    async with NextHop(keywords=("AUTH SCRAM-SHA-256",)) as hop:
+        first = answers.get("first", {})
+        hop.answers["AUTH"] = (
+            first
+            if isinstance(first, bytes)
+            else lambda line: f"334 {scram_answer(line, **first)}\r\n".encode()
+        )
+        hop.usual = answers.get("final", b"")
+        with pytest.raises(ValueError, match=reason):
+            await relay_to(hop, user="u", password="p").start()
+        assert not any(line.startswith("MAIL") for line in hop.lines)
+
+
+@on_loops
 async def test_a_next_hop_that_wants_a_login_later_is_no_fault_of_the_message() -> None:
     async with NextHop() as hop, relay_to(hop) as relay, front_of(relay) as front:
         hop.answers["MAIL"] = b"530 5.7.0 Must issue a STARTTLS command first\r\n"
@@ -145,7 +219,10 @@ async def test_a_next_hop_that_wants_a_login_later_is_no_fault_of_the_message() 
 @on_loops
 async def test_no_login_method_of_ours_fails_the_start() -> None:
     async with NextHop(keywords=("AUTH GSSAPI",)) as hop:
-        with pytest.raises(ValueError, match="neither AUTH PLAIN nor AUTH LOGIN: remove user"):
+        with pytest.raises(ValueError, match="it offers AUTH GSSAPI, and the relay speaks SCRAM"):
+            await relay_to(hop, user="u", password="p").start()
+        hop.keywords = ()
+        with pytest.raises(ValueError, match=r"it offers no AUTH, .* LOGIN: remove user"):
             await relay_to(hop, user="u", password="p").start()
 
 
