@@ -14,6 +14,7 @@ from pathlib import Path
 from unittest import mock
 
 import pytest
+from connections import closed
 from on_loops import on_loops
 from serving import command, environment
 from spool_kit import BODY, LARGE, Collector, database, emptied, record
@@ -21,6 +22,7 @@ from spool_kit import BODY, LARGE, Collector, database, emptied, record
 from fastsmtp import SMTPError
 from fastsmtp.delivery import Refused, Unavailable
 from fastsmtp.delivery.spool import Spool
+from fastsmtp.delivery.spool.operations import Operations, Request
 from fastsmtp.gateway import commands
 
 HOSTILE = "x\x1b[2J\n\u202e 17 deleted@y"
@@ -305,6 +307,33 @@ async def test_clients_that_send_no_request_or_disconnect_do_not_affect_others(
             writer.close()
         found = await told("list", str(tmp_path / "s"), "--json")
         assert [each["id"] for each in found.objects] == ["s-1"]
+
+
+@on_loops
+async def test_a_client_that_disconnects_during_a_command_is_no_error(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    begun, go_on = asyncio.Event(), asyncio.Event()
+
+    async def perform(self: Operations, request: Request) -> AsyncIterator[dict[str, int]]:
+        yield {"number": 1}
+        begun.set()
+        await go_on.wait()
+        yield {"number": 2}
+
+    async with Spool(str(tmp_path / "s")):
+        with monkeypatch.context() as patched:
+            patched.setattr(Operations, "perform", perform)
+            _, writer = await asyncio.open_unix_connection(str(tmp_path / "s" / "control"))
+            writer.transport.pause_reading()  # an answer that was not read makes a reset
+            writer.write(b"{}\n")
+            await begun.wait()
+            await closed(writer)
+            for _ in range(20):
+                await asyncio.sleep(0)
+            go_on.set()
+            await asyncio.sleep(0)
+        assert (await told("list", str(tmp_path / "s"))).status == 0
 
 
 @on_loops

@@ -159,7 +159,8 @@ class Link:
                 self._inbox = client.new_inbox()
                 self._number = 0
                 await client.subscribe(f"{self._inbox}.*", cb=self._answered)
-        except (Error, OSError) as error:  # of which TimeoutError is one
+        # TimeoutError is an OSError; RuntimeError is uvloop's, for a connection that has ended.
+        except (Error, OSError, RuntimeError) as error:
             self._drop(client)
             _raise_of(self._error or error)
         except Exception as error:  # of the library, about what it cannot read

@@ -138,13 +138,6 @@ class HopConnection(asyncio.Protocol):
             raise HopLost(self.lost)
         self._take(transport)
 
-    def send_raw(self, octets: bytes) -> None:
-        """Send octets before the conversation: a PROXY header. Raises HopLost."""
-        if self.lost:
-            raise HopLost(self.lost)
-        assert self._transport is not None
-        self._transport.write(octets)
-
     def quit(self) -> None:
         """Say QUIT and close, without waiting for the answer."""
         if not self.lost:

@@ -84,7 +84,7 @@ class Opening:
     async def _introduce(self, connection: HopConnection, origin: Origin | None) -> None:
         hop = self._hop
         if hop.forward == "proxy":
-            connection.send_raw(proxy_header(origin))
+            connection.send(proxy_header(origin), replies=0)
         if hop.tls == "implicit":
             await self._start_tls(connection)
         self._demand(await self._reply(connection, "the connection"), 220, "as greeting")

@@ -67,9 +67,12 @@ class ControlServer:
         assert task is not None
         self._clients.add(task)
         try:
-            # A client that is gone or too slow, or sends an invalid request.
-            with contextlib.suppress(OSError, TimeoutError, ValueError, asyncio.CancelledError):
-                await self._answer(reader, writer)
+            await self._answer(reader, writer)
+        except (OSError, TimeoutError, ValueError, asyncio.CancelledError):
+            pass  # a client that is gone or too slow, or sends an invalid request
+        except RuntimeError:  # uvloop's, for a client that is gone
+            if not writer.is_closing():
+                raise
         finally:
             self._clients.discard(task)
             writer.close()

@@ -9,6 +9,7 @@ import itertools
 import signal
 from collections.abc import AsyncIterator, Callable, Iterator
 from contextlib import asynccontextmanager
+from typing import Any
 
 import pytest
 from faulty_network import Between, between
@@ -130,6 +131,36 @@ async def test_connections_that_are_reset_cost_no_mail(node: Node, quick: None) 
         await flow.end()
         assert flow.errors == []
         assert network.accepted == 6
+        await flow.check(asking, stream=stream_of(sink))
+
+
+@on_loops
+async def test_a_connection_that_breaks_during_its_login_is_made_again(
+    node: Node, quick: None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from nats.aio import client as library
+
+    read_info: Any = library.Client._process_info
+    broken = 0
+
+    async def and_break(client: Any, *arguments: Any, **named: Any) -> None:
+        nonlocal broken
+        await read_info(client, *arguments, **named)
+        if broken < 2:
+            broken += 1
+            client._transport._io_writer.transport.abort()
+            await asyncio.sleep(0)
+
+    async with far(node) as (network, sink, asking):
+        flow = Flow(sink)
+        await flow.more(20)
+        with monkeypatch.context() as patched:
+            patched.setattr(library.Client, "_process_info", and_break)
+            network.cut()
+            await flow.more(20)
+        await flow.end()
+        assert broken == 2
+        assert flow.errors == []
         await flow.check(asking, stream=stream_of(sink))
 
 

@@ -100,7 +100,7 @@ async def test_a_connection_that_is_lost_before_its_proxy_header_says_so() -> No
     connection = HopConnection("hop:25")
     connection.connection_lost(ConnectionResetError("reset by peer"))
     with pytest.raises(HopLost, match="hop:25: the connection has broken: reset by peer"):
-        connection.send_raw(b"PROXY")
+        connection.send(b"PROXY", replies=0)
 
 
 @on_loops
