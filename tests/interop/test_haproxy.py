@@ -15,10 +15,12 @@ from typing import Any
 
 import pytest
 from clients import PATIENCE, Client, Sink, digest, program
-from scenario import EH, MAILED, TX
+from next_hop_kit import Talk
+from scenario import DEFAULTS, EH, MAILED, TX
 from tls_kit import TLSClient, certified, pair
 
 from fastsmtp import SMTPServer
+from fastsmtp.delivery.relay import Relay
 from fastsmtp.testing import running
 
 HAPROXY, REASON = program("haproxy", "haproxy")
@@ -122,6 +124,33 @@ def test_a_message_through_haproxy_is_that_of_its_client(
         assert proxy["destination"] == tuple(balancer)
         assert proxy["peer"][0] == "127.0.0.1"
         assert [told.digest for told in sink.arrived] == [digest(text)]
+
+    run(scenario())
+
+
+@pytest.mark.parametrize("address", ["192.0.2.7", "2001:db8::7"])
+def test_haproxy_accepts_the_proxy_header_of_a_relay(
+    run: Any, address: str, tmp_path: Path
+) -> None:
+    family, here = ("TCP6", "2001:db8::25") if ":" in address else ("TCP4", "198.51.100.2")
+
+    async def scenario() -> None:
+        sink = Seen()
+        async with (
+            running(sink.server()) as engine,
+            haproxy(tmp_path, "send-proxy-v2", engine, "accept-proxy") as balancer,
+        ):
+            relay = Relay(*balancer, forward="proxy")
+            options = {**DEFAULTS, **relay.hooks(name="mx.example"), "use_proxy": ["127.0.0.1"]}
+            async with running(SMTPServer(**options)) as front:
+                header = f"PROXY {family} {address} {here} 4711 25\r\n".encode()
+                async with await Talk.connected(front, header) as client:
+                    assert (await client.send(b"Subject: x\r\n\r\nx\r\n")).startswith("250")
+        start, proxy = sink.proxies
+        assert start["command"] == "PROXY"  # HAProxy tells of our own connection at the start
+        assert (proxy["source"], proxy["destination"]) == ((address, 4711), (here, 25))
+        assert sink.addresses[1] == (address, 4711)
+        assert len(sink.arrived) == 1
 
     run(scenario())
 

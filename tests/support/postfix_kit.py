@@ -1,7 +1,8 @@
 """Postfix as the next hop: an instance of its own, which delivers into one Maildir.
 
 Recipients `no…` get 550, `later…` 450, `full…` 452; senders `bad…` 550 at MAIL; a message with the
-field X-Reject 550 after its end. It changes its user, so it takes root.
+field X-Reject 550 after its end. Further listeners believe XCLIENT or a PROXY header, or demand a
+certificate of the client. It changes its user, so it takes root.
 """
 
 from __future__ import annotations
@@ -22,6 +23,7 @@ from typing import Final, NamedTuple
 
 from clients import PATIENCE
 from serving import environment_of_others
+from tls_kit import ca_pem, pair
 
 __all__ = ["Postfix", "postfix", "why_no_postfix"]
 
@@ -34,7 +36,7 @@ daemon_directory = {daemons}
 mail_owner = postfix
 setgid_group = postdrop
 myhostname = hop.example
-mynetworks = 127.0.0.0/8
+mynetworks = 127.0.0.0/8, 192.0.2.0/24
 mydestination =
 local_recipient_maps =
 alias_maps =
@@ -58,9 +60,16 @@ virtual_gid_maps = static:{group}
 virtual_minimum_uid = 1
 smtputf8_autodetect_classes = all
 import_environment = MAIL_CONFIG TZ LANG=C
+maillog_file = {folder}/log
+maillog_file_prefixes = {folder}
+smtpd_sasl_authenticated_header = yes
+smtpd_tls_CAfile = {folder}/ca.pem
+smtpd_tls_chain_files = {folder}/own.pem
+smtp_tls_session_cache_database =
 """
 MASTER: Final = """
-127.0.0.1:{port} inet n - n - - smtpd
+postlog unix-dgram n - n - 1 postlogd
+tlsmgr unix - - n - 1 tlsmgr
 cleanup unix n - n - 0 cleanup
 qmgr unix n - n 1 1 qmgr
 rewrite unix - - n - - trivial-rewrite
@@ -73,6 +82,16 @@ error unix - - n - - error
 proxymap unix - - n - - proxymap
 anvil unix - - n - 1 anvil
 """
+# Each listener, and its options.
+LISTENERS: Final = {
+    "plain": (),
+    "xclient": ("smtpd_authorized_xclient_hosts=127.0.0.1",),
+    "proxy": ("smtpd_upstream_proxy_protocol=haproxy",),
+    "certificate": (
+        *("smtpd_tls_security_level=encrypt", "smtpd_tls_req_ccert=yes"),
+        "smtpd_tls_received_header=yes",
+    ),
+}
 QUEUES: Final = (
     *("active", "bounce", "corrupt", "defer", "deferred", "flush", "hold", "incoming"),
     *("private", "saved", "trace"),
@@ -81,10 +100,16 @@ OURS: Final = re.compile(rb"\AReceived: [^\n]*\n(?:[ \t][^\n]*\n)*")
 
 
 class Postfix(NamedTuple):
-    """address: where it listens. maildir: for all recipients."""
+    """addresses: of the listeners. maildir: for all recipients. log: its file."""
 
-    address: tuple[str, int]
+    addresses: dict[str, tuple[str, int]]
     maildir: Path
+    log: Path
+
+    @property
+    def address(self) -> tuple[str, int]:
+        """Where it listens, without more ado."""
+        return self.addresses["plain"]
 
     def delivered(self) -> Iterator[tuple[str, bytes]]:
         """Yield recipient and message as it was sent to us, with CRLF."""
@@ -110,10 +135,8 @@ def postfix() -> Iterator[Postfix]:
     """Run an instance."""
     folder = Path(tempfile.mkdtemp(prefix="fastsmtp-postfix-"))
     folder.chmod(0o755)
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = free.getsockname()[1]
-    _prepare(folder, port)
+    addresses = {name: ("127.0.0.1", _free_port()) for name in LISTENERS}
+    _prepare(folder, addresses)
     process = subprocess.Popen(
         [str(DAEMONS / "master"), "-c", str(folder / "config"), "-d"],
         env=environment_of_others(),
@@ -121,12 +144,19 @@ def postfix() -> Iterator[Postfix]:
         stderr=subprocess.DEVNULL,
     )
     try:
-        _wait_for(("127.0.0.1", port))
-        yield Postfix(("127.0.0.1", port), folder / "mail")
+        for address in addresses.values():
+            _wait_for(address)
+        yield Postfix(addresses, folder / "mail", folder / "log")
     finally:
         process.terminate()
         process.wait(PATIENCE)
         shutil.rmtree(folder)
+
+
+def _free_port() -> int:
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        return int(free.getsockname()[1])
 
 
 def _wait_for(address: tuple[str, int]) -> None:
@@ -141,7 +171,7 @@ def _wait_for(address: tuple[str, int]) -> None:
             return
 
 
-def _prepare(folder: Path, port: int) -> None:
+def _prepare(folder: Path, addresses: dict[str, tuple[str, int]]) -> None:
     owner, group = pwd.getpwnam("postfix").pw_uid, grp.getgrnam("postdrop").gr_gid
     nobody = pwd.getpwnam("nobody")
     queue, config = folder / "queue", folder / "config"
@@ -165,4 +195,12 @@ def _prepare(folder: Path, port: int) -> None:
     (folder / "headers").write_text("/^X-Reject:/ REJECT Unwanted\n")
     facts = {"folder": folder, "daemons": DAEMONS, "user": nobody.pw_uid, "group": nobody.pw_gid}
     (config / "main.cf").write_text(MAIN.format(**facts))
-    (config / "master.cf").write_text(MASTER.format(port=port))
+    (folder / "ca.pem").write_bytes(ca_pem())
+    (folder / "own.pem").write_bytes(pair().key + pair().cert)
+    listeners = [
+        " ".join(
+            [f"{host}:{port} inet n - n - - smtpd", *(f"-o {each}" for each in LISTENERS[name])]
+        )
+        for name, (host, port) in addresses.items()
+    ]
+    (config / "master.cf").write_text("\n".join([MASTER, *listeners, ""]))

@@ -1,12 +1,14 @@
 """Makes a connection ready for MAIL: connect, TLS, greeting, EHLO, login, XCLIENT.
 
 Raised: `OpeningFailed`, whose text is one line that names what to change where that is known.
+`Refused` when the next hop was told of a client and does not want it: that says nothing of others.
 """
 
 from __future__ import annotations
 
 import asyncio
 import os
+import re
 import ssl
 import struct
 from collections.abc import Iterator
@@ -17,11 +19,12 @@ from fastsmtp.delivery.relay.commands import Offers
 from fastsmtp.delivery.relay.connection import HopConnection, Origin
 from fastsmtp.delivery.relay.login import Login
 from fastsmtp.delivery.relay.next_hop import NextHop, Patience
-from fastsmtp.delivery.relay.replies import HopLost, HopReply, OpeningFailed
+from fastsmtp.delivery.relay.replies import HopLost, HopReply, OpeningFailed, refusal_of
 
 __all__ = ["Opening"]
 
 _SIGNATURE: Final = b"\r\n\r\n\x00\r\nQUIT\n"
+_HELO: Final = re.compile("[!-~]{1,255}")
 _LOCAL: Final = _SIGNATURE + b"\x20\x00\x00\x00"  # no client to tell of
 
 
@@ -35,7 +38,7 @@ class Opening:
         self._login = Login(hop.user, hop.password)
 
     async def open(self, origin: Origin | None = None) -> HopConnection:
-        """Return a connection that is ready for MAIL; raises OpeningFailed.
+        """Return a connection that is ready for MAIL; raises OpeningFailed, and Refused.
 
         origin: the client whose mail it is for, if the next hop is to know.
         """
@@ -84,17 +87,21 @@ class Opening:
     async def _introduce(self, connection: HopConnection, origin: Origin | None) -> None:
         hop = self._hop
         if hop.forward == "proxy":
+            connection.origin = origin
             connection.send(proxy_header(origin), replies=0)
         if hop.tls == "implicit":
             await self._start_tls(connection)
-        self._demand(await self._reply(connection, "the connection"), 220, "as greeting")
+        greeting = await self._reply(connection, "the connection")
+        self._demand(connection, greeting, 220, "as greeting")
         await self._say_hello(connection)
         if hop.tls == "starttls":
             if "STARTTLS" not in connection.offers.keywords:
                 raise OpeningFailed(
                     'it does not offer STARTTLS: set tls to "implicit" or "off"', "tls"
                 )
-            self._demand(await self._ask(connection, "STARTTLS"), 220, "to STARTTLS")
+            reply = await self._ask(connection, "STARTTLS")
+            if reply.code != 220:
+                raise OpeningFailed(f"it answered to STARTTLS: {reply}")
             await self._start_tls(connection)
             await self._say_hello(connection)
         if hop.user:
@@ -102,20 +109,23 @@ class Opening:
             await self._login.run(offered, lambda line: self._ask(connection, line, "AUTH"))
         if hop.forward == "xclient":
             await self._tell_client(connection, origin)
-        connection.origin = origin
 
     async def _start_tls(self, connection: HopConnection) -> None:
         assert self._hop.context is not None
         await connection.start_tls(self._hop.context, self._hop.server_name)
 
     async def _say_hello(self, connection: HopConnection) -> None:
-        hop = self._hop
-        verb = "LHLO" if hop.lmtp else "EHLO"
-        reply = await self._ask(connection, f"{verb} {hop.name}")
-        if reply.code in (500, 502) and not hop.lmtp:  # RFC 5321 §3.2
+        origin = connection.origin
+        # What follows is the conversation of a client that the next hop was told of.
+        name = self._hop.name
+        if origin is not None and _HELO.fullmatch(origin.helo):
+            name = origin.helo
+        verb = "LHLO" if self._hop.lmtp else "EHLO"
+        reply = await self._ask(connection, f"{verb} {name}")
+        if reply.code in (500, 502) and not self._hop.lmtp:  # RFC 5321 §3.2
             verb = "HELO"
-            reply = await self._ask(connection, f"{verb} {hop.name}")
-        self._demand(reply, 250, f"to {verb}")
+            reply = await self._ask(connection, f"{verb} {name}")
+        self._demand(connection, reply, 250, f"to {verb}")
         connection.offers = Offers(reply.lines if verb != "HELO" else ())
 
     async def _tell_client(self, connection: HopConnection, origin: Origin | None) -> None:
@@ -128,8 +138,9 @@ class Opening:
         if origin is None:
             return
         attributes = " ".join(f"{name}={value}" for name, value in xclient(origin) if name in known)
+        connection.origin = origin
         reply = await self._ask(connection, f"XCLIENT {attributes}")
-        self._demand(reply, 220, "to XCLIENT")
+        self._demand(connection, reply, 220, "to XCLIENT")
         await self._say_hello(connection)
 
     async def _ask(self, connection: HopConnection, line: str, what: str = "") -> HopReply:
@@ -139,9 +150,12 @@ class Opening:
     async def _reply(self, connection: HopConnection, what: str) -> HopReply:
         return await connection.reply(self._patience.connect, what)
 
-    def _demand(self, reply: HopReply, code: int, where: str) -> None:
-        if reply.code != code:
-            raise OpeningFailed(f"it answered {where}: {reply}")
+    def _demand(self, connection: HopConnection, reply: HopReply, code: int, where: str) -> None:
+        if reply.code == code:
+            return
+        if connection.origin is not None and reply.code >= 400:
+            raise refusal_of(reply, self._place)  # of this client, not of all
+        raise OpeningFailed(f"it answered {where}: {reply}")
 
 
 def _setting(error: BaseException) -> str:

@@ -18,7 +18,7 @@ from scenario import DEFAULTS
 from tls_kit import ca_pem, certified
 
 from fastsmtp import Session, SMTPError, SMTPServer, scram_keys
-from fastsmtp.delivery import Unavailable
+from fastsmtp.delivery import Client, Recipient, Record, Unavailable
 from fastsmtp.delivery.relay import Relay
 from fastsmtp.delivery.relay.next_hop import NextHopOptions
 from fastsmtp.testing import running
@@ -299,6 +299,70 @@ async def test_a_proxy_header_tells_the_client() -> None:
                     assert (await client.send(PLAIN)).startswith("250")
         found = [(each["address"], each["port"]) for each in hop.facts]
         assert found == [("192.0.2.1", 4000), ("2001:db8::1", 4000)]
+
+
+@on_loops
+async def test_the_greeting_after_xclient_is_that_of_the_client() -> None:
+    async with NextHop(keywords=("XCLIENT ADDR HELO",)) as hop:
+        hop.answers["XCLIENT"] = b"220 hop.example ESMTP\r\n"
+        relay = relay_to(hop, forward="xclient", name="mx.example")
+        async with front_of(relay) as front, await Talk.greeted(front) as client:
+            assert (await client.send(PLAIN)).startswith("250")
+        assert [line for line in hop.lines if line[:2] in ("EH", "XC")] == [
+            *("EHLO mx.example", "EHLO mx.example"),
+            *("XCLIENT ADDR=127.0.0.1 HELO=c.example", "EHLO c.example"),
+        ]
+
+
+@pytest.mark.parametrize("helo", ["a\r\nRSET", "\u00fc.example", "a b", ""])
+@on_loops
+async def test_a_greeting_that_no_line_can_carry_is_ours(helo: str) -> None:
+    async with NextHop(keywords=("XCLIENT ADDR",)) as hop:
+        hop.answers["XCLIENT"] = b"220 hop.example ESMTP\r\n"
+        async with relay_to(hop, forward="xclient", name="mx.example") as relay:
+            client = Client("192.0.2.1", "", helo, "ESMTP", "", "")
+            await relay.put(
+                Record("s-1", "a@x.example", (Recipient("b@y.example"),), PLAIN, client=client)
+            )
+        assert hop.lines[2:4] == ["XCLIENT ADDR=192.0.2.1", "EHLO mx.example"]
+
+
+@pytest.mark.parametrize("step", ["XCLIENT", "EHLO"])
+@on_loops
+async def test_a_client_that_the_next_hop_refuses_hears_so_and_the_next_hop_is_not_down(
+    step: str,
+) -> None:
+    async with NextHop(keywords=("XCLIENT ADDR",)) as hop:
+        hop.answers["XCLIENT"] = b"220 hop.example ESMTP\r\n"
+        relay = relay_to(hop, forward="xclient", name="mx.example")
+        async with front_of(relay) as front, await Talk.greeted(front) as client:
+            usual = hop._usual("EHLO")
+            hop.answers[step] = lambda line: (
+                usual if line == "EHLO mx.example" else b"554 5.7.1 You are on a list\r\n"
+            )
+            for _ in range(4):
+                assert await client.ask("MAIL FROM:<a@x.example>") == "554 5.7.1 You are on a list"
+            del hop.answers[step]
+            hop.answers["XCLIENT"] = b"220 hop.example ESMTP\r\n"
+            assert (await client.send(PLAIN)).startswith("250")
+
+
+@on_loops
+async def test_a_client_whose_greeting_is_a_refusal_hears_it() -> None:
+    async def on_connect(session: Session) -> None:
+        if session.remote_address == "192.0.2.66":
+            raise SMTPError("You are on a list", 554, "5.7.1")
+
+    async with hop_with(use_proxy=["127.0.0.1"], on_connect=on_connect) as (_, address):
+        relay = Relay(*address, forward="proxy")
+        async with front_of(relay, use_proxy=["127.0.0.1"]) as front:
+            for source, heard in (("192.0.2.66", "554 5.7.1 You are on a list"), ("192.0.2.1", "")):
+                header = f"PROXY TCP4 {source} 198.51.100.1 4000 25\r\n".encode()
+                async with await Talk.connected(front, header) as client:
+                    for _ in range(4):
+                        reply = await client.ask("MAIL FROM:<a@x.example>")
+                        assert reply == (heard or "250 2.1.0 Accepted")
+                        await client.ask("RSET")
 
 
 @on_loops
