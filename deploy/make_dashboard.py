@@ -146,6 +146,16 @@ SECTIONS: dict[str, tuple[Panel, ...]] = {
             "none",
             (("sum by (promise) (fastsmtp_delivery_promise@)", "{{promise}}"),),
         ),
+        Panel(
+            "Connections to the next mail server",
+            "none",
+            (
+                ("sum by (state) (fastsmtp_relay_connections@)", "{{state}}"),
+                ("sum(fastsmtp_relay_waiting_messages@)", "waiting for one"),
+                total("fastsmtp_relay_connections_opened_total", "opened, per second"),
+                total("fastsmtp_relay_waits_total", "had to wait, per second"),
+            ),
+        ),
     ),
     "Process": (
         Panel(

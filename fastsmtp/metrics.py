@@ -37,7 +37,7 @@ PREFIX: Final = "fastsmtp_"
 
 Stats: TypeAlias = dict[str, Any]
 # Parts of a server that not every one has: left out as long as all their cells are 0.
-_OPTIONAL: Final = ("delivery", "spool", "log", "workers")
+_OPTIONAL: Final = ("delivery", "spool", "relay", "log", "workers")
 
 _READY: Final = cell("ready")
 

@@ -342,6 +342,31 @@ FAMILIES: Final = (
         (Label("outcome", DRAINED),),
     ),
     Family(
+        "relay_connections",
+        _GAUGE,
+        "Connections to the next mail server.",
+        ("relay", "connections"),
+        (Label("state", ("idle", "in_use", "opening")),),
+    ),
+    Family(
+        "relay_connections_opened_total",
+        _COUNTER,
+        "Connections to it that were opened.",
+        ("relay", "opened"),
+    ),
+    Family(
+        "relay_waiting_messages",
+        _GAUGE,
+        "Messages that wait for a connection, because all are in use.",
+        ("relay", "waiting"),
+    ),
+    Family(
+        "relay_waits_total",
+        _COUNTER,
+        "Messages that had to wait for a connection.",
+        ("relay", "waits"),
+    ),
+    Family(
         "log_lines_total",
         _COUNTER,
         "Lines that were written to the log.",

@@ -123,8 +123,13 @@ class Sink(abc.ABC):
         if self.tally is not None:
             self.tally.observe_size(_BATCH, messages)
 
-    def measure(self) -> None:  # noqa: B027 - most sinks have nothing to measure
-        """Set the gauges in `tally`: called before somebody looks at it. Must not block."""
+    def measure(self) -> None:
+        """Set the gauges in `tally`: called before somebody looks at it."""
+        if self.tally is not None:
+            self.measure_in(self.tally)
+
+    def measure_in(self, tally: Tally) -> None:  # noqa: B027 - most sinks have nothing to measure
+        """Set the gauges of this sink, and of those that it puts into. Must not block."""
 
     def undo(self, record: Record, receipt: Receipt) -> None:  # noqa: B027 - not every sink can
         """The message was put, but its client got no 250: it was lost or got 451, and will send the

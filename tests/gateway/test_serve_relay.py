@@ -8,6 +8,7 @@ import random
 import re
 import subprocess
 import sys
+import urllib.request
 from collections.abc import Iterator
 from pathlib import Path
 from tempfile import NamedTemporaryFile
@@ -102,6 +103,36 @@ def test_mail_waits_in_a_spool_for_a_next_hop_that_is_down_and_each_recipient_ha
         asyncio.run(until(lambda: len([*(hop.maildir / "new").iterdir()]) == 2))
         assert front.stop() == 0
     assert sorted(map(len, hop.take())) == [len(MESSAGE), 72 + 9000 * len(MESSAGE)]
+
+
+def scraped(front: Gateway) -> dict[str, float]:
+    """The metrics of the relay."""
+    address = next(line.split()[-1] for line in front.out.all if "metrics and state on" in line)
+    text = urllib.request.urlopen(f"http://{address}/metrics").read().decode()
+    return {
+        name.removeprefix("fastsmtp_relay_"): float(value)
+        for name, _, value in (line.rpartition(" ") for line in text.splitlines())
+        if name.startswith("fastsmtp_relay_")
+    }
+
+
+@pytest.mark.parametrize("with_spool", [False, True], ids=["direct", "spool"])
+def test_the_connections_to_the_next_hop_are_scraped(
+    with_spool: bool, hop: Hop, tmp_path: Path
+) -> None:
+    spool = [f"--spool={tmp_path / 'spool'}"] if with_spool else []
+    with Gateway(None, f"--deliver={hop.url}", "--admin=127.0.0.1:0", *spool) as front:
+        with front.client() as client:
+            client.sendmail("a@x.example", ["b@y.example"], MESSAGE)
+        # The gauges are set once a second.
+        asyncio.run(until(lambda: hop.take() == [MESSAGE]))
+        expected = {
+            *(('connections{state="idle"}', 1.0), ('connections{state="in_use"}', 0.0)),
+            *(('connections{state="opening"}', 0.0), ("connections_opened_total", 1.0)),
+            *(("waiting_messages", 0.0), ("waits_total", 0.0)),
+        }
+        asyncio.run(until(lambda: {*scraped(front).items()} == expected))
+        assert front.stop() == 0
 
 
 @pytest.mark.parametrize(

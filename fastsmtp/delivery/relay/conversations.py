@@ -153,12 +153,10 @@ class Conversations:
 
     async def close(self, patience: float) -> None:
         """End: wait for what is under way for at most `patience` seconds, then cut it."""
-        try:
-            await self._wait(patience)
-        finally:  # a caller that is cancelled leaves nothing open either
-            self.pool.fail_used()
-            self.pool.close()
-            await self._availability.close()
+        await self._wait(patience)
+        await self._availability.close()
+        self.pool.fail_used()
+        self.pool.close()
         await self._wait(CUTTING)
         for task in self._tasks:
             task.cancel()

@@ -24,7 +24,8 @@ _Waiter = asyncio.Future[HopConnection | None]
 class Pool:
     """open: makes a connection for an origin. max_connections: with those that are being opened.
     idle_timeout: seconds after which an unused one is closed. on_wait: called when all are in use;
-    may give some back. It can be opened again after `close`.
+    may give some back. opened, waits: connections that were opened, and transactions that had to
+    wait for one, so far. It can be opened again after `close`.
     """
 
     def __init__(
@@ -38,6 +39,7 @@ class Pool:
         self._max = max_connections
         self._idle_timeout = idle_timeout
         self.on_wait: Callable[[], object] = _ignore
+        self.opened = self.waits = 0
         self._idle: list[HopConnection] = []  # the one used last is the last
         self._used: set[HopConnection] = set()
         self._opening = 0  # connections that are being opened, or may be
@@ -49,6 +51,21 @@ class Pool:
     def waiting(self) -> int:
         """How many transactions wait for a connection."""
         return len(self._waiting)
+
+    @property
+    def idle(self) -> int:
+        """How many connections are kept for the next transaction."""
+        return len(self._idle)
+
+    @property
+    def in_use(self) -> int:
+        """How many have a transaction."""
+        return len(self._used)
+
+    @property
+    def opening(self) -> int:
+        """How many are being opened."""
+        return self._opening
 
     def start(self) -> None:
         """Open connections again after `close`."""
@@ -139,6 +156,7 @@ class Pool:
         loop = asyncio.get_running_loop()
         waiter: _Waiter = loop.create_future()
         self._waiting[waiter] = origin
+        self.waits += 1
         timer = loop.call_later(patience, self._give_up, waiter, patience)
         self.on_wait()
         try:
@@ -173,6 +191,7 @@ class Pool:
             self._offer_place()
             raise
         self._opening -= 1
+        self.opened += 1
         if self._is_closed:
             connection.quit()
             raise Unavailable(CLOSING)

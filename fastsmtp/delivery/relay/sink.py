@@ -12,6 +12,7 @@ import asyncio
 from collections.abc import Callable, Mapping
 from typing import Any, Final, Unpack
 
+from fastsmtp.delivery.ending import to_the_end
 from fastsmtp.delivery.errors import DeliveryError, Unavailable
 from fastsmtp.delivery.hook import MAX_IN_FLIGHT, deliver
 from fastsmtp.delivery.log import Entry, log_entry
@@ -20,12 +21,14 @@ from fastsmtp.delivery.record import Record
 from fastsmtp.delivery.relay.commands import Sender, sender_of
 from fastsmtp.delivery.relay.connection import Origin
 from fastsmtp.delivery.relay.conversations import Conversations
+from fastsmtp.delivery.relay.gauges import Gauges
 from fastsmtp.delivery.relay.next_hop import NextHopOptions, Patience, next_hop
 from fastsmtp.delivery.relay.passages import PassageHooks, Passages
 from fastsmtp.delivery.relay.pool import CLOSING
 from fastsmtp.delivery.relay.stream import Opened, SentBody, StreamedBody
 from fastsmtp.delivery.sink import BodyWriter, Fate, Receipt, Sink
 from fastsmtp.errors import SMTPError
+from fastsmtp.metrics import Tally
 from fastsmtp.session import Session
 
 __all__ = ["Relay"]
@@ -84,6 +87,7 @@ class Relay(Sink):
             idle_timeout=idle_timeout,
             max_hops=max_hops,
         )
+        self._gauges = Gauges()
         self._passages = Passages(self._conversations, self._origin_of_session)
         self._conversations.pool.on_wait = self._passages.sweep
 
@@ -105,7 +109,7 @@ class Relay(Sink):
         """End; what the next hop has not answered after `patience` seconds gets an error."""
         self.promise = None
         self._passages.close()
-        await self._conversations.close(patience)
+        await to_the_end(self._conversations.close(patience))
 
     def refusal(self) -> SMTPError | None:
         """Return the refusal while the next hop is down, or too many messages wait for it."""
@@ -134,6 +138,10 @@ class Relay(Sink):
             "on_rcpt_to": asking.on_rcpt_to,
             "on_close": asking.on_close,
         }
+
+    def measure_in(self, tally: Tally) -> None:
+        """Set the gauges of the connections."""
+        self._gauges.set(tally, self._conversations.pool)
 
     def put(self, record: Record) -> asyncio.Future[Receipt]:
         """Pass one message on. The receipt has the next hop's replies."""

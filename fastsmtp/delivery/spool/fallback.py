@@ -93,10 +93,10 @@ class Fallback(Sink):
         """Return the limit of the sink, which gets everything in the end."""
         return self._sink.max_body
 
-    def measure(self) -> None:
+    def measure_in(self, tally: Tally) -> None:
         """Measure both."""
-        self._sink.measure()
-        self._spool.measure()
+        self._sink.measure_in(tally)
+        self._spool.measure_in(tally)
 
     # The interface of a sink.
 

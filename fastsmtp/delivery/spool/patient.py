@@ -14,6 +14,7 @@ from fastsmtp.delivery.promise import Promise
 from fastsmtp.delivery.record import Record
 from fastsmtp.delivery.sink import BodyWriter, Receipt, Sink
 from fastsmtp.errors import SMTPError
+from fastsmtp.metrics import Tally
 
 __all__ = ["Patient"]
 
@@ -104,9 +105,9 @@ class Patient(Sink):
         """Return the refusal of `inner`, 451 before it was started."""
         return self.inner.refusal() if self._has_started else Unavailable(self._reason).reply
 
-    def measure(self) -> None:
+    def measure_in(self, tally: Tally) -> None:
         """Measure `inner`."""
-        self.inner.measure()
+        self.inner.measure_in(tally)
 
     def undo(self, record: Record, receipt: Receipt) -> None:
         """Remove a message from `inner`."""

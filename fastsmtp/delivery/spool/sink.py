@@ -18,6 +18,7 @@ from fastsmtp.delivery.spool.gauges import Gauges
 from fastsmtp.delivery.spool.operations import Operations
 from fastsmtp.delivery.spool.shelf import Shelf
 from fastsmtp.errors import SMTPError
+from fastsmtp.metrics import Tally
 
 __all__ = ["Spool"]
 
@@ -129,10 +130,12 @@ class Spool(Sink):
             )
             logger.info("the spool %s has %d messages to drain%s", self.path, self.count, again)
 
-    def measure(self) -> None:
+    def measure_in(self, tally: Tally) -> None:
         """Count what was drained since the last call, and set the gauges of the spool."""
-        if self.tally is not None and self.promise is not None:
-            self._gauges.set(self.tally, self._shelf, self._quota, self.counts)
+        if self.promise is not None:
+            self._gauges.set(tally, self._shelf, self._quota, self.counts)
+        if self._inner is not None:
+            self._inner.measure_in(tally)
 
     def refusal(self) -> SMTPError | None:
         """Return the refusal if no message can be accepted now, else None."""

@@ -9,7 +9,9 @@ import pytest
 from clients import until
 from next_hop_kit import STALL, NextHop, Talk, gateway, mail, relay_to
 from on_loops import on_loops
+from scenario import DEFAULTS
 
+from fastsmtp import SMTPServer
 from fastsmtp.delivery import Full, Recipient, Record, Unavailable, Unclear
 from fastsmtp.delivery.relay import Patience, Relay
 from fastsmtp.delivery.relay.connection import HopConnection
@@ -17,6 +19,7 @@ from fastsmtp.delivery.relay.next_hop import next_hop
 from fastsmtp.delivery.relay.opening import Opening
 from fastsmtp.delivery.relay.pool import Pool
 from fastsmtp.delivery.relay.replies import HopLost
+from fastsmtp.testing import running
 
 PLAIN = mail()
 
@@ -96,6 +99,27 @@ async def test_the_end_of_the_pool_ends_a_connection_on_its_way() -> None:
 
 
 @on_loops
+async def test_the_counts_of_a_server_have_connections_and_what_waits_for_one() -> None:
+    async with NextHop() as hop:
+        relay = relay_to(hop, max_connections=1)
+        server = SMTPServer(**{**DEFAULTS, **relay.hooks(name="mx.example")})
+        async with (
+            running(server) as front,
+            await Talk.greeted(front) as one,
+            await Talk.greeted(front) as other,
+        ):
+            assert server.stats()["relay"]["connections"] == {"idle": 1, "in_use": 0, "opening": 0}
+            await one.begin()
+            other.writer.write(b"MAIL FROM:<a@x.example>\r\n")
+            await until(lambda: server.stats()["relay"]["waiting"] == 1)
+            assert server.stats()["relay"]["connections"] == {"idle": 0, "in_use": 1, "opening": 0}
+            assert (await one.data(PLAIN)).startswith("250")
+            assert (await other.reply()).startswith("250")
+            found = server.stats()["relay"]
+        assert (found["waiting"], found["waits"], found["opened"]) == (0, 1, 1)
+
+
+@on_loops
 async def test_a_connection_that_is_lost_before_its_proxy_header_says_so() -> None:
     connection = HopConnection("hop:25")
     connection.connection_lost(ConnectionResetError("reset by peer"))
@@ -126,7 +150,7 @@ async def test_a_close_that_is_cancelled_has_ended_all_connections() -> None:
         hop.answers["."] = STALL
         sent = relay.put(record())
         await until(lambda: hop.mails)
-        closing = asyncio.ensure_future(relay.close(60.0))
+        closing = asyncio.ensure_future(relay.close(0.05))
         await asyncio.sleep(0)
         closing.cancel()
         await asyncio.wait([closing])
