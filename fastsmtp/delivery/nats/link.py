@@ -89,21 +89,22 @@ class Link:
 
     async def close(self) -> None:
         """Close the connection; a question without an answer gets `Unclear`."""
-        if self._keeper is not None:
-            self._keeper.cancel()
-            await asyncio.wait([self._keeper])
-            self._keeper = None
         if self._client is not None:
             self._drop(self._client)
         self._client = None
         self.reason = "closed"
         self._fail_all("the sink is closing")
-        ending = [*self._ending]
-        if ending:
-            _, stuck = await asyncio.wait(ending, timeout=CLOSING)
-            for task in stuck:
+        try:
+            if self._keeper is not None:
+                self._keeper.cancel()
+                await asyncio.wait([self._keeper])
+                self._keeper = None
+            if self._ending:
+                await asyncio.wait([*self._ending], timeout=CLOSING)
+        finally:  # also if the caller waits no longer
+            for task in self._ending:
                 task.cancel()
-            await asyncio.gather(*stuck, return_exceptions=True)
+        await asyncio.gather(*self._ending, return_exceptions=True)
 
     async def _keep(self, client: Client) -> None:
         """Replace each connection that is lost."""

@@ -8,6 +8,8 @@ from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
 
 import pytest
+from clients import until
+from connections import Connections, tell
 from on_loops import on_loops
 
 from fastsmtp.delivery.nats import link as module
@@ -29,25 +31,19 @@ class Server:
         self.lines: list[bytes] = []
         self.has_line = asyncio.Condition()
         self._beginnings = [*beginnings]
-        self._writers: list[asyncio.StreamWriter] = []
+        self.connections = Connections(self._serve)
 
-    async def serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        self._writers.append(writer)
+    async def _serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         beginning = self._beginnings[0]
         if len(self._beginnings) > 1:
             del self._beginnings[0]
         writer.write(beginning)
-        try:
-            while line := await reader.readline():
-                if line == b"PING\r\n" and beginning == INFO and not writer.is_closing():
-                    writer.write(b"PONG\r\n")
-                async with self.has_line:
-                    self.lines.append(line)
-                    self.has_line.notify_all()
-        except OSError:
-            pass
-        finally:
-            writer.close()
+        while line := await reader.readline():
+            if line == b"PING\r\n" and beginning == INFO:
+                tell(writer, b"PONG\r\n")
+            async with self.has_line:
+                self.lines.append(line)
+                self.has_line.notify_all()
 
     async def seen(self, word: bytes) -> None:
         """Wait for a line that begins with `word`."""
@@ -56,15 +52,14 @@ class Server:
 
     def cut(self) -> None:
         """End all connections."""
-        for writer in self._writers:
-            writer.close()
+        self.connections.cut()
 
 
 @asynccontextmanager
 async def linked(beginnings: Sequence[bytes]) -> AsyncIterator[tuple[Link, Server, asyncio.Event]]:
     """A link that is open, its server, and what is set when it is up again."""
     fake, is_up = Server(beginnings), asyncio.Event()
-    listening = await asyncio.start_server(fake.serve, "127.0.0.1", 0)
+    listening = await asyncio.start_server(fake.connections.accept, "127.0.0.1", 0)
     port = listening.sockets[0].getsockname()[1]
     settings = settings_of(f"nats://127.0.0.1:{port}", Login(), ca="", cert="", key="")
     link = Link(settings, is_up.set)
@@ -74,7 +69,7 @@ async def linked(beginnings: Sequence[bytes]) -> AsyncIterator[tuple[Link, Serve
     finally:
         await link.close()
         listening.close()
-        fake.cut()
+        await fake.connections.end()
 
 
 @pytest.mark.parametrize(
@@ -97,3 +92,29 @@ async def test_a_question_that_too_few_answer_leaves_no_subscription() -> None:
     async with linked([INFO]) as (link, fake, _):
         assert await link.ask_all("$SYS.X", {}, 3, 0.05) == []
         await fake.seen(b"UNSUB")
+
+
+@pytest.mark.parametrize("turns", [1, 10])
+@on_loops
+async def test_a_close_that_is_not_waited_for_leaves_nothing(
+    turns: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from nats.aio.client import Client
+
+    close = Client.close
+
+    async def hang(client: Client) -> None:
+        try:
+            await asyncio.Event().wait()
+        finally:
+            await close(client)
+
+    async with linked([INFO]) as (link, _, _):
+        monkeypatch.setattr(Client, "close", hang)
+        closing = asyncio.ensure_future(link.close())
+        for _ in range(turns):
+            await asyncio.sleep(0)
+        closing.cancel()
+        await asyncio.wait([closing])
+        assert link._client is None
+        await until(lambda: not link._ending)
