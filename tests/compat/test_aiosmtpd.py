@@ -24,6 +24,7 @@ from typing import Any
 
 import pytest
 import trustme
+from free_ports import free_port
 
 from fastsmtp.compat import aiosmtpd as ours
 
@@ -45,13 +46,6 @@ def package(request: pytest.FixtureRequest) -> SimpleNamespace:
     modules = ("controller", "handlers", "lmtp", "smtp")
     parts = {part: importlib.import_module(f"{name}.{part}") for part in modules}
     return SimpleNamespace(name=name, is_ours=name.startswith("fastsmtp"), **parts)
-
-
-def free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind((HERE, 0))
-        port: int = probe.getsockname()[1]
-        return port
 
 
 @contextlib.contextmanager

@@ -12,9 +12,10 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from free_ports import free_port
 from mail_load import Load
 from postgres_kit import Postgres as Server
-from postgres_kit import cluster, free_port, give_away, owned_directory, why_no_postgres
+from postgres_kit import cluster, give_away, owned_directory, why_no_postgres
 from serving import Gateway, run_to_end
 from tls_kit import ca_pem, pair
 

@@ -13,6 +13,7 @@ from pathlib import Path
 
 import pytest
 from c_library import build_library, preload
+from free_ports import free_port
 from serving import messages
 from worker_kit import Settings, ids_in, load
 
@@ -25,11 +26,6 @@ IS_READY = r"SIGHUP: \d+ new workers? (is|are) ready$"
 @pytest.fixture
 def settings(tmp_path: Path) -> Settings:
     return Settings(tmp_path)
-
-
-def free_port() -> int:
-    with socket.create_server(("127.0.0.1", 0)) as server:
-        return int(server.getsockname()[1])
 
 
 def wait_for_refusal(port: int) -> None:

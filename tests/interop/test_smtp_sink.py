@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import asyncio
 import os
-import socket
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 
 import pytest
 from clients import PATIENCE, program
+from free_ports import free_port
 from load_kit import send
 from on_loops import on_loops
 from serving import environment_of_others
@@ -24,9 +24,7 @@ pytestmark = [pytest.mark.interop, pytest.mark.skipif(not SMTP_SINK, reason=REAS
 @asynccontextmanager
 async def sink(*options: str) -> AsyncIterator[str]:
     """A sink on a free port; yields its address."""
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        place = f"127.0.0.1:{free.getsockname()[1]}"
+    place = f"127.0.0.1:{free_port()}"
     # As root it wants another user; started by another one, it keeps that.
     user = ["-u", "nobody"] if os.getuid() == 0 else []
     process = await asyncio.create_subprocess_exec(

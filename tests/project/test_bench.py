@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from free_ports import free_port
 from ladders import climb, crowd, hostile
 from load import building, measuring, reporting
 from load.measuring import CannotRun, Sample, Usage
@@ -133,9 +134,7 @@ def generator() -> Path:
 @pytest.fixture(scope="module")
 def floor() -> Iterator[int]:
     """The port of a floor."""
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port = int(probe.getsockname()[1])
+    port = free_port()
     process = subprocess.Popen([building.floor(), str(port)])
     try:
         deadline = time.monotonic() + PATIENCE

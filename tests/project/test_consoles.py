@@ -12,13 +12,13 @@ import os
 import re
 import shutil
 import signal
-import socket
 import subprocess
 import sys
 import time
 from pathlib import Path
 
 import pytest
+from free_ports import free_port
 
 DOCS = Path(__file__).parents[2] / "docs"
 FENCE = re.compile(r"^```console\n(.*?)^```$", re.MULTILINE | re.DOTALL)
@@ -38,12 +38,6 @@ def sessions() -> dict[str, list[tuple[str, str]]]:
     return found
 
 
-def free_port() -> str:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return str(probe.getsockname()[1])
-
-
 def as_pattern(shown: str) -> re.Pattern[str]:
     pieces = [re.escape(piece) for piece in shown.rstrip("\n").split("…")]
     return re.compile(".*".join(pieces), re.DOTALL)
@@ -54,7 +48,7 @@ class Shell:
 
     def __init__(self, folder: Path) -> None:
         self._folder = folder
-        self._port = free_port()
+        self._port = str(free_port())
         self._background: list[subprocess.Popen[bytes]] = []
         bin_folder = Path(sys.executable).parent
         self._environment = {

@@ -19,7 +19,8 @@ from pathlib import Path
 
 import pytest
 from clients import program
-from nats_kit import NATS_SERVER, REASON, USUAL, free_ports
+from free_ports import free_ports
+from nats_kit import NATS_SERVER, REASON, USUAL
 from serving import PATIENCE, environment, run_to_end
 
 ROOT = Path(__file__).parents[2]

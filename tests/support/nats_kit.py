@@ -10,21 +10,19 @@ import asyncio
 import base64
 import itertools
 import json
-import os
-import random
 import shutil
 import signal
-import socket
 import subprocess
 import sys
 import time
 from collections.abc import AsyncIterator, Iterator, Sequence
-from contextlib import ExitStack, asynccontextmanager, contextmanager
+from contextlib import asynccontextmanager, contextmanager
 from pathlib import Path
 from typing import Any, Final
 from urllib.error import URLError
 from urllib.request import urlopen
 
+from free_ports import free_ports
 from serving import PATIENCE, environment_of_others
 
 from fastsmtp.delivery import Recipient, Record
@@ -38,7 +36,6 @@ __all__ = [
     "Asking",
     "Node",
     "ask",
-    "free_ports",
     "nodes",
     "record",
 ]
@@ -57,8 +54,6 @@ USUAL: Final[dict[str, Any]] = {
     "discard": "new",
     "allow_atomic": True,
 }
-# Below the ports that the system gives to clients, so that a node that is down keeps its own.
-_PORTS: Final = range(12_000, 32_000)
 _numbers = itertools.count(1)
 
 
@@ -132,20 +127,6 @@ class Node:
         finally:
             self.process.kill()
             self.process = None
-
-
-def free_ports(count: int) -> int:
-    """Return the first of so many ports in a row that nobody listens on."""
-    chance = random.Random(os.urandom(8))
-    while True:
-        first = chance.choice(_PORTS)
-        with ExitStack() as stack:
-            try:
-                for port in range(first, first + count):
-                    stack.enter_context(socket.socket()).bind(("127.0.0.1", port))
-            except OSError:
-                continue
-        return first
 
 
 @contextmanager

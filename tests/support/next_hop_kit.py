@@ -18,6 +18,7 @@ from typing import Any, Final, NamedTuple
 
 from clients import PATIENCE
 from connections import Connections, tell
+from free_ports import free_port
 from scenario import DEFAULTS
 
 from fastsmtp import SMTPServer
@@ -100,7 +101,7 @@ class NextHop:
         if isinstance(self.address, str) and self.address:
             self._server = await asyncio.start_unix_server(accept, self.address)
             return
-        port = self.address[1] if self.address else 0
+        port = self.address[1] if self.address else free_port()
         self._server = await asyncio.start_server(accept, "127.0.0.1", port)
         self.address = self._server.sockets[0].getsockname()[:2]
 

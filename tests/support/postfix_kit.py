@@ -22,6 +22,7 @@ from pathlib import Path
 from typing import Final, NamedTuple
 
 from clients import PATIENCE
+from free_ports import free_port
 from serving import environment_of_others
 from tls_kit import ca_pem, pair
 
@@ -135,7 +136,7 @@ def postfix() -> Iterator[Postfix]:
     """Run an instance."""
     folder = Path(tempfile.mkdtemp(prefix="fastsmtp-postfix-"))
     folder.chmod(0o755)
-    addresses = {name: ("127.0.0.1", _free_port()) for name in LISTENERS}
+    addresses = {name: ("127.0.0.1", free_port()) for name in LISTENERS}
     _prepare(folder, addresses)
     process = subprocess.Popen(
         [str(DAEMONS / "master"), "-c", str(folder / "config"), "-d"],
@@ -151,12 +152,6 @@ def postfix() -> Iterator[Postfix]:
         process.terminate()
         process.wait(PATIENCE)
         shutil.rmtree(folder)
-
-
-def _free_port() -> int:
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        return int(free.getsockname()[1])
 
 
 def _wait_for(address: tuple[str, int]) -> None:

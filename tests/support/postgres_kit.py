@@ -10,7 +10,6 @@ import contextlib
 import os
 import pwd
 import signal
-import socket
 import subprocess
 import tempfile
 from collections.abc import Iterator
@@ -19,13 +18,13 @@ from typing import Any, Final
 
 import pytest
 from clients import PATIENCE, program
+from free_ports import free_port
 from serving import Lines, environment_of_others
 
 __all__ = [
     "Postgres",
     "bouncer",
     "cluster",
-    "free_port",
     "give_away",
     "owned_directory",
     "standby",
@@ -70,12 +69,6 @@ def _as_user() -> dict[str, Any]:
         return {}
     entry = pwd.getpwnam(USER)
     return {"user": entry.pw_uid, "group": entry.pw_gid, "extra_groups": []}
-
-
-def free_port() -> int:
-    """A port of 127.0.0.1 that was free just now."""
-    with socket.create_server(("127.0.0.1", 0)) as listener:
-        return int(listener.getsockname()[1])
 
 
 @contextlib.contextmanager

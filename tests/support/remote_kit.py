@@ -16,6 +16,7 @@ from collections.abc import Callable, Coroutine, Iterator, Sequence
 from typing import Any
 
 from connections import Connections
+from free_ports import free_port
 
 from fastsmtp.delivery import (
     DeliveryError,
@@ -53,7 +54,7 @@ class RemoteServer:
     """
 
     def __init__(self) -> None:
-        self.port = 0
+        self.port = free_port()
         self.answer: Callable[[str], str] = lambda id: "ok"
         self.stored: dict[str, list[bytes]] = {}
         self.batches: list[list[str]] = []
@@ -79,7 +80,6 @@ class RemoteServer:
         self._server = await asyncio.start_server(
             self._clients.accept, "127.0.0.1", self.port, limit=LONGEST_LINE
         )
-        self.port = self._server.sockets[0].getsockname()[1]
 
     async def stop(self) -> None:
         """Listen no more, and cut all connections."""

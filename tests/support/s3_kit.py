@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import contextlib
+import itertools
 import json
 import os
 import secrets
 import shutil
 import signal
-import socket
 import subprocess
 import sysconfig
 import time
@@ -18,6 +18,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+from free_ports import free_ports
 from serving import environment_of_others
 
 from fastsmtp.delivery.bodies import S3Bodies
@@ -40,7 +41,7 @@ class S3Server:
     def __init__(self, folder: Path) -> None:
         self.key, self.secret = secrets.token_hex(8), secrets.token_hex(16)
         self._folder = folder
-        self._ports = dict(zip(PORTS, _free_ports(len(PORTS)), strict=True))
+        self._ports = dict(zip(PORTS, itertools.count(free_ports(len(PORTS))), strict=False))
         self.endpoint = f"http://127.0.0.1:{self._ports['s3.port']}"
         identity = {
             "name": "tests",
@@ -116,13 +117,3 @@ def s3_server(folder: Path) -> Iterator[S3Server]:
     finally:
         server.stop()
         shutil.rmtree(folder / "data", ignore_errors=True)
-
-
-def _free_ports(count: int) -> list[int]:
-    with contextlib.ExitStack() as stack:
-        found = []
-        for _ in range(count):
-            each = stack.enter_context(socket.socket())
-            each.bind(("127.0.0.1", 0))
-            found.append(each.getsockname()[1])
-        return found

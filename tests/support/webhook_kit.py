@@ -14,6 +14,7 @@ from typing import Any, NamedTuple
 
 from aiohttp import web
 from connections import Connections
+from free_ports import free_port
 
 __all__ = ["SECRET", "Endpoint", "Posted", "raw_endpoint", "verified"]
 
@@ -48,7 +49,7 @@ class Endpoint:
         self.arrived = asyncio.Event()
         self.answer: Callable[[Posted], Awaitable[web.StreamResponse]] = self.accept
         self.answer_to_head: Callable[[], web.StreamResponse] = web.Response
-        self.port = 0
+        self.port = free_port()
         self._tls = tls
         self._runner: web.AppRunner | None = None
 
@@ -76,7 +77,6 @@ class Endpoint:
         await self._runner.setup()
         site = web.TCPSite(self._runner, "127.0.0.1", self.port, ssl_context=self._tls)
         await site.start()
-        self.port = self._runner.addresses[0][1]
 
     async def stop(self) -> None:
         if self._runner is not None:

@@ -15,8 +15,9 @@ from typing import Any
 import asyncpg
 import pytest
 from faulty_network import Between, between
+from free_ports import free_port
 from postgres_kit import Postgres as Server
-from postgres_kit import bouncer, cluster, free_port, standby, why_no_postgres
+from postgres_kit import bouncer, cluster, standby, why_no_postgres
 from spool_kit import BODY, record
 
 from fastsmtp.delivery import (
