@@ -13,7 +13,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from fastsmtp.delivery import Promise
-from fastsmtp.gateway.config import SCHEMA, ConfigError, Loaded, Setting, load
+from fastsmtp.gateway.config import SCHEMA, ConfigError, Loaded, Setting, load, shown_values
 from fastsmtp.gateway.config.sinks import TABLES
 from fastsmtp.gateway.config.text import toml
 from fastsmtp.gateway.config.toml_file import MAX_FILE, find_file, lines_of, read_file
@@ -623,3 +623,27 @@ def test_auto_is_one_worker_for_each_core_that_this_process_may_use() -> None:
     found: Loaded = load({"workers": "auto"}, {}, os.devnull)
     assert found.config.workers == len(os.sched_getaffinity(0))
     assert found.values["workers"] == "auto"
+
+
+@pytest.mark.parametrize(
+    "url",
+    [
+        "nats://s3cret@n1:4222,n2",
+        "nats://n1,u:s3cret@n2",
+        "postgres://u:a@s3cret@h/db?sslmode=require",
+        "https://h/hook?apikey=s3cret&api_key=s3cret&code=s3cret&sig=s3cret&auth=s3cret",
+    ],
+)
+def test_no_form_of_a_secret_in_the_url_of_the_sink_is_shown(url: str) -> None:
+    found = load({}, {"FASTSMTP_DELIVER": url}, os.devnull)
+    assert "s3cret" not in str(found.config.deliver)
+    assert "s3cret" not in "".join(shown_values(found))
+    with pytest.raises(ConfigError, match="can read the flags"):
+        load({"deliver": url}, {}, os.devnull)
+
+
+@pytest.mark.parametrize("scheme", ["nats", "postgres", "https", "smtp"])
+def test_a_url_with_one_slash_is_refused_without_showing_it(scheme: str) -> None:
+    with pytest.raises(ConfigError, match=f"two slashes, as in {scheme}://host") as error:
+        load({}, {"FASTSMTP_DELIVER": f"{scheme}:/u:s3cret@h"}, os.devnull)
+    assert "s3cret" not in str(error.value)

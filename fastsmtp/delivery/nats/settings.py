@@ -109,18 +109,24 @@ class TLSContext(ssl.SSLContext):
 def settings_of(
     servers: str | Sequence[str], login: Login, *, ca: str, cert: str, key: str
 ) -> Settings:
-    """Return the settings; a login in the URLs counts if there is no other. Raises ValueError."""
+    """Return the settings; a login in the URLs counts if there is no other, and a name there for a
+    password that is given without one. Raises ValueError.
+    """
     urls, of_urls, needs_tls = server_urls(servers)
-    return Settings(
-        urls, login if any(login) else of_urls, ca, cert, key, needs_tls or bool(ca or cert)
-    )
+    if login.password and not login.user:
+        login = login._replace(user=of_urls.user or of_urls.token)
+        if not login.user:
+            raise ValueError("password: it needs a user")
+    if not any(login):
+        login = of_urls
+    return Settings(urls, login, ca, cert, key, needs_tls or bool(ca or cert))
 
 
 def server_urls(servers: str | Sequence[str]) -> tuple[tuple[str, ...], Login, bool]:
     """Return the URLs of servers, the login that they contain, and whether they ask for TLS.
 
     servers: URLs, or one text with commas in between; a scheme and a login of the first one count
-    for all. Raises ValueError.
+    for all. A name without a password is a token. Raises ValueError.
     """
     texts = servers.split(",") if isinstance(servers, str) else [*servers]
     if not texts or not all(isinstance(text, str) and text.strip() for text in texts):
@@ -137,10 +143,15 @@ def server_urls(servers: str | Sequence[str]) -> tuple[tuple[str, ...], Login, b
         if not host or url.path.strip("/") or url.query or url.fragment:
             raise ValueError("servers: a URL has a host and a port, and nothing after them")
         scheme = url.scheme
-        if url.username and not login.user:
-            login = Login(unquote(url.username), unquote(url.password or ""))
+        if url.username and not any(login):
+            login = _login_of(unquote(url.username), url.password)
         urls.append(f"{scheme}://{f'[{host}]' if ':' in host else host}:{port}")
     return tuple(urls), login, scheme == "tls"
+
+
+def _login_of(name: str, password: str | None) -> Login:
+    """Return the login of a URL: without a password it is a token, as in all clients of NATS."""
+    return Login(token=name) if password is None else Login(name, unquote(password))
 
 
 def check_name(setting: str, name: str, *, allows_dots: bool = False) -> None:

@@ -106,9 +106,15 @@ TABLES: Final[dict[str, Table]] = {
 
 _SCHEME: Final = re.compile(r"([A-Za-z][A-Za-z0-9+.-]*):(.+)", re.DOTALL)
 _PASSWORD: Final = re.compile(r"(?<=://)([^:/?#]*):.*@", re.DOTALL)
+# The servers of NATS take a name without a password for a token.
+_TOKEN: Final = re.compile(r"((?:nats|tls)://)[^/?#:@]*@", re.IGNORECASE)
 _SECRET_OF_QUERY: Final = re.compile(
-    r"([?&][^=&]*(?:password|passwd|token|secret|signature)[^=&]*=)[^&#]+", re.IGNORECASE
+    r"([?&][^=&]*(?:password|passwd|token|secret|signature|api_?key|access_?key|\bsig|\bcode|\bauth)"
+    r"[^=&]*=)[^&#]+",
+    re.IGNORECASE,
 )
+# What may follow the colon without two slashes: paths.
+_OF_PATHS: Final = ("maildir", "lmtp")
 
 
 @dataclass(frozen=True, slots=True)
@@ -127,7 +133,7 @@ class Target:
 
 def masked(url: str) -> str:
     """Return a URL without its password, and without the secrets of its query."""
-    shown = _PASSWORD.sub(rf"\1:{MASK}@", url)
+    shown = _TOKEN.sub(rf"\1{MASK}@", _PASSWORD.sub(rf"\1:{MASK}@", url))
     return _SECRET_OF_QUERY.sub(rf"\1{MASK}", shown)
 
 
@@ -143,6 +149,8 @@ def _target(value: str) -> Target | None:
         near = nearest(scheme, SCHEMES)
         hint = f"did you mean {near}:?" if near else f"it takes {', '.join(SCHEMES)}"
         raise WrongValue(f"there is no scheme {scheme:.40}: {hint}")
+    if scheme not in _OF_PATHS and not parts[2].startswith("//"):
+        raise WrongValue(f"{scheme}: takes two slashes, as in {scheme}://host")
     if sink == "maildir":
         return Target(sink, value, os.path.abspath(parts[2]))
     return Target(sink, f"{scheme}:{parts[2]}")

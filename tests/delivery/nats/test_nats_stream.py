@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 
 from fastsmtp.delivery import Promise
-from fastsmtp.delivery.nats.settings import server_urls
+from fastsmtp.delivery.nats.settings import Login, server_urls, settings_of
 from fastsmtp.delivery.nats.stream import Facts, facts_of, lost_quorum
 
 pytestmark = pytest.mark.one_python
@@ -180,6 +180,25 @@ def test_the_scheme_and_the_login_of_the_first_server_count_for_all() -> None:
     assert urls == ("tls://n1:7777", "tls://n2:4222", "tls://[::1]:99")
     assert (login.user, login.password, needs_tls) == ("an@ne", "pw", True)
     assert "pw" not in repr(login)
+
+
+def test_a_name_without_a_password_is_a_token() -> None:
+    _, login, _ = server_urls("nats://t%3Dk@n1,n2")
+    assert (login.token, login.user) == ("t=k", "")
+    assert "t=k" not in repr(login)
+    _, login, _ = server_urls("nats://user:@n1")
+    assert (login.token, login.user, login.password) == ("", "user", "")
+
+
+def test_a_password_that_is_given_alone_is_that_of_the_name_in_the_url() -> None:
+    def login_of(servers: str, **given: str) -> Login:
+        return settings_of(servers, Login(**given), ca="", cert="", key="").login
+
+    assert login_of("nats://gateway@n1", password="pw")[:3] == ("gateway", "pw", "")
+    assert login_of("nats://x:y@n1", user="gateway", password="pw")[:3] == ("gateway", "pw", "")
+    assert login_of("nats://x:y@n1", token="tk")[:3] == ("", "", "tk")
+    with pytest.raises(ValueError, match="password: it needs a user"):
+        login_of("nats://n1", password="pw")
 
 
 @pytest.mark.parametrize(
