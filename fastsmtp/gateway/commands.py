@@ -36,6 +36,7 @@ __all__ = ["run"]
 
 PROGRAM: Final = "fastsmtp"
 COMPLETE: Final = "_FASTSMTP_COMPLETE"  # the variable by which a shell asks
+_NO_COMMAND: Final = "Missing command."  # as click says it
 MAX_PASSWORD: Final = 1024  # characters; a line of AUTH has room for 9 KB of PLAIN
 
 
@@ -188,8 +189,16 @@ def run(arguments: Sequence[str] | None = None) -> int:
         status = fastsmtp.main(given, PROGRAM, COMPLETE, standalone_mode=False)
     except click.ClickException as error:
         # click itself would print four lines, beginning with the usage.
-        complain(error.format_message())
+        complain(_line_of(error))
         return error.exit_code
     except click.Abort:
         return 130
     return status if isinstance(status, int) else 0
+
+
+def _line_of(error: click.ClickException) -> str:
+    """Return an error of click as one line that says what to do."""
+    text = " ".join(error.format_message().split())
+    if isinstance(error, click.UsageError) and error.ctx is not None and text == _NO_COMMAND:
+        return f"a command is needed: {error.ctx.command_path} --help shows them"
+    return text

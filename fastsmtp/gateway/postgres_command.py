@@ -12,7 +12,7 @@ from fastsmtp.delivery.postgres.table import DEFAULT_TABLE
 __all__ = ["postgres"]
 
 
-@click.group()
+@click.group(no_args_is_help=False)
 def postgres() -> None:
     """Prepare a PostgreSQL database for mail."""
 

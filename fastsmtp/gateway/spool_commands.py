@@ -56,7 +56,7 @@ def _records(command: _Command) -> _Command:
     return command
 
 
-@click.group()
+@click.group(no_args_is_help=False)
 def spool() -> None:
     """Show the mail in a spool, and decide about messages that could not be delivered.
 

@@ -24,6 +24,8 @@ from serving import (
     run_to_end,
 )
 
+from fastsmtp.gateway import commands
+
 pytest_plugins = ["gateway_fixtures"]
 
 MESSAGE = b"Subject: x\r\n\r\nhello\r\n"
@@ -279,6 +281,24 @@ def test_a_missing_command_is_an_error_of_one_line() -> None:
     done = subprocess.run(command()[:-1], capture_output=True, text=True, env=environment())
     assert done.returncode == 2
     assert "a command is needed: fastsmtp serve" in complaint(done)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "told"),
+    [
+        (["spool"], "a command is needed: fastsmtp spool --help shows them"),
+        (["postgres"], "a command is needed: fastsmtp postgres --help shows them"),
+        (["completion"], "Choose from: bash, zsh, fish"),
+    ],
+)
+def test_an_error_of_many_lines_is_told_in_one(
+    arguments: list[str], told: str, capfd: pytest.CaptureFixture[str]
+) -> None:
+    assert commands.run(arguments) == 2
+    line = capfd.readouterr().err
+    assert line.count("\n") == 1
+    assert "\\x0a" not in line
+    assert told in line
 
 
 def test_help_names_every_option() -> None:
