@@ -21,6 +21,8 @@ function read(octets) {
     throw new Error("a damaged record");
   }
   const envelope = JSON.parse(rest.toString("utf8", 0, Number(envelopeSize)));
+  // Otherwise the message here is the gateway's headers alone.
+  if (envelope.body !== undefined) throw new Error(`its body is in the body store, as ${envelope.body}`);
   return [envelope, rest.subarray(Number(envelopeSize))];
 }
 

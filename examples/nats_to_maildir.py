@@ -22,7 +22,7 @@ AT_ONCE = 100
 
 
 def read(octets: bytes) -> tuple[dict[str, Any], bytes]:
-    """Return envelope and message of a record; raises ValueError for one that is damaged."""
+    """Return envelope and message of a record; raises ValueError for one that it cannot read."""
     head, _, rest = octets.partition(b"\n")
     word, version, *sizes, check = head.split(b" ")
     if (word, version) != (b"fastsmtp-record", b"1"):
@@ -30,7 +30,10 @@ def read(octets: bytes) -> tuple[dict[str, Any], bytes]:
     envelope_size, message_size = map(int, sizes)
     if len(rest) != envelope_size + message_size or zlib.crc32(rest) != int(check, 16):
         raise ValueError("a damaged record")
-    return json.loads(rest[:envelope_size]), rest[envelope_size:]
+    envelope = json.loads(rest[:envelope_size])
+    if "body" in envelope:  # then the message here is the gateway's headers alone
+        raise ValueError(f"its body is in the body store, as {envelope['body']}")
+    return envelope, rest[envelope_size:]
 
 
 def sync(path: str) -> None:

@@ -21,7 +21,7 @@ from fastsmtp.gateway import held_signals
 from fastsmtp.gateway.admin.start import Metrics
 from fastsmtp.gateway.binding import Places, take_places
 from fastsmtp.gateway.config import DEFAULT_LISTEN, Config, Kind, Listener, parse_listener
-from fastsmtp.gateway.log import LogWriter
+from fastsmtp.gateway.log import LogWriter, logger
 from fastsmtp.gateway.service_manager import ServiceManager
 from fastsmtp.gateway.start import StartError, listen, logging_to, run_on_loop, writer_of
 from fastsmtp.gateway.workers.sockets import SocketsOfListeners
@@ -233,6 +233,7 @@ class _Application:
         loop = asyncio.get_running_loop()
 
         async def begin() -> None:
+            held_signals.survive_those_for_parents(loop, logger.warning)
             held_signals.release()
             addresses = await self._listen()
             for address in addresses:

@@ -233,6 +233,7 @@ class _Service:
         for number in (signal.SIGTERM, signal.SIGINT):
             loop.add_signal_handler(number, self._on_signal, number)
         loop.add_signal_handler(signal.SIGHUP, self._hangup.set)
+        held_signals.survive_those_for_parents(loop, logger.warning)
         held_signals.release()
 
     def _on_signal(self, number: int) -> None:

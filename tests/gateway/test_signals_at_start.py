@@ -55,3 +55,17 @@ def test_a_hangup_before_an_application_serves_does_not_end_it(tmp_path: Path) -
         program.out.wait("listening on ")
         assert program.stop() == 0
         assert program.err.all == []
+
+
+@pytest.mark.parametrize("has_application", [False, True])
+def test_signals_for_workers_neither_end_nor_stop_a_server_without_them(
+    tmp_path: Path, has_application: bool
+) -> None:
+    (tmp_path / "app.py").write_text(APPLICATION)
+    served = "app" if has_application else f"--maildir={tmp_path / 'mail'}"
+    with Program(command(served, "--listen=127.0.0.1:0"), cwd=tmp_path) as program:
+        program.out.wait("listening on ")
+        for name in ("SIGUSR2", "SIGTTIN", "SIGTTOU"):
+            program.process.send_signal(getattr(signal, name))
+            program.err.wait(f"{name} changes nothing: this server has no --workers")
+        assert program.stop() == 0

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import asyncio
+import runpy
 import shutil
 import subprocess
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -14,7 +15,8 @@ import pytest
 from nats_kit import NATS_SERVER, REASON, STREAM, Node, ask, nodes
 from serving import PATIENCE, environment
 
-from fastsmtp.delivery import Recipient, Record
+from fastsmtp.delivery import Recipient, Record, encode_record
+from fastsmtp.delivery.bodies import FileBodies
 from fastsmtp.delivery.nats import NATS
 
 EXAMPLES = Path(__file__).parents[3] / "examples"
@@ -101,6 +103,16 @@ def test_the_consumer_in_python_files_every_message_for_each_recipient(
     node: Node, tmp_path: Path
 ) -> None:
     check(node, tmp_path, sys.executable, str(EXAMPLES / "nats_to_maildir.py"))
+
+
+def test_the_consumer_in_python_reads_no_message_whose_body_is_elsewhere() -> None:
+    """It would file the headers alone, and acknowledge the message."""
+    read: Callable[[bytes], object] = runpy.run_path(str(EXAMPLES / "nats_to_maildir.py"))["read"]
+    whole = Record("c-4", "", (Recipient("b@y.example"),), BODY)
+    assert read(encode_record(whole, hashes=False))
+    whole.set_body(FileBodies("bodies").stored("7-0123456789abcdef", 7, "0" * 64))
+    with pytest.raises(ValueError, match="its body is in the body store, as 7-0123456789abcdef"):
+        read(encode_record(whole, hashes=False))
 
 
 @pytest.mark.nightly
