@@ -7,13 +7,13 @@ The client gets its 250 when the application has answered with 2xx, so no mail i
 two: a 4xx refuses the message for good, anything else has the client try again later.
 """
 
+import asyncio
 import base64
 import sys
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from email import message_from_bytes, policy
 from email.message import EmailMessage
-from typing import Any
 
 import aiohttp
 
@@ -21,45 +21,47 @@ from fastsmtp import DataStream, Session, SMTPError, SMTPServer
 
 
 def octets_of(part: EmailMessage) -> bytes:
-    """Return an attachment as it was before it was encoded; a message is not encoded."""
+    """Return a part as it was before it was encoded; a message is not encoded."""
     content = part.get_payload(decode=True)
     return content if isinstance(content, bytes) else part.as_bytes()
 
 
-def parsed(body: bytes, session: Session) -> dict[str, Any]:
-    """Return the message as the application wants it."""
+def text_of(part: EmailMessage) -> str:
+    try:
+        return str(part.get_content())
+    except (LookupError, ValueError):  # senders make names of character sets up
+        return octets_of(part).decode("utf-8", "replace")
+
+
+def parsed(body: bytes, session: Session) -> dict[str, object]:
     message = message_from_bytes(body, EmailMessage, policy=policy.default)
     plain, html = message.get_body(("plain",)), message.get_body(("html",))
+    parts = [*message.iter_attachments()] if message.is_multipart() else []
+    if not (plain or html or parts):  # as from a scanner, whose whole message is a PDF
+        parts = [message]
+    files = [(part.get_filename(), base64.b64encode(octets_of(part)).decode()) for part in parts]
     return {
         "from": str(session.envelope.mail_from),
         "to": [str(address) for address in session.envelope.rcpt_to],
         "subject": str(message["subject"] or ""),
-        "text": plain.get_content() if plain else "",
-        "html": html.get_content() if html else "",
-        "attachments": [
-            {"name": part.get_filename(), "content": base64.b64encode(octets_of(part)).decode()}
-            for part in message.iter_attachments()
-        ],
+        "text": text_of(plain) if plain else "",
+        "html": text_of(html) if html else "",
+        "attachments": [{"name": name, "content": content} for name, content in files],
     }
 
 
 class Inbound(SMTPServer):
-    """url: of the application."""
-
     def __init__(self, url: str) -> None:
         super().__init__(auth_optional=True, lifespan=Inbound.with_client)
         self.url = url
 
     @asynccontextmanager
     async def with_client(self) -> AsyncIterator[None]:
-        """Keep connections to the application as long as the server runs."""
-        timeout = aiohttp.ClientTimeout(total=60)
-        async with aiohttp.ClientSession(timeout=timeout) as self.client:
+        async with aiohttp.ClientSession(timeout=aiohttp.ClientTimeout(60)) as self.client:
             yield
 
     async def on_data(self, stream: DataStream, session: Session) -> str:
-        """Post the message; the answer of the application is that of the server."""
-        document = parsed(await stream.read(), session)
+        document = await asyncio.to_thread(parsed, await stream.read(), session)
         try:
             async with self.client.post(self.url, json=document) as response:
                 status = response.status

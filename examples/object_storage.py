@@ -36,6 +36,8 @@ class Archive(SMTPServer):
             async with upload:  # an exception in it, as when the client is gone, aborts the upload
                 async for piece in stream:
                     await upload.write(piece)
+                if stream.size_exceeded:  # the pieces end early, without an exception
+                    raise SMTPError("This message is too large", 552, "5.3.4")
         except (BaseError, OSError):
             raise SMTPError("The message could not be stored, try again later", 451) from None
         return f"OK: stored as {name}"

@@ -142,6 +142,25 @@ def test_inbound_webhook_gives_the_answer_of_the_application() -> None:
     assert b"Subject: inner" in base64.b64decode(forwarded["content"])
 
 
+UNKNOWN = b"Content-Type: text/plain; charset=x-unknown\r\n\r\nhello\r\n"
+SCANNED = b"Content-Type: application/pdf\r\n\r\n%PDF-1.7\r\n"
+
+
+def test_inbound_webhook_passes_on_what_its_parser_does_not_expect() -> None:
+    web = WebServer()
+    with (
+        serving(web),
+        example("inbound_webhook.py", web.url, "0") as running,
+        smtp(running) as client,
+    ):
+        for octets in (UNKNOWN, SCANNED):
+            client.sendmail("a@x.example", ["b@y.example"], octets)
+    unknown, scanned = (json.loads(body) for _, _, body in web.posts)
+    assert unknown["text"] == "hello\r\n"
+    (pdf,) = scanned["attachments"]
+    assert base64.b64decode(pdf["content"]) == b"%PDF-1.7\r\n"
+
+
 def test_inbound_webhook_has_clients_wait_for_an_application_that_is_away() -> None:
     web = WebServer()
     web.server_close()

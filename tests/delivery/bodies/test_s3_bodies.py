@@ -6,16 +6,21 @@ import asyncio
 import hashlib
 import io
 import os
+import runpy
+import smtplib
 import time
 from collections.abc import Callable, Iterator
+from pathlib import Path
 from typing import Any
 
 import obstore
 import pytest
-from example_kit import BODY, IS_POSSIBLE, example, smtp
+from example_kit import BODY, EXAMPLES, IS_POSSIBLE, example, smtp
+from obstore.store import from_url
 from on_loops import on_loops
 from s3_kit import NO_S3, S3Server, s3_server
 
+from fastsmtp import SMTPServer
 from fastsmtp.delivery import (
     Full,
     Promise,
@@ -324,3 +329,19 @@ def test_the_example_of_object_storage_keeps_whole_messages_only(server: S3Serve
     assert sorted(len(store.get(name).bytes()) for name in names) == [len(BODY), len(large)]
     assert reply.decode().removeprefix("2.6.0 OK: stored as ") in names
     assert server.uploads() == []
+
+
+@pytest.mark.skipif(IS_POSSIBLE[0].args[0] or IS_POSSIBLE[1].args[0], reason="no examples here")
+def test_the_example_of_object_storage_keeps_nothing_of_a_message_that_is_too_large(
+    tmp_path: Path,
+) -> None:
+    archive = runpy.run_path(str(EXAMPLES / "object_storage.py"))["Archive"]
+    on_data = archive(from_url(f"file://{tmp_path}")).on_data
+    server = SMTPServer(auth_optional=True, size=1000, on_data=on_data)
+    with server.threaded(port=0) as address, smtplib.SMTP(*address) as client:
+        client.ehlo()
+        client.mail("a@x.example")  # without SIZE=
+        client.rcpt("b@y.example")
+        assert client.data(BODY + b"x\r\n" * 1000)[0] == 552
+        assert client.sendmail("a@x.example", ["b@y.example"], BODY) == {}
+    assert [path.read_bytes() for path in tmp_path.rglob("*.eml")] == [BODY]
