@@ -13,20 +13,20 @@ import sys
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from email import message_from_bytes, policy
-from email.message import EmailMessage
+from email.message import EmailMessage, MIMEPart
 
 import aiohttp
 
 from fastsmtp import DataStream, Session, SMTPError, SMTPServer
 
 
-def octets_of(part: EmailMessage) -> bytes:
+def octets_of(part: MIMEPart) -> bytes:
     """Return a part as it was before it was encoded; a message is not encoded."""
     content = part.get_payload(decode=True)
     return content if isinstance(content, bytes) else part.as_bytes()
 
 
-def text_of(part: EmailMessage) -> str:
+def text_of(part: MIMEPart) -> str:
     try:
         return str(part.get_content())
     except (LookupError, ValueError):  # senders make names of character sets up

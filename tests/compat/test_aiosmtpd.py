@@ -768,6 +768,26 @@ def test_an_unthreaded_controller_listens_on_a_loop_of_the_program(package: Any)
     assert len(handler.envelopes) == 1
 
 
+def test_an_unthreaded_controller_that_begins_again_keeps_its_server() -> None:
+    loop = asyncio.new_event_loop()
+    controller = ours.UnthreadedController(Keeper(), HERE, 0, loop=loop)
+    controller.begin()
+    server = controller.server
+    with pytest.raises(AssertionError, match="already running"):
+        controller.begin()
+    assert controller.server is server
+    other = ours.UnthreadedController(Keeper(), HERE, controller.port, loop=loop)
+    for _ in range(2):
+        with pytest.raises(OSError):
+            other.begin()
+    assert other.server is None
+    controller.end()
+    other.begin()
+    other.end()
+    assert asyncio.all_tasks(loop) == set()
+    loop.close()
+
+
 def test_a_port_in_use_is_an_error_of_the_start(package: Any) -> None:
     with socket.socket() as taken:
         taken.bind((HERE, 0))

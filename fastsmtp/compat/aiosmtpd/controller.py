@@ -141,11 +141,23 @@ class BaseUnthreadedController(BaseController):
         self.ended = threading.Event()
 
     def begin(self) -> None:
-        """Listen; the loop must not run yet, and is not run afterwards."""
+        """Listen; the loop must not run yet, and is not run afterwards. Raises what has prevented
+        it, and AssertionError for a server that runs.
+        """
         assert self.loop is not None
-        self.server = server = self._made()
-        self.loop.run_until_complete(server.listen(**self._place()))
+        if self.server is not None:
+            raise AssertionError("SMTP daemon already running")
+        server = self._made()
+        self.loop.run_until_complete(self._begin(server))
         self._listens(server.addresses()[0])
+        self.server = server
+
+    async def _begin(self, server: SMTPServer) -> None:
+        try:
+            await server.listen(**self._place())
+        except BaseException:
+            await server.close()
+            raise
 
     async def finalize(self) -> None:
         """Finish the messages under way, and close the server."""
