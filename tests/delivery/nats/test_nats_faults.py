@@ -28,6 +28,8 @@ pytestmark = [
     pytest.mark.skipif(not NATS_SERVER, reason=REASON),
 ]
 
+DEADLINE = 60.0  # seconds; only what hangs ever waits so long
+
 _numbers = itertools.count(1)
 
 
@@ -71,11 +73,24 @@ class Flow:
 
 
 @pytest.fixture
-def quick(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Losses are seen soon, so that the tests are short."""
+def quick(monkeypatch: pytest.MonkeyPatch) -> Callable[[], None]:
+    """Losses are seen soon, so that the tests are short. Call it after the start, which is not
+    repeated.
+    """
     monkeypatch.setattr(link_module, "PING", 0.2)
-    monkeypatch.setattr(link_module, "STEP", 0.5)
-    monkeypatch.setattr(publisher_module, "ANSWER", 1.0)
+
+    def hurry() -> None:
+        monkeypatch.setattr(link_module, "STEP", 0.5)
+        monkeypatch.setattr(publisher_module, "ANSWER", 1.0)
+
+    return hurry
+
+
+@pytest.fixture
+def patient(monkeypatch: pytest.MonkeyPatch) -> Callable[[], None]:
+    """No connection is given up because the machine stands still."""
+    monkeypatch.setattr(link_module, "PING", 60.0)
+    return lambda: None
 
 
 # One server, and a network between.
@@ -88,13 +103,16 @@ def node(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Node]:
 
 
 @asynccontextmanager
-async def far(node: Node, deadline: float = 20.0) -> AsyncIterator[tuple[Between, NATS, Asking]]:
+async def far(
+    node: Node, hurry: Callable[[], None], deadline: float = DEADLINE
+) -> AsyncIterator[tuple[Between, NATS, Asking]]:
     """A sink with a stream of its own, and the network between it and the server."""
     name = f"S{next(_numbers)}"
     async with ask(node) as asking, between(node.port) as network:
         await asking.stream(name, subjects=[f"{SUBJECT}.{name}"])
         url = f"nats://127.0.0.1:{network.port}"
         async with NATS(url, stream=name, sync="always", deadline=deadline) as sink:
+            hurry()
             yield network, sink, asking
         await asking.remove(name)
 
@@ -106,9 +124,9 @@ def stream_of(sink: NATS) -> str:
 @on_loops
 @pytest.mark.parametrize("direction", ["to_client", "to_server"])
 async def test_a_network_that_loses_one_direction_costs_no_mail_and_no_second_copy(
-    node: Node, quick: None, direction: str
+    node: Node, quick: Callable[[], None], direction: str
 ) -> None:
-    async with far(node) as (network, sink, asking):
+    async with far(node, quick) as (network, sink, asking):
         flow = Flow(sink)
         await flow.more()
         # Lost towards the client are acknowledgements: the messages are stored, and come again.
@@ -121,8 +139,10 @@ async def test_a_network_that_loses_one_direction_costs_no_mail_and_no_second_co
 
 
 @on_loops
-async def test_connections_that_are_reset_cost_no_mail(node: Node, quick: None) -> None:
-    async with far(node) as (network, sink, asking):
+async def test_connections_that_are_reset_cost_no_mail(
+    node: Node, quick: Callable[[], None]
+) -> None:
+    async with far(node, quick) as (network, sink, asking):
         flow = Flow(sink)
         for _ in range(5):
             await flow.more(20)
@@ -130,13 +150,13 @@ async def test_connections_that_are_reset_cost_no_mail(node: Node, quick: None) 
         await flow.more(20)
         await flow.end()
         assert flow.errors == []
-        assert network.accepted == 6
+        assert network.accepted > 5
         await flow.check(asking, stream=stream_of(sink))
 
 
 @on_loops
 async def test_a_connection_that_breaks_during_its_login_is_made_again(
-    node: Node, quick: None, monkeypatch: pytest.MonkeyPatch
+    node: Node, quick: Callable[[], None], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     from nats.aio import client as library
 
@@ -151,7 +171,7 @@ async def test_a_connection_that_breaks_during_its_login_is_made_again(
             client._transport._io_writer.transport.abort()
             await asyncio.sleep(0)
 
-    async with far(node) as (network, sink, asking):
+    async with far(node, quick) as (network, sink, asking):
         flow = Flow(sink)
         await flow.more(20)
         with monkeypatch.context() as patched:
@@ -165,8 +185,8 @@ async def test_a_connection_that_breaks_during_its_login_is_made_again(
 
 
 @on_loops
-async def test_a_slow_network_only_takes_longer(node: Node, quick: None) -> None:
-    async with far(node) as (network, sink, asking):
+async def test_a_slow_network_only_takes_longer(node: Node, patient: Callable[[], None]) -> None:
+    async with far(node, patient) as (network, sink, asking):
         network.delay = 0.02
         flow = Flow(sink)
         await flow.more(20)
@@ -178,9 +198,9 @@ async def test_a_slow_network_only_takes_longer(node: Node, quick: None) -> None
 
 @on_loops
 async def test_a_server_that_is_never_heard_is_451_and_recovers_by_itself(
-    node: Node, quick: None, log: list[str]
+    node: Node, quick: Callable[[], None], log: list[str]
 ) -> None:
-    async with far(node, deadline=1.0) as (network, sink, asking):
+    async with far(node, quick, deadline=1.0) as (network, sink, asking):
         flow = Flow(sink, lanes=2)
         await flow.more(10)
         network.all_new = {"to_client"}
@@ -198,13 +218,16 @@ async def test_a_server_that_is_never_heard_is_451_and_recovers_by_itself(
         await again.end()
         flow.receipts |= again.receipts
         await flow.check(asking, stream=stream_of(sink))
-    assert sum("is down" in line for line in log) == 1
-    assert sum("is up again" in line for line in log) == 1
+    # Once each, unless the machine has stood still.
+    downs = [line for line in log if "is down" in line]
+    assert len(downs) == sum("is up again" in line for line in log) >= 1
 
 
 @on_loops
-async def test_a_server_that_starts_again_is_used_again(node: Node, quick: None) -> None:
-    async with far(node) as (_, sink, asking):
+async def test_a_server_that_starts_again_is_used_again(
+    node: Node, quick: Callable[[], None]
+) -> None:
+    async with far(node, quick) as (_, sink, asking):
         flow = Flow(sink)
         await flow.more(20)
         node.end(signal.SIGKILL)
@@ -228,7 +251,7 @@ def cluster(tmp_path_factory: pytest.TempPathFactory) -> Iterator[list[Node]]:
 
 @asynccontextmanager
 async def replicated(
-    cluster: list[Node], deadline: float = 30.0
+    cluster: list[Node], hurry: Callable[[], None] = lambda: None, deadline: float = DEADLINE
 ) -> AsyncIterator[tuple[NATS, Callable[[str], Node], Asking]]:
     """A sink with a stream of three copies, and what finds a node by its name."""
     by_name = {node.name: node for node in cluster}
@@ -241,6 +264,7 @@ async def replicated(
             async with NATS(urls, stream=STREAM, monitor=monitor, deadline=deadline) as sink:
                 assert sink.promise is Promise.QUORUM_DISK
                 assert sink.remarks == ()
+                hurry()
                 yield sink, by_name.__getitem__, asking
         finally:
             await asking.remove()
@@ -259,8 +283,10 @@ async def after(cluster: list[Node], flow: Flow) -> None:
         await flow.check(asking)
 
 
-async def _killed(cluster: list[Node], which: str) -> None:
-    async with replicated(cluster) as (sink, node, asking):
+async def _killed(
+    cluster: list[Node], which: str, hurry: Callable[[], None] = lambda: None
+) -> None:
+    async with replicated(cluster, hurry) as (sink, node, asking):
         flow = Flow(sink)
         await flow.more()
         leader = await asking.leader()
@@ -274,8 +300,10 @@ async def _killed(cluster: list[Node], which: str) -> None:
         await after(cluster, flow)
 
 
-def test_a_killed_leader_costs_no_mail_and_no_error(cluster: list[Node], quick: None) -> None:
-    asyncio.run(_killed(cluster, "leader"))
+def test_a_killed_leader_costs_no_mail_and_no_error(
+    cluster: list[Node], quick: Callable[[], None]
+) -> None:
+    asyncio.run(_killed(cluster, "leader", quick))
 
 
 @pytest.mark.nightly

@@ -49,11 +49,12 @@ async def acknowledged_before(server: Server, count: int, image: Path, copy: Pat
                 shutil.copyfile(image, copy)
                 server.kill()
 
-    sink = Postgres(server.dsn, deadline=1.0)
+    sink = Postgres(server.dsn)
     await sink.start()
-    clients = [client(sink, f"c{number}") for number in range(CLIENTS)]
+    clients = [asyncio.ensure_future(client(sink, f"c{number}")) for number in range(CLIENTS)]
+    await enough.wait()
+    await sink.close(0)
     await asyncio.gather(*clients, return_exceptions=True)
-    await sink.close(1)
     return acknowledged
 
 
