@@ -54,7 +54,7 @@ def served(package: Any, handler: object, **options: Any) -> Iterator[smtplib.SM
     controller = package.controller.Controller(handler, HERE, free_port(), **options)
     controller.start()
     try:
-        with smtplib.SMTP(controller.hostname, controller.port, timeout=20) as client:
+        with smtplib.SMTP(controller.hostname, controller.port, timeout=60) as client:
             yield client
     finally:
         controller.stop()
@@ -259,7 +259,7 @@ def test_the_last_smtp_of_a_controller_is_its_attribute(package: Any) -> None:
     controller = package.controller.Controller(Keeper(), HERE, free_port())
     controller.start()
     try:
-        with smtplib.SMTP(controller.hostname, controller.port, timeout=20) as client:
+        with smtplib.SMTP(controller.hostname, controller.port, timeout=60) as client:
             client.ehlo("good.example")
             client.mail("anne@x.example")
             assert controller.smtpd.envelope.mail_from == "anne@x.example"
@@ -434,7 +434,7 @@ def test_a_long_line_and_a_long_local_part_are_refused(package: Any) -> None:
     controller = StrictController(Keeper(), HERE, free_port())
     controller.start()
     try:
-        with smtplib.SMTP(HERE, controller.port, timeout=20) as client:
+        with smtplib.SMTP(HERE, controller.port, timeout=60) as client:
             client.ehlo()
             assert client.mail("longer@x.example")[0] == 553
             with pytest.raises(smtplib.SMTPDataError, match="500"):
@@ -456,7 +456,7 @@ def test_a_factory_is_called_for_each_connection(package: Any) -> None:
     try:
         before = len(made)
         for _ in range(2):
-            with smtplib.SMTP(timeout=20) as client:
+            with smtplib.SMTP(timeout=60) as client:
                 greeting = client.connect(HERE, controller.port)[1]
                 assert greeting.startswith(b"mx.example.org ")
                 assert greeting.endswith(b"hello")
@@ -673,7 +673,7 @@ def test_an_ssl_context_is_tls_from_the_first_octet(package: Any, contexts: Any)
     controller = package.controller.Controller(handler, *place, ssl_context=contexts[0])
     controller.start()
     try:
-        with smtplib.SMTP_SSL(*place, context=contexts[1], timeout=20) as client:
+        with smtplib.SMTP_SSL(*place, context=contexts[1], timeout=60) as client:
             client.sendmail("anne@x.example", "bob@example.org", MESSAGE)
     finally:
         controller.stop()
@@ -693,7 +693,7 @@ def test_lmtp_speaks_lhlo_on_a_unix_socket(package: Any, tmp_path: Path) -> None
     controller = lmtp_controller(package, handler, tmp_path / "lmtp")
     controller.start()
     try:
-        with smtplib.LMTP(str(tmp_path / "lmtp"), timeout=20) as client:
+        with smtplib.LMTP(str(tmp_path / "lmtp"), timeout=60) as client:
             assert client.docmd("EHLO", "client.example")[0] >= 500
             client.sendmail("anne@x.example", "bob@example.org", MESSAGE)
     finally:
@@ -711,7 +711,7 @@ def test_lmtp_has_a_reply_for_each_recipient_here(
     controller = lmtp_controller(ours_as_package(), answering(status), tmp_path / "lmtp")
     controller.start()
     try:
-        with smtplib.LMTP(str(tmp_path / "lmtp"), timeout=20) as client:
+        with smtplib.LMTP(str(tmp_path / "lmtp"), timeout=60) as client:
             client.ehlo()
             client.mail("anne@x")
             client.rcpt("bob@x")
@@ -736,7 +736,7 @@ def test_handle_proxy_decides_on_the_connection(package: Any) -> None:
     controller.start()
     try:
         for client in ("192.0.2.1", "192.0.2.2"):
-            with socket.create_connection((HERE, port), timeout=20) as sock:
+            with socket.create_connection((HERE, port), timeout=60) as sock:
                 sock.sendall(f"PROXY TCP4 {client} {HERE} 40000 25\r\n".encode())
                 greeted = sock.recv(1000).startswith(b"220 ")
             assert greeted is (client == "192.0.2.1")
@@ -756,10 +756,10 @@ def test_an_unthreaded_controller_listens_on_a_loop_of_the_program(package: Any)
     controller.begin()
 
     def send() -> None:
-        with smtplib.SMTP(HERE, controller.port, timeout=20) as client:
+        with smtplib.SMTP(HERE, controller.port, timeout=60) as client:
             client.sendmail("anne@x.example", "bob@example.org", MESSAGE)
 
-    loop.run_until_complete(asyncio.wait_for(loop.run_in_executor(None, send), 20))
+    loop.run_until_complete(asyncio.wait_for(loop.run_in_executor(None, send), 60))
     loop.run_until_complete(controller.finalize())
     loop.run_until_complete(loop.shutdown_default_executor())
     loop.close()
@@ -817,7 +817,7 @@ def test_port_0_is_the_port_that_it_has_here_and_it_starts_again() -> None:
     controller = ours.Controller(handler, HERE, port=0)
     for _ in range(2):
         controller.start()
-        with smtplib.SMTP(HERE, controller.port, timeout=20) as client:
+        with smtplib.SMTP(HERE, controller.port, timeout=60) as client:
             client.sendmail("anne@x.example", "bob@example.org", MESSAGE)
         controller.stop()
     assert len(handler.envelopes) == 2

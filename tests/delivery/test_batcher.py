@@ -14,7 +14,8 @@ from on_loops import on_loops
 
 from fastsmtp.delivery import Batcher, DeliveryError, Full, Unavailable, Unclear
 
-PATIENCE = 30.0
+PATIENCE = 60.0
+NEVER = 3600.0
 
 
 class Store:
@@ -92,9 +93,12 @@ async def test_a_full_batch_waits_for_no_announced_item(
     limit: dict[str, int], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("fastsmtp.delivery.gathering.IDLE_TURNS", 1 << 30)
-    monkeypatch.setattr("fastsmtp.delivery.gathering.LONGEST", PATIENCE)
+    monkeypatch.setattr("fastsmtp.delivery.gathering.LONGEST", NEVER)
     store = Store()
-    async with running(store.commit, coming=lambda: 1, **limit) as batcher, asyncio.timeout(5):
+    async with (
+        running(store.commit, coming=lambda: 1, **limit) as batcher,
+        asyncio.timeout(PATIENCE),
+    ):
         futures = [batcher.add(item, 1) for item in "ab"]
         assert await asyncio.gather(*futures) == ["A", "B"]
     assert store.batches == [["a", "b"]]
@@ -134,9 +138,9 @@ async def with_one_that_waits(
 async def test_an_item_is_held_for_those_of_the_clients_that_were_just_answered(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr("fastsmtp.delivery.batcher.HOLDING", PATIENCE)
+    monkeypatch.setattr("fastsmtp.delivery.batcher.HOLDING", NEVER)
     store = Store(held=True)
-    async with running(store.commit) as batcher, asyncio.timeout(5):
+    async with running(store.commit) as batcher, asyncio.timeout(PATIENCE):
         _, fifth = await with_one_that_waits(batcher, store)
         sixth = batcher.add("f", 1)
         assert await asyncio.gather(fifth, sixth) == ["E", "F"]
@@ -147,7 +151,7 @@ async def test_an_item_is_held_for_those_of_the_clients_that_were_just_answered(
 async def test_an_item_that_is_held_in_vain_is_committed(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("fastsmtp.delivery.batcher.HOLDING", 0.01)
     store = Store(held=True)
-    async with running(store.commit) as batcher, asyncio.timeout(5):
+    async with running(store.commit) as batcher, asyncio.timeout(PATIENCE):
         _, fifth = await with_one_that_waits(batcher, store)
         assert await fifth == "E"
     assert store.batches == [list("abcd"), ["e"]]
@@ -157,21 +161,21 @@ async def test_an_item_that_is_held_in_vain_is_committed(monkeypatch: pytest.Mon
 async def test_items_are_not_held_again_and_again_in_vain(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("fastsmtp.delivery.batcher.HOLDING", 0.01)
     store = Store(held=True)
-    async with running(store.commit) as batcher, asyncio.timeout(5):
+    async with running(store.commit) as batcher, asyncio.timeout(PATIENCE):
         for _ in range(2):  # the second time it is of no use, the next one is let through
             store.go_on.clear()
             await (await with_one_that_waits(batcher, store))[1]
             await reached(store)  # of the one that was held
-        monkeypatch.setattr("fastsmtp.delivery.batcher.HOLDING", PATIENCE)
+        monkeypatch.setattr("fastsmtp.delivery.batcher.HOLDING", NEVER)
         store.go_on.clear()
         assert await (await with_one_that_waits(batcher, store))[1] == "E"
 
 
 @on_loops
 async def test_closing_ends_the_holding_of_an_item(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("fastsmtp.delivery.batcher.HOLDING", PATIENCE)
+    monkeypatch.setattr("fastsmtp.delivery.batcher.HOLDING", NEVER)
     store = Store(held=True)
-    async with running(store.commit) as batcher, asyncio.timeout(5):
+    async with running(store.commit) as batcher, asyncio.timeout(PATIENCE):
         _, fifth = await with_one_that_waits(batcher, store)
         await batcher.close(PATIENCE)
         assert await fifth == "E"

@@ -17,7 +17,7 @@ from fastsmtp.delivery.body_files import BodyFiles
 from fastsmtp.delivery.body_writer import WRITE_OCTETS
 
 LARGE = b"0123456789abcdef" * (WRITE_OCTETS // 8)
-PATIENCE = 10.0
+PATIENCE = 60.0
 
 
 def started(directory: Path) -> BodyFiles:

@@ -31,7 +31,7 @@ pytestmark = pytest.mark.usefixtures("no_leaks")
 HEAD = b"Delivered-To: b@y.example\r\n"
 BODY = b"Subject: x\r\n\r\nhello\r\n"
 MESSAGE = (HEAD + BODY).replace(b"\r\n", b"\n")
-PATIENCE = 30.0
+PATIENCE = 60.0
 
 
 def record(body: bytes = BODY, headers: bytes = HEAD) -> Record:

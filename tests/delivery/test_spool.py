@@ -123,7 +123,7 @@ async def test_a_large_body_lies_in_a_file_until_it_was_drained(tmp_path: Path) 
         sink.hold = False
         sink.answer()
         await emptied(spool)
-        async with asyncio.timeout(10):
+        async with asyncio.timeout(60):
             while file.exists():
                 await asyncio.sleep(0.001)
         assert spool.used == 0
@@ -257,7 +257,7 @@ async def test_a_large_message_that_is_not_taken_leaves_no_body(tmp_path: Path) 
     async with Spool(str(tmp_path / "s"), quota=len(LARGE)) as spool:
         with pytest.raises(Full):
             await put_large(spool, "s-1")
-        async with asyncio.timeout(10):
+        async with asyncio.timeout(60):
             while list((tmp_path / "s" / "bodies").iterdir()):
                 await asyncio.sleep(0.001)
 

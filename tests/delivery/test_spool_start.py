@@ -339,7 +339,7 @@ async def test_damage_that_appears_while_it_runs_refuses_mail_until_it_is_repair
         await spool._shelf.ask(lambda store: store._connection.execute("PRAGMA cache_size = 0"))
         sink.hold = False
         sink.answer()
-        async with asyncio.timeout(20):
+        async with asyncio.timeout(60):
             while spool.refusal() is None:
                 await asyncio.sleep(0.005)
         refusal = spool.refusal()

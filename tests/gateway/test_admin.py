@@ -32,7 +32,7 @@ ADMIN = "--admin=127.0.0.1:0"
 
 
 def ask(where: str, path: str) -> tuple[int, str]:
-    connection = http.client.HTTPConnection(where, timeout=20)
+    connection = http.client.HTTPConnection(where, timeout=60)
     connection.request("GET", path)
     answer = connection.getresponse()
     found = answer.status, answer.read().decode()

@@ -98,7 +98,7 @@ def test_large_bodies_wait_in_the_directory_of_bodies(tmp_path: Path) -> None:
             endpoint.answer = answer
             await asyncio.to_thread(gateway.send, large)
             assert endpoint.posts[0].body.endswith(large)
-            async with asyncio.timeout(10):
+            async with asyncio.timeout(60):
                 while list(tmp_path.iterdir()):
                     await asyncio.sleep(0.01)
         assert waiting == [1]

@@ -26,7 +26,7 @@ from peers.profiles import PROFILES
 pytestmark = pytest.mark.one_python
 
 ROOT = Path(__file__).parents[2]
-PATIENCE = 30.0
+PATIENCE = 60.0
 CORES = len(os.sched_getaffinity(0)) if sys.platform == "linux" else 1
 HAS_COMPILER = shutil.which(os.environ.get("CC") or "cc") is not None
 

@@ -22,7 +22,7 @@ from free_ports import free_port
 
 DOCS = Path(__file__).parents[2] / "docs"
 FENCE = re.compile(r"^```console\n(.*?)^```$", re.MULTILINE | re.DOTALL)
-PATIENCE = 30.0  # seconds
+PATIENCE = 60.0  # seconds
 PORT = "2525"
 INSTALLS = re.compile(r"\b(pip install|-m venv)\b")
 

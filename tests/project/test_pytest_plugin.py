@@ -22,7 +22,7 @@ SEND = """
 import smtplib
 
 def send(server, to="bob@example.org"):
-    with smtplib.SMTP(server.host, server.port, timeout=20) as client:
+    with smtplib.SMTP(server.host, server.port, timeout=60) as client:
         client.sendmail("anne@x.example", [to], "Subject: hello\\r\\n\\r\\nworld\\r\\n")
 
 """

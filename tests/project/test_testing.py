@@ -281,7 +281,7 @@ def test_a_wire_cannot_be_driven_by_its_own_hook() -> None:
 
 def test_a_running_server_takes_mail_from_any_client(run: Any) -> None:
     def send(host: str, port: int) -> None:
-        with smtplib.SMTP(host, port, timeout=20) as client:
+        with smtplib.SMTP(host, port, timeout=60) as client:
             client.sendmail("a@x.example", ["b@y.example"], b"Subject: x\r\n\r\ntext\r\n")
 
     async def scenario() -> None:

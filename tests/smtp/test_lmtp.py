@@ -315,7 +315,7 @@ def test_a_thousand_replies_reach_a_slow_client_in_order(run: Run) -> None:
     async def deliver() -> bytes:
         loop = asyncio.get_running_loop()
         server = SMTPServer(**{**DEFAULTS, **recorder.options(), "lmtp": True})
-        async with asyncio.timeout(30), running(server) as address:
+        async with asyncio.timeout(60), running(server) as address:
             with socket.socket() as client:
                 client.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
                 client.setblocking(False)

@@ -26,7 +26,7 @@ __all__ = ["CHROMIUM", "REASON", "Browser", "Page"]
 
 CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser") or ""
 REASON = "chromium is not installed (package chromium)"
-PATIENCE = 30.0
+PATIENCE = 60.0
 
 _OPTIONS = (
     *("--headless=new", "--remote-debugging-pipe", "--no-first-run", "--disable-gpu"),

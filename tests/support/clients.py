@@ -22,7 +22,7 @@ from scenario import DEFAULTS, codes
 
 from fastsmtp import SMTPServer
 
-PATIENCE = 20.0  # seconds; only what hangs ever waits so long
+PATIENCE = 60.0  # seconds; only what hangs ever waits so long
 CLOSING = "421 4.3.2"  # R47
 
 type_address = tuple[str, int] | str

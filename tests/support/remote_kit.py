@@ -36,7 +36,7 @@ from fastsmtp.errors import SMTPError
 __all__ = ["RemoteServer", "ScriptedSink", "Threaded", "in_a_thread"]
 
 LONGEST_LINE = 1 << 20
-PATIENCE = 30.0
+PATIENCE = 60.0
 ERRORS: dict[str, Callable[[], DeliveryError]] = {
     "unavailable": lambda: Unavailable("the store says no"),
     "unclear": lambda: Unclear("the store does not know"),

@@ -99,7 +99,7 @@ class S3Server:
         url = f"http://127.0.0.1:{self._ports['filer.port']}/buckets/mail/.uploads/"
         request = urllib.request.Request(url, headers={"Accept": "application/json"})
         try:
-            with urllib.request.urlopen(request, timeout=10) as answer:
+            with urllib.request.urlopen(request, timeout=60) as answer:
                 found = json.load(answer)["Entries"] or []
         except urllib.error.HTTPError as error:
             with error:

@@ -445,7 +445,7 @@ async def repeat_on_the_wire(run: Conversation) -> None:
     """
     recorder = Recorder(run.recorder.hooks)
     server = SMTPServer(**{**DEFAULTS, **recorder.options(), **run.options})
-    async with asyncio.timeout(30), running(server) as (host, port):
+    async with asyncio.timeout(60), running(server) as (host, port):
         reader, writer = await asyncio.open_connection(host, port)
         try:
             assert await reader.readexactly(len(run.written[0])) == run.written[0]

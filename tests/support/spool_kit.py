@@ -90,7 +90,7 @@ class Collector(Sink):
     async def until(self, condition: object) -> None:
         """Wait until `condition()` holds; it is asked after each put."""
         assert callable(condition)
-        async with asyncio.timeout(30):
+        async with asyncio.timeout(60):
             while not condition():
                 self._changed.clear()
                 await self._changed.wait()
@@ -124,7 +124,7 @@ class InMemory(BodyWriter):
 
 async def emptied(spool: object) -> None:
     """Wait until nothing is left in the spool."""
-    async with asyncio.timeout(30):
+    async with asyncio.timeout(60):
         while spool.count:  # type: ignore[attr-defined]
             await asyncio.sleep(0.005)
 

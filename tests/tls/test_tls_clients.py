@@ -99,7 +99,7 @@ def s_client(port: int, lines: bytes, *more: str, starttls: bool = True) -> str:
     command = [OPENSSL, "s_client", "-connect", f"127.0.0.1:{port}", "-crlf", *more]
     if starttls:
         command += ["-starttls", "smtp"]
-    done = subprocess.run(command, input=lines, capture_output=True, timeout=30, check=False)
+    done = subprocess.run(command, input=lines, capture_output=True, timeout=60, check=False)
     return (done.stdout + done.stderr).decode(errors="replace")
 
 
@@ -135,7 +135,7 @@ def update_keys(port: int) -> None:
     said.wait("250 2.0.0 OK")
     print("QUIT", file=child.stdin, flush=True)
     child.stdin.close()
-    child.wait(30)
+    child.wait(60)
     said.finish()
 
 
@@ -421,5 +421,5 @@ def test_sighup_reads_the_files_again(tmp_path: Path) -> None:
         assert shown() != first
     finally:
         child.terminate()
-        assert child.wait(30) == 0
+        assert child.wait(60) == 0
         said.finish()

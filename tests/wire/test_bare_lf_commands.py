@@ -161,7 +161,7 @@ def test_clients_of_a_unix_socket_are_listed_as_unix(run: Run, tmp_path: Path) -
             path = str(tmp_path / f"socket{len(networks)}")
             server = Sink().server(allow_bare_lf_commands=networks)
             async with (
-                asyncio.timeout(30),
+                asyncio.timeout(60),
                 running(server, path=path),
                 await Client.greeted(path) as client,
             ):

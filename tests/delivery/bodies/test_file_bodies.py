@@ -30,7 +30,7 @@ from fastsmtp.delivery.bodies import FileBodies
 from fastsmtp.errors import SMTPError
 
 OCTETS = b"0123456789abcdef\r\n" * 10_000
-PATIENCE = 10.0
+PATIENCE = 60.0
 HOUR = 3600.0
 
 

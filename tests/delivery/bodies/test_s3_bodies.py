@@ -40,7 +40,7 @@ pytestmark = [pytest.mark.interop, pytest.mark.skipif(bool(NO_S3), reason=NO_S3)
 SMALL = b"0123456789abcdef\r\n" * 20_000
 PIECE = os.urandom(512 * 1024)
 LARGE = PIECE * 25  # three parts of an upload
-PATIENCE = 30.0
+PATIENCE = 60.0
 HOUR = 3600.0
 
 

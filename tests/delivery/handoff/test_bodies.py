@@ -17,7 +17,7 @@ from fastsmtp.delivery import Promise, Record, TooLarge, Unclear, parse_record
 from fastsmtp.delivery.bodies import FileBodies
 from fastsmtp.delivery.handoff import availability, dispatcher
 
-PATIENCE = 20.0
+PATIENCE = 60.0
 BODY = b"Subject: large\r\n\r\n" + b"x" * 200_000 + b"\r\n"
 
 

@@ -26,7 +26,7 @@ from fastsmtp.delivery import (
 from fastsmtp.delivery.handoff import Availability, Dispatcher, availability, dispatcher
 from fastsmtp.errors import SMTPError
 
-PATIENCE = 20.0
+PATIENCE = 60.0
 DOWN = 0.3  # seconds of a deadline: long enough for three tries on a busy machine
 REFUSED = Refused(SMTPError("No such user", 550, "5.1.1"))
 

@@ -29,7 +29,7 @@ from fastsmtp.delivery import (
 from fastsmtp.delivery.handoff import availability, dispatcher
 from fastsmtp.delivery.spool import Fallback, Spool, SpoolError, drainer, patient
 
-PATIENCE = 20.0
+PATIENCE = 60.0
 SMALL = b"Subject: hello\r\n\r\n"
 
 

@@ -19,7 +19,7 @@ from fastsmtp.delivery import Full, Promise, Record, Unavailable, Unclear
 from fastsmtp.delivery.body_files import BodyFile
 from fastsmtp.delivery.handoff import availability, dispatcher, sink
 
-PATIENCE = 20.0
+PATIENCE = 60.0
 DOWN = 0.3  # seconds of a deadline: long enough for three tries on a busy machine
 
 

@@ -113,7 +113,7 @@ async def test_an_early_answer_ends_a_large_message() -> None:
         await client.begin()
         assert (await client.ask("DATA")).startswith("354")
         client.writer.write(mail(b"x" * 70, 200_000))
-        await asyncio.wait_for(hop.in_message.wait(), 20)
+        await asyncio.wait_for(hop.in_message.wait(), 60)
         # The refusal reaches the client with the next piece, or at its end.
         client.writer.write(mail(b"y" * 70, 500_000) + b".\r\n")
         assert await client.reply() == "552 5.3.4 Far too large"
@@ -128,7 +128,7 @@ async def test_an_acceptance_before_the_end_of_a_message_is_not_believed() -> No
         await client.begin()
         assert (await client.ask("DATA")).startswith("354")
         client.writer.write(mail(b"x" * 70, 200_000))
-        await asyncio.wait_for(hop.in_message.wait(), 20)
+        await asyncio.wait_for(hop.in_message.wait(), 60)
         client.writer.write(mail(b"y" * 70, 500_000) + b".\r\n")
         assert await client.reply() == TRY_AGAIN
 
@@ -168,7 +168,7 @@ async def test_the_end_of_the_sink_answers_all_messages() -> None:
         await relay.start()
         hop.answers["."] = STALL
         sent = relay.put(record())
-        await asyncio.wait_for(hop.in_message.wait(), 20)
+        await asyncio.wait_for(hop.in_message.wait(), 60)
         await until(lambda: hop.mails)
         hop.answers["MAIL"] = STALL
         begun = relay.put(record())

@@ -154,7 +154,7 @@ async def test_a_close_that_is_cancelled_has_ended_all_connections() -> None:
         await asyncio.sleep(0)
         closing.cancel()
         await asyncio.wait([closing])
-        await asyncio.wait([sent], timeout=20)
+        await asyncio.wait([sent], timeout=60)
         assert isinstance(sent.exception(), Unclear)
         await until(lambda: hop.starts == 1)
         hop.answers.clear()

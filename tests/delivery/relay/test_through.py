@@ -169,7 +169,7 @@ async def test_a_large_message_is_passed_on_while_it_arrives() -> None:
         assert (await client.ask("DATA")).startswith("354")
         half = len(body) // 2 // 22 * 22 + 18
         client.writer.write(b"Subject: hello\r\n\r\n" + body[18:half].replace(b"\r\n.", b"\r\n.."))
-        await asyncio.wait_for(hop.in_message.wait(), 20)
+        await asyncio.wait_for(hop.in_message.wait(), 60)
         assert not hop.mails
         rest = body[half:].replace(b"\r\n.", b"\r\n..")
         client.writer.write(rest + b".\r\n")
@@ -212,7 +212,7 @@ async def test_a_client_that_leaves_in_a_message_leaves_nothing_at_the_next_hop(
             await client.begin()
             await client.ask("DATA")
             client.writer.write(mail(b"x" * 70, 200_000))
-            await asyncio.wait_for(hop.in_message.wait(), 20)
+            await asyncio.wait_for(hop.in_message.wait(), 60)
         await until(lambda: log and not hop.open)
         assert log[0].what == "aborted"
         assert not hop.mails

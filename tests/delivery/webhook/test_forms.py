@@ -147,13 +147,15 @@ def test_text_is_decoded_by_character_sets_of_text_alone(
 
 
 def test_character_sets_that_nobody_knows_leave_nothing_in_memory() -> None:
-    known = len(encodings._cache)  # type: ignore[attr-defined]
+    known = 0
     for number in range(50):
         message = (
             b"Subject: =?x-%d?q?a?=\r\nContent-Type: text/plain; charset=y-%d\r\n"
             b"Content-Disposition: inline; filename*=z-%d''a\r\n\r\nx" % ((number,) * 3)
         )
         fields_in(message)
+        # The first message brings what each message needs.
+        known = known or len(encodings._cache)  # type: ignore[attr-defined]
     assert len(encodings._cache) == known  # type: ignore[attr-defined]
 
 

@@ -36,7 +36,7 @@ from fastsmtp.delivery.bodies import FileBodies
 from fastsmtp.delivery.webhook import Webhook
 
 BODY = b"Subject: hello\r\n\r\nworld\r\n"
-PATIENCE = 20.0
+PATIENCE = 60.0
 OTHER = "whsec_" + base64.b64encode(b"another secret, of 32 octets too").decode()
 
 
