@@ -114,7 +114,8 @@ types:
 stubs:
 	$(PYTHON) -m mypy.stubtest --allowlist tests/typing/stubtest_allowlist.txt --ignore-unused-allowlist \
 		fastsmtp._parser fastsmtp._wire.grammar fastsmtp._wire.proxy_header fastsmtp._net.epoll_transport fastsmtp._native fastsmtp._hooks.coroutine_driver \
-		fastsmtp._tls.records fastsmtp._net.turns fastsmtp.delivery.maildir._commit fastsmtp._counts.tally
+		fastsmtp._tls.records fastsmtp._net.turns fastsmtp.delivery.maildir._commit fastsmtp.delivery.relay._lines \
+		fastsmtp._counts.tally
 
 check: lint types stubs test
 

@@ -52,6 +52,7 @@ CYTHON = [
     "_tls/records.pyx",
     "_net/turns.pyx",
     "delivery/maildir/_commit.pyx",
+    "delivery/relay/_lines.pyx",
     "_counts/tally.pyx",
 ]
 PYTHON = [
