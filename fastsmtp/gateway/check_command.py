@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-import contextlib
-
 import click
 
 from fastsmtp.gateway.checking import findings
+from fastsmtp.gateway.output import print_text
 from fastsmtp.gateway.settings_command import SettingsCommand, loaded_of
 
 __all__ = ["check"]
@@ -28,7 +27,5 @@ def check(context: click.Context, /, **_: object) -> int:
     for finding in findings(loaded.config):
         lines.append(f"{'ok' if finding.is_fine else 'failed'}: {finding.text}")
         is_fine = is_fine and finding.is_fine
-    with contextlib.suppress(OSError):
-        text = "".join(f"fastsmtp: {line}\n" for line in lines)
-        click.echo(text.encode("utf-8", "backslashreplace"), nl=False)
+    print_text("".join(f"fastsmtp: {line}\n" for line in lines))
     return 0 if is_fine else 1

@@ -20,6 +20,7 @@ from fastsmtp.gateway.config import DEFAULT_LISTEN, Config, Loaded, parse_listen
 from fastsmtp.gateway.config_command import config
 from fastsmtp.gateway.log import complain
 from fastsmtp.gateway.logins import MissingPackage, hasher
+from fastsmtp.gateway.output import print_text
 from fastsmtp.gateway.postgres_command import postgres
 from fastsmtp.gateway.reloading import serve_and_reload
 from fastsmtp.gateway.service import run_service
@@ -50,7 +51,7 @@ MAX_PASSWORD: Final = 1024  # characters; a line of AUTH has room for 9 KB of PL
 def fastsmtp(context: click.Context, version: bool) -> None:
     """An SMTP and LMTP server."""
     if version:
-        click.echo(versions())
+        print_text(f"{versions()}\n")
         context.exit()
     if context.invoked_subcommand is None:
         raise click.UsageError("a command is needed: fastsmtp serve, or fastsmtp --help")
@@ -133,7 +134,7 @@ def passwd(file: str, name: str, stdin: bool) -> int:
         existed = store_user(file, name, hasher().hash(password))
     except (UsersError, MissingPackage) as error:
         raise click.ClickException(str(error)) from error
-    with contextlib.suppress(OSError):
+    with contextlib.suppress(OSError):  # the password is set
         click.echo(f"fastsmtp: {name} {'has a new password' if existed else 'was added'} in {file}")
     return 0
 
@@ -156,7 +157,7 @@ def completion(context: click.Context, shell: str) -> None:
     """
     kind = get_completion_class(shell)
     assert kind is not None
-    click.echo(kind(context.find_root().command, {}, PROGRAM, COMPLETE).source())
+    print_text(f"{kind(context.find_root().command, {}, PROGRAM, COMPLETE).source()}\n")
 
 
 fastsmtp.add_command(spool)

@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-import contextlib
-
 import click
 
 from fastsmtp.gateway.config import example, shown_values
+from fastsmtp.gateway.output import print_text
 from fastsmtp.gateway.settings_command import SettingsCommand, loaded_of
 
 __all__ = ["config"]
@@ -23,7 +22,5 @@ def config(context: click.Context, /, wants_example: bool, **_: object) -> int:
         text = example()
     else:
         text = "".join(f"{line}\n" for line in shown_values(loaded_of(context)))
-    with contextlib.suppress(OSError):  # the reader has seen enough
-        # Paths may have octets that are not text.
-        click.echo(text.encode("utf-8", "backslashreplace"), nl=False)
+    print_text(text)
     return 0

@@ -16,6 +16,7 @@ import operator
 import os
 import queue
 import select
+import sys
 import threading
 import time
 from collections.abc import Iterable, Iterator
@@ -220,14 +221,15 @@ def _write_all(descriptor: int, octets: bytes) -> None:
 
 
 def open_standard_files() -> None:
-    """Open the descriptors 0, 1 and 2 on /dev/null if they are closed.
+    """Open the descriptors 0, 1 and 2 on /dev/null if they are closed, and Python's files for them.
 
     Otherwise the first file or socket that we open would get one of these numbers, and output of a
     library to stderr would end up in a message or at a client.
     """
-    while True:
-        descriptor = os.open(os.devnull, os.O_RDWR)
-        if descriptor > _STDERR:
-            os.close(descriptor)
-            return
+    while (descriptor := os.open(os.devnull, os.O_RDWR)) <= _STDERR:
         os.set_inheritable(descriptor, True)
+    os.close(descriptor)
+    for number, name in enumerate(("stdin", "stdout", "stderr")):
+        if getattr(sys, name) is None:
+            mode = "w" if number else "r"
+            setattr(sys, name, open(number, mode, encoding="utf-8", closefd=False))  # noqa: SIM115

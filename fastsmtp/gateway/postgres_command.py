@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-import contextlib
-
 import click
 
 from fastsmtp.delivery.postgres import schema
 from fastsmtp.delivery.postgres.table import DEFAULT_TABLE
+from fastsmtp.gateway.output import print_text
 
 __all__ = ["postgres"]
 
@@ -25,6 +24,5 @@ def print_schema(table: str) -> int:
         text = schema(table)
     except ValueError as error:
         raise click.UsageError(f"--table: {error}") from error
-    with contextlib.suppress(OSError):  # the reader has seen enough
-        click.echo(text, nl=False)
+    print_text(text)
     return 0

@@ -27,6 +27,7 @@ from fastsmtp.delivery.spool.directory import SpoolDirectory
 from fastsmtp.delivery.spool.family import directories
 from fastsmtp.delivery.spool.operations import Answer
 from fastsmtp.delivery.spool.salvage import salvage
+from fastsmtp.gateway.output import print_text
 from fastsmtp.log_text import clean, escaped
 
 __all__ = ["spool"]
@@ -279,9 +280,7 @@ def _confirm(directory: str, chosen: dict[str, object]) -> None:
 
 
 def _say(line: str) -> None:
-    # The reader may be gone: `fastsmtp spool list DIR | head`.
-    with contextlib.suppress(OSError):
-        click.echo(line)
+    print_text(f"{line}\n")
 
 
 # Records as lines. Data from senders is escaped.

@@ -6,6 +6,7 @@ import os
 import re
 import socket
 import subprocess
+import time
 import tomllib
 from pathlib import Path
 
@@ -333,3 +334,54 @@ def test_check_imports_an_application_and_says_what_is_wrong_with_it(tmp_path: P
     bad = check("app:nobody")
     assert bad.returncode == 1
     assert "failed: app has no attribute nobody; there is app:server" in bad.stdout
+
+
+# --- their output ---
+
+
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="no /dev/full")
+@pytest.mark.parametrize("arguments", [["config", "--example"], ["postgres", "schema"]])
+def test_output_that_cannot_be_written_is_an_error(arguments: list[str]) -> None:
+    with open("/dev/full", "wb") as full:
+        ended = subprocess.run(
+            command(*arguments[1:], name=arguments[0]),
+            stdout=full,
+            stderr=subprocess.PIPE,
+            text=True,
+            timeout=PATIENCE,
+            env=environment(),
+        )
+    assert ended.returncode == 1
+    assert ended.stderr == "fastsmtp: error: cannot write the output: No space left on device\n"
+
+
+@pytest.mark.parametrize("closed", [(1, 2), (2,)])
+def test_workers_start_without_the_standard_files(maildir: Path, closed: tuple[int, ...]) -> None:
+    arguments = [f"--maildir={maildir}", "--listen=127.0.0.1:0", "--workers=1"]
+    log = maildir.parent / "log"
+    process = subprocess.Popen(
+        command(*arguments, f"--log-file={log}"),
+        preexec_fn=lambda: [os.close(number) for number in closed],
+        env=environment(),
+    )
+    try:
+        end = time.monotonic() + PATIENCE
+        while not (log.exists() and "worker is ready" in log.read_text()):
+            assert process.poll() is None
+            assert time.monotonic() < end
+            time.sleep(0.01)
+    finally:
+        process.terminate()
+        process.wait(PATIENCE)
+
+
+def test_a_password_on_a_closed_standard_input_is_missing(tmp_path: Path) -> None:
+    ended = subprocess.run(
+        command(str(tmp_path / "users"), "anne", "--stdin", name="passwd"),
+        capture_output=True,
+        text=True,
+        timeout=PATIENCE,
+        env=environment(),
+        preexec_fn=lambda: os.close(0),
+    )
+    assert (ended.returncode, ended.stderr) == (1, "fastsmtp: error: a password is needed\n")
