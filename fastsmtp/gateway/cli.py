@@ -22,6 +22,13 @@ def main(arguments: Sequence[str] | None = None) -> int:
         held_signals.hold()  # first of all: what follows takes half a second
     open_standard_files()
     try:
+        return _run(arguments)
+    except KeyboardInterrupt:  # before the service handles the signals
+        return 130
+
+
+def _run(arguments: Sequence[str] | None) -> int:
+    try:
         # Not at the top: click and msgspec come with the extra "server", and their absence is
         # reported here in one line.
         from fastsmtp.gateway.commands import run
@@ -33,7 +40,4 @@ def main(arguments: Sequence[str] | None = None) -> int:
             " pip install 'fastsmtp-engine[server]'"
         )
         return 1
-    try:
-        return run(arguments)
-    except KeyboardInterrupt:  # before the service handles the signals
-        return 130
+    return run(arguments)

@@ -35,8 +35,13 @@ def test_a_hangup_before_a_gateway_serves_reloads_it_afterwards(tmp_path: Path) 
         assert program.stop() == 0
 
 
-def test_signals_before_workers_serve_take_effect_afterwards(tmp_path: Path) -> None:
+@pytest.mark.parametrize("shows_metrics", [False, True])
+def test_signals_before_workers_serve_take_effect_afterwards(
+    tmp_path: Path, shows_metrics: bool
+) -> None:
+    """The process of the metrics is started before the workers."""
     arguments = ["--workers=1", "--listen=127.0.0.1:0", f"--maildir={tmp_path / 'mail'}"]
+    arguments += [f"--admin=unix:{tmp_path / 'admin'}"] * shows_metrics
     with Program(command(*arguments)) as program:
         wait_for_its_first_lines(program)
         for number in (signal.SIGHUP, signal.SIGTTIN):

@@ -212,6 +212,7 @@ def test_a_reload_that_waits_for_old_workers_is_forgotten_when_the_parent_ends()
     later: list[Callable[[], object]] = []
     reactor = SimpleNamespace(call_later=lambda seconds, call: later.append(call))
     parent: Any = SimpleNamespace(is_stopping=False, slots=[Slot(1)], reactor=reactor)
+    parent.sockets = SimpleNamespace(slots=1)
     changes = Changes(parent, cast(Any, None), lambda: None)
     changes._leaving |= {cast(Any, number) for number in range(MAX_LEAVING + 1)}
     changes._reload()

@@ -49,15 +49,16 @@ class Changes:
         self._parent = parent
         self._plans = plans
         self._on_ready = on_ready
-        self._wanted = 0  # workers, as SIGTTIN and SIGTTOU have asked for
+        # Workers, as SIGTTIN and SIGTTOU have asked for, which may come before the start.
+        self._wanted = parent.sockets.slots
         self._leaving: set[Child] = set()  # workers that were told to end
 
     # The start.
 
     def start(self) -> None:
-        """Start all workers; the parent ends if one of them cannot start."""
+        """Start all workers, as the first change; the parent ends if one of them cannot start."""
         parent = self._parent
-        count = self._wanted = parent.sockets.slots
+        count = parent.sockets.slots
         numbers = range(1, count + 1)
 
         def done(failure: Failure | None) -> None:
@@ -76,7 +77,7 @@ class Changes:
         rollout = Rollout(parent, parent.plan, numbers, count=count, at_once=True, done=done)
         if not parent.sockets.inherited.is_handed_over:
             parent.steer(count)  # clients may connect already
-        parent.change(rollout.begin)
+        rollout.begin()
 
     def _take(self, rollout: Rollout) -> list[Child]:
         """Put the new workers into their slots; return those that were there."""

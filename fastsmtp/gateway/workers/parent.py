@@ -134,7 +134,8 @@ class Parent:
         """Serve until a signal; return the exit status. Raises StartError, and ValueError for a
         wrong usage that only a worker finds.
 
-        begin: called first. more: functions for other signals.
+        begin: called first, as the first change, which the others wait for. more: functions for
+        other signals.
         """
         handlers: dict[int, Callable[[], object]] = {signal.SIGCHLD: self._reap, **more}
         for number in (signal.SIGTERM, signal.SIGINT):
@@ -145,6 +146,7 @@ class Parent:
         gc.freeze()  # objects of the parent stay where all workers share them
         try:
             self._tick()
+            self._is_changing = True
             begin()
             self.reactor.run()
         finally:
