@@ -7,6 +7,7 @@ BENCH_JSON ?= bench/results/latest.json
 BENCH_ARGS ?=
 BASE ?=
 PYTEST_ARGS ?=
+PYTHONS ?= 3.11 3.12 3.13
 
 RUFF = $(PYTHON) -m ruff
 MYPY = $(PYTHON) -m mypy
@@ -174,10 +175,9 @@ docs:
 	$(PYTHON) -m fastsmtp config --example > docs/fastsmtp.toml
 	[ ! -e tests/project/test_examples.py ] || $(PYTEST) -q tests/project/test_examples.py
 
-# `build` without a target makes the sdist first, and the wheel from it.
+# The sdist, and from it a wheel for each of PYTHONS, repaired, and tested in an empty environment (the extra `dist`).
 dist:
-	rm -rf dist
-	$(PYTHON) -m build
+	$(PYTHON) .ci/dist.py dist $(PYTHONS)
 	FASTSMTP_DIST=dist $(PYTEST) tests/project/test_package.py
 
 clean:

@@ -16,6 +16,13 @@ import os
 import sys
 from glob import glob
 
+# pip reads `requires-python`, which says nothing about other interpreters; setup.py alone does not.
+if sys.implementation.name != "cpython" or sys.version_info < (3, 11):
+    sys.exit(
+        "fastsmtp-engine needs CPython 3.11 or newer, and this is "
+        + "{} {}.{}: {}".format(sys.implementation.name, *sys.version_info[:2], sys.executable)
+    )
+
 import setuptools
 from setuptools import Extension, setup
 

@@ -39,10 +39,10 @@ NOT_SOURCE = shutil.ignore_patterns(
     ".git", ".venv*", ".*_cache", ".hypothesis", ".benchmarks", ".coverage*", "__pycache__",
     "build", "dist", "wheelhouse", "*.egg-info", "*.so", "*.pyd", "mail", "results", "work",
 )  # fmt: skip
-# In git, and of no use in the sdist.
 # Endings of the files of the package, compiled modules and their sources in Cython aside.
 SHIPPED = (".py", ".pyi", ".pxd", ".h", "py.typed", ".css", ".js", "/status/index.html")
-NOT_SHIPPED = re.compile(r"^(bench/results/|\.github/(?!workflows/wheels\.yml))")
+# In git, and of no use in the sdist.
+NOT_SHIPPED = re.compile(r"^bench/results/")
 GENERATED = {"PKG-INFO", "setup.cfg"}
 
 # A package index that cannot be reached is not a fault of the package.
@@ -144,7 +144,7 @@ def empty_python(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture(scope="module")
 def wheel(set_up_by_readme: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The wheel of the unpacked sdist, in which a build in place has left its products."""
-    if (found := built("*.whl")) is not None:
+    if (found := built(f"*-cp{sys.version_info[0]}{sys.version_info[1]}-*.whl")) is not None:
         return found
     folder = tmp_path_factory.mktemp("wheel")
     command = [sys.executable, "-m", "build", "--wheel", "--no-isolation", "--outdir", folder]
@@ -229,6 +229,7 @@ def test_sdist_holds_what_git_holds_and_nothing_else(sdist_names: set[str]) -> N
 @pytest.mark.slow
 def test_wheel_holds_the_package_its_types_and_the_compiled_modules(wheel_names: set[str]) -> None:
     assert f"{NAME}.data/data/share/man/man1/fastsmtp.1" in wheel_names
+    assert f"{NAME}.dist-info/licenses/LICENSE" in wheel_names
     package = {name for name in wheel_names if not re.search(r"\.(dist-info|data)/", name)}
     compiled = {name for name in package if re.search(r"\.(so|pyd)$", name)}
     assert package - compiled == source_files(*SHIPPED)
