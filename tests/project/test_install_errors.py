@@ -28,6 +28,7 @@ class Blocked:
 sys.meta_path.insert(0, Blocked())
 """
 CLI = "from fastsmtp.gateway.cli import main; sys.exit(main({arguments!r}))"
+METRICS = "from fastsmtp.metrics import Collector; next(Collector(dict).collect())"
 LISTEN = ("serve", "--listen=127.0.0.1:0")
 
 # The extra, what it brings as it is imported, and the use that needs it: arguments, or a program.
@@ -41,7 +42,7 @@ USES = [
     ("tls", "cryptography", ["serve", "--listen=smtps://127.0.0.1:0"]),
     ("tls", "cryptography", "from fastsmtp.testing.authority import authority; authority()"),
     ("dns", "aiodns", "import fastsmtp; fastsmtp.SMTPServer(resolver='aiodns')"),
-    ("metrics", "prometheus_client", "from fastsmtp.metrics import *; next(Collector(dict).collect())"),
+    ("metrics", "prometheus_client", METRICS),
     ("admin", "aiohttp", [*LISTEN, "--admin=127.0.0.1:0"]),
     ("s3", "obstore", "from fastsmtp.delivery.bodies import S3Bodies; S3Bodies('s3://mail/')"),
     ("nats", "nats", [*LISTEN, "--deliver=nats://127.0.0.1:1", "--nats=stream=MAIL"]),
