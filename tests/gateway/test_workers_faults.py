@@ -18,12 +18,16 @@ import pytest
 from serving import PATIENCE, Gateway, Lines, command, environment
 from worker_kit import Parent
 
+from fastsmtp.gateway.admin.pages import Pages
 from fastsmtp.gateway.workers.changes import MAX_LEAVING, Changes
+from fastsmtp.gateway.workers.child import start
 from fastsmtp.gateway.workers.parent import Slot
+from fastsmtp.gateway.workers.reactor import Reactor
 
 pytest_plugins = ["gateway_fixtures"]
 pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="SO_REUSEPORT with BPF, /proc")
 
+PARENT = os.getpid()
 MESSAGE = b"Subject: x\r\n\r\nhello\r\n"
 
 
@@ -221,3 +225,23 @@ def test_a_reload_that_waits_for_old_workers_is_forgotten_when_the_parent_ends()
     (again,) = later
     again()  # which would need the plans
     assert len(later) == 1
+
+
+class EndingEarly(Reactor):
+    """In a worker, SIGTERM comes before the worker has looked at its signals."""
+
+    @property
+    def signals(self) -> list[int]:
+        if os.getpid() != PARENT:
+            os.kill(os.getpid(), signal.SIGTERM)
+        return [signal.SIGTERM, signal.SIGHUP]
+
+
+def test_a_worker_that_is_told_to_end_while_it_begins_ends() -> None:
+    reactor = EndingEarly()
+    page = Pages(1).take()
+    child = start(1, 1, {}, page, reactor, lambda worker: 7, lambda: None)
+    _, status = os.waitpid(child.pid, 0)
+    child.ended(os.waitstatus_to_exitcode(status))
+    reactor.close()
+    assert child.reason() == "it was killed by SIGTERM"

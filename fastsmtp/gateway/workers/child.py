@@ -200,9 +200,10 @@ def _be(
     status = STATUS_FAILED
     try:
         signal.set_wakeup_fd(-1)
-        for number in reactor.signals:
-            signal.signal(number, signal.SIG_IGN)  # they are the parent's business
+        # First, and never ignored: one that the parent has sent already would be lost.
         signal.signal(signal.SIGTERM, signal.SIG_DFL)
+        for number in {*reactor.signals} - {signal.SIGTERM}:
+            signal.signal(number, signal.SIG_IGN)  # they are the parent's business
         signal.signal(signal.SIGCHLD, signal.SIG_DFL)
         _end_with(parent_pid)
         signal.pthread_sigmask(signal.SIG_SETMASK, before)
