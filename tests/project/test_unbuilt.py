@@ -11,6 +11,8 @@ from pathlib import Path
 
 import pytest
 
+import fastsmtp
+
 ROOT = Path(__file__).parents[2]
 COMPILED = importlib.machinery.EXTENSION_SUFFIXES[0]
 # Runs a script that lies elsewhere in the current directory's packages.
@@ -79,9 +81,10 @@ def test_the_command_of_what_is_not_compiled_is_one_line_without_a_traceback(
 
 def test_a_build_for_another_python_is_named(checkout: Path) -> None:
     other = COMPILED.replace(str(sys.version_info[1]), NEXT, 1)
-    for built in (ROOT / "fastsmtp").rglob(f"*{COMPILED}"):
+    installed = Path(fastsmtp.__file__).parents[1]
+    for built in (installed / "fastsmtp").rglob(f"*{COMPILED}"):
         name = built.name.replace(COMPILED, other)
-        (checkout / built.parent.relative_to(ROOT) / name).touch()
+        (checkout / built.parent.relative_to(installed) / name).touch()
     (told,) = errors_of(checkout, "-m", "fastsmtp").splitlines()
     this, that = COMPILED.split(".")[1], other.split(".")[1]
     assert this != that

@@ -33,7 +33,7 @@ def in_a_process(*arguments: str) -> subprocess.CompletedProcess[str]:
     """Run Python with `arguments` as one that the engine has not been tested on."""
     environment = {**os.environ, "PYTHONPATH": str(TESTS / "support")}
     return subprocess.run(
-        [sys.executable, *arguments],
+        [sys.executable, "-P", *arguments],  # the folder may have the source beside the tests
         env={name: environment[name] for name in environment if "PYTEST" not in name},
         cwd=TESTS.parent,
         stdout=subprocess.PIPE,
