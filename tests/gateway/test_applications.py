@@ -105,7 +105,7 @@ def test_an_application_is_served_in_each_form(tmp_path: Path, name: str) -> Non
         if LIFESPAN in FORMS[name]:
             assert application.out.all[0] == "start"
             assert "clean up" in application.out.all
-        assert application.err.all == []
+        assert application.errors() == []
 
 
 def test_the_options_of_a_module_are_those_of_its_server(tmp_path: Path) -> None:
@@ -297,8 +297,8 @@ def test_a_clean_up_that_raises_is_logged_and_the_status_is_1(tmp_path: Path) ->
     with Application(tmp_path, "app:server", "--listen=127.0.0.1:0") as application:
         application.port()
         assert application.stop() == 1
-        assert "a clean-up at the end of the server has failed" in application.err.all[0]
-        assert application.err.all[-1].strip() == "OSError: no goodbye"
+        assert "a clean-up at the end of the server has failed" in application.errors()[0]
+        assert application.errors()[-1].strip() == "OSError: no goodbye"
         assert application.out.all[-1] == "fastsmtp: ended"
 
 
@@ -328,14 +328,14 @@ def test_without_uvloop_it_serves_on_asyncio_and_says_so(tmp_path: Path, name: s
         assert application.stop() == 0
         text = "fastsmtp: uvloop is not installed: serving on the slower event loop of asyncio"
         assert "\n".join(application.out.all).count(text) == 1
-        assert application.err.all == []
+        assert application.errors() == []
 
 
 def test_reload_without_watchfiles_names_the_extra(tmp_path: Path) -> None:
     program = without("watchfiles", "app:server", "--reload")
     with Application(tmp_path, program=program) as application:
         assert application.wait() == 1
-        assert application.err.all == [
+        assert application.errors() == [
             "fastsmtp: error: --reload needs the package watchfiles:"
             " pip install 'fastsmtp-engine[reload]'"
         ]

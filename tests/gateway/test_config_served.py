@@ -190,7 +190,7 @@ def test_certificates_are_chosen_by_name_and_reloaded_by_sighup(maildir: Path, f
             f"{folder}/mail.key is not the key of the certificate in cert {folder}/mail.pem" in line
         )
         assert certificate_for(gateway, "mail.test") == der(fresh)
-        assert len(gateway.err.all) == 1
+        assert len(gateway.errors()) == 1
 
 
 def test_a_certificate_of_a_name_that_cannot_be_used_stops_the_start(file: Path) -> None:
@@ -286,7 +286,7 @@ def test_sighup_takes_another_certificate_and_other_versions_of_tls(
         raw = socket.create_connection(("127.0.0.1", gateway.ports[0]), PATIENCE)
         with raw, pytest.raises(ssl.SSLError):
             context.wrap_socket(raw, server_hostname="srv.test")
-        assert gateway.err.all == []
+        assert gateway.errors() == []
 
 
 # --- wrong configurations ---

@@ -83,7 +83,7 @@ def test_ops_07_a_full_disk_refuses_and_takes_mail_again_when_there_is_room(
         gateway.send(MESSAGE)
         gateway.out.wait("refused .* reason=ENOSPC:")
         assert gateway.stop() == 0
-        assert gateway.err.all == []
+        assert gateway.errors() == []
     assert bodies(maildir) == [MESSAGE] * 3
 
 

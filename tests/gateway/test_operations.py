@@ -242,5 +242,5 @@ def test_refused_clients_take_no_descriptor_that_a_message_needs(tmp_path: Path)
         for client in clients:
             client.close()
         assert gateway.stop() == 0
-        assert gateway.err.all == []
+        assert gateway.errors() == []
     assert len(messages(maildir)) == 3 * len(clients)

@@ -94,7 +94,8 @@ def test_a_gateway_on_a_port_of_root_serves_as_the_user(folder: Path, spool: boo
         wait_for(mail, 2)
         assert (mail.stat().st_uid, stat.S_IMODE(mail.stat().st_mode)) == (NOBODY, 0o700)
         assert program.stop() == 0
-        assert program.err.finish() == []
+        program.err.finish()
+        assert program.errors() == []
     assert not path.exists()
     assert {file.stat().st_uid for file in folder.rglob("*")} == {NOBODY}
 

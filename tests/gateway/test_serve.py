@@ -100,7 +100,7 @@ def test_one_refused_rcpt_is_logged_with_client_sender_recipient_and_reply(
         f"<a@x.example> to=<b@x.example> {client} hook=on_rcpt_to size=0 reply={denied}",
         f"<a@x.example> to=<b@@y.example> {client} size=0 reply={bad}",
     ]
-    assert gateway.err.all == []
+    assert gateway.errors() == []
 
 
 def test_ten_of_many_refused_recipients_are_logged_and_the_rest_is_counted(maildir: Path) -> None:
@@ -127,7 +127,7 @@ def test_a_client_that_leaves_after_quit_without_reading_is_not_logged(maildir: 
     words = ("fastsmtp: ", "connected id=")
     lines = [line.split(" fastsmtp: ")[-1] for line in gateway.out.all]
     assert [line for line in lines if not line.startswith(words)] == []
-    assert gateway.err.all == []
+    assert gateway.errors() == []
 
 
 def test_clients_of_a_unix_socket_have_a_name_and_no_client_has_its_address_twice(

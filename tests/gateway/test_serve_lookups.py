@@ -77,7 +77,7 @@ def test_ops_14_one_signal_ends_the_gateway_although_the_resolver_hangs(
         if leave:
             stack.close()
         assert gateway.stop() == 0
-        assert gateway.err.all == []
+        assert gateway.errors() == []
         assert gateway.out.all[-1] == "fastsmtp: ended"
 
 
@@ -94,7 +94,7 @@ def test_ops_14_a_second_signal_ends_the_gateway_at_once_although_the_resolver_h
         gateway.out.wait(": no new clients")
         assert gateway.stop() == 1
         client.close()
-        assert gateway.err.all == []
+        assert gateway.errors() == []
 
 
 def test_ops_14_most_of_a_crowd_is_greeted_although_the_resolver_is_dead(
@@ -108,7 +108,7 @@ def test_ops_14_most_of_a_crowd_is_greeted_although_the_resolver_is_dead(
             assert client.noop()[0] == 250
         assert {client.recv(4) for client in clients[:MAX_IN_FLIGHT]} == {b"220 "}
         assert gateway.stop() == 0
-        assert gateway.err.all == []
+        assert gateway.errors() == []
 
 
 @pytest.mark.parametrize("others", [[], ["127.0.0.1:0"]])

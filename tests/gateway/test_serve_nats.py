@@ -88,7 +88,7 @@ def test_mail_goes_into_the_stream_and_the_start_line_says_what_a_250_means(
         assert asyncio.run(stored(node)) == [MESSAGE]
         assert gateway.stop() == 0
         assert "num_replicas of stream MAIL is 1" in "\n".join(gateway.out.all)
-        assert gateway.err.all == [line for line in gateway.err.all if "root" in line]
+        assert gateway.errors() == [line for line in gateway.err.all if "root" in line]
 
 
 @pytest.mark.parametrize(

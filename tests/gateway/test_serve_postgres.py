@@ -93,7 +93,7 @@ def test_a_message_is_a_row_before_its_250(server: Server) -> None:
         assert bytes.fromhex(octets).startswith(b"Return-Path: <a@x.example>\r\n")
         assert bytes.fromhex(octets).endswith(b"\r\n" + MESSAGE)
         assert gateway.stop() == 0
-    assert gateway.err.all == []
+    assert gateway.errors() == []
 
 
 def test_a_password_of_the_table_logs_in_and_is_not_shown(server: Server, tmp_path: Path) -> None:

@@ -85,7 +85,7 @@ def test_each_recipient_gets_the_answer_of_the_next_hop_and_rules_come_first(hop
         assert hop.take() == [MESSAGE]
         front.out.wait(r"relayed id=.* to=<b@y\.example>.* next_hop=250")
         assert front.stop() == 0
-    assert front.err.all == []
+    assert front.errors() == []
 
 
 def test_mail_waits_in_a_spool_for_a_next_hop_that_is_down_and_each_recipient_has_its_fate(

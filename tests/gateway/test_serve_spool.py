@@ -38,7 +38,7 @@ def test_the_start_line_names_maildir_spool_and_promise(maildir: Path, spool: Pa
             " 250 means: on this disk (disk)"
         )
         assert gateway.stop() == 0
-    assert gateway.err.all == []
+    assert gateway.errors() == []
 
 
 def test_a_message_is_queued_and_delivered_with_one_id(maildir: Path, spool: Path) -> None:

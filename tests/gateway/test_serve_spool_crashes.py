@@ -63,7 +63,7 @@ class Chain(NamedTuple):
                 while [each async for each in perform(str(self.spool), {"command": "list"})]:
                     await asyncio.sleep(0.02)
             assert gateway.stop() == 0
-        assert gateway.err.all == []
+        assert gateway.errors() == []
         assert list((self.spool / "bodies").iterdir()) == []
         assert leftovers(self.maildir) == []
 

@@ -40,7 +40,7 @@ def test_ops_02_a_signal_ends_the_gateway_cleanly(maildir: Path, number: signal.
         gateway.send(MESSAGE)
         assert gateway.stop(number) == 0
         assert gateway.out.all[-1] == "fastsmtp: ended"
-        assert gateway.err.all == []
+        assert gateway.errors() == []
     assert bodies(maildir) == [MESSAGE]
 
 

@@ -66,7 +66,7 @@ def gateway(maildir: Path, files: Files) -> Iterator[Gateway]:
     with Gateway(maildir, *files.options, listen=LISTEN) as gateway:
         yield gateway
         assert gateway.stop() == 0
-        assert gateway.err.all == []
+        assert gateway.errors() == []
         assert leftovers(maildir) == []
         assert PASSWORD not in "".join(gateway.out.all)
 
@@ -348,7 +348,7 @@ def test_logins_that_wait_are_deferred_at_the_end_and_do_not_delay_it(
         for client in clients:
             client.close()
         assert gateway.wait() == 0
-        assert gateway.err.all == []
+        assert gateway.errors() == []
 
 
 def _answer(client: smtplib.SMTP) -> int | None:
@@ -375,7 +375,7 @@ def test_a_users_file_that_others_can_read_is_a_warning_of_one_line(
     files.users.chmod(0o644)
     with Gateway(maildir, *files.options, listen=LISTEN) as gateway:
         assert gateway.stop() == 0
-    (line,) = gateway.err.all
+    (line,) = gateway.errors()
     assert line.endswith(
         f" fastsmtp: warning: others can read or change {files.users}: chmod 600 it"
     )
@@ -394,7 +394,7 @@ def test_users_that_are_of_no_use_are_a_warning_of_one_line(
     files.users.write_text(users)
     with Gateway(maildir, *files.options, listen=listen) as gateway:
         assert gateway.stop() == 0
-    (line,) = gateway.err.all
+    (line,) = gateway.errors()
     assert told in line
 
 
@@ -502,7 +502,7 @@ def test_sighup_with_a_bad_pair_keeps_the_old_one_and_logs_the_reason(
         files.write_pair(*pair("srv.test", "127.0.0.1", "more.test"))
         reload(gateway, files, "certificate from ")
         assert gateway.stop() == 0
-    assert gateway.err.all == [line]
+    assert gateway.errors() == [line]
 
 
 @row("OPS-01")
@@ -520,7 +520,7 @@ def test_sighup_with_bad_users_keeps_the_old_ones_and_logs_the_reason(
         with client_of(gateway, SMTPS) as client:
             assert client.login("anne", PASSWORD)[0] == 235
         assert gateway.stop() == 0
-    assert len(gateway.err.all) == 1
+    assert len(gateway.errors()) == 1
 
 
 def test_sighup_without_files_ends_nothing(maildir: Path) -> None:
@@ -530,7 +530,7 @@ def test_sighup_without_files_ends_nothing(maildir: Path) -> None:
             gateway.out.wait("SIGHUP: there is nothing to reload")
             sends(client)
         assert gateway.stop() == 0
-    assert gateway.err.all == []
+    assert gateway.errors() == []
 
 
 @row("OPS-01")
@@ -567,7 +567,7 @@ def test_a_certificate_is_made_for_all_kinds_of_ports_where_none_is_given(
         with client_of(gateway, SMTPS, client_context(ca=None)) as client:
             assert {certificate_of(client)} == seen
         assert gateway.stop() == 0
-    assert gateway.err.all == []
+    assert gateway.errors() == []
     assert len(bodies(maildir)) == 3
 
 
@@ -602,7 +602,7 @@ def test_starttls_is_not_offered_without_the_library_and_one_line_says_why(
             assert not client.has_extn("starttls")
             sends(client)
         assert gateway.stop() == 0
-    assert gateway.err.all == []
+    assert gateway.errors() == []
 
 
 # --- bad starts ---

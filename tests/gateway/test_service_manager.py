@@ -148,7 +148,7 @@ def test_a_place_that_cannot_be_notified_costs_one_line_and_no_mail(
         gateway.send(MESSAGE)
         assert gateway.stop() == 0
     assert len(messages(maildir)) == 2
-    (line,) = gateway.err.all
+    (line,) = gateway.errors()
     assert f"fastsmtp: warning: cannot notify {address[:100]}" in line
 
 
@@ -159,7 +159,7 @@ def test_a_service_manager_that_hears_nothing_costs_no_mail(
     with full_queue(tmp_path / "notify"), Gateway(maildir, env=variables) as gateway:
         gateway.send(MESSAGE)
         assert gateway.stop() == 0
-        assert gateway.err.all == []
+        assert gateway.errors() == []
     assert len(messages(maildir)) == 1
 
 

@@ -59,7 +59,7 @@ def test_a_hangup_before_an_application_serves_does_not_end_it(tmp_path: Path) -
         program.process.send_signal(signal.SIGHUP)
         program.out.wait("listening on ")
         assert program.stop() == 0
-        assert program.err.all == []
+        assert program.errors() == []
 
 
 @pytest.mark.parametrize("has_application", [False, True])

@@ -253,7 +253,7 @@ def test_a_log_file_has_the_lines_of_the_parent_and_of_a_reload(tmp_path: Path) 
         program.process.send_signal(signal.SIGHUP)
         wait_for_text(path, "SIGHUP: 1 new worker is ready")
         assert program.stop() == 0
-        assert (program.out.all, program.err.all) == ([], [])
+        assert (program.out.all, program.errors()) == ([], [])
     assert path.read_text().endswith("fastsmtp: ended\n")
 
 

@@ -143,7 +143,7 @@ def test_a_socket_of_systemd_is_served(
                     client.sendmail("a@x.example", ["b@y.example"], MESSAGE)
             assert program.stop() == 0
     out = program.out.all
-    assert program.err.all == []
+    assert program.errors() == []
     assert f"fastsmtp: listening on 127.0.0.1:{port}" in out
     assert bodies(maildir) == [MESSAGE] * 20
     served = {line.split()[2] for line in out if " delivered " in line}
@@ -163,7 +163,7 @@ def test_a_socket_of_systemd_that_no_listener_names_is_an_error(
         with given(sock, *arguments) as program:
             assert program.wait() == 1
     place = f"127.0.0.1:{port}"
-    (line,) = program.err.all
+    (line,) = program.errors()
     assert f"there is an open socket for {place} (LISTEN_FDS), which no --listen names" in line
 
 
@@ -174,7 +174,7 @@ def test_a_datagram_socket_is_not_listened_on(maildir: Path, workers: int) -> No
         arguments = [f"--maildir={maildir}", f"--workers={workers}"]
         with given(sock, *arguments) as program:
             assert program.wait() == 1
-    (line,) = program.err.all
+    (line,) = program.errors()
     assert "LISTEN_FDS: descriptor 3 is not a listening stream socket" in line
 
 

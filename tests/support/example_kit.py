@@ -13,6 +13,7 @@ from pathlib import Path
 
 import pytest
 from clients import PATIENCE
+from serving import errors_in
 
 EXAMPLES = Path(__file__).parents[2] / "examples"
 IS_POSSIBLE = [
@@ -43,7 +44,7 @@ class Example:
             yield self
             self.process.send_signal(signal.SIGTERM)
             out, err = self.process.communicate(timeout=PATIENCE)
-            assert (self.process.returncode, err) == (status, "")
+            assert (self.process.returncode, errors_in(err.splitlines())) == (status, [])
             self.said += out.splitlines()
         finally:
             self.process.kill()

@@ -26,7 +26,7 @@ def gateway(maildir: Path) -> Iterator[Gateway]:
     with Gateway(maildir) as gateway:
         yield gateway
         assert gateway.stop() == 0
-        assert gateway.err.all == []
+        assert gateway.errors() == []
         assert leftovers(maildir) == []
 
 

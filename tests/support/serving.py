@@ -15,7 +15,7 @@ import smtplib
 import subprocess
 import sys
 import threading
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from types import TracebackType
@@ -46,6 +46,11 @@ def environment_of_others() -> dict[str, str]:
     libraries reports nothing about it, and may stop it.
     """
     return {name: value for name, value in os.environ.items() if name != "LD_PRELOAD"}
+
+
+def errors_in(lines: Iterable[str]) -> list[str]:
+    """Return lines of stderr without the warnings that a machine which stands still causes."""
+    return [line for line in lines if "held the event loop" not in line]
 
 
 class Lines:
@@ -105,6 +110,10 @@ class Program:
     ) -> None:
         if self.process.poll() is None:
             self.kill()
+
+    def errors(self) -> list[str]:
+        """Return the errors that were reported so far."""
+        return errors_in(self.err.all)
 
     def stop(self, *signals: signal.Signals) -> int:
         """Send the signals (default: SIGTERM), wait, and return the exit status."""

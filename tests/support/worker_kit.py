@@ -38,10 +38,6 @@ class Parent(Gateway):
         children = Path(f"/proc/{self.process.pid}/task/{self.process.pid}/children")
         return [int(number) for number in children.read_text().split()]
 
-    def errors(self) -> list[str]:
-        """Return the errors that were reported; a machine that stands still causes warnings."""
-        return [line for line in self.err.all if "held the event loop" not in line]
-
     def wait_for_workers(self, count: int) -> None:
         """Wait until so many are left; others may still have clients."""
         end = time.monotonic() + PATIENCE
