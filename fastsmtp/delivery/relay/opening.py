@@ -51,7 +51,10 @@ class Opening:
             if connection is not None:
                 connection.fail("it could not be made ready")
             if isinstance(error, (OSError, TimeoutError, HopLost, OpeningFailed)):
-                raise OpeningFailed(self._reason(error), _setting(error)) from error
+                is_crowded = isinstance(error, OpeningFailed) and error.is_crowded
+                raise OpeningFailed(
+                    self._reason(error), _setting(error), is_crowded=is_crowded
+                ) from error
             raise
         return connection
 
@@ -155,7 +158,7 @@ class Opening:
             return
         if connection.origin is not None and reply.code >= 400:
             raise refusal_of(reply, self._place)  # of this client, not of all
-        raise OpeningFailed(f"it answered {where}: {reply}")
+        raise OpeningFailed(f"it answered {where}: {reply}", is_crowded=reply.closes)
 
 
 def _setting(error: BaseException) -> str:

@@ -1,7 +1,8 @@
 """Keeps connections to one next hop open for further messages: bounded in number and idle time.
 
 A connection belongs to one transaction at a time. If all are in use, transactions wait in their
-order, and get `Full` after their patience.
+order, and get `Full` after their patience. A next hop that refuses a further connection with 421
+while it has some of ours takes no more than these for the next seconds: whoever wanted one waits.
 """
 
 from __future__ import annotations
@@ -12,10 +13,12 @@ from typing import Final
 
 from fastsmtp.delivery.errors import Full, Unavailable
 from fastsmtp.delivery.relay.connection import HopConnection, Origin
+from fastsmtp.delivery.relay.replies import OpeningFailed
 
 __all__ = ["Pool"]
 
 CLOSING: Final = "the sink is closing"
+CROWDED: Final = 10.0  # seconds in which a next hop gets no more connections than it has taken
 
 # A connection, or None: the waiter may open one of its own.
 _Waiter = asyncio.Future[HopConnection | None]
@@ -37,6 +40,8 @@ class Pool:
     ) -> None:
         self._open = open
         self._max = max_connections
+        self._taken = max_connections  # what the next hop has taken, when it took no more
+        self._taken_until = 0.0  # when to try more again, of the loop's clock
         self._idle_timeout = idle_timeout
         self.on_wait: Callable[[], object] = _ignore
         self.opened = self.waits = 0
@@ -76,21 +81,29 @@ class Pool:
 
         Raises Full if none is free within `patience` seconds, and what `open` raises.
         """
+        deadline = asyncio.get_running_loop().time() + patience
         connection = self._idle_for(origin)
-        if connection is None:
+        while connection is None:
             if self._is_closed:
                 raise Unavailable(CLOSING)
-            if len(self._used) + self._opening + len(self._idle) < self._max:
+            if self._has_place():
                 self._opening += 1
             elif self._idle:
                 self._opening += 1
                 self._idle.pop(0).quit()  # it has told the next hop of another client
             else:
-                connection = await self._waited(origin, patience)
+                connection = await self._waited(origin, deadline)
             if connection is None:
-                connection = await self._opened(origin)
+                connection = await self._opened(origin) or self._idle_for(origin)
         self._used.add(connection)
         return connection
+
+    def _open_or_opening(self) -> int:
+        return len(self._used) + self._opening + len(self._idle)
+
+    def _has_place(self) -> bool:
+        is_crowded = asyncio.get_running_loop().time() < self._taken_until
+        return self._open_or_opening() < (min(self._taken, self._max) if is_crowded else self._max)
 
     def release(self, connection: HopConnection) -> None:
         """Take a connection back on which no transaction is open."""
@@ -152,12 +165,12 @@ class Pool:
                 return connection
         return None
 
-    async def _waited(self, origin: Origin | None, patience: float) -> HopConnection | None:
+    async def _waited(self, origin: Origin | None, deadline: float) -> HopConnection | None:
         loop = asyncio.get_running_loop()
         waiter: _Waiter = loop.create_future()
         self._waiting[waiter] = origin
         self.waits += 1
-        timer = loop.call_later(patience, self._give_up, waiter, patience)
+        timer = loop.call_at(deadline, self._give_up, waiter)
         self.on_wait()
         try:
             return await waiter
@@ -169,11 +182,10 @@ class Pool:
             timer.cancel()
             self._waiting.pop(waiter, None)
 
-    def _give_up(self, waiter: _Waiter, patience: float) -> None:
+    def _give_up(self, waiter: _Waiter) -> None:
         if not waiter.done():
-            waiter.set_exception(
-                Full(f"all {self._max} connections to the next hop are in use for {patience:g} s")
-            )
+            count = self._open_or_opening()
+            waiter.set_exception(Full(f"all {count} connections to the next hop are in use"))
 
     def _return(self, connection: HopConnection | None) -> None:
         """Take back what a waiter got that was cancelled at the same time."""
@@ -183,12 +195,20 @@ class Pool:
             self._opening -= 1
             self._offer_place()
 
-    async def _opened(self, origin: Origin | None) -> HopConnection:
+    async def _opened(self, origin: Origin | None) -> HopConnection | None:
+        """Return a new connection, None if the next hop takes no more than it has."""
         try:
             connection = await self._open(origin)
-        except BaseException:
+        except BaseException as error:
             self._opening -= 1
+            others = self._open_or_opening()
+            is_crowded = isinstance(error, OpeningFailed) and error.is_crowded and others > 0
+            if is_crowded:
+                self._taken = others
+                self._taken_until = asyncio.get_running_loop().time() + CROWDED
             self._offer_place()
+            if is_crowded:
+                return None
             raise
         self._opening -= 1
         self.opened += 1
@@ -199,7 +219,7 @@ class Pool:
 
     def _offer_place(self) -> None:
         """A connection has ended: the next that waits may open one."""
-        waiter, _ = self._first_waiting()
+        waiter = self._first_waiting()[0] if self._has_place() else None
         if waiter is not None:
             self._opening += 1
             waiter.set_result(None)

@@ -32,12 +32,13 @@ class HopLost(Unavailable):
 
 class OpeningFailed(Unavailable):
     """There is no connection to the next hop; the text says why. setting: what an operator has to
-    change, "" if that is not it.
+    change, "" if that is not it. is_crowded: it has enough connections for now.
     """
 
-    def __init__(self, reason: str, setting: str = "") -> None:
+    def __init__(self, reason: str, setting: str = "", *, is_crowded: bool = False) -> None:
         super().__init__(reason)
         self.setting = setting
+        self.is_crowded = is_crowded
 
 
 class HopReply:

@@ -120,6 +120,34 @@ async def test_the_counts_of_a_server_have_connections_and_what_waits_for_one() 
 
 
 @on_loops
+async def test_a_next_hop_that_takes_fewer_connections_gets_all_messages_on_those() -> None:
+    async with NextHop() as hop:
+        hop.answers["greeting"] = lambda line: (
+            b"421 4.7.0 Too many connections from you\r\n"
+            if hop.open > 2
+            else b"220 hop.example ESMTP\r\n"
+        )
+        async with relay_to(hop, max_connections=20) as relay:
+            sent = [relay.put(record()) for _ in range(60)]
+            assert await asyncio.gather(*sent) == ["250 2.0.0 Ok: queued"] * 60
+            assert relay.refusal() is None
+            after = hop.starts
+            await asyncio.gather(*[relay.put(record()) for _ in range(60)])
+            assert hop.starts == after  # it has learned
+        assert len(hop.mails) == 120
+
+
+@on_loops
+async def test_a_next_hop_that_takes_no_connection_gives_no_answer_to_wait_for() -> None:
+    async with NextHop() as hop, relay_to(hop, max_connections=4, idle_timeout=0.01) as relay:
+        await until(lambda: not hop.open)
+        hop.answers["greeting"] = b"421 4.7.0 Too many connections\r\n"
+        sent = [relay.put(record()) for _ in range(10)]
+        await asyncio.wait(sent, timeout=20)
+        assert all(isinstance(each.exception(), Unavailable) for each in sent)
+
+
+@on_loops
 async def test_a_connection_that_is_lost_before_its_proxy_header_says_so() -> None:
     connection = HopConnection("hop:25")
     connection.connection_lost(ConnectionResetError("reset by peer"))
