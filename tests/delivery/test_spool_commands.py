@@ -310,6 +310,18 @@ async def test_clients_that_send_no_request_or_disconnect_do_not_affect_others(
 
 
 @on_loops
+async def test_a_command_beside_too_many_others_is_told_so(tmp_path: Path) -> None:
+    async with served(tmp_path / "s", True, Collector()):
+        control = str(tmp_path / "s" / "control")
+        others = [await asyncio.open_unix_connection(control) for _ in range(8)]
+        done = await told("list", str(tmp_path / "s"))
+        assert done.status == 1
+        assert "8 commands are running already: try again later" in done.err
+        for _, writer in others:
+            writer.close()
+
+
+@on_loops
 async def test_a_client_that_disconnects_during_a_command_is_no_error(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

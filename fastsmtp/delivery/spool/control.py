@@ -83,9 +83,9 @@ class ControlServer:
         request = json.loads(line)
         if not isinstance(request, dict):
             raise ValueError("a request is an object")
-        if len(self._clients) > CLIENTS:
-            request = {"command": "too many commands at a time"}
-        async with contextlib.aclosing(self._operations.perform(request)) as answers:
+        has_room = len(self._clients) <= CLIENTS
+        found = self._operations.perform(request) if has_room else _no_room()
+        async with contextlib.aclosing(found) as answers:
             async for answer in answers:
                 writer.write(answer if isinstance(answer, bytes) else _line(answer))
                 async with asyncio.timeout(PATIENCE):
@@ -135,6 +135,10 @@ async def _asked(directory: SpoolDirectory, request: Request) -> AsyncGenerator[
         raise SpoolError(
             f"the process that uses the spool {directory.path} does not answer: {error}"
         ) from error
+
+
+async def _no_room() -> AsyncGenerator[Answer, None]:
+    yield {"error": f"{CLIENTS} commands are running already: try again later"}
 
 
 def _line(answer: dict[str, object]) -> bytes:
