@@ -4,6 +4,7 @@ cimport cython
 
 
 cpdef str client_word(name, address)
+cpdef str text_of(value)
 cpdef str clean(text, Py_ssize_t limit=*)
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Final
 
-__all__ = ["clean", "client_word", "escaped"]
+__all__ = ["clean", "client_word", "escaped", "text_of"]
 
 MAX_TEXT: Final = 128  # characters of one text of a peer in a log line
 
@@ -15,6 +15,18 @@ def client_word(name: str, address: str) -> str:
     """
     known = "" if name.startswith("[") else clean(name)
     return f"{known}[{clean(address or 'unix')}]"
+
+
+def text_of(value: object) -> str:
+    """Return the text of an object of a hook: a note, a user. It may be any object, and one without
+    a text must not end what is logged.
+    """
+    if type(value) is str:
+        return value
+    try:
+        return str(value)
+    except Exception:  # foreign code
+        return f"<{type(value).__name__}>"
 
 
 def clean(text: str, limit: int = MAX_TEXT) -> str:

@@ -10,7 +10,7 @@ import json
 from collections.abc import Callable, Iterator, Mapping
 from typing import Any, Final, NamedTuple
 
-from fastsmtp.log_text import clean, client_word, escaped
+from fastsmtp.log_text import clean, client_word, escaped, text_of
 
 __all__ = ["FORMATS", "Outcome", "quoted"]
 
@@ -94,16 +94,6 @@ def _short(text: str, limit: int = MAX_TEXT) -> str:
     return escaped(text, limit, plain=_PLAIN)
 
 
-def _text(note: object) -> str:
-    """Return the text of what a hook has put into the notes, which may be any object."""
-    if type(note) is str:
-        return note
-    try:
-        return str(note)
-    except Exception:  # foreign code, and a line of a log is no place to fail
-        return f"<{type(note).__name__}>"
-
-
 def _pairs(outcome: Outcome, recipients: tuple[str, ...]) -> dict[str, Any]:
     """Return the fields for programs; empty ones are left out."""
     found, ident, name, address, via, helo, protocol, tls, user = outcome[:9]
@@ -131,8 +121,8 @@ def _pairs(outcome: Outcome, recipients: tuple[str, ...]) -> dict[str, Any]:
     pairs["size"] = size
     pairs["seconds"] = round(seconds, 3)
     for key, value in list(notes.items())[:MAX_NOTES] if notes else ():
-        if (text := _text(value)) != "":
-            pairs[f"note_{clean(_text(key), 32)}"] = _short(text)
+        if (text := text_of(value)) != "":
+            pairs[f"note_{clean(text_of(key), 32)}"] = _short(text)
     if reply:
         pairs["reply"] = _short(reply, MAX_REPLY)
     return pairs
@@ -151,7 +141,7 @@ def _as_text(outcome: Outcome, recipients: tuple[str, ...]) -> str:
     sender, everyone, stage, hook, reply, size, seconds, notes = outcome[9:]
     to = ",".join([f"<{clean(each, MAX_TEXT)}>" for each in recipients])
     if notes and found == "accepted":  # notes of a message are those of its refused recipients too
-        found = _text(notes.get("done") or found)
+        found = text_of(notes.get("done") or found)
     client = client_word(name, address)
     if via:
         client = f"{client} via {clean(via)}"
@@ -169,7 +159,7 @@ def _as_text(outcome: Outcome, recipients: tuple[str, ...]) -> str:
     text += f" size={size} seconds={seconds:.3f}"
     for key, value in list(notes.items())[:MAX_NOTES] if notes else ():
         if key != "done":
-            text += f" {clean(_text(key), 32)}={clean(_text(value), MAX_TEXT)}"
+            text += f" {clean(text_of(key), 32)}={clean(text_of(value), MAX_TEXT)}"
     return f"{text} reply={_short(reply, MAX_REPLY) or '-'}"
 
 

@@ -9,6 +9,7 @@ from fastsmtp._hooks.stalls import STALL
 from fastsmtp._smtp.dialogue import Dialogue
 from fastsmtp._smtp.final_reply import Message
 from fastsmtp._smtp.strikes import REFUSAL_LINES
+from fastsmtp.log_text import text_of
 from fastsmtp.replies import Reply
 from fastsmtp.transactions import Outcome
 
@@ -111,7 +112,7 @@ def outcome_of(
         session.host_name_appears_as or "",
         session.transmission_type,
         f"{tls['version']} {tls['standard_name']}" if tls else "",
-        "" if user is None else str(user),
+        "" if user is None else text_of(user),
         sender,
         recipients if recipient is None else recipients[recipient : recipient + 1],
         STAGES[stage],

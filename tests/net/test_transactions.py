@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from sasl_kit import OPEN, b64
 from scenario import DEFAULTS, EH, LH, TX
 
-from fastsmtp import SMTPError, SMTPServer
+from fastsmtp import AuthResponse, SMTPError, SMTPServer
 from fastsmtp.testing import Wire
 from fastsmtp.transactions import FORMATS, MAX_RECIPIENTS, MAX_TEXT, Outcome
 
@@ -325,3 +325,17 @@ def test_notes_that_are_not_texts_are_logged_as_their_texts(form: str) -> None:
     assert "7.5" in line
     assert "Nameless" in line
     assert CANARY not in line
+
+
+def test_a_user_without_a_text_ends_no_connection() -> None:
+    """As an object of a database whose session has ended may be."""
+
+    def on_auth(auth: Any, session: Any, callback: Any) -> None:
+        callback(None, AuthResponse(user=Nameless()))
+
+    with Observed(on_auth=on_auth, allow_insecure_auth=True) as it:
+        it.wire.send(EH, b"AUTH PLAIN " + b64(b"\0a\0b") + b"\r\n", MAIL, RCPT, b"DATA\r\n", BODY)
+        (accepted,) = it.outcomes
+        assert accepted.user == "<Nameless>"
+        assert it.wire.send(b"NOOP\r\n").startswith(b"250 ")
+        assert not it.wire.closed
