@@ -234,6 +234,21 @@ def test_a_file_is_an_error_of_one_line(maildir: Path) -> None:
     assert "LISTEN_FDS: descriptor 3 is not a socket" in line
 
 
+def test_one_socket_with_two_names_is_an_error_of_one_line(maildir: Path) -> None:
+    with listening() as sock:
+        line = refusal([f"--maildir={maildir}"], [sock.fileno()] * 2, "smtp:lmtp")
+    assert "have two names, smtp and lmtp: give them one" in line
+
+
+def test_a_parent_that_has_ended_before_it_was_replaced_needs_no_word() -> None:
+    """Otherwise the program that takes over from it would end too, at its first ready moment."""
+    end, its_end = socket.socketpair()
+    end.close()
+    found = Inherited(ready=its_end.detach())
+    found.tell_ready()
+    assert found.ready == -1
+
+
 @pytest.mark.parametrize("number", ["", "x", "-1", "٣", "99999999999"])
 def test_a_wrong_number_of_sockets_is_an_error(number: str) -> None:
     environ = {"LISTEN_PID": str(os.getpid()), "LISTEN_FDS": number}

@@ -13,10 +13,12 @@ import os
 import re
 import socket
 from collections.abc import Mapping, MutableMapping
+from contextlib import suppress
 from dataclasses import dataclass, field
 from typing import Final, TypeAlias
 
 from fastsmtp.gateway.start import StartError
+from fastsmtp.log_text import clean
 
 __all__ = [
     "FIRST",
@@ -69,9 +71,11 @@ class Inherited:
         return []
 
     def tell_ready(self) -> None:
-        """Tell the parent that this process takes over from, if there is one, that it can end."""
+        """Tell the parent that this process takes over from, if there is one, that it can end. One
+        that has ended in the meantime needs no word.
+        """
         if self.ready >= 0:
-            with os.fdopen(self.ready, "wb", buffering=0) as end:
+            with suppress(OSError), os.fdopen(self.ready, "wb", buffering=0) as end:
                 end.write(IS_READY)
             self.ready = -1
 
@@ -116,7 +120,12 @@ def inherited(
             found.is_handed_over = True
         else:
             found.is_handed_over |= name.startswith(NAMED_SOCKET)
-            found.names.setdefault(address, name.removeprefix(NAMED_SOCKET))
+            own = name.removeprefix(NAMED_SOCKET)
+            if (other := found.names.setdefault(address, own)) != own:
+                raise StartError(
+                    f"the open sockets for {clean(name_of(address))} have two names,"
+                    f" {clean(other) or 'none'} and {clean(own) or 'none'}: give them one"
+                )
     return found
 
 
