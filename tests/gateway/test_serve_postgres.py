@@ -14,6 +14,7 @@ from pathlib import Path
 import pytest
 from free_ports import free_port
 from mail_load import Load
+from memory import resident_octets
 from postgres_kit import Postgres as Server
 from postgres_kit import cluster, give_away, owned_directory, why_no_postgres
 from serving import Gateway, run_to_end
@@ -238,7 +239,7 @@ def test_a_server_that_stands_still_makes_452_and_not_memory(server: Server, cli
         sending = asyncio.ensure_future(load.run())
         try:
             await asyncio.wait_for(enough.wait(), 60)
-            memory = memory_of(gateway.process.pid)
+            memory = resident_octets(gateway.process.pid)
         finally:
             server.send(signal.SIGCONT)
         await sending
@@ -252,8 +253,3 @@ def test_a_server_that_stands_still_makes_452_and_not_memory(server: Server, cli
     found = hashes(server)
     assert sorted(found) == sorted(load.acknowledged)
     assert load.acknowledged
-
-
-def memory_of(pid: int) -> int:
-    """Octets that a process has in memory."""
-    return int(Path(f"/proc/{pid}/statm").read_text().split()[1]) * os.sysconf("SC_PAGE_SIZE")

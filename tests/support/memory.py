@@ -85,3 +85,8 @@ def malloced_octets() -> int:
     told.restype = _MallInfo
     info = told()
     return int(info.uordblks + info.hblkhd)
+
+
+def resident_octets(pid: int) -> int:
+    """Octets that a process has in memory."""
+    return int(Path(f"/proc/{pid}/statm").read_text().split()[1]) * os.sysconf("SC_PAGE_SIZE")
