@@ -39,6 +39,9 @@ class RemoteSink(Sink):
     max_items, max_octets: of each. bodies: keeps what is larger than `max_record`, started and
     closed by the sink; None: that is refused. `connect` may set `remarks` and `max_record`.
     reads_bodies: `send` takes bodies of any store, and reads them itself.
+
+    `undo` does nothing: a consumer may have the message already. It knows the copy that the sender
+    sends again by its fingerprint.
     """
 
     reads_bodies = False

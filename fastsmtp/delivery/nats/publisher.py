@@ -14,7 +14,7 @@ from typing import Any, Final, NamedTuple
 from fastsmtp.delivery.errors import DeliveryError, Full, TooLarge, Unavailable, Unclear
 from fastsmtp.delivery.nats.link import Answer, Link
 
-__all__ = ["Outgoing", "Publisher"]
+__all__ = ["Outgoing", "Publisher", "error_of"]
 
 # Seconds for an answer. Longer than a new leader usually takes, so that most messages are sent
 # twice at the most; a message that comes again is dropped, so it could be any time.
@@ -28,13 +28,16 @@ _ERRORS: Final[dict[int, type[DeliveryError]]] = {
     10028: Full,  # JetStream memory resource limits exceeded
     10047: Full,  # JetStream storage resources exceeded
     10054: TooLarge,  # message size exceeds maximum allowed
-    10077: Full,  # maximum messages exceeded, maximum bytes exceeded
+    10077: Full,  # the store has failed: see `_NO_ROOM`
     10167: Full,  # too many requests
     10039: Unavailable,  # JetStream not enabled for account
     10060: Unavailable,  # expected stream does not match
     10076: Unavailable,  # JetStream not enabled
     10109: Unavailable,  # the stream is sealed
 }
+_STORE_FAILED: Final = 10077
+# Parts of its texts for which there is no room; of all others it is not known what is stored.
+_NO_ROOM: Final = ("maximum", "no space", "resource")
 
 
 class Outgoing(NamedTuple):
@@ -155,7 +158,7 @@ class Publisher:
             acknowledged = answer.result()
             if "error" not in acknowledged:
                 return f"{self._stream}:{self._place(acknowledged)}"
-            return _error_of(acknowledged["error"])
+            return error_of(acknowledged["error"])
         except DeliveryError as error:
             return error
 
@@ -167,7 +170,10 @@ class Publisher:
         return place
 
 
-def _error_of(error: dict[str, Any]) -> DeliveryError:
+def error_of(error: dict[str, Any]) -> DeliveryError:
+    """Return what an error of JetStream, as its answers have it, means for the message."""
     number, text = error.get("err_code"), str(error.get("description"))
     kind = _ERRORS.get(number, Unclear) if isinstance(number, int) else Unclear
+    if number == _STORE_FAILED and not any(words in text for words in _NO_ROOM):
+        kind = Unclear
     return kind(f"{text} ({number})")

@@ -11,6 +11,8 @@ import shutil
 import signal
 import sys
 from pathlib import Path
+from urllib.error import HTTPError
+from urllib.request import urlopen
 
 import pytest
 from nats_kit import NATS_SERVER, REASON, STREAM, Node, ask, nodes, record
@@ -104,28 +106,51 @@ def test_a_power_cut_of_all_servers_loses_nothing_that_they_have_synced(
     assert lost_by_a_cut(tmp_path, copies, "always", promise, count) == 0
 
 
-def test_a_full_disk_of_a_server_is_451_and_keeps_what_was_acknowledged(tmp_path: Path) -> None:
-    async def fill(cluster: list[Node]) -> None:
-        async with ask(*cluster) as asking:
-            await asking.stream()
-            sink = NATS(cluster[0].url, stream=STREAM, sync="always", deadline=2.0)
-            async with sink:
-                kept: set[str] = set()
-                refused: list[BaseException] = []
-                while len(refused) < LANES:
-                    sent = [record(100_000) for _ in range(LANES)]
-                    found = await asyncio.gather(*map(sink.put, sent), return_exceptions=True)
-                    kept |= {a.id for a, b in zip(sent, found, strict=True) if isinstance(b, str)}
-                    refused += [each for each in found if isinstance(each, BaseException)]
-            assert kept
-            assert {type(each) for each in refused} == {Unclear}
-            assert kept <= {id for id, _ in await asking.messages()}
+async def put_until_refused(node: Node) -> tuple[set[str], list[object]]:
+    """Return the ids of what was acknowledged, and the errors."""
+    kept: set[str] = set()
+    refused: list[object] = []
+    async with NATS(node.url, stream=STREAM, sync="always", deadline=2.0) as sink:
+        while len(refused) < LANES:
+            sent = [record(100_000) for _ in range(LANES)]
+            found = await asyncio.gather(*map(sink.put, sent), return_exceptions=True)
+            kept |= {a.id for a, b in zip(sent, found, strict=True) if isinstance(b, str)}
+            refused += [each for each in found if isinstance(each, BaseException)]
+    return kept, refused
 
-    with (
-        mounted(make_disk(tmp_path, "disk", 40)) as disk,
-        nodes(tmp_path, sync="always", stores=[disk.path / "store"]) as cluster,
-    ):
-        asyncio.run(fill(cluster))
+
+def health_of(node: Node) -> str:
+    try:
+        with urlopen(f"{node.monitor_url}/healthz", timeout=5) as answer:
+            return str(answer.read())
+    except HTTPError as error:
+        return str(error.read())
+
+
+def test_a_full_disk_of_a_server_is_451_until_it_has_room_and_starts_again(tmp_path: Path) -> None:
+    async def scenario(node: Node, filler: Path) -> None:
+        async with ask(node) as asking:
+            await asking.stream()
+        kept, refused = await put_until_refused(node)
+        assert kept
+        # The server does not answer to its clients; only its address for monitoring has the reason.
+        assert {type(each) for each in refused} == {Unclear}
+        assert "no space left on device" in health_of(node)
+        filler.unlink()
+        node.end()
+        node.start()
+        node.ready()
+        async with NATS(node.url, stream=STREAM, sync="always") as sink:
+            sent = record(1000)
+            await sink.put(sent)
+        async with ask(node) as asking:
+            assert kept | {sent.id} <= {id for id, _ in await asking.messages()}
+
+    with mounted(make_disk(tmp_path, "disk", 40)) as disk:
+        filler = disk.path / "filler"
+        filler.write_bytes(bytes(10_000_000))
+        with nodes(tmp_path, sync="always", stores=[disk.path / "store"]) as cluster:
+            asyncio.run(scenario(cluster[0], filler))
 
 
 @pytest.mark.parametrize("copies, promise", [(1, Promise.MEMORY), (3, Promise.QUORUM)])

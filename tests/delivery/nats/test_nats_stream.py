@@ -6,7 +6,8 @@ from typing import Any
 
 import pytest
 
-from fastsmtp.delivery import Promise
+from fastsmtp.delivery import DeliveryError, Full, Promise, TooLarge, Unavailable, Unclear
+from fastsmtp.delivery.nats.publisher import error_of
 from fastsmtp.delivery.nats.settings import Login, server_urls, settings_of
 from fastsmtp.delivery.nats.stream import Facts, facts_of, lost_quorum
 
@@ -207,3 +208,24 @@ def test_a_password_that_is_given_alone_is_that_of_the_name_in_the_url() -> None
 def test_an_address_that_is_none_is_refused(servers: str) -> None:
     with pytest.raises(ValueError, match="servers"):
         server_urls(servers)
+
+
+@pytest.mark.parametrize(
+    "number, text, kind",
+    [
+        (10002, "resource limits exceeded for account", Full),
+        (10023, "insufficient resources", Full),
+        (10047, "insufficient storage resources available", Full),
+        (10077, "maximum bytes exceeded", Full),
+        (10077, "write 1.blk: no space left on device", Full),
+        (10077, "write 1.blk: input/output error", Unclear),
+        (10054, "message size exceeds maximum allowed", TooLarge),
+        (10076, "JetStream not enabled", Unavailable),
+        (1, "anything", Unclear),
+        (None, "anything", Unclear),
+    ],
+)
+def test_an_answer_that_there_is_no_room_is_452_and_one_that_is_not_known_may_be_stored(
+    number: int | None, text: str, kind: type[DeliveryError]
+) -> None:
+    assert type(error_of({"err_code": number, "description": text})) is kind
