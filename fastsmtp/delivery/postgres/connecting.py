@@ -39,6 +39,29 @@ class Connection:
             self.warning = str(message.message)
 
 
+class _Loop:
+    """The event loop for asyncpg, whose futures say nothing when nobody retrieves their exception.
+
+    COPY of asyncpg leaves such a future when the server has just ended the session.
+    """
+
+    def __init__(self, loop: asyncio.AbstractEventLoop) -> None:
+        self._loop = loop
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._loop, name)
+
+    def create_future(self) -> asyncio.Future[Any]:
+        future: asyncio.Future[Any] = self._loop.create_future()
+        future.add_done_callback(_retrieve)
+        return future
+
+
+def _retrieve(future: asyncio.Future[Any]) -> None:
+    if not future.cancelled():
+        future.exception()
+
+
 class Server:
     """Where a URL leads: `postgresql://user:password@host:port/database?option=value`, in which a
     list of hosts is possible. What it does not say is taken from PGHOST and so on, and ~/.pgpass.
@@ -81,6 +104,7 @@ class Server:
             link = await connect(
                 self._url,
                 timeout=CONNECT_SECONDS,
+                loop=_Loop(asyncio.get_running_loop()),
                 statement_cache_size=0,
                 server_settings={"application_name": "fastsmtp"},
                 **self._options,
