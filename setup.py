@@ -106,6 +106,9 @@ PYTHON = [
     "delivery/arrival.py",
 ]
 
+# What has no meaning on Windows is not compiled there.
+POSIX = {"delivery/maildir/_commit.pyx"}
+
 # A `# cython:` header in a source would win over these, so none has one
 # (tests/project/test_layout.py).
 DIRECTIVES = {
@@ -162,7 +165,8 @@ def compiler_settings() -> tuple[list[str], list[str], list[tuple[str, str | Non
 
 def extensions() -> list[Extension]:
     """Return the extension modules, cythonized for this build."""
-    return compiled(CYTHON, DIRECTIVES) + compiled(PYTHON, DIRECTIVES | PYTHON_RULES, QUIET)
+    cython = [source for source in CYTHON if os.name == "posix" or source not in POSIX]
+    return compiled(cython, DIRECTIVES) + compiled(PYTHON, DIRECTIVES | PYTHON_RULES, QUIET)
 
 
 def compiled(

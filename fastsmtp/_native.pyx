@@ -3,16 +3,14 @@
 They are needed for every read and every answer, so compiled modules get them by `cimport`.
 """
 
-from posix.time cimport CLOCK_MONOTONIC, clock_gettime, timespec
-
 
 cdef extern from "pythread.h" nogil:
     unsigned long PyThread_get_thread_ident()
 
 
-cdef extern from "pthread.h" nogil:
-    int pthread_atfork(void (*before)() noexcept, void (*parent)() noexcept,
-                       void (*child)() noexcept)
+cdef extern from "_clock.h" nogil:
+    double fs_monotonic()
+    void fs_in_children(void (*function)() noexcept)
 
 
 cdef unsigned long forked = 0
@@ -23,14 +21,12 @@ cdef void note_fork() noexcept nogil:
     forked += 1
 
 
-pthread_atfork(NULL, NULL, note_fork)
+fs_in_children(note_fork)
 
 
 cpdef double monotonic():
     """monotonic()\n--\n\nSeconds on the clock of `time.monotonic`."""
-    cdef timespec moment
-    clock_gettime(CLOCK_MONOTONIC, &moment)
-    return moment.tv_sec + moment.tv_nsec * 1e-9
+    return fs_monotonic()
 
 
 cpdef unsigned long thread_ident():

@@ -24,8 +24,7 @@
 #define FS_NEON 1
 #endif
 
-#define FS_INLINE inline __attribute__((always_inline))
-#define FS_UNLIKELY(condition) __builtin_expect(!!(condition), 0)
+#include "_wire/compiler.h"
 
 #ifdef FASTSMTP_DEBUG
 #include <stdio.h>

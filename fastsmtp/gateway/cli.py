@@ -7,6 +7,7 @@ traceback.
 
 from __future__ import annotations
 
+import os
 import sys
 from collections.abc import Sequence
 
@@ -18,6 +19,11 @@ __all__ = ["main"]
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run the command line (default: that of this process) and return the exit status."""
+    if os.name != "posix":
+        complain(
+            "the command runs on Linux and macOS only; on Windows a program can use the engine"
+        )
+        return 1
     if (sys.argv[1:] if arguments is None else arguments)[:1] == ["serve"]:
         held_signals.hold()  # first of all: what follows takes half a second
     open_standard_files()
