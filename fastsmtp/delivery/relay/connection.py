@@ -148,7 +148,7 @@ class HopConnection(asyncio.Protocol):
             transport.close()
 
     def fail(self, reason: str) -> None:
-        """End the connection at once; whoever waits gets HopLost."""
+        """End the connection at once; a caller that waits gets HopLost."""
         if not self.lost:
             transport, self._transport = self._transport, None
             self._end(reason)

@@ -2,7 +2,7 @@
 
 A connection belongs to one transaction at a time. If all are in use, transactions wait in their
 order, and get `Full` after their patience. A next hop that refuses a further connection with 421
-while it has some of ours takes no more than these for the next seconds: whoever wanted one waits.
+while it has some of ours gets no more than these for some seconds; transactions wait for them.
 """
 
 from __future__ import annotations

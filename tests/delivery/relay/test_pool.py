@@ -1,4 +1,4 @@
-"""Connections that are kept: how many there are, who gets one, what a cancelled caller leaves."""
+"""The pool of connections: their number, which caller gets one, what a cancelled one leaves."""
 
 from __future__ import annotations
 
@@ -53,7 +53,7 @@ async def test_a_connection_on_its_way_to_one_that_waits_counts_as_used() -> Non
 
 
 @on_loops
-async def test_those_who_have_given_up_wait_no_more() -> None:
+async def test_a_caller_that_has_given_up_waits_no_more() -> None:
     async with NextHop() as hop:
         pool = pool_of(hop)
         first = await pool.acquire(None, 20)
