@@ -399,12 +399,12 @@ def test_run_in_another_thread_needs_to_be_told_that_it_has_no_signals() -> None
 
 
 DEAD_RESOLVER = """
-import socket, time
+import os, socket, time
 
 def getaddrinfo(host, *arguments, flags=0, **named):
     if flags & socket.AI_NUMERICHOST:
         raise socket.gaierror(socket.EAI_NONAME, "no address")
-    print("asked", flush=True)
+    os.write(1, b"asked\\n")  # print's lock may still be this thread's when the process ends
     time.sleep(10_000)
 
 socket.getaddrinfo = getaddrinfo
