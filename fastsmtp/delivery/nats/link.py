@@ -13,7 +13,7 @@ import json
 import random
 import ssl
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any, Final, NoReturn, TypeAlias
 
 from fastsmtp.delivery.errors import DeliveryError, Unavailable, Unclear
@@ -36,6 +36,8 @@ PINGS: Final = 2
 LOOKING: Final = 0.2  # seconds until a loss is seen that the library does not report
 FIRST_PAUSE: Final = 0.1  # seconds until the servers are tried again, doubled up to MOST_PAUSE
 MOST_PAUSE: Final = 2.0
+# Private methods of the library's client: docs/internals.md, "Platform tricks".
+WRITING: Final = ("_send_command", "_flush_pending")
 CLOSING: Final = 1.0  # seconds for a connection to end
 LOST: Final = "the connection to the server was lost"
 # Parts of what a server says when it refuses a login. Those of an operator, not of the moment.
@@ -244,6 +246,25 @@ class Link:
         except Error as error:
             raise Unavailable(str(error)) from error
 
+    async def publish_together(
+        self, subject: str, messages: Sequence[tuple[str, bytes]], reply: str
+    ) -> None:
+        """Send messages in one write: the lines of their headers, and their octets. reply: subject
+        for the answer to the last one. Raises `Unavailable` if they were certainly not sent.
+        """
+        client = self._up()
+        send, flush = [getattr(client, name, None) for name in WRITING]
+        if send is None or flush is None:
+            for number, (lines, octets) in enumerate(messages, 1):
+                headers = dict(line.split(": ", 1) for line in lines.splitlines())
+                is_last = number == len(messages)
+                await self.publish(subject, octets, headers, reply if is_last else "")
+        elif not client.is_connected:
+            raise Unavailable(LOST)
+        else:
+            await send(_commands(subject, messages, reply))
+            await flush()
+
     def expect(self) -> tuple[str, asyncio.Future[Answer]]:
         """Return a subject for an answer, and a future for it. It raises `Unclear` when the
         connection is lost, `Unavailable` when nobody is there who could answer.
@@ -318,6 +339,18 @@ class Link:
         for future in [*self._waiting.values()]:
             if not future.done():
                 _fail(future, Unclear(reason))
+
+
+def _commands(subject: str, messages: Sequence[tuple[str, bytes]], reply: str) -> bytes:
+    """Return messages as the protocol of NATS has them: HPUB."""
+    parts: list[bytes] = []
+    last = len(messages)
+    for number, (lines, octets) in enumerate(messages, 1):
+        head = f"NATS/1.0\r\n{lines}\r\n".encode()
+        to = subject if number < last else f"{subject} {reply}"
+        start = f"HPUB {to} {len(head)} {len(head) + len(octets)}\r\n".encode()
+        parts += (start, head, octets, b"\r\n")
+    return b"".join(parts)
 
 
 def _fail(future: asyncio.Future[Answer], error: DeliveryError) -> None:

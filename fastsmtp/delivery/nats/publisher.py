@@ -41,7 +41,7 @@ _NO_ROOM: Final = ("maximum", "no space", "resource")
 
 
 class Outgoing(NamedTuple):
-    """One message. id: by which the stream recognises it."""
+    """One message. id: by which the stream recognises it, printable characters only."""
 
     id: str
     octets: bytes
@@ -106,18 +106,19 @@ class Publisher:
         try:
             # The subject of the answer is unique, and so is what follows from it.
             batch = reply.partition(".")[2]
-            for number, message in enumerate(messages, 1):
-                headers = {
-                    "Nats-Msg-Id": message.id,
-                    "Nats-Batch-Id": batch,
-                    "Nats-Batch-Sequence": str(number),
-                }
-                if number == len(messages):
-                    headers["Nats-Expected-Stream"] = self._stream  # checked for the whole batch
-                    headers["Nats-Batch-Commit"] = "1"
-                    await link.publish(self._subject, message.octets, headers, reply)
-                else:
-                    await link.publish(self._subject, message.octets, headers)
+            given = [
+                (
+                    f"Nats-Msg-Id: {message.id}\r\n"
+                    f"Nats-Batch-Id: {batch}\r\nNats-Batch-Sequence: {number}\r\n",
+                    message.octets,
+                )
+                for number, message in enumerate(messages, 1)
+            ]
+            lines, octets = given[-1]
+            # The stream is checked for the whole batch.
+            commit = f"Nats-Expected-Stream: {self._stream}\r\nNats-Batch-Commit: 1\r\n"
+            given[-1] = lines + commit, octets
+            await link.publish_together(self._subject, given, reply)
             async with asyncio.timeout(ANSWER):
                 acknowledged = await answer
         except TimeoutError:
@@ -126,8 +127,8 @@ class Publisher:
             answer.cancel()
         if "error" in acknowledged or acknowledged.get("count") != len(messages):
             return None
-        last = self._place(acknowledged)
-        return [f"{self._stream}:{last - left}" for left in reversed(range(len(messages)))]
+        end = self._place(acknowledged) + 1
+        return [f"{self._stream}:{place}" for place in range(end - len(messages), end)]
 
     async def _each(self, messages: list[Outgoing]) -> list[str | DeliveryError]:
         link, reason = self._link, ""

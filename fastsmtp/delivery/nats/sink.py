@@ -136,7 +136,7 @@ class NATS(RemoteSink):
         for number, record in enumerate(records):
             octets = encode_record(record)
             if len(octets) <= most:
-                outgoing.append(Outgoing(record.id, octets))
+                outgoing.append(Outgoing(_header_text(record.id), octets))
             else:
                 results[number] = TooLarge(f"the servers take {most} octets, it has {len(octets)}")
         found = iter(await self._publisher.publish(outgoing) if outgoing else ())
@@ -238,6 +238,11 @@ async def _patiently(ask: Callable[[], Awaitable[T]]) -> T:
             if loop.time() >= until:
                 raise
         await asyncio.sleep(AGAIN)
+
+
+def _header_text(text: str) -> str:
+    """Return an id for a header, which a line end would end: records of a program may have any."""
+    return text if text.isprintable() else ascii(text)
 
 
 def _copies(info: dict[str, Any]) -> int:

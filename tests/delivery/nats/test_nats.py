@@ -82,7 +82,13 @@ async def test_a_message_is_stored_as_its_record(node: Node) -> None:
 
 
 @on_loops
-async def test_messages_that_wait_are_one_batch_in_the_stream(node: Node) -> None:
+@pytest.mark.parametrize("private", [True, False])
+async def test_messages_that_wait_are_one_batch_in_the_stream(
+    node: Node, private: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The private part of the library that writes a batch may be missing in another version."""
+    if not private:
+        monkeypatch.setattr("fastsmtp.delivery.nats.link.WRITING", ("_none", "_flush_pending"))
     async with stream(node) as (asking, name), sink_of(node, name) as sink:
         sent = [record() for _ in range(200)]
         receipts = await put(sink, *sent)
@@ -90,6 +96,16 @@ async def test_messages_that_wait_are_one_batch_in_the_stream(node: Node) -> Non
         stored = [id for id, _ in await asking.messages(name)]
         places = {receipt: item.id for receipt, item in zip(receipts, sent, strict=True)}
         assert stored == [places[f"{name}:{n}"] for n in range(1, 201)]
+
+
+@on_loops
+async def test_the_id_of_a_message_cannot_add_a_header_or_a_command(node: Node) -> None:
+    async with stream(node) as (asking, name), sink_of(node, name) as sink:
+        sent = [record() for _ in range(3)]
+        sent[0].id = "a\r\nNats-Msg-Id: b\r\n\r\n\r\nPUB x 0\r\n\ud800"
+        assert len(await put(sink, *sent)) == 3
+        found = [(id, parse_record(octets).id) for id, octets in await asking.messages(name)]
+        assert found == [(ascii(sent[0].id), sent[0].id), *((each.id,) * 2 for each in sent[1:])]
 
 
 @on_loops
