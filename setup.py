@@ -104,6 +104,7 @@ PYTHON = [
     "delivery/log.py",
     "delivery/trace.py",
     "delivery/arrival.py",
+    "delivery/handoff/dispatcher.py",
 ]
 
 # What has no meaning on Windows is not compiled there.

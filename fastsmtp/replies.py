@@ -30,6 +30,8 @@ def clean_lines(text: str, utf8: bool) -> list[str]:
 
     utf8: non-ASCII characters may stay (RFC 6531 §3.7.4.2).
     """
+    if type(text) is str and text.isascii() and text.isprintable() and len(text) <= MAX_TEXT:
+        return [text]  # nearly every text
     lines = _LINE_ENDS.split(text[:MAX_TEXT])
     while len(lines) > 1 and not lines[-1]:
         lines.pop()
@@ -58,12 +60,14 @@ def _broken(line: bytes, room: int) -> list[bytes]:
 
 def _render(code: int, enhanced_code: str | None, lines: list[str]) -> bytes:
     """Return the reply as octets: every line carries the code and the enhanced code."""
-    tag = f"{enhanced_code} ".encode() if enhanced_code else b""
-    room = MAX_REPLY_LINE - len(b"250-\r\n") - len(tag)
+    tag = f"{enhanced_code} " if enhanced_code else ""
+    room = MAX_REPLY_LINE - len("250-\r\n") - len(tag)
+    if len(lines) == 1 and len(lines[0]) <= room and lines[0].isascii():
+        return f"{code} {tag}{lines[0]}\r\n".encode()
     pieces = [piece for line in lines for piece in _broken(line.encode(), room)]
-    start = str(code).encode()
-    rendered = [start + b"-" + tag + piece + b"\r\n" for piece in pieces[:-1]]
-    rendered.append(start + b" " + tag + pieces[-1] + b"\r\n")
+    start = f"{code}-{tag}".encode()
+    rendered = [start + piece + b"\r\n" for piece in pieces[:-1]]
+    rendered.append(f"{code} {tag}".encode() + pieces[-1] + b"\r\n")
     return b"".join(rendered)
 
 

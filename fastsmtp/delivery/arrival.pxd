@@ -21,6 +21,7 @@ cpdef announced_size(Session session)
 
 @cython.locals(envelope=Envelope)
 cpdef record_of(Session session, node, received)
+cdef _recipient_of(address)
 
 
 cdef class Arrival:

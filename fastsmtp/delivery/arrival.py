@@ -13,6 +13,7 @@ from collections.abc import Callable
 from functools import partial
 from typing import TYPE_CHECKING, Any, Final
 
+from fastsmtp import Address
 from fastsmtp.delivery.errors import (
     DeliveryError,
     Full,
@@ -36,6 +37,7 @@ if TYPE_CHECKING:
 
 __all__ = ["Arrival", "Traffic", "announced_size", "record_of"]
 
+_new: Final = tuple.__new__  # the constructor of a named tuple is a function of Python
 OVERHEAD: Final = 4096  # octets that a message takes besides its body, in Python objects
 _DELIVERED: int = cell("delivery_messages_total", "delivered")
 _OVER_SIZE: int = cell("delivery_messages_total", "over_size")
@@ -109,21 +111,17 @@ def record_of(session: Session, node: str, received: float) -> Record:
     return Record(
         f"{session.id}-{session.transaction}",
         "" if sender is None else sender.address,
-        tuple(
-            [
-                Recipient(each.address, tuple(each.dsn.notify), each.dsn.orcpt)
-                if each.args
-                else Recipient(each.address)
-                for each in envelope.rcpt_to
-            ]
-        ),
-        client=Client(
-            session.remote_address,
-            "" if session.client_hostname.startswith("[") else session.client_hostname,
-            session.host_name_appears_as,
-            protocol,
-            f"{tls['version']} {tls['standard_name']}" if tls else "",
-            "" if user is None else str(user),
+        tuple([_recipient_of(each) for each in envelope.rcpt_to]),
+        client=_new(
+            Client,
+            (
+                session.remote_address,
+                "" if session.client_hostname.startswith("[") else session.client_hostname,
+                session.host_name_appears_as,
+                protocol,
+                f"{tls['version']} {tls['standard_name']}" if tls else "",
+                "" if user is None else str(user),
+            ),
         ),
         smtp_utf8=envelope.smtp_utf8,
         body_type=envelope.body_type,
@@ -133,6 +131,12 @@ def record_of(session: Session, node: str, received: float) -> Record:
         received=received,
         node=node,
     )
+
+
+def _recipient_of(address: Address) -> Recipient:
+    if address.args:
+        return Recipient(address.address, tuple(address.dsn.notify), address.dsn.orcpt)
+    return _new(Recipient, (address.address, (), None))
 
 
 class Arrival:

@@ -52,9 +52,10 @@ def entry_of(what: str, record: Record, size: int, key: str, value: str) -> Entr
     """Return the entry of a message; it does not keep the body in memory."""
     recipients = record.rcpt_to
     first = recipients[0].address if recipients else ""
-    return Entry(
-        *(what, record.id, record.mail_from, first, len(recipients), record.client),
-        *(size, key, value),
+    sender, client = record.mail_from, record.client
+    # The constructor of a named tuple is a function of Python, and this one is not.
+    return tuple.__new__(
+        Entry, (what, record.id, sender, first, len(recipients), client, size, key, value)
     )
 
 

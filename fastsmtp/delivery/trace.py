@@ -19,7 +19,7 @@ from email.utils import format_datetime
 from functools import lru_cache
 from typing import Final
 
-from fastsmtp.delivery.record import Recipient, Record
+from fastsmtp.delivery.record import Client, Recipient, Record
 
 __all__ = ["trace_headers"]
 
@@ -49,8 +49,7 @@ def trace_headers(record: Record, first: bytes) -> bytes:
     delivered = "".join([f"Delivered-To: {_header_text(each.address)}\r\n" for each in recipients])
     return (
         f"Return-Path: <{_header_text(record.mail_from)}>\r\n{delivered}"
-        f"Received: from {_client(client.helo, client.name, client.address)}\r\n"
-        f"\tby {_by(record.node)} with {client.protocol} id {record.id}{_security(client.tls)}"
+        f"{_origin(client, record.node)}{record.id}{_security(client.tls)}"
         f"{_for(recipients)}; {_date(int(record.received))}\r\n{_separator(first)}"
         # Addresses of an SMTPUTF8 transaction are UTF-8 (RFC 6532 §3.2).
     ).encode("utf-8", "replace")
@@ -71,11 +70,6 @@ def _date(second: int) -> str:
     return format_datetime(datetime.fromtimestamp(second).astimezone())
 
 
-@lru_cache(8)
-def _by(name: str) -> str:
-    return _masked(name, MAX_NAME)
-
-
 @lru_cache(64)
 def _security(tls: str) -> str:
     """Return version and cipher suite of TLS by its standard name, for people who read the header
@@ -86,6 +80,14 @@ def _security(tls: str) -> str:
 
 
 @lru_cache(CACHED)
+def _origin(client: Client, node: str) -> str:
+    """Return the beginning of Received, up to the id."""
+    return (
+        f"Received: from {_client(client.helo, client.name, client.address)}\r\n"
+        f"\tby {_masked(node, MAX_NAME)} with {client.protocol} id "
+    )
+
+
 def _client(greeted_as: str, host_name: str, address: str) -> str:
     """Return the From-domain of RFC 5321 §4.4, with the known facts of the client in a comment."""
     literal = _literal(address)
@@ -128,7 +130,7 @@ def _for(recipients: tuple[Recipient, ...]) -> str:
         return ""
     address = recipients[0].address
     local_part, _, domain = address.rpartition("@")
-    if not domain or not _DOT_STRING.fullmatch(local_part):
+    if not domain or not (local_part.isalnum() or _DOT_STRING.fullmatch(local_part)):
         return ""
     return f"\r\n\tfor <{_header_text(address)}>"
 

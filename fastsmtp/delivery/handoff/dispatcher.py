@@ -186,13 +186,12 @@ class Dispatcher:
 
     def look(self) -> None:
         """Send what waits, if that is possible: called when something has changed."""
-        if self._waiting and not self._is_looking and self._has_room:
+        if self._waiting and not self._is_looking and self._has_room():
             assert self._loop is not None
             self._is_looking = True
             self._gathering.begin()
             self._loop.call_soon(self._look)
 
-    @property
     def _has_room(self) -> bool:
         return len(self._running) < self._parallel and not self._availability.is_down
 
@@ -203,7 +202,10 @@ class Dispatcher:
             self._loop.call_soon(self._look)
             return
         self._is_looking = False
-        while self._has_room and (batch := self._taken()):
+        while self._has_room():
+            batch = self._taken()
+            if not batch:
+                break
             task = self._loop.create_task(self._run(batch))
             self._running[task] = batch
             task.add_done_callback(self._ended)
@@ -231,7 +233,7 @@ class Dispatcher:
     # One batch.
 
     async def _run(self, batch: list[_Entry]) -> None:
-        results: Sequence[Receipt | BaseException]
+        results: Sequence[Receipt | BaseException] = ()
         try:
             results = await self._send([entry.record for entry in batch])
             if len(results) != len(batch):
@@ -248,7 +250,7 @@ class Dispatcher:
         if len(batch) == 1 or isinstance(error, (Unavailable, Full)):
             return False
         # A lost connection concerns all, unless it is lost again.
-        return not isinstance(error, _TRIED_AGAIN) or any(entry.tries for entry in batch)
+        return not isinstance(error, _TRIED_AGAIN) or max([entry.tries for entry in batch]) > 0
 
     def _send_alone(self, batch: list[_Entry], error: Exception) -> None:
         is_unclear = not isinstance(error, (TooLarge, Refused))
@@ -264,17 +266,20 @@ class Dispatcher:
         """Answer the messages of a batch, and keep those that are to be sent again."""
         again: list[_Entry] = []
         failure: DeliveryError | None = None
+        is_up = False
         for entry, result in zip(batch, results, strict=True):
-            if entry.future.done() or not isinstance(result, _TRIED_AGAIN):
+            is_failure = isinstance(result, _TRIED_AGAIN)
+            is_up = is_up or not is_failure
+            if entry.future.done() or not is_failure:
                 self._answer(entry, result)
                 continue
-            failure = _error_of(result)
+            failure = _error_of(result)  # type: ignore[arg-type]  # it is one
             entry.is_unclear = entry.is_unclear or not isinstance(failure, Unavailable)
             entry.reason = str(failure)
             entry.tries += 1
             again.append(entry)
         self._on_batch(len(batch))
-        if not all(isinstance(result, _TRIED_AGAIN) for result in results):
+        if is_up:
             self._availability.answered()
         elif failure is not None:
             self._availability.failed(failure)
@@ -304,12 +309,12 @@ class Dispatcher:
 
     def _put_back(self, entries: list[_Entry]) -> None:
         self._waiting.extendleft(reversed(entries))
-        self._octets += sum(entry.octets for entry in entries)
+        self._octets += sum([entry.octets for entry in entries])
         self.look()
 
     def _ended(self, task: asyncio.Task[None]) -> None:
         batch = self._running.pop(task)
-        if task.cancelled() and any(not entry.future.done() for entry in batch):
+        if task.cancelled() and _is_open(batch):
             # Not by us: what the library waited for was cancelled.
             self._settle(batch, [Unclear("it was cancelled")] * len(batch))
         self.look()
@@ -329,12 +334,12 @@ class Dispatcher:
             reason = entry.reason or f"no answer within {self._deadline:g} seconds"
             self._give_up(entry, reason, is_begun=entry in begun)
         for task, batch in self._running.items():
-            if all(entry.future.done() for entry in batch):
+            if not _is_open(batch):
                 task.cancel()
                 self._availability.failed(Unclear(f"no answer within {self._deadline:g} seconds"))
         # Those that are over would stay in memory while the other side is down.
-        self._waiting = deque(entry for entry in self._waiting if not entry.future.done())
-        self._octets = sum(entry.octets for entry in self._waiting)
+        self._waiting = deque([entry for entry in self._waiting if not entry.future.done()])
+        self._octets = sum([entry.octets for entry in self._waiting])
         self.look()
 
     def _begun(self) -> set[_Entry]:
@@ -350,6 +355,14 @@ class Dispatcher:
         self._open.pop(entry, None)
         if not self._open and self._emptied is not None and not self._emptied.done():
             self._emptied.set_result(None)
+
+
+def _is_open(batch: list[_Entry]) -> bool:
+    """Whether a message of the batch has no answer yet."""
+    for entry in batch:  # noqa: SIM110 - compiled, a loop is plainer than a generator
+        if not entry.future.done():
+            return True
+    return False
 
 
 def _error_of(error: BaseException) -> DeliveryError:
