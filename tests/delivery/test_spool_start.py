@@ -19,6 +19,7 @@ from spool_kit import BODY, Collector, database, emptied, record
 from fastsmtp.delivery import Unavailable
 from fastsmtp.delivery.maildir import Maildir
 from fastsmtp.delivery.spool import Spool, SpoolError
+from fastsmtp.delivery.spool import strays as strays_module
 from fastsmtp.delivery.spool.control import ControlServer
 from fastsmtp.delivery.spool.directory import SpoolDirectory, SpoolInUse
 from fastsmtp.delivery.spool.salvage import salvage
@@ -413,3 +414,27 @@ async def test_a_stray_spool_that_cannot_be_drained_is_reported_and_the_others_a
     directory = SpoolDirectory(str(tmp_path / "workers" / "2"))
     directory.acquire(create=False)  # it is not locked
     directory.release()
+
+
+@on_loops
+async def test_a_stray_spool_that_could_not_be_drained_is_tried_again_and_reported_once(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(strays_module, "TRY_AGAIN", 0.0)
+    monkeypatch.setattr(strays_module, "LOOK_AGAIN", 0.001)
+    await filled(tmp_path / "workers" / "2", count=1)
+    sink = Collector()
+    sinks = [OSError("disk full"), OSError("disk full"), sink]
+
+    def make_sink() -> Collector:
+        made = sinks.pop(0)
+        if isinstance(made, Exception):
+            raise made
+        return made
+
+    strays = Strays(str(tmp_path), str(tmp_path), make_sink)
+    strays.start()
+    await sink.until(lambda: sink.ids == ["s-0"])
+    await strays.close(5.0)
+    lines = [record.getMessage() for record in caplog.records]
+    assert len([line for line in lines if line.endswith("workers/2: disk full")]) == 1

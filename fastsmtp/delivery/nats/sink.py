@@ -169,6 +169,8 @@ class NATS(RemoteSink):
         answer = await self._link.ask(f"{self._api}.STREAM.INFO.{self._stream}", {}, patience)
         error = answer.get("error")
         if error is None:
+            if not isinstance(answer.get("config"), dict):
+                raise Unavailable(f"stream {self._stream}: the answer does not describe it")
             return answer
         text = f"{error.get('description')} ({error.get('err_code')})"
         if error.get("code") == _NO_STREAM:

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import time
 from collections.abc import Callable
 from typing import Final
 
@@ -23,6 +24,8 @@ __all__ = ["Strays"]
 
 # Seconds between two looks: one system call for each directory.
 LOOK_AGAIN: Final = 2.0
+# Seconds until a directory that could not be drained is tried again: its disk was full, perhaps.
+TRY_AGAIN: Final = 60.0
 
 
 class Strays:
@@ -35,7 +38,7 @@ class Strays:
         self._own = own
         self._make_sink = make_sink
         self._open: dict[str, Spool] = {}
-        self._bad: set[str] = set()  # were reported
+        self._bad: dict[str, float] = {}  # were reported: when to try them again
         self._task: asyncio.Task[None] | None = None
 
     def start(self) -> None:
@@ -75,8 +78,9 @@ class Strays:
         found = []
         for _, path in directories(self._path):
             directory = SpoolDirectory(path)
-            is_known = path == self._own or path in self._open or path in self._bad
-            if is_known or directory.is_known_empty or not directory.exists:
+            is_known = path == self._own or path in self._open
+            is_bad = self._bad.get(path, 0) > time.monotonic()
+            if is_known or is_bad or directory.is_known_empty or not directory.exists:
                 continue
             try:
                 directory.acquire(create=False)
@@ -89,8 +93,9 @@ class Strays:
         return found
 
     def _report(self, path: str, error: Exception) -> None:
-        self._bad.add(path)  # once
-        logger.error("messages may be waiting in %s: %s", path, error)
+        if path not in self._bad:
+            logger.error("messages may be waiting in %s: %s", path, error)
+        self._bad[path] = time.monotonic() + TRY_AGAIN
 
     async def _drain(self, directory: SpoolDirectory) -> None:
         try:
@@ -100,4 +105,5 @@ class Strays:
             directory.release()
             self._report(directory.path, error)
             return
+        self._bad.pop(directory.path, None)
         self._open[directory.path] = spool

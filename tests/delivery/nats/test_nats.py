@@ -99,6 +99,22 @@ async def test_messages_that_wait_are_one_batch_in_the_stream(
 
 
 @on_loops
+@pytest.mark.parametrize("answer", [{}, {"config": None}, {"config": []}])
+async def test_an_answer_that_does_not_describe_the_stream_is_an_outage(
+    node: Node, answer: dict[str, Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async def ask(*_: object) -> dict[str, Any]:
+        return answer
+
+    async with stream(node) as (_, name), sink_of(node, name) as sink:
+        with monkeypatch.context() as patched:
+            patched.setattr("fastsmtp.delivery.nats.link.Link.ask", ask)
+            with pytest.raises(Unavailable, match=f"stream {name}: the answer does not describe"):
+                await sink.probe()
+        await sink.probe()
+
+
+@on_loops
 async def test_the_id_of_a_message_cannot_add_a_header_or_a_command(node: Node) -> None:
     async with stream(node) as (asking, name), sink_of(node, name) as sink:
         sent = [record() for _ in range(3)]
