@@ -45,6 +45,7 @@ CHECKED = DEBUG or bool(SANITIZE)
 FREE_THREADING = os.environ.get("FASTSMTP_FREE_THREADING", "0") not in ("", "0")
 
 MODE = "coverage" if COVERAGE else "sanitize" if SANITIZE else "debug" if DEBUG else "release"
+MODE += "-without-gil" if FREE_THREADING else ""
 
 # The parser is Cython. What runs for every command is Python whose types stand in a .pxd beside it:
 # the same file is linted and type-checked as Python, and compiled to C. The .py stays in the wheel,

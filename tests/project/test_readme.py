@@ -103,3 +103,18 @@ def test_every_link_and_picture_of_readme_is_absolute() -> None:
     targets = re.findall(r"\]\(([^)\s]+)\)", README)
     assert len(targets) > 20
     assert not [name for name in targets if not name.startswith(("https://", "#"))]
+
+
+def test_the_page_on_the_index_has_every_table_and_no_dead_link() -> None:
+    pytest.importorskip("comrak", reason="needs the extra lint")
+    page = pytest.importorskip("readme_renderer.markdown").render(README)
+    headings = set(re.findall(r'id="([^"]+)"', page))
+    targets = re.findall(r'(?:href|src)="([^"]+)"', page)
+    assert len(targets) > 20
+    assert not [
+        target
+        for target in targets
+        if not target.startswith("https://") and target.removeprefix("#") not in headings
+    ]
+    assert page.count("<table") == len(re.findall(r"^\|[-:|]+\|$", README, re.MULTILINE))
+    assert "<img" in page
