@@ -33,7 +33,9 @@ MARK_SECONDS: Final = 0.05
 MARKS: Final = 256
 NOTE_AGAIN: Final = 1.0  # seconds, after a note could not be written, or the store has failed
 FETCH_OCTETS: Final = 4 * 1024 * 1024
-FIRST_DELAY: Final = 2.0  # seconds until a record is tried again, doubled up to MOST_DELAY
+# Seconds until a record is tried again, doubled up to MOST_DELAY; up to MOST_PAUSE while the sink
+# itself is down.
+FIRST_DELAY: Final = 2.0
 MOST_DELAY: Final = 3600.0
 # Seconds until a sink that is down is tried again, doubled up to MOST_PAUSE.
 FIRST_PAUSE: Final = 1.0
@@ -259,7 +261,11 @@ class Drainer:
         self.counts.deferred += 1
         if isinstance(error, Unclear):
             self.counts.repeated += 1
-        due = time.time() + min(FIRST_DELAY * 2.0 ** min(attempts - 1, 16), MOST_DELAY)
+        # While the sink is down, its breaker limits the tries: they must not cost a record an hour
+        # when the sink is back.
+        is_down = self.breaker.is_open and isinstance(error, _OF_THE_SINK)
+        most = MOST_PAUSE if is_down else MOST_DELAY
+        due = time.time() + min(FIRST_DELAY * 2.0 ** min(attempts - 1, 16), most)
         return Trouble(State.DEFERRED, attempts, due, storable(str(error)))
 
     def _split(self, entry: Entry, record: Record, fates: Receipt) -> None:

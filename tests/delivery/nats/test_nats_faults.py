@@ -9,6 +9,7 @@ import itertools
 import signal
 from collections.abc import AsyncIterator, Callable, Iterator
 from contextlib import asynccontextmanager
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -17,10 +18,13 @@ from nats_kit import NATS_SERVER, REASON, STREAM, SUBJECT, Asking, Node, ask, no
 from on_loops import on_loops
 
 from fastsmtp.delivery import DeliveryError, Promise
+from fastsmtp.delivery.handoff import availability
 from fastsmtp.delivery.nats import NATS
 from fastsmtp.delivery.nats import link as link_module
 from fastsmtp.delivery.nats import publisher as publisher_module
 from fastsmtp.delivery.sink import Receipt
+from fastsmtp.delivery.spool import Spool, drainer
+from fastsmtp.delivery.spool.patient import Patient
 
 pytestmark = [
     pytest.mark.interop,
@@ -238,6 +242,38 @@ async def test_a_server_that_starts_again_is_used_again(
         assert flow.errors == []
         async with ask(node) as asking:
             await flow.check(asking, stream=stream_of(sink))
+
+
+async def _outage(node: Node, path: Path) -> None:
+    name = f"S{next(_numbers)}"
+    async with ask(node) as asking:
+        await asking.stream(name, subjects=[f"{SUBJECT}.{name}"])
+    sink = NATS(node.url, stream=name, sync="always", deadline=0.5)
+    spool = Spool(str(path / "spool"), drain_into=Patient(sink, "NATS"))
+    async with spool:
+        node.end(signal.SIGKILL)
+        sent = [record() for _ in range(3)]
+        for each in sent:
+            await spool.put(each)
+        while spool.counts.deferred < 12 * len(sent):
+            await asyncio.sleep(0.01)
+        node.start()
+        async with asyncio.timeout(15):
+            while spool.count:
+                await asyncio.sleep(0.01)
+    async with ask(node) as asking:
+        assert {id for id, _ in await asking.messages(name)} == {each.id for each in sent}
+        await asking.remove(name)
+
+
+def test_mail_that_was_spooled_during_a_long_outage_is_there_soon_after_it(
+    node: Node, quick: None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for module, name in ((availability, "MOST_PAUSE"), (drainer, "MOST_PAUSE")):
+        monkeypatch.setattr(module, name, 0.05)
+    monkeypatch.setattr(drainer, "FIRST_PAUSE", 0.01)
+    monkeypatch.setattr(drainer, "FIRST_DELAY", 0.01)  # after 12 tries it would be 20 seconds
+    asyncio.run(_outage(node, tmp_path))
 
 
 # Three servers.
