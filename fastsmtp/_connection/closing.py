@@ -63,7 +63,8 @@ class Closing:
             connection.abort()
         # An aborted body ends its hook; a hook that continues is cancelled, and one that ignores
         # that is abandoned.
-        self._cuts = [
-            loop.call_later(CUT_GRACE, self._registry.give_up),
-            loop.call_later(2 * CUT_GRACE, self._registry.wait_no_more),
-        ]
+        self._cuts = [loop.call_later(CUT_GRACE, self._give_up, loop)]
+
+    def _give_up(self, loop: asyncio.AbstractEventLoop) -> None:
+        self._registry.give_up()
+        self._cuts = [loop.call_later(CUT_GRACE, self._registry.wait_no_more)]

@@ -6,6 +6,7 @@ import asyncio
 import contextlib
 import gc
 import logging
+import time
 from collections.abc import Callable
 from contextlib import suppress
 from typing import Any
@@ -119,6 +120,30 @@ def test_a_hook_that_is_at_work_at_close_timeout_is_cut_off(
             for callback in callbacks:
                 callback()
         assert told[-1] == "close"
+
+    run(scenario())
+
+
+@pytest.mark.row("OPS-02")
+def test_a_hook_that_is_cancelled_after_the_machine_stood_still_ends_before_close(
+    run: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("fastsmtp._connection.closing.CUT_GRACE", SOON)
+
+    async def scenario() -> None:
+        course = OrderedHooks(close_timeout=0)
+
+        async def on_data(stream: Any, session: Any) -> None:
+            await course.at("on_data")
+
+        course.server.on_data = on_data
+        async with running(course.server) as address, await Client.greeted(address) as client:
+            client.send(TX + b"BDAT 1 LAST\r\nx")
+            await happened(course.at_work)
+            closing = asyncio.ensure_future(course.server.close())
+            asyncio.get_running_loop().call_later(SOON / 2, time.sleep, 4 * SOON)
+            await closing
+            assert course.steps == ["on_data begins", "on_data cancelled", "on_close"]
 
     run(scenario())
 
