@@ -13,7 +13,7 @@ import pytest
 
 from fastsmtp.gateway.config import SCHEMA, Config, Loaded, example, load, shown_values
 from fastsmtp.gateway.config.engine import ELSEWHERE, ENGINE_KINDS, EXCLUDED, OWN_ROWS
-from fastsmtp.gateway.config.sinks import TABLES
+from fastsmtp.gateway.config.sinks import SCHEMES, TABLES
 from fastsmtp.gateway.config.text import toml
 from fastsmtp.gateway.config.toml_file import DEFAULT_FILES
 from fastsmtp.options import OPTIONS
@@ -108,18 +108,36 @@ def test_every_default_in_the_example_is_the_real_one(tmp_path: Path) -> None:
     }
 
 
-def test_the_tables_of_the_example_are_taken_as_they_stand(tmp_path: Path) -> None:
-    text = example().partition("\n# [[listen]]")[2]
-    tables = re.sub(r"^# (?=[\[a-z])", "", "# [[listen]]" + text, flags=re.MULTILINE)
+def without_marks(text: str) -> str:
+    return re.sub(r"^# (?=[\[a-z])", "", text, flags=re.MULTILINE).replace("# ---", "#")
+
+
+def test_the_listener_and_the_certificates_of_the_example_are_taken_as_they_stand(
+    tmp_path: Path,
+) -> None:
+    text = example().partition("\n# [[listen]]")[2].partition("\n# [nats]")[0]
     file = tmp_path / "fastsmtp.toml"
-    file.write_text('cert = "/etc/fastsmtp/mx.pem"\n' + tables.replace("# ---", "#"))
-    file.chmod(0o600)  # there are secrets in it
+    file.write_text('cert = "/etc/fastsmtp/mx.pem"\n' + without_marks("# [[listen]]" + text))
     config = load({}, {}, str(file)).config
     (listener,) = config.listeners
     assert listener.options == {"use_proxy": ("10.0.0.0/8",)}
     assert config.certificates == {
         "mail.example.org": {"cert": "/etc/fastsmtp/mail.pem", "key": "/etc/fastsmtp/mail.key"}
     }
+
+
+@pytest.mark.parametrize("scheme", sorted(SCHEMES.keys() - {"maildir"}))
+def test_the_tables_of_the_example_are_taken_as_they_stand_by_their_sinks(
+    scheme: str, tmp_path: Path
+) -> None:
+    tables = {name: each for name, each in TABLES.items() if SCHEMES[scheme] in each.sinks}
+    examples = [each.example for each in tables.values()]
+    assert all(each in example() for each in examples)
+    file = tmp_path / "fastsmtp.toml"
+    file.write_text(f'deliver = "{scheme}://h.example"\n' + without_marks("".join(examples)))
+    file.chmod(0o600)  # there are secrets in it
+    config = load({}, {}, str(file)).config
+    assert {name for name, keys in config.tables.items() if keys} == set(tables)
 
 
 # --- the page ---

@@ -647,3 +647,41 @@ def test_a_url_with_one_slash_is_refused_without_showing_it(scheme: str) -> None
     with pytest.raises(ConfigError, match=f"two slashes, as in {scheme}://host") as error:
         load({}, {"FASTSMTP_DELIVER": f"{scheme}:/u:s3cret@h"}, os.devnull)
     assert "s3cret" not in str(error.value)
+
+
+OF_OTHERS = [
+    ("nats", "stream=MAIL", "", "nats: or tls:, and mail goes to {cwd}/mail"),
+    ("bodies", "url=file:/var/bodies", "", "http:, and mail goes to {cwd}/mail"),
+    ("bodies", "url=file:/var/bodies", "smtp://mx", "http:, and mail goes to smtp://mx"),
+    ("relay", "tls=off", "nats://n1", "smtp: or smtps: or lmtp:, and mail goes to nats://n1"),
+    ("postgres", "table=m", "https://h/x", "postgresql:, and mail goes to https://h/x"),
+    (
+        "webhook",
+        "form=raw",
+        "postgres://u:s3cret@h/d",
+        "and mail goes to postgres://u:********@h/d",
+    ),
+]
+
+
+@pytest.mark.parametrize("table, item, url, words", OF_OTHERS)
+def test_a_table_that_no_part_of_the_delivery_reads_is_refused_from_each_source(
+    table: str, item: str, url: str, words: str, file: Path
+) -> None:
+    expected = words.format(cwd=os.getcwd())
+    key, _, value = item.partition("=")
+    file.write_text(f'[{table}]\n{key} = "{value}"\n')
+    file.chmod(0o600)
+    deliver = {"FASTSMTP_DELIVER": url}
+    variable = f"FASTSMTP_{table.upper()}"
+    for name, flags, environ, path in (
+        (f"{file} line 1: {table}", {}, {}, str(file)),
+        (variable, {}, {variable: item}, os.devnull),
+        (f"--{table}", {table: (item,)}, {}, os.devnull),
+    ):
+        with pytest.raises(ConfigError) as error:
+            load(flags, environ | deliver, path)
+        told = str(error.value)
+        assert told.startswith(f"{name}: it is for deliver with ")
+        assert told.endswith(expected)
+    assert not load({}, {variable: "", **deliver}, str(file)).config.tables[table]

@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 
-from fastsmtp import Auth, DataStream, Envelope, Session, SMTPServer
+from fastsmtp import Auth, DataStream, Envelope, Session, SMTPServer, delivery
 
 DOCS = Path(__file__).parents[2] / "docs"
 
@@ -99,3 +99,16 @@ def test_every_name_of_delivery_is_on_its_page(name: str) -> None:
         thing = getattr(thing, part)
     public = getattr(thing, "__all__", None) or shown(thing)
     assert [each for each in sorted(public) if not re.search(rf"\b{each}\b", page)] == []
+
+
+ROOMS = sorted(each.parent.name for each in Path(delivery.__path__[0]).glob("[a-z]*/__init__.py"))
+
+
+@pytest.mark.parametrize("room", ["", *ROOMS])
+def test_every_public_name_of_delivery_is_in_the_reference(room: str) -> None:
+    name = ".".join(filter(None, ("fastsmtp.delivery", room)))
+    directives = re.findall(
+        r"^\.\. (?:auto\w+|py:data):: (\S+)$", read(DOCS / "api.md"), re.MULTILINE
+    )
+    public = {f"{name}.{each}" for each in importlib.import_module(name).__all__}
+    assert public == {each for each in directives if each.rpartition(".")[0] == name}

@@ -208,7 +208,7 @@ class Asking:
         """Id and octets of every message of the stream, in its order."""
         state = (await self.info(name))["state"]
         found = []
-        for seq in range(state["first_seq"], state["last_seq"] + 1):
+        for seq in range(max(1, state["first_seq"]), state["last_seq"] + 1):
             answer = await self.api(f"STREAM.MSG.GET.{name}", {"seq": seq})
             message = answer["message"]
             headers = base64.b64decode(message.get("hdrs", "")).decode()

@@ -60,7 +60,7 @@ class S3Bodies(BodyStore):
     """Bodies as objects below `url`, "s3://bucket" or "s3://bucket/prefix".
 
     endpoint: of the server, such as "https://s3.example.org"; None: that of AWS. region,
-    access_key_id, secret_access_key: None: from the variables AWS_… of the environment, or from the
+    access_key_id, secret_access_key: None: from the environment (`AWS_…`), or from the
     machine's own role. ca: authorities to trust beside the system's, PEM. uploads: how many bodies
     may arrive at a time, each with up to 10 MiB in memory; the next one gets `Full`. timeout:
     seconds for a request and its retries. promise: what the server's answer is worth; S3's
@@ -127,7 +127,7 @@ class S3Bodies(BodyStore):
             text = str(error)
             for word, advice in _SETTINGS:
                 if word in text:
-                    raise ValueError(f"{advice} ({self.url})") from error
+                    raise ValueError(f"bodies: {advice} ({self.url})") from error
             raise Unavailable(
                 f"bodies cannot be stored in {self.url}: {_first_line(text)}"
             ) from error

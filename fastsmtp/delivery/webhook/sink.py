@@ -23,7 +23,7 @@ from fastsmtp.delivery.handoff import RemoteSink
 from fastsmtp.delivery.promise import Promise
 from fastsmtp.delivery.record import Record
 from fastsmtp.delivery.sink import BodyWriter, Receipt
-from fastsmtp.delivery.webhook.answers import outcome_of, seconds_to_wait
+from fastsmtp.delivery.webhook.answers import ANSWER, outcome_of, seconds_to_wait
 from fastsmtp.delivery.webhook.request import ENVELOPE, FORMS, Request, request_of
 from fastsmtp.delivery.webhook.signing import Signer
 from fastsmtp.errors import SMTPError
@@ -37,7 +37,6 @@ PARALLEL: Final = 16
 DEADLINE: Final = 30.0  # seconds
 TIMEOUT: Final = 10.0  # seconds for one request
 CLOSING: Final = 1.0  # seconds for bodies that are not needed any more to be removed
-ANSWER: Final = 16 * 1024  # octets of an answer that are read
 MAX_RECORD: Final = 32 * 1024 * 1024  # octets of a body without a body store
 LONG_ENVELOPE: Final = 4096  # octets; many servers take no header of more than 8 KiB
 # Octets of a message that is signed on the event loop, in a fraction of a millisecond.
@@ -200,11 +199,12 @@ class Webhook(RemoteSink):
             request = make()
         else:
             request = await self._threads.add(make, record.size)
-        return [await self._post(request)]
+        addresses = [recipient.address for recipient in record.rcpt_to]
+        return [await self._post(request, addresses)]
 
     # One request.
 
-    async def _post(self, request: Request) -> str | DeliveryError:
+    async def _post(self, request: Request, addresses: Sequence[str]) -> Receipt | DeliveryError:
         import aiohttp
 
         assert self._session is not None
@@ -226,7 +226,7 @@ class Webhook(RemoteSink):
             raise Unclear(_reason(error)) from error
         if status == 400 and len(request.headers.get(ENVELOPE, "")) > LONG_ENVELOPE:
             status = 431  # what servers answer that know only 400 for too long headers
-        outcome = outcome_of(status, body, headers.get("Location", ""))
+        outcome = outcome_of(status, body, headers.get("Location", ""), addresses)
         if isinstance(outcome, (Unavailable, Unclear)) and "Retry-After" in headers:
             seconds = seconds_to_wait(headers["Retry-After"])
             self._not_before = asyncio.get_running_loop().time() + seconds

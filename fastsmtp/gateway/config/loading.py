@@ -277,6 +277,9 @@ def _of_delivery(config: Config) -> Iterator[tuple[str, str]]:
         yield "on_unavailable", "it needs spool, a directory"
     if config.on_unavailable == "spool" and config.maildir:
         yield "on_unavailable", "mail goes into a Maildir of this machine: leave it out"
+    for name, table in TABLES.items():
+        if config.tables[name] and config.deliver.sink not in table.sinks:
+            yield name, f"it is for deliver with {table.schemes}, and mail goes to {config.deliver}"
     if config.maildir:
         return
     limit: float = config.options.get("data_hook_timeout", DATA_HOOK_TIMEOUT)

@@ -37,12 +37,18 @@ SCHEMES: Final[dict[str, str]] = {
 @dataclass(frozen=True, slots=True)
 class Table:
     """The table of a sink. does: a sentence for --help. keys: what it may have. example: its lines
-    in the example file.
+    in the example file. sinks: of SCHEMES, those that read it.
     """
 
     does: str
     keys: Mapping[str, ValueKind]
     example: str
+    sinks: tuple[str, ...]
+
+    @property
+    def schemes(self) -> str:
+        """Return what `deliver` may begin with, for messages."""
+        return " or ".join(f"{scheme}:" for scheme, sink in SCHEMES.items() if sink in self.sinks)
 
 
 _NATS: Final = Table(
@@ -61,6 +67,7 @@ _NATS: Final = Table(
 # ca = "/etc/fastsmtp/nats-ca.pem"
 # monitor = ["http://n1.example.org:8222"]
 """,
+    ("nats",),
 )
 _POSTGRES: Final = Table(
     "The table for deliver with postgres:// or postgresql://, and how to get there.",
@@ -77,6 +84,7 @@ _POSTGRES: Final = Table(
 # max_record = "32M"
 # parallel = 2
 """,
+    ("postgres",),
 )
 _RELAY: Final = Table(
     "The next mail server, with deliver = smtp://host, smtps://host, lmtp://host or lmtp:/path.",
@@ -95,13 +103,19 @@ _RELAY: Final = Table(
 # ca = "/etc/fastsmtp/authorities.pem"
 # max_connections = 50
 """,
+    ("relay",),
 )
 TABLES: Final[dict[str, Table]] = {
     "nats": _NATS,
     "postgres": _POSTGRES,
     "relay": _RELAY,
-    "webhook": Table("How an HTTP endpoint gets mail.", WEBHOOK, WEBHOOK_EXAMPLE),
-    "bodies": Table("Where bodies are that are too large for a record.", BODIES, BODIES_EXAMPLE),
+    "webhook": Table("How an HTTP endpoint gets mail.", WEBHOOK, WEBHOOK_EXAMPLE, ("webhook",)),
+    "bodies": Table(
+        "Where bodies are that are too large for a record.",
+        BODIES,
+        BODIES_EXAMPLE,
+        ("nats", "postgres", "webhook"),
+    ),
 }
 
 _SCHEME: Final = re.compile(r"([A-Za-z][A-Za-z0-9+.-]*):(.+)", re.DOTALL)

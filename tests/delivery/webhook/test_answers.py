@@ -11,13 +11,13 @@ from typing import Any
 import pytest
 
 from fastsmtp.delivery import DeliveryError, Refused, TooLarge, Unavailable, Unclear
-from fastsmtp.delivery.webhook.answers import MOST_WAIT, outcome_of, seconds_to_wait
+from fastsmtp.delivery.webhook.answers import ANSWER, MOST_WAIT, outcome_of, seconds_to_wait
 from fastsmtp.delivery.webhook.signing import Signer
 
 
 @pytest.mark.parametrize("status", [200, 201, 204, 299])
 def test_each_2xx_accepts_whatever_its_body_says(status: int) -> None:
-    assert outcome_of(status, b'{"code": 550}', "") == str(status)
+    assert outcome_of(status, b'{"code": 550}', "", ("b@y.example",)) == str(status)
 
 
 @pytest.mark.parametrize(
@@ -40,7 +40,7 @@ def test_each_2xx_accepts_whatever_its_body_says(status: int) -> None:
 def test_a_4xx_may_carry_the_reply(
     status: int, body: Any, reply: tuple[int, str | None, str]
 ) -> None:
-    outcome = outcome_of(status, json.dumps(body).encode(), "")
+    outcome = outcome_of(status, json.dumps(body).encode(), "", ("b@y.example",))
     assert isinstance(outcome, Refused)
     found = outcome.reply
     assert (found.response_code, found.enhanced_code, found.message) == reply
@@ -70,10 +70,49 @@ def test_a_4xx_may_carry_the_reply(
 def test_all_other_answers_refuse_for_now_or_for_the_size(
     status: int, body: bytes, kind: type[DeliveryError]
 ) -> None:
-    outcome = outcome_of(status, body, "/\x7f" + "x" * 10_000)
+    outcome = outcome_of(status, body, "/\x7f" + "x" * 10_000, ())
     assert type(outcome) is kind
     assert str(outcome).isprintable()
     assert len(str(outcome)) < 500
+
+
+BOTH = ("b@y.example", "ünï@y.example")
+
+
+def test_an_answer_of_2xx_may_refuse_some_recipients_with_the_reply_of_each() -> None:
+    body = {
+        "recipients": {
+            "ünï@y.example": {"code": 452, "enhanced_code": "4.2.2", "text": "Mailbox\r\nis full"},
+            "another@y.example": {"code": 550},
+        }
+    }
+    first, second = outcome_of(200, json.dumps(body).encode(), "", BOTH)  # type: ignore[misc]
+    assert first == "200"
+    assert isinstance(second, Refused)
+    assert (second.reply.response_code, second.reply.message) == (452, "Mailbox is full")
+    assert str(second).isprintable()
+
+
+@pytest.mark.parametrize(
+    "found",
+    [
+        {"recipients": ["b@y.example"]},
+        {"recipients": {"b@y.example": 550}},
+        {"recipients": {"b@y.example": {"code": 250}}},
+        {"recipients": {"b@y.example": {"code": "550"}}},
+        {"recipients": {"B@y.example": {"code": 550}}},
+        {"recipients": None},
+        [{"recipients": {}}],
+    ],
+)
+def test_an_answer_of_2xx_that_refuses_nobody_has_one_fate(found: Any) -> None:
+    assert outcome_of(200, json.dumps(found).encode(), "", BOTH) == "200"
+
+
+def test_fates_that_were_not_read_to_their_end_are_not_taken_for_a_250() -> None:
+    answer = b'{"recipients": {"b@y.example": {"code": 550}, "x": "' + b"x" * ANSWER
+    assert isinstance(outcome_of(200, answer[:ANSWER], "", BOTH), Unclear)
+    assert outcome_of(200, b"x" * ANSWER, "", BOTH) == "200"
 
 
 def test_retry_after_is_read_as_seconds_and_as_a_date_and_bounded() -> None:

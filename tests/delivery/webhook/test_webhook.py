@@ -6,6 +6,7 @@ import asyncio
 import base64
 import functools
 import json
+import smtplib
 import ssl
 import time
 from collections.abc import Callable
@@ -521,3 +522,44 @@ async def test_the_reply_of_the_client_is_that_of_the_endpoint(
             replies = await submitted(server.address()[1], BODY)
         assert replies[5].startswith(reply)
         assert BODY in endpoint.posts[0].body
+
+
+@pytest.mark.parametrize(
+    "answer, codes",
+    [
+        (answering(202), [250, 250]),
+        (answering(400, {"code": 550}), [550, 550]),
+        (answering(200, {"recipients": {"c@x.example": {"code": 452}}}), [250, 452]),
+    ],
+)
+@on_loops
+async def test_a_client_of_lmtp_gets_the_fate_of_each_recipient(
+    answer: Callable[[Posted], Any], codes: list[int]
+) -> None:
+    def sent(port: int) -> list[int]:
+        with smtplib.LMTP("127.0.0.1", port) as client:
+            client.ehlo()
+            client.mail("a@x.example")
+            client.rcpt("b@x.example")
+            client.rcpt("c@x.example")
+            first = client.data(BODY)[0]
+            return [first, client.getreply()[0]]
+
+    async with Endpoint() as endpoint:
+        endpoint.answer = answer
+        delivery = deliver(Webhook(endpoint.url))
+        async with SMTPServer(lmtp=True, auth_optional=True, on_data=delivery) as server:
+            await server.listen(0, "127.0.0.1")
+            assert await asyncio.to_thread(sent, server.address()[1]) == codes
+        assert len(endpoint.posts) == 1
+
+
+@on_loops
+async def test_a_client_of_smtp_gets_no_250_when_one_recipient_is_refused() -> None:
+    async with Endpoint() as endpoint:
+        endpoint.answer = answering(200, {"recipients": {"b@y.example": {"code": 550}}})
+        delivery = deliver(Webhook(endpoint.url))
+        async with SMTPServer(auth_optional=True, on_data=delivery) as server:
+            await server.listen(0, "127.0.0.1")
+            replies = await submitted(server.address()[1], BODY)
+        assert replies[5].startswith(b"550 ")
