@@ -91,7 +91,10 @@ class BodyStore(abc.ABC):
 
     def discard(self, body: StoredBody) -> None:
         """Have a thread remove a body whose record was certainly not stored."""
-        self._threads.add(functools.partial(self.remove, name_of(body)), 0)
+        self._remove_later(name_of(body))
+
+    def _remove_later(self, name: str) -> None:
+        self._threads.add(functools.partial(self.remove, name), 0)
 
     def _record_done(
         self, name: str, answer: asyncio.Future[Receipt], future: asyncio.Future[Receipt]
@@ -99,12 +102,12 @@ class BodyStore(abc.ABC):
         error = Unclear("cancelled") if future.cancelled() else future.exception()
         if error is not None:
             if not isinstance(delivery_error(error), Unclear):
-                self._threads.add(functools.partial(self.remove, name), 0)
+                self._remove_later(name)
             _settle(answer, error)
             return
         receipt = future.result()
         if not isinstance(receipt, str) and all(isinstance(x, DeliveryError) for x in receipt):
-            self._threads.add(functools.partial(self.remove, name), 0)
+            self._remove_later(name)
             _settle(answer, receipt)
             return
         kept = self._threads.add(functools.partial(self.keep, name), 0)
