@@ -17,7 +17,7 @@ from typing import NamedTuple
 import pytest
 from clients import until
 from mail_load import Load
-from serving import PATIENCE, Gateway, body_of, environment, messages
+from serving import PATIENCE, Gateway, body_of, environment
 
 from fastsmtp.gateway.config import Config, ConfigError, load
 from fastsmtp.gateway.config.text import toml
@@ -38,8 +38,9 @@ class Hop(NamedTuple):
 
     def take(self) -> list[bytes]:
         """The messages that have arrived, as they were sent to us; they are removed."""
-        found = [OURS.sub(b"", body_of(message), count=1) for message in messages(self.maildir)]
-        for path in (self.maildir / "new").iterdir():
+        found = []
+        for path in sorted((self.maildir / "new").iterdir()):  # one that arrives meanwhile stays
+            found.append(OURS.sub(b"", body_of(path.read_bytes()), count=1))
             path.unlink()
         return found
 
