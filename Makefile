@@ -163,6 +163,7 @@ bench-publish:
 # The documentation site; a page that no other leads to, and a link to nowhere, fail.
 site:
 	$(PYTHON) -m sphinx -W --keep-going -q -b html docs build/site
+	$(PYTHON) docs/check_links.py build/site
 
 # Pages and drawings that are made by programs.
 docs:
@@ -172,6 +173,7 @@ docs:
 	$(PYTHON) docs/make_faults.py
 	$(PYTHON) deploy/make_dashboard.py
 	$(PYTHON) docs/make_man.py
+	$(PYTHON) docs/make_cli.py
 	$(PYTHON) -m fastsmtp config --example > docs/fastsmtp.toml
 	[ ! -e tests/project/test_examples.py ] || $(PYTEST) -q tests/project/test_examples.py
 

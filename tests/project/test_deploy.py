@@ -135,12 +135,12 @@ def test_the_container_is_no_root_and_starts_a_command_whose_flags_exist() -> No
     assert "HEALTHCHECK" in order
 
 
-# --- the manual page ---
+# --- the manual page, and the page of all commands ---
 
 
-def script() -> ModuleType:
-    path = ROOT / "docs/make_man.py"
-    spec = importlib.util.spec_from_file_location("make_man", path)
+def script(name: str) -> ModuleType:
+    path = ROOT / f"docs/{name}.py"
+    spec = importlib.util.spec_from_file_location(name, path)
     assert spec is not None
     assert spec.loader is not None
     module = importlib.util.module_from_spec(spec)
@@ -150,7 +150,14 @@ def script() -> ModuleType:
 
 def test_the_manual_page_is_that_of_the_commands() -> None:
     page = (ROOT / "docs/fastsmtp.1").read_text(encoding="utf-8")
-    assert page == script().render(), "run: make docs"
+    assert page == script("make_man").render(), "run: make docs"
+
+
+def test_the_page_of_all_commands_is_that_of_the_commands(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.syspath_prepend(ROOT / "docs")
+    page = (ROOT / "docs/cli.md").read_text(encoding="utf-8")
+    assert page == script("make_cli").render(), "run: make docs"
+    assert "## fastsmtp serve\n" in page
 
 
 @pytest.mark.skipif(shutil.which("groff") is None, reason="groff is not installed")

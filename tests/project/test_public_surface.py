@@ -51,7 +51,7 @@ def test_a_server_shows_its_documented_names_and_the_hooks_that_are_set() -> Non
 
 
 def test_every_name_of_a_server_is_in_its_documentation() -> None:
-    text = read(DOCS / "server.md") + read(DOCS / "tls.md")
+    text = "".join(read(DOCS / f"{name}.md") for name in ("server", "tls", "events"))
     assert [name for name in sorted(SERVER) if f"server.{name}" not in text] == []
 
 
