@@ -46,6 +46,7 @@ copybutton_prompt_text = r">>> |\.\.\. |\$ "
 copybutton_prompt_is_regexp = True
 
 html_theme = "furo"
+html_favicon = "favicon.svg"
 html_title = f"fastsmtp {release}"
 html_show_sphinx = False
 html_theme_options = {
