@@ -15,6 +15,7 @@ from chromium import CHROMIUM, REASON, Browser, Page
 
 ROOT = Path(__file__).parents[2]
 PHONE = 390  # pixels
+WIDTH = "document.scrollingElement.scrollWidth"
 
 pytestmark = [
     pytest.mark.one_python,
@@ -62,19 +63,29 @@ def browser(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Browser]:
 def test_every_page_fits_a_phone_and_loads_without_a_fault(
     browser: Browser, site: str, folder: Path
 ) -> None:
-    page = browser.open("about:blank", width=PHONE, dark=True)
+    page = browser.open("about:blank", width=PHONE)
     too_wide, faults = [], []
     names = sorted(path.relative_to(folder).as_posix() for path in folder.glob("*.html"))
     assert len(names) > 40
     for name in names:
         show(page, f"{site}/{name}")
-        width = page.value("document.scrollingElement.scrollWidth")
-        if width > PHONE:
-            too_wide.append(f"{name}: {width}")
+        for scheme in ("light", "dark"):
+            features = [{"name": "prefers-color-scheme", "value": scheme}]
+            page.call("Emulation.setEmulatedMedia", features=features)
+            width = page.value(WIDTH)
+            if width > PHONE:
+                too_wide.append(f"{name}, {scheme}: {width}")
         faults += [f"{name}: {fault}" for fault in page.faults]
     assert too_wide == []
     assert faults == []
     assert not [url for url in page.requests if not url.startswith((site, "data:", "about:"))]
+
+
+def test_a_page_that_is_too_wide_for_a_phone_is_seen(browser: Browser, tmp_path: Path) -> None:
+    wide = tmp_path / "wide.html"
+    wide.write_text('<meta name="viewport" content="width=device-width"><pre>' + "x" * 200)
+    page = browser.open(wide.as_uri(), width=PHONE)
+    page.wait_for(f"{WIDTH} > {PHONE}")
 
 
 def test_the_search_finds_the_page_of_a_word(browser: Browser, site: str) -> None:
