@@ -11,6 +11,7 @@ import codecs
 import re
 import string
 from collections.abc import Iterator
+from email.errors import HeaderParseError
 from email.header import decode_header
 from email.message import Message
 from encodings.aliases import aliases
@@ -124,7 +125,10 @@ def _described(fields: dict[str, str]) -> Message:
 
 
 def _parameter(described: Message, name: str, field: str = "content-type") -> str:
-    value = described.get_param(name, "", field)
+    try:
+        value = described.get_param(name, "", field)
+    except TypeError:  # `email` sorts pieces with a number and without one (RFC 2231)
+        return ""
     if isinstance(value, str):
         return value
     charset, _, encoded = value  # RFC 2231
@@ -236,7 +240,7 @@ def text_of_field(value: str) -> str:
         return value
     try:
         chunks = decode_header(value[:LONGEST_VALUE])
-    except (ValueError, LookupError):  # binascii.Error and HeaderParseError are of these
+    except (HeaderParseError, ValueError, LookupError):
         return value
     return "".join(
         chunk if isinstance(chunk, str) else text_of(chunk, charset or "utf-8")

@@ -260,11 +260,32 @@ def test_headers_longer_than_any_are_taken_for_the_body() -> None:
     assert found["text"].startswith("A: b")
 
 
+UNREADABLE = {
+    "an encoded word of one letter": b"Subject: =?utf-8?b?a?=\r\n\r\nthe text",
+    "a parameter with and without numbers": b"Content-Type: text/plain; charset*=x; charset*1=y"
+    b"\r\n\r\nthe text",
+    "a file name with and without numbers": b"Content-Type: text/plain\r\n"
+    b"Content-Disposition: inline; filename*=x; filename*1=y\r\n\r\nthe text",
+}
+
+
+@pytest.mark.parametrize("message", UNREADABLE.values(), ids=UNREADABLE)
+def test_a_header_field_that_cannot_be_decoded_loses_no_message(message: bytes) -> None:
+    found = fields_in(message)
+    assert found["headers"].encode() + found["text"].encode() == message
+    assert found["parse_error"] == ""
+
+
+def test_an_encoded_word_that_cannot_be_decoded_is_sent_as_it_is() -> None:
+    assert fields_in(b"Subject: =?utf-8?b?a?=\r\n\r\nx")["subject"] == "=?utf-8?b?a?="
+
+
 SNIPPETS = [
     *(b"Content-Type: multipart/mixed; boundary=b\r\n", b"Content-Type: text/html; charset=x"),
     *(b"--b\r\n", b"--b--\r\n", b"\r\n", b"\n", b"--b", b"Content-Disposition: attachment; "),
     *(b"filename*0*=utf-8''%ff; filename*1=x", b"boundary*=x''b", b'"', b";", b"=", b"\xff\x00"),
     *(b"Content-Transfer-Encoding: base64\r\n", b"QUI=", b"=?utf-8?b?QQ?=", b'name="a\\"b"'),
+    *(b"=?utf-8?b?a?=", b"; charset*=x", b"; charset*1=y", b"; boundary*1=b", b"; filename*=z"),
     *(b"Content-Transfer-Encoding: quoted-printable\r\n", b"=3D=\r\n", b"Subject: ", b" ", b"x"),
 ]
 
