@@ -20,7 +20,7 @@ from fastsmtp.delivery.sink import Fate, Receipt
 from fastsmtp.errors import SMTPError
 from fastsmtp.log_text import escaped
 
-__all__ = ["ANSWER", "MOST_WAIT", "outcome_of", "seconds_to_wait"]
+__all__ = ["ANSWER", "MOST_WAIT", "outcome_of", "seconds_to_wait", "without_query"]
 
 ANSWER: Final = 16 * 1024  # octets of an answer that are read
 LONGEST_TEXT: Final = 300  # characters of a text for the client, which needs one line of a reply
@@ -47,7 +47,8 @@ def outcome_of(
     if 200 <= status < 300:
         return _fates_in(status, body, addresses)
     if 300 <= status < 400:
-        return Unavailable(f"HTTP {status}, a redirect to {_shown(location)}: it is not followed")
+        where = _shown(without_query(location))
+        return Unavailable(f"HTTP {status}, a redirect to {where}: it is not followed")
     reason = f"HTTP {status}: {_shown(body.decode('utf-8', 'replace'))}"
     if 400 <= status < 500:
         refusal = _refusal_in(_members_of(body)) or _PERMANENT.get(status)
@@ -68,6 +69,11 @@ def seconds_to_wait(retry_after: str) -> float:
     except (ValueError, TypeError, OverflowError):
         return 0.0
     return min(max(0.0, seconds), MOST_WAIT)
+
+
+def without_query(location: str) -> str:
+    """Return a URL as it may be shown: its query may be secret."""
+    return re.split("[?#]", location, maxsplit=1)[0]
 
 
 def _fates_in(status: int, body: bytes, addresses: Sequence[str]) -> Receipt | Unclear:

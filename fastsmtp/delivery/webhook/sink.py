@@ -23,7 +23,7 @@ from fastsmtp.delivery.handoff import RemoteSink
 from fastsmtp.delivery.promise import Promise
 from fastsmtp.delivery.record import Record
 from fastsmtp.delivery.sink import BodyWriter, Receipt
-from fastsmtp.delivery.webhook.answers import ANSWER, outcome_of, seconds_to_wait
+from fastsmtp.delivery.webhook.answers import ANSWER, outcome_of, seconds_to_wait, without_query
 from fastsmtp.delivery.webhook.request import ENVELOPE, FORMS, Request, request_of
 from fastsmtp.delivery.webhook.signing import Signer
 from fastsmtp.errors import SMTPError
@@ -247,8 +247,9 @@ class Webhook(RemoteSink):
         except (aiohttp.ClientError, TimeoutError) as error:
             raise Unavailable(f"no answer: {_reason(error)}") from error
         if status in (301, 308):
+            where = without_query(location)
             raise ValueError(
-                f"url: the endpoint is moved to {location!r:.200}, and redirects are not followed"
+                f"url: the endpoint is moved to {where!r:.200}, and redirects are not followed"
             )
         if status >= 500:
             raise Unavailable(f"it answers HTTP {status}")
@@ -272,6 +273,8 @@ def _reason(error: BaseException) -> str:
     refused: OSError | None = getattr(error, "os_error", None)  # of one that could not connect
     if refused is not None:
         return reason_of(refused)
+    if hasattr(error, "request_info"):  # its text has the URL, of which the query may be secret
+        return f"{type(error).__name__}: {getattr(error, 'message', '')}"
     return f"{type(error).__name__}: {error}" if str(error) else type(error).__name__
 
 

@@ -407,6 +407,36 @@ async def test_a_moved_endpoint_is_an_error_at_start_that_tells_where_it_is() ->
             await Webhook(endpoint.url).start()
 
 
+async def _nonsense(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+    writer.write(b"HTTP/1.1 abc nonsense\r\n\r\n")
+
+
+async def _redirect(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+    writer.write(b"HTTP/1.1 307 x\r\nLocation: /m?token=geheim\r\nContent-Length: 0\r\n\r\n")
+
+
+@pytest.mark.parametrize("serve", [_nonsense, _redirect])
+@on_loops
+async def test_the_query_of_the_url_is_in_no_error_of_a_message(serve: Any) -> None:
+    async with (
+        raw_endpoint(serve) as url,
+        Webhook(f"{url}?token=geheim", deadline=0.5) as sink,
+    ):
+        with pytest.raises(DeliveryError) as caught:
+            await sink.put(record())
+    assert "geheim" not in str(caught.value)
+    assert "geheim" not in str(sink)
+
+
+@on_loops
+async def test_the_query_of_a_moved_endpoint_is_not_shown() -> None:
+    async with Endpoint() as endpoint:
+        headers = {"Location": "/new?token=geheim"}
+        endpoint.answer_to_head = lambda: web.Response(status=308, headers=headers)
+        with pytest.raises(ValueError, match="the endpoint is moved to '/new', and"):
+            await Webhook(endpoint.url).start()
+
+
 @pytest.mark.parametrize("status", [200, 204, 401, 404, 405])
 @on_loops
 async def test_an_endpoint_that_answers_at_all_is_one_to_start_with(status: int) -> None:
