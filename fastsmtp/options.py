@@ -93,7 +93,7 @@ class Options:
         reason="Names and versions of software mainly help attackers.")
     lmtp: bool = row(Group.CONNECTION, FLAG, False, "RFC 2033 §4",
         does="Speaks LMTP: LHLO in place of EHLO, and one reply per recipient after the message.",
-        reason="LMTP is for delivery behind a mail queue, never for port 25.")
+        reason="LMTP is for delivery after a mail queue, never for port 25.")
     helo_response: str = row(Group.CONNECTION, LINE, "%s Nice to meet you, %s", "RFC 5321 §4.1.1.1",
         does="Begins the answer to EHLO, HELO, LHLO; `%s` is `name`, then the client's name.",
         reason="The text of smtp-server; it begins with the server's name, as the RFC demands.")
