@@ -14,10 +14,10 @@ import hashlib
 import hmac
 import re
 import secrets
-import unicodedata
 from collections.abc import Awaitable, Callable, Sequence
 from typing import Final, TypeAlias
 
+from fastsmtp import saslprep
 from fastsmtp.delivery.relay.replies import HopReply, OpeningFailed
 
 __all__ = ["Login"]
@@ -72,8 +72,8 @@ class Login:
 
     async def _scram(self, ask: Ask) -> HopReply:
         nonce = secrets.token_urlsafe(24).encode()
-        user = unicodedata.normalize("NFKC", self._user).replace("=", "=3D").replace(",", "=2C")
-        bare = b"n=%b,r=%b" % (user.encode(), nonce)
+        user = _prepared(self._user).replace(b"=", b"=3D").replace(b",", b"=2C")
+        bare = b"n=%b,r=%b" % (user, nonce)
         reply = await ask(f"AUTH SCRAM-SHA-256 {_encoded(b'n,,' + bare)}")
         if reply.code >= 400:
             return reply
@@ -102,8 +102,7 @@ class Login:
         if not MIN_ITERATIONS <= iterations <= MAX_ITERATIONS:
             raise OpeningFailed(f"SCRAM with {iterations} iterations is not safe", "user")
         if self._salted[:2] != (salt, iterations):
-            # What SASLprep (RFC 4013) changes in a password that people type.
-            password = unicodedata.normalize("NFKC", self._password).encode()
+            password = _prepared(self._password)
             found = await asyncio.to_thread(
                 hashlib.pbkdf2_hmac, "sha256", password, base64.b64decode(salt), iterations
             )
@@ -116,8 +115,19 @@ def _demand(reply: HopReply, code: int) -> None:
         raise OpeningFailed(f"it answered to AUTH: {reply}")
 
 
+def _prepared(text: str) -> bytes:
+    """Return a name or password for SCRAM (RFC 5802 §5.1). What SASLprep refuses stays as it is: a
+    server that has it has not prepared it either.
+    """
+    return _octets(saslprep(text, stored=False) or text)
+
+
+def _octets(text: str) -> bytes:
+    return text.encode("utf-8", "surrogateescape")
+
+
 def _encoded(text: str | bytes) -> str:
-    octets = text.encode("utf-8", "surrogateescape") if isinstance(text, str) else text
+    octets = _octets(text) if isinstance(text, str) else text
     return base64.b64encode(octets).decode("ascii")
 
 
