@@ -27,6 +27,7 @@ from fastsmtp.delivery.record import Client, Recipient, Record
 from fastsmtp.delivery.sink import BodyWriter, Fate, Receipt, Sink
 from fastsmtp.delivery.trace import trace_headers
 from fastsmtp.errors import MessageAborted
+from fastsmtp.log_text import text_of
 from fastsmtp.metrics import Tally, cell
 from fastsmtp.repeats import INTERVAL, Repeats, cause_of
 from fastsmtp.session import Session
@@ -120,7 +121,7 @@ def record_of(session: Session, node: str, received: float) -> Record:
                 session.host_name_appears_as,
                 protocol,
                 f"{tls['version']} {tls['standard_name']}" if tls else "",
-                "" if user is None else str(user),
+                "" if user is None else text_of(user),
             ),
         ),
         smtp_utf8=envelope.smtp_utf8,

@@ -307,3 +307,18 @@ def test_the_line_of_a_login_inside_of_tls_has_both(run: type_run, box: Box) -> 
     run(box.take(ended(b"x\r\n"), session))
     (line,) = box.lines
     assert " with=ESMTPSA tls=TLSv1.3/TLS_AES_128_GCM_SHA256 user=an\\x20ne size=3 " in line
+
+
+class Nameless:
+    """An object of a hook that has no text."""
+
+    def __str__(self) -> str:
+        raise LookupError("ours")
+
+
+def test_mail_of_a_user_whose_object_has_no_text_is_delivered(run: type_run, box: Box) -> None:
+    session = session_for()
+    session.user = Nameless()
+    run(box.take(ended(b"x\r\n"), session))
+    (line,) = box.lines
+    assert " user=<Nameless> " in line

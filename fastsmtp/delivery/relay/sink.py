@@ -28,6 +28,7 @@ from fastsmtp.delivery.relay.pool import CLOSING
 from fastsmtp.delivery.relay.stream import Opened, SentBody, StreamedBody
 from fastsmtp.delivery.sink import BodyWriter, Fate, Receipt, Sink
 from fastsmtp.errors import SMTPError
+from fastsmtp.log_text import text_of
 from fastsmtp.metrics import Tally
 from fastsmtp.session import Session
 
@@ -242,7 +243,7 @@ class Relay(Sink):
             *(session.remote_address, session.remote_port),
             *(session.local_address, session.local_port),
             *("" if name.startswith("[") else name, session.host_name_appears_as),
-            *(session.transmission_type, "" if user is None else str(user)),
+            *(session.transmission_type, "" if user is None else text_of(user)),
         )
 
 
