@@ -12,7 +12,7 @@ from inspect import cleandoc
 from pathlib import Path
 
 import click
-from make_man import commands
+from make_man import commands, described_options
 
 from fastsmtp.gateway.commands import fastsmtp
 
@@ -36,15 +36,9 @@ def cell(text: str) -> str:
 
 def options(command: click.Command) -> Iterator[str]:
     """Yield the rows of the options of one command."""
-    context = click.Context(command, **fastsmtp.context_settings)
-    for parameter in command.get_params(context):
-        record = parameter.get_help_record(context)
-        if (
-            isinstance(parameter, click.Option)
-            and record is not None
-            and "--help" not in parameter.opts
-        ):
-            yield f"| `{cell(record[0])}` | {cell(record[1])} |"
+    for option, words in described_options(command):
+        if "--help" not in option:
+            yield f"| `{cell(option)}` | {cell(words)} |"
 
 
 def command_text(name: str, command: click.Command) -> Iterator[str]:

@@ -106,13 +106,19 @@ def command_text(name: str, command: click.Command) -> Iterator[str]:
     yield from options(command)
 
 
-def options(command: click.Command) -> Iterator[str]:
-    """Yield the lines about the options of one command."""
+def described_options(command: click.Command) -> Iterator[tuple[str, str]]:
+    """Yield each option of one command with its values, and the words about it."""
     context = click.Context(command, **fastsmtp.context_settings)
     for parameter in command.get_params(context):
         record = parameter.get_help_record(context)
-        if isinstance(parameter, click.Option) and record is not None and parameter.name != "help":
-            yield from (".TP", f".B {escaped(record[0])}", escaped(" ".join(record[1].split())))
+        if isinstance(parameter, click.Option) and record is not None:
+            yield record[0], " ".join(record[1].split())
+
+
+def options(command: click.Command) -> Iterator[str]:
+    """Yield the lines about the options of one command."""
+    for option, words in described_options(command):
+        yield from (".TP", f".B {escaped(option)}", escaped(words))
 
 
 def render() -> str:

@@ -1,4 +1,4 @@
-"""The end of a sink, which goes on when the one who waits for it is cancelled.
+"""Closes a sink to the end, even if the caller that waits for it is cancelled.
 
 A program that gives `close` less time than its patience, or is interrupted in it, would otherwise
 be left with a lock, a database and threads that nobody can release any more.

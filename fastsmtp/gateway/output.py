@@ -1,6 +1,4 @@
-"""Standard output of the commands that print something: a full disk is an error, a reader that has
-seen enough is none.
-"""
+"""Standard output of commands: a full disk is an error; a reader that stops reading is not."""
 
 from __future__ import annotations
 
