@@ -390,6 +390,19 @@ async def test_a_start_that_fails_late_closes_the_sink_that_it_has_started(
     assert box.promise is None
 
 
+def strays_of(path: Path, *sinks: Exception | Collector) -> Strays:
+    """Strays whose sinks are these in turn; an exception is raised."""
+    rest = [*sinks]
+
+    def make_sink() -> Collector:
+        made = rest.pop(0)
+        if isinstance(made, Exception):
+            raise made
+        return made
+
+    return Strays(str(path), str(path), make_sink)
+
+
 @on_loops
 async def test_a_stray_spool_that_cannot_be_drained_is_reported_and_the_others_are_drained(
     tmp_path: Path, caplog: pytest.LogCaptureFixture
@@ -397,15 +410,7 @@ async def test_a_stray_spool_that_cannot_be_drained_is_reported_and_the_others_a
     for number in (2, 3):
         await filled(tmp_path / "workers" / str(number), count=1)
     sink = Collector()
-    sinks = [RuntimeError("no sink today"), sink]
-
-    def make_sink() -> Collector:
-        made = sinks.pop(0)
-        if isinstance(made, Exception):
-            raise made
-        return made
-
-    strays = Strays(str(tmp_path), str(tmp_path), make_sink)
+    strays = strays_of(tmp_path, RuntimeError("no sink today"), sink)
     strays.start()
     await sink.until(lambda: sink.ids == ["s-0"])
     await strays.close(5.0)
@@ -424,15 +429,7 @@ async def test_a_stray_spool_that_could_not_be_drained_is_tried_again_and_report
     monkeypatch.setattr(strays_module, "LOOK_AGAIN", 0.001)
     await filled(tmp_path / "workers" / "2", count=1)
     sink = Collector()
-    sinks = [OSError("disk full"), OSError("disk full"), sink]
-
-    def make_sink() -> Collector:
-        made = sinks.pop(0)
-        if isinstance(made, Exception):
-            raise made
-        return made
-
-    strays = Strays(str(tmp_path), str(tmp_path), make_sink)
+    strays = strays_of(tmp_path, OSError("disk full"), OSError("disk full"), sink)
     strays.start()
     await sink.until(lambda: sink.ids == ["s-0"])
     await strays.close(5.0)

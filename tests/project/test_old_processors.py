@@ -10,6 +10,7 @@ import sys
 from pathlib import Path
 
 import pytest
+from engine_alone import taking
 
 import fastsmtp
 
@@ -22,32 +23,14 @@ pytestmark = [
     pytest.mark.skipif(not QEMU, reason="qemu-x86_64 of Debian's package qemu-user is not here"),
 ]
 
-# The scanners of content that the processor has, then a message over a real socket.
-DELIVER = r"""
-import asyncio, smtplib
-from fastsmtp import SMTPServer
+# The scanners of content that the processor has, after a message.
+DELIVER = (
+    taking("Subject: hello\r\n\r\n" + "..dots and words\r\n" * 500)
+    + """
 from fastsmtp._parser import scanners
-
-TEXT = "Subject: hello\r\n\r\n" + "..dots and words\r\n" * 500
-bodies = []
-
-async def on_data(stream, session):
-    bodies.append(b"".join([chunk async for chunk in stream]))
-
-def send(port):
-    with smtplib.SMTP("127.0.0.1", port) as client:
-        client.sendmail("a@x.example", ["b@y.example"], TEXT)
-
-async def main():
-    server = SMTPServer(on_data=on_data, auth_optional=True, disable_reverse_lookup=True)
-    await server.listen(0, host="127.0.0.1")
-    await asyncio.to_thread(send, server.address()[1])
-    await server.close()
-
-asyncio.run(main())
-assert bodies == [TEXT.encode()]
 print(*scanners())
 """
+)
 
 
 def scanners_on(processor: str, folder: Path) -> list[str]:

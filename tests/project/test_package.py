@@ -23,6 +23,7 @@ from pathlib import Path
 
 import pytest
 from compiled import MODULES
+from engine_alone import taking
 
 import fastsmtp
 
@@ -271,34 +272,17 @@ def test_wheel_declares_the_command_and_the_plugin_of_pytest(wheel: Path) -> Non
 
 MODULE_NAMES = sorted(module.replace("/", ".") for module in MODULES)
 
-# A message in over a real socket, with the engine alone: no extra is installed.
-DELIVER = """
-import asyncio, importlib, smtplib, sys
-from fastsmtp import SMTPServer
-
-TEXT = "Subject: hello\\r\\n\\r\\n.\\r\\nworld\\r\\n"
-bodies = []
-
-async def on_data(stream, session):
-    bodies.append(b"".join([chunk async for chunk in stream]))
-
-def send(port):
-    with smtplib.SMTP("127.0.0.1", port) as client:
-        client.sendmail("a@x.example", ["b@y.example"], TEXT)
-
-async def main():
-    server = SMTPServer(on_data=on_data, auth_optional=True, disable_reverse_lookup=True)
-    await server.listen(0, host="127.0.0.1")
-    await asyncio.to_thread(send, server.address()[1])
-    await server.close()
-
-asyncio.run(main())
-assert bodies == [TEXT.encode()], bodies
+# No extra is installed.
+DELIVER = (
+    taking("Subject: hello\r\n\r\n.\r\nworld\r\n")
+    + """
+import importlib, sys
 print("delivered by", sys.modules["fastsmtp"].__file__)
 for name in {modules!r}:
     module = importlib.import_module("fastsmtp." + name)
     assert not module.__file__.endswith(".py"), name
 """
+)
 
 
 @pytest.mark.slow

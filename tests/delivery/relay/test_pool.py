@@ -33,13 +33,21 @@ def pool_of(hop: NextHop, connections: int = 1) -> Pool:
     return Pool(opening.open, max_connections=connections, idle_timeout=30.0)
 
 
+async def one_used_and_one_waiting(
+    hop: NextHop,
+) -> tuple[Pool, HopConnection, asyncio.Future[HopConnection]]:
+    """A pool of one connection, that connection in use, and a caller that waits for it."""
+    pool = pool_of(hop)
+    used = await pool.acquire(None, 20)
+    waiting = asyncio.ensure_future(pool.acquire(None, 20))
+    await until(lambda: pool.waiting == 1)
+    return pool, used, waiting
+
+
 @on_loops
 async def test_a_connection_on_its_way_to_one_that_waits_counts_as_used() -> None:
     async with NextHop() as hop:
-        pool = pool_of(hop)
-        first = await pool.acquire(None, 20)
-        second = asyncio.ensure_future(pool.acquire(None, 20))
-        await until(lambda: pool.waiting == 1)
+        pool, first, second = await one_used_and_one_waiting(hop)
         # Its first step comes before that of the one that waits.
         third = asyncio.ensure_future(pool.acquire(None, 20))
         pool.release(first)
@@ -71,10 +79,7 @@ async def test_a_caller_that_has_given_up_waits_no_more() -> None:
 @on_loops
 async def test_a_caller_that_is_cancelled_as_it_gets_a_connection_gives_it_back() -> None:
     async with NextHop() as hop:
-        pool = pool_of(hop)
-        first = await pool.acquire(None, 20)
-        waiting = asyncio.ensure_future(pool.acquire(None, 20))
-        await until(lambda: pool.waiting == 1)
+        pool, first, waiting = await one_used_and_one_waiting(hop)
         pool.release(first)
         waiting.cancel()
         await asyncio.wait([waiting])
@@ -87,10 +92,7 @@ async def test_a_caller_that_is_cancelled_as_it_gets_a_connection_gives_it_back(
 @on_loops
 async def test_the_end_of_the_pool_ends_a_connection_on_its_way() -> None:
     async with NextHop() as hop:
-        pool = pool_of(hop)
-        first = await pool.acquire(None, 20)
-        waiting = asyncio.ensure_future(pool.acquire(None, 20))
-        await until(lambda: pool.waiting == 1)
+        pool, first, waiting = await one_used_and_one_waiting(hop)
         pool.release(first)
         pool.fail_used()
         pool.close()
